@@ -1,0 +1,1 @@
+"""Recipes: each module has `get_config(arg)`, see `common`."""

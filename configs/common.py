@@ -1,0 +1,120 @@
+"""What all recipes share: every field with its unit, and the arguments that every recipe takes.
+
+`--config=configs/tvr.py:hard,seed=3` calls `get_config('hard,seed=3')`; the arguments are
+
+| argument | meaning |
+|---|---|
+| debug | a small model, 256 videos and 2 epochs: a check of the whole path, not a result |
+| hard | hard one-hot labels (DL-DKD) instead of soft alignment (DL-DKD++) |
+| single | the inheritance branch alone |
+| no_teacher | no distillation, and soft labels that follow the student itself; needs no teacher features |
+| random_split | draw the rows that keep hard labels at random, instead of taking the first of the sorted batch |
+| seed=N | seed of initialisation, data order, dropout and draws |
+| epochs=N | length of the training and of its learning-rate schedule |
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+from dlkd_jax.config import parse_arguments
+
+ARGUMENTS = {
+  'debug': False,
+  'hard': False,
+  'single': False,
+  'no_teacher': False,
+  'random_split': False,
+  'seed': 0,
+  'epochs': 0,  # 0: the recipe's own.
+}
+
+
+def base(dataset: str) -> ml_collections.ConfigDict:
+  """Returns what the paper's recipes share, for one data set, with every field commented."""
+  config = ml_collections.ConfigDict()
+  config.seed = 0  # of initialisation, data order, dropout and draws
+
+  config.data = ml_collections.ConfigDict()
+  config.data.dataset = dataset  # name that tfds_builders.build gave it, as charades_prvr
+  config.data.data_dir = 'data'  # folder that the data sets were built in
+  config.data.batch_videos = 128  # videos a batch, with all their captions
+  config.data.max_frames = 128  # longer videos are resampled to this many frames
+  config.data.max_words = 30  # longer captions are cut to this many tokens
+  config.data.frame_sizes = (32, 64, 96, 128)  # lengths that the frames of a batch are padded to
+  config.data.caption_sizes = ()  # captions that a batch is padded to; empty: multiples of half the videos
+  config.data.word_sizes = (16, 30)  # lengths that the tokens of a batch are padded to
+  config.data.sort_by_captions = True  # order a batch by captions per video, as the release does
+  config.data.max_videos = config_dict.placeholder(int)  # use only the first so many videos of each split
+  config.data.read_threads = 4  # threads that read one batch
+  config.data.prefetch_batches = 2  # batches made ahead
+
+  config.model = ml_collections.ConfigDict()
+  config.model.hidden = 384  # size of the space in which queries and frames meet
+  config.model.heads = 4  # attention heads
+  config.model.input_dropout = 0.2  # share of input features dropped
+  config.model.dropout = 0.2  # share of inner features dropped
+  config.model.dual = True  # with the exploration branch
+
+  config.loss = ml_collections.ConfigDict()
+  config.loss.margin = 0.1  # of the triplet loss, in cosine
+  config.loss.hard_pool = 20  # best-scoring wrong videos among which a negative is drawn
+  config.loss.hard_negative_start_epoch = 0  # negatives are drawn among all wrong ones before this epoch
+  config.loss.nce_weight = 0.04  # weight of each branch's contrastive loss
+  config.loss.distillation_weight = 0.1  # weight of the distillation, times the scheduled w
+  config.loss.soft_labels = True  # soft alignment (DL-DKD++); False: hard labels (DL-DKD)
+  config.loss.random_split = False  # draw the rows that keep hard labels at random
+  config.loss.stop_target_gradient = False  # no gradient through the soft targets of the exploration branch
+  config.loss.kl_captions = config_dict.placeholder(float)  # mean divergence a caption times this; unset: the sum
+  config.loss.temperature = 0.2  # of the frame distributions, in cosine
+  config.loss.teacher_temperature = config_dict.placeholder(float)  # of the teacher's soft targets; unset: 1 and 0.2
+  config.loss.teacher = True  # distil from the teacher
+
+  config.schedules = ml_collections.ConfigDict()
+  config.schedules.distillation = 'exp'  # w: none, exp, linear or sigmoid
+  config.schedules.alpha = 'sigmoid'  # share of hard labels: none, exp, linear, sigmoid or cosine
+  config.schedules.alpha_start = 0.8  # alpha at epoch 0
+  config.schedules.beta = 'sigmoid'  # one-hot part of soft labels: none, exp, linear, sigmoid or cosine
+  config.schedules.beta_start = 0.8  # beta at epoch 0
+  config.schedules.epochs = 120  # length of the linear and cosine curves, in epochs
+
+  config.optimizer = ml_collections.ConfigDict()
+  config.optimizer.learning_rate = 3e-4  # highest rate
+  config.optimizer.warmup = 0.01  # share of all steps over which the rate rises from 0
+  config.optimizer.weight_decay = 0.01  # decoupled, on all but biases and LayerNorm parameters
+  config.optimizer.max_norm = 1.0  # largest gradient norm of one parameter tensor
+
+  config.training = ml_collections.ConfigDict()
+  config.training.epochs = 120  # at most
+  config.training.patience = 10  # epochs without a new best SumR on validation before the training stops
+  config.training.checkpoint_every_steps = 0  # besides one after each epoch; 0: only those
+
+  config.evaluation = ml_collections.ConfigDict()
+  config.evaluation.inheritance_weight = 0.7  # fused score: this of inheritance, the rest of exploration
+  config.evaluation.block_videos = 64  # videos encoded at once
+  config.evaluation.block_captions = 512  # captions encoded at once
+
+  config.logging = ml_collections.ConfigDict()
+  config.logging.every_steps = 20  # steps between two progress lines and log records
+  return config
+
+
+def finish(config: ml_collections.ConfigDict, arg: str | None) -> ml_collections.ConfigDict:
+  """Puts the arguments (module docstring) into a recipe and locks it.
+
+  Raises:
+    ValueError: an argument is unknown or has a wrong value.
+  """
+  arguments = parse_arguments(arg, **ARGUMENTS)
+  config.seed = arguments.seed
+  config.loss.soft_labels = not arguments.hard
+  config.model.dual = not arguments.single
+  config.loss.teacher = not arguments.no_teacher
+  config.loss.random_split = arguments.random_split
+  if arguments.debug:
+    config.model.hidden = 32
+    config.data.max_videos = 256
+    config.data.batch_videos = 32
+    config.training.epochs = 2
+  if arguments.epochs:
+    config.training.epochs = arguments.epochs
+  return config.lock()

@@ -1,0 +1,20 @@
+"""The one-minute run: a student on the synthetic set, small enough for two CPU cores. `./run.sh` uses it.
+
+    python -m tfds_builders.build synthetic --config=demo --data_dir=data
+    python -m dlkd_jax.main --config=configs/demo.py --workdir=runs/demo
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+  """Returns the recipe; `common` lists the arguments."""
+  config = common.base('synthetic_prvr/demo')
+  config.data.max_frames = 40  # longer videos are resampled to this many frames
+  config.data.frame_sizes = (40,)  # lengths that the frames of a batch are padded to
+  config.data.max_words = 16  # longer captions are cut to this many tokens
+  config.data.word_sizes = (16,)  # lengths that the tokens of a batch are padded to
+  config.data.caption_sizes = (384,)  # three captions a video
+  config.training.epochs = 12  # at most
+  config.logging.every_steps = 5  # steps between two progress lines and log records
+  return common.finish(config, arg)

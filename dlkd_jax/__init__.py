@@ -1,0 +1,1 @@
+"""DL-DKD++ in JAX: partially relevant video retrieval."""

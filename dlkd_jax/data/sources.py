@@ -1,0 +1,113 @@
+"""Where records come from: a built data set on disk, opened for random access.
+
+A source is any object with `__len__` and `__getitem__` that gives the record of a video as a dictionary of numpy
+arrays; a TFDS data source is one, a list is another. A record holds
+
+| feature | shape | |
+|---|---|---|
+| video_id | | text |
+| student_frames | `[n, Dv]` | as extracted: neither resampled nor normalised |
+| teacher_frames | `[m, Dt]` | m may differ from n; absent, or 0 rows, without a teacher |
+| student_tokens | `[sum(token_lengths), Dq]` | tokens of all captions, one after another, not cut |
+| token_lengths | `[k]` | tokens of each caption |
+| teacher_text | `[k, Dt]` | absent, or 0 rows, without a teacher |
+| captions, caption_ids | `[k]` | texts |
+| moments | `[k, 2]` | start and end in seconds, NaN where unknown |
+| duration | | seconds, NaN where unknown |
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+Record = dict[str, Any]
+
+_VERSION = re.compile(r'\d+\.\d+\.\d+')
+
+
+class Source(Protocol):
+  """Records of videos by their position."""
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int) -> Record: ...
+
+
+def open_source(data_dir: str | os.PathLike[str], name: str, split: str) -> Source:
+  """Opens one split of a data set that was built under `data_dir`, without TensorFlow.
+
+  Args:
+    data_dir: the folder that data sets were built in.
+    name: the data set, as `charades_prvr`, or as `synthetic_prvr/small` where it has several configurations, or
+      with a version as `charades_prvr/1.0.0`. The latest version is taken where none is named.
+    split: train, val or test.
+
+  Returns:
+    A source with one record a video.
+
+  Raises:
+    FileNotFoundError: no finished data set of that name lies there.
+    ValueError: several configurations lie there, or the set has no such split, or the split is empty.
+  """
+  folder = _latest_version(pathlib.Path(data_dir), name)
+  # Imported here because it takes a second, which those who bring their own source need not wait for.
+  import tensorflow_datasets as tfds
+
+  builder = tfds.builder_from_directory(str(folder))
+  if split not in builder.info.splits:
+    raise ValueError(f'{folder} has no split {split!r}; it has {sorted(builder.info.splits)}. Name one of these.')
+  source = builder.as_data_source(split)
+  if len(source) == 0:
+    raise ValueError(f'split {split!r} of {folder} has no videos; build it again with {_command(name)}')
+  return source
+
+
+def text(value: Any) -> str:
+  """Returns a text feature as a string, whether it was read as bytes, as a string or as a numpy scalar."""
+  if isinstance(value, np.ndarray | np.generic):
+    value = value.item()
+  return value.decode('utf-8') if isinstance(value, bytes) else str(value)
+
+
+def texts(values: Sequence[Any] | np.ndarray) -> list[str]:
+  """Returns a sequence of text features as strings."""
+  return [text(value) for value in values]
+
+
+def has_rows(record: Record, feature: str) -> bool:
+  """Returns whether a record holds any row of an optional feature."""
+  return feature in record and len(record[feature]) > 0
+
+
+def _latest_version(data_dir: pathlib.Path, name: str) -> pathlib.Path:
+  """Finds `data_dir/name/[config/]version`."""
+  root = data_dir / name
+  # Only a finished set has its info file at this place: one in the making lies in a folder of another name.
+  if (root / 'dataset_info.json').is_file():
+    return root
+  infos = [*root.glob('*/dataset_info.json'), *root.glob('*/*/dataset_info.json')]
+  found = [info.parent for info in infos if _VERSION.fullmatch(info.parent.name)]
+  if not found:
+    there = sorted(path.name for path in data_dir.iterdir()) if data_dir.is_dir() else None
+    raise FileNotFoundError(
+      f'No built data set in {root} (looked for {root}/[config/]version/dataset_info.json; '
+      + (f'{data_dir} holds {there or "nothing"}' if there is not None else f'{data_dir} does not exist')
+      + f'). Build it with {_command(name, data_dir)}'
+    )
+  configs = sorted({path.parent for path in found})
+  if len(configs) > 1:
+    names = [str(path.relative_to(data_dir)) for path in configs]
+    raise ValueError(f'{root} holds several configurations; name one of {names}')
+  return max(found, key=lambda path: tuple(map(int, path.name.split('.'))))
+
+
+def _command(name: str, data_dir: os.PathLike[str] | str = '…') -> str:
+  collection = name.split('/')[0].removesuffix('_prvr')
+  manual = '' if collection == 'synthetic' else ' --manual_dir=…'
+  return f'`python -m tfds_builders.build {collection}{manual} --data_dir={data_dir}`'

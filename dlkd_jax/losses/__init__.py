@@ -1,0 +1,1 @@
+"""The losses of DL-DKD++: pure functions of arrays."""

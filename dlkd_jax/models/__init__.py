@@ -1,0 +1,1 @@
+"""The student's networks and the conversion of the release's parameters."""

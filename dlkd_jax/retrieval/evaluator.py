@@ -1,0 +1,45 @@
+"""The evaluator of a student: compiled once, called with new parameters after every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from dlkd_jax.models.student import Student
+from dlkd_jax.retrieval.evaluation import (
+  CaptionSource,
+  Encoders,
+  EvaluationOptions,
+  EvaluationResult,
+  VideoSource,
+  evaluate,
+)
+
+
+class Evaluator:
+  """Holds a student's jitted encoders; parameters are arguments, so only new block shapes compile."""
+
+  def __init__(self, student: Student, options: EvaluationOptions | None = None):
+    """Takes the module to evaluate and how to do it."""
+    self.options = options or EvaluationOptions()
+
+    def encode(method: str):
+      def apply(params, rows, mask):
+        return student.apply({'params': params}, rows, mask, deterministic=True, method=method)
+
+      return jax.jit(apply)
+
+    self.encoders = Encoders(tokens=encode('encode_tokens'), frames=encode('encode_frames'))
+
+  def __call__(
+    self,
+    params: Any,
+    captions: CaptionSource,
+    videos: VideoSource,
+    num_videos: int,
+    should_stop: Callable[[], bool] | None = None,
+  ) -> EvaluationResult:
+    """Evaluates the parameters on a split; see `evaluate` for arguments, result and errors."""
+    return evaluate(params, captions, videos, num_videos, self.encoders, self.options, should_stop)

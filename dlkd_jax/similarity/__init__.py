@@ -1,0 +1,1 @@
+"""Query-to-video similarity: maxima over frames."""

@@ -1,0 +1,1 @@
+"""Offline converters and benchmarks; optional dependencies are imported only here."""

@@ -1,0 +1,252 @@
+"""Converts parameters from the names and layout of the authors' release to ours, and back.
+
+A checkpoint of the release becomes a file that this program evaluates:
+
+    python -m dlkd_jax.tools.convert_checkpoint model.ckpt student.safetensors
+    python -m dlkd_jax.main --config=configs/tvr.py --workdir=runs/released --mode=eval --params=student.safetensors
+
+Of a run (its best checkpoint) to such a file; and of either to the release's names, which PyTorch users load with
+`model.load_state_dict(safetensors.torch.load_file('model.safetensors'))`:
+
+    python -m dlkd_jax.tools.convert_checkpoint --workdir=runs/tvr student.safetensors
+    python -m dlkd_jax.tools.convert_checkpoint --workdir=runs/tvr --to_release model.safetensors
+    python -m dlkd_jax.tools.convert_checkpoint --to_release student.safetensors model.safetensors
+
+A .ckpt needs PyTorch (`pip install 'dlkd_jax[torch]'`), nothing else does. It is a pickle, of which tensors and plain
+values are read and nothing is executed. The number of attention heads cannot be seen from parameters, and a wrong one
+loads without an error and gives wrong scores; a .ckpt and a run say it, a .safetensors file does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import dataclasses
+import json
+import pathlib
+import pickle
+import re
+import shlex
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import flax.traverse_util
+import jax
+import numpy as np
+import safetensors.numpy
+
+from dlkd_jax.models.parameter_files import write_parameters
+from dlkd_jax.models.release_parameters import from_release, to_release
+from dlkd_jax.models.student import EXPLORATION, INHERITANCE, Student, init_parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Parameters that were read (a pytree of numpy arrays), where from, and what else is known; epochs count from 0."""
+
+  name: str
+  params: dict[str, Any]
+  heads: int | None = None
+  epoch: int | None = None
+
+
+def load_torch_checkpoint(path: pathlib.Path) -> Any:
+  """Reads a torch checkpoint without executing anything of it; an EasyDict in it becomes an OrderedDict.
+
+  Raises:
+    ModuleNotFoundError: PyTorch is not installed.
+    ValueError: the file is damaged, no checkpoint, or names a Python object that parameters do not need.
+  """
+  try:
+    import torch
+  except ModuleNotFoundError:
+    raise ModuleNotFoundError(f"{path} needs PyTorch; install it with `pip install 'dlkd_jax[torch]'`.") from None
+  # A stand-in by name, so that easydict is not imported; torch fills no subclass of dict but this one.
+  stand_in = (collections.OrderedDict, 'easydict.EasyDict')
+  try:
+    with torch.serialization.safe_globals([stand_in]):
+      return torch.load(path, map_location='cpu', weights_only=True)
+  except Exception as error:  # Damaged bytes end in nearly any exception of zip, pickle and torch.
+    refused = re.search(r'GLOBAL (\S+)', str(error)) if isinstance(error, pickle.UnpicklingError) else None
+    if refused:
+      raise ValueError(
+        f'{path} names the Python object {refused[1]}; using it could run code, so the file is refused. Expected '
+        f'tensors, numbers, texts and easydict.EasyDict only; ask its authors for a file of nothing else.'
+      ) from error
+    reason = re.search(r'WeightsUnpickler error: (.*)', str(error)) or re.search('(.*)', str(error))
+    raise ValueError(
+      f'{path} is not a whole torch checkpoint ({type(error).__name__}: {reason[1]}); expected the .ckpt of the '
+      f'release. Download or copy it again and compare its size.'
+    ) from error
+
+
+def parse_release(content: Any, name: str) -> Source:
+  """Takes the content of a checkpoint of the release apart.
+
+  Args:
+    content: `{'model': {name: tensor or array}, 'model_cfg': …, 'epoch': int}`; only the first is needed.
+    name: of the file, for messages.
+
+  Raises:
+    ValueError: "model" is missing, or it does not hold the parameters of a student.
+  """
+  if not isinstance(content, Mapping) or not isinstance(content.get('model'), Mapping):
+    found = sorted(map(str, content))[:5] if isinstance(content, Mapping) else type(content).__name__
+    raise ValueError(f'{name} has no "model" with a state dict: found {found}, expected {{"model": …, "epoch": …}}.')
+  model = {str(key): value for key, value in content['model'].items()}
+  odd = [key for key, value in model.items() if not hasattr(value, 'shape')]
+  if odd:
+    raise ValueError(f'{name}: {odd[:5]} in "model" are no tensors; expected the state dict alone.')
+  if all(key.startswith('module.') for key in model):  # torch.nn.DataParallel adds it.
+    model = {key.removeprefix('module.'): value for key, value in model.items()}
+  # numpy has no bfloat16, so tensors become float32 before they become arrays.
+  arrays = {key: x.detach().float().numpy() if hasattr(x, 'detach') else x for key, x in model.items()}
+  settings = content.get('model_cfg')
+  heads = settings.get('n_heads') if isinstance(settings, Mapping) else None
+  return Source(name, from_release(arrays), *(x if type(x) is int else None for x in (heads, content.get('epoch'))))
+
+
+def read_file(path: pathlib.Path, ours: bool) -> Source:
+  """Reads a .ckpt of the release, or safetensors under the release's names or, where `ours`, under ours.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ModuleNotFoundError: it is a .ckpt and PyTorch is not installed.
+    ValueError: it does not hold what is expected.
+  """
+  if not path.is_file():
+    raise FileNotFoundError(f'there is no file {path}.')
+  if path.suffix != '.safetensors' and not ours:
+    return parse_release(load_torch_checkpoint(path), str(path))
+  try:
+    arrays = safetensors.numpy.load_file(path)
+  except safetensors.SafetensorError as error:
+    raise ValueError(f'{path} is not a whole safetensors file: {error}') from error
+  if ours != any('/' in name for name in arrays):
+    hint = 'not ours; leave --to_release out' if ours else 'ours already; evaluate it, or convert it with --to_release'
+    raise ValueError(f'the parameter names in {path} are {hint}.')
+  if ours:
+    return Source(str(path), flax.traverse_util.unflatten_dict(arrays, sep='/'))
+  return parse_release({'model': arrays}, str(path))
+
+
+def read_best_checkpoint(workdir: pathlib.Path) -> Source:
+  """Reads the best checkpoint of a run, or the newest where none is rated; needs no data set.
+
+  Raises:
+    FileNotFoundError: there is no checkpoint.
+  """
+  from orbax.checkpoint import v1 as ocp  # Here, since it takes seconds.
+
+  folder = (workdir / 'checkpoints').absolute()
+  found = []
+  if folder.is_dir():
+    # Opened without clean-up of unfinished checkpoints: the training may still be running and writing one.
+    with ocp.training.Checkpointer(folder) as checkpointer:
+      found = [((c.metrics or {}).get('sum_r', -1.0), c.step) for c in checkpointer.checkpoints]
+  if not found:
+    raise FileNotFoundError(f'{workdir} holds no checkpoint; expected the --workdir of a training.')
+  step = max(found)[1]
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # The training may have had others.
+  state = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+    ocp.checkpointables_metadata(folder / str(step)).metadata['state'],
+  )
+  params = jax.device_get(ocp.load_checkpointables(folder / str(step), {'state': state})['state']['params'])
+  config = json.loads((workdir / 'config.json').read_text(encoding='utf-8'))
+  return Source(f'checkpoint of step {step} in {workdir}', params, config['model']['heads'])
+
+
+def student_sizes(params: Mapping[str, Any]) -> dict[str, Any]:
+  """Reads the sizes of a student off its parameters: hidden, max_frames, max_words, dual, Dv and Dq.
+
+  Raises:
+    ValueError: shapes do not fit together, or values are not finite; the message lists the parameters.
+  """
+  flat = flax.traverse_util.flatten_dict(params, sep='/')
+  shapes = {name: np.shape(x) for name, x in flat.items()}
+  frames, tokens = f'{INHERITANCE}/frame_encoder/', f'{INHERITANCE}/token_encoder/'
+  try:
+    (max_frames, hidden), (max_words, _) = (shapes[f'{x}position_embedding'] for x in (frames, tokens))
+    (dv,), (dq,) = (shapes[f'{x}input_norm/scale'] for x in (frames, tokens))
+  except (KeyError, ValueError) as error:
+    raise ValueError(f'these are not the parameters of a student: {error}.') from error
+  sizes = {'hidden': hidden, 'max_frames': max_frames, 'max_words': max_words, 'dual': EXPLORATION in params}
+  student = Student(heads=1, **sizes)  # Heads change no shape.
+  like = jax.eval_shape(lambda: init_parameters(student, jax.random.key(0), dv, dq))
+  expected = {name: x.shape for name, x in flax.traverse_util.flatten_dict(like, sep='/').items()}
+  pairs = [(name, shapes.get(name), expected.get(name)) for name in sorted({*shapes, *expected})]
+  odd = [f'{name}: found {found}, expected {fitting}' for name, found, fitting in pairs if found != fitting]
+  odd += [f'{name}: not all values are finite' for name, x in flat.items() if not np.isfinite(x).all()]
+  if odd:
+    raise ValueError(
+      f'these parameters do not fit a student of hidden size {hidden} (both branches have the same), Dv {dv} and '
+      f'Dq {dq}:\n  ' + '\n  '.join(odd)
+    )
+  return sizes | {'Dv': dv, 'Dq': dq}
+
+
+def overrides(sizes: Mapping[str, Any], heads: int | None) -> list[str]:
+  """Lists the flags that the recipes need to evaluate such parameters; none where they have these sizes."""
+  from configs import common
+
+  recipe = common.base('')
+  wanted = {('model', 'hidden'): sizes['hidden'], ('model', 'dual'): sizes['dual'], ('model', 'heads'): heads}
+  for name, padded in (('max_frames', 'frame_sizes'), ('max_words', 'word_sizes')):
+    size = sizes[name]
+    # The list of sizes that inputs are padded to ends at the limit.
+    wanted |= {('data', name): size, ('data', padded): (*(x for x in recipe.data[padded] if x < size), size)}
+  changed = {key: x for key, x in wanted.items() if x is not None and x != recipe[key[0]][key[1]]}
+  return [f'--config.{group}.{name}={x}'.replace(' ', '') for (group, name), x in changed.items()]
+
+
+def convert(source: Source, target: pathlib.Path, release: bool) -> None:
+  """Writes the parameters and prints what they are and how to use them; the file appears only when it is whole."""
+  sizes = student_sizes(source.params)
+  heads = 'unknown, parameters do not show it' if source.heads is None else source.heads
+  epoch = '' if source.epoch is None else f'epoch {source.epoch} (from 0), '
+  branches = f'{INHERITANCE} and {EXPLORATION}' if sizes['dual'] else f'{INHERITANCE} only'
+  print(f'{source.name}: {epoch}branches: {branches}; hidden size {sizes["hidden"]}, attention heads: {heads}')
+  print(f'  frames {sizes["max_frames"]} of Dv {sizes["Dv"]}, words {sizes["max_words"]} of Dq {sizes["Dq"]}')
+  target.parent.mkdir(parents=True, exist_ok=True)
+  if release:
+    temporary = target.with_name(target.name + '.tmp')
+    safetensors.numpy.save_file(to_release(source.params), temporary, metadata={'format': 'pt'})
+    temporary.replace(target)
+    print(f"wrote {target} under the release's names; n_heads has to be set to the heads of the training")
+    return
+  recipe = 'configs/activitynet.py' if sizes['Dv'] == 1024 else 'configs/tvr.py'
+  command = ['python', '-m', 'dlkd_jax.main', f'--config={recipe}', '--workdir=runs/released', '--mode=eval']
+  command += [f'--params={target}', *overrides(sizes, source.heads)]
+  write_parameters(source.params, target)
+  print(f'wrote {target}; evaluate it, with the recipe of your data set, by\n  {shlex.join(command)}')
+  if source.heads is None:
+    print("  This takes the recipe's heads; a wrong number gives wrong scores without an error: --config.model.heads")
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Parses the command line and converts; errors of the user's input end with one message and exit code 1."""
+  parser = argparse.ArgumentParser(
+    'convert_checkpoint', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('paths', nargs='+', type=pathlib.Path, help='SOURCE and TARGET, or with --workdir TARGET alone')
+  parser.add_argument('--workdir', type=pathlib.Path, help='take the best checkpoint of this run')
+  parser.add_argument('--to_release', action='store_true', help="write the release's names")
+  parser.add_argument('--force', action='store_true', help='overwrite TARGET')
+  args = parser.parse_args(argv)
+  *sources, target = args.paths
+  if len(sources) != (args.workdir is None) or target.suffix != '.safetensors':
+    parser.error('expected SOURCE and TARGET, or --workdir and TARGET; TARGET ends in .safetensors.')
+  try:
+    if target.exists() and not args.force:
+      raise ValueError(f'{target} exists; choose another name, or overwrite it with --force.')
+    source = read_best_checkpoint(args.workdir) if args.workdir else read_file(sources[0], args.to_release)
+    convert(source, target, args.to_release)
+  except (ValueError, OSError, ModuleNotFoundError) as error:
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(1)
+
+
+if __name__ == '__main__':
+  main()

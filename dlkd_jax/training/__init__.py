@@ -1,0 +1,1 @@
+"""Optimisation: state, schedules, optimiser, train step, checkpoints and the loop."""

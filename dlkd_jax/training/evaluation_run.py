@@ -1,0 +1,62 @@
+"""Evaluation of a run that was trained before, or of parameters in a file."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import jax
+import ml_collections
+
+from dlkd_jax import config as config_lib
+from dlkd_jax import sharding
+from dlkd_jax.models.parameter_files import read_parameters
+from dlkd_jax.models.student import init_parameters
+from dlkd_jax.training import recipe, splits
+from dlkd_jax.training.checkpoints import Checkpoints
+from dlkd_jax.training.report import evaluate_split
+from dlkd_jax.training.state import create_state
+
+
+def evaluate(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path, split: str, params_file: str | None = None
+) -> dict[str, float]:
+  """Evaluates the best checkpoint of a work directory, or a file of parameters, on one split, and prints the table.
+
+  Args:
+    config: the configuration.
+    workdir: the run; `eval_<split>.json` is written to it.
+    split: 'train', 'val' or 'test'.
+    params_file: a safetensors file of parameters, or None for the best checkpoint.
+
+  Returns:
+    The metrics by name.
+
+  Raises:
+    FileNotFoundError: there is no checkpoint, no such file or no such data set.
+    ValueError: the parameters do not fit the configuration and the data set.
+  """
+  config_lib.validate(config)
+  mesh, student = sharding.make_mesh(), recipe.make_student(config)
+  sizes = splits.feature_sizes(splits.open_split(config, split))
+  optimizer, _ = recipe.make_optimizer(config, 1)
+
+  def make_params():
+    return init_parameters(student, jax.random.key(0), sizes.frames, sizes.tokens)
+
+  if params_file is not None:
+    params = read_parameters(pathlib.Path(params_file), like=jax.eval_shape(make_params))
+    params, origin = jax.device_put(params, sharding.replicated(mesh)), params_file
+  else:
+    state = create_state(make_params, optimizer, mesh)
+    with Checkpoints(workdir) as checkpoints:
+      step = checkpoints.best_step
+      step = checkpoints.latest_step if step is None else step
+      if step is None:
+        raise FileNotFoundError(f'{workdir} holds no checkpoint; train first, with the same --config and --workdir.')
+      params, origin = checkpoints.restore(step, state)[0].params, f'checkpoint of step {step} in {workdir}'
+  metrics, text, _ = evaluate_split(config, student, params, mesh, split)
+  print(f'{origin}\n{text}', flush=True)
+  workdir.mkdir(parents=True, exist_ok=True)
+  (workdir / f'eval_{split}.json').write_text(json.dumps(metrics, indent=2) + '\n', encoding='utf-8')
+  return metrics

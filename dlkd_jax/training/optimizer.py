@@ -1,0 +1,83 @@
+"""The optimiser of the recipe, "BertAdam", as Optax transformations.
+
+Adam without bias correction, after clipping each parameter tensor's gradient on its own, with decoupled weight decay.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def clip_each_by_norm(max_norm: float = 1.0) -> optax.GradientTransformation:
+  """Scales each tensor's gradient by min(1, max_norm / (‖g‖ + 1e-6)), each tensor on its own."""
+
+  def update(updates, state, params=None):
+    del params
+
+    def clip(gradient):
+      norm = jnp.sqrt(jnp.sum(jnp.square(gradient)))
+      return gradient * jnp.minimum(1.0, max_norm / (norm + 1e-6))
+
+    return jax.tree.map(clip, updates), state
+
+  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+class UncorrectedAdamState(NamedTuple):
+  """Running means of the gradient and of its square."""
+
+  mu: optax.Updates
+  nu: optax.Updates
+
+
+def scale_by_uncorrected_adam(
+  b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6
+) -> optax.GradientTransformation:
+  """Computes m / (√v + eps) of the running means m and v, without bias correction."""
+
+  def init(params):
+    # Two trees of separate buffers: the train step donates its state, and a buffer can be donated only once.
+    zeros = lambda: jax.tree.map(jnp.zeros_like, params)  # noqa: E731
+    return UncorrectedAdamState(zeros(), zeros())
+
+  def update(updates, state, params=None):
+    del params
+    mu = jax.tree.map(lambda m, g: b1 * m + (1.0 - b1) * g, state.mu, updates)
+    nu = jax.tree.map(lambda v, g: b2 * v + (1.0 - b2) * jnp.square(g), state.nu, updates)
+    updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu)
+    return updates, UncorrectedAdamState(mu, nu)
+
+  return optax.GradientTransformation(init, update)
+
+
+def decays(params: chex.ArrayTree) -> chex.ArrayTree:
+  """Marks the parameters that weight decay applies to: all but biases and LayerNorm parameters."""
+
+  def marked(path, _):
+    names = [str(entry.key) for entry in path]
+    return names[-1] != 'bias' and not names[-2:][0].endswith('norm')
+
+  return jax.tree_util.tree_map_with_path(marked, params)
+
+
+def bert_adam(
+  learning_rate: optax.ScalarOrSchedule, weight_decay: float = 0.01, max_norm: float = 1.0
+) -> optax.GradientTransformation:
+  """Builds the optimiser: clip each tensor, uncorrected Adam, + decay·θ, times −rate(update number from 0).
+
+  Args:
+    learning_rate: rate, or schedule of it over the number of updates.
+    weight_decay: decoupled decay, scaled by the rate.
+    max_norm: largest gradient norm of one tensor.
+  """
+  return optax.chain(
+    clip_each_by_norm(max_norm),
+    scale_by_uncorrected_adam(),
+    optax.add_decayed_weights(weight_decay, mask=decays),
+    optax.scale_by_learning_rate(learning_rate),
+  )

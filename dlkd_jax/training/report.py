@@ -1,0 +1,51 @@
+"""The end of a run: the final evaluation, its table, and the files it leaves."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import ml_collections
+from jax.sharding import Mesh
+
+from dlkd_jax.models.student import Student
+from dlkd_jax.retrieval import tables
+from dlkd_jax.training.splits import SplitEvaluator
+
+
+def evaluate_split(
+  config: ml_collections.ConfigDict, student: Student, params: Any, mesh: Mesh, split: str
+) -> tuple[dict[str, float], str, str]:
+  """Evaluates parameters on a split, the teacher alone beside them.
+
+  Returns:
+    Metrics by name (`<split>/fused/SumR`, …), the table as text, and as Markdown.
+  """
+  result = SplitEvaluator(config, student, mesh, split, teacher=True)(params)
+  heading = f'{config.data.dataset}, {split}: {len(result.caption_ids):,} captions, {len(result.video_ids):,} videos'
+  videos = len(result.video_ids)
+  text = f'{heading}\n{tables.text_table(result.metrics, videos)}'
+  markdown = f'{heading}\n\n{tables.markdown_table(result.metrics, videos)}'
+  return result.as_dict(f'{split}/'), text, markdown
+
+
+def final_report(config, workdir: pathlib.Path, student, params, mesh, progress, writer) -> dict[str, float]:
+  """Evaluates the best parameters on validation and test, prints the tables, writes `results.json` and `results.md`.
+
+  Returns:
+    The metrics of both splits by name.
+  """
+  best = f'epoch {progress.best_epoch} of {progress.evaluated_epochs}, chosen by SumR on validation'
+  metrics, markdown = {}, [f'# Results\n\nParameters of {best}.']
+  print(f'\nFinal results, {best}')
+  for split in ('val', 'test'):
+    values, text, table = evaluate_split(config, student, params, mesh, split)
+    metrics |= values
+    markdown.append(table)
+    print(f'\n{text}', flush=True)
+  writer.write(progress.best_step, {f'final/{name}': value for name, value in metrics.items()})
+  record = {'best_epoch': progress.best_epoch, 'epochs': progress.evaluated_epochs, 'metrics': metrics}
+  (workdir / 'results.json').write_text(json.dumps(record, indent=2) + '\n', encoding='utf-8')
+  (workdir / 'results.md').write_text('\n\n'.join(markdown) + '\n', encoding='utf-8')
+  return metrics

@@ -1,0 +1,109 @@
+"""The training state and the train step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from dlkd_jax import sharding
+from dlkd_jax.data.batch import Batch
+from dlkd_jax.losses.total import Coefficients, LossOptions
+from dlkd_jax.models.student import Student
+from dlkd_jax.training.objective import compute_objective
+
+
+@flax.struct.dataclass
+class TrainState:
+  """All that a step changes.
+
+  Attributes:
+    step: int32 scalar, updates made. An array, since a Python int would compile the step twice.
+    params: parameters of the student.
+    opt_state: state of the optimiser.
+  """
+
+  step: jax.Array
+  params: Any
+  opt_state: Any
+
+
+StepFunction = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
+
+
+def create_state(make_params: Callable[[], Any], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+  """Creates the state of step 0 on the mesh, replicated.
+
+  Args:
+    make_params: draws the parameters; runs under jit, so that they are born where they belong.
+    optimizer: gives the optimiser's first state.
+    mesh: the devices.
+  """
+
+  def create():
+    params = make_params()
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+  return jax.jit(create, out_shardings=sharding.replicated(mesh))()
+
+
+def make_train_step(
+  student: Student,
+  optimizer: optax.GradientTransformation,
+  coefficients: Callable[[jax.Array], Coefficients],
+  learning_rate: optax.Schedule,
+  options: LossOptions,
+  mesh: Mesh,
+) -> StepFunction:
+  """Builds the jitted step `(state, batch, key) → (state, metrics)`; the old state is donated.
+
+  Scheduled scalars are functions of `state.step` inside the step, so their change never compiles anything. The key is
+  that of the run; the step folds its number in.
+
+  Args:
+    student: the module.
+    optimizer: of the parameters.
+    coefficients: step → scheduled scalars of the losses.
+    learning_rate: step → rate, to be logged.
+    options: weights and variants of the losses.
+    mesh: the devices; the batch is split over them, the state replicated.
+
+  Returns:
+    The step. Its metrics are every part of the loss, the norms of gradient and parameters, and all scheduled scalars.
+  """
+
+  def step(state: TrainState, batch: Batch, key: jax.Array):
+    scheduled = coefficients(state.step)
+
+    def objective(params):
+      return compute_objective(
+        params,
+        student,
+        batch,
+        coefficients=scheduled,
+        key=jax.random.fold_in(key, state.step),
+        options=options,
+      )
+
+    (_, parts), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = {f'loss/{name}': value for name, value in parts.items()} | {
+      'norm/gradient': optax.global_norm(gradients),
+      'norm/parameters': optax.global_norm(params),
+      'schedule/learning_rate': learning_rate(state.step),
+      'schedule/alpha': scheduled.alpha,
+      'schedule/beta': scheduled.beta,
+      'schedule/distillation': scheduled.distillation,
+      'batch/videos': jnp.sum(batch.video_mask),
+      'batch/captions': jnp.sum(batch.caption_mask),
+    }
+    return TrainState(state.step + 1, params, opt_state), metrics
+
+  whole, split = sharding.replicated(mesh), sharding.rows(mesh)
+  return jax.jit(step, in_shardings=(whole, split, whole), out_shardings=whole, donate_argnums=0)

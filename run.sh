@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# From nothing to a table of results, and the tests.
+#
+#   ./run.sh              environment, synthetic data set, training, evaluation, table
+#   ./run.sh test         the tests; further arguments go to pytest (--slow adds the slow ones)
+#   ./run.sh --config.seed=1   arguments of dlkd_jax.main override the recipe
+#
+# PYTHON names the interpreter to make the environment with (3.11 or newer), DLKD_VENV its folder.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+python=${PYTHON:-python3}
+venv=${DLKD_VENV:-.venv}
+data=runs/data
+workdir=runs/demo
+
+say() { printf '\n== %s\n' "$*"; }
+
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+  echo "error: $python is $("$python" --version 2>&1); dlkd_jax needs Python 3.11 or newer. Name one: PYTHON=python3.12 ./run.sh" >&2
+  exit 1
+fi
+
+# The stamp is written last, so an installation that was interrupted is done again.
+stamp="$venv/.installed-$(cat setup.py constraints.txt | cksum | cut -d' ' -f1)"
+if [ ! -e "$stamp" ]; then
+  say "installing into $venv (once; about a minute)"
+  [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+  touch "$stamp"
+fi
+python="$venv/bin/python"
+
+if [ "${1:-}" = test ]; then
+  shift
+  say "tests"
+  exec "$python" -m pytest "$@"
+fi
+
+say "data set: $data"
+"$python" -m tfds_builders.build synthetic --config=demo --data_dir="$data"
+say "training and evaluation: $workdir"
+"$python" -m dlkd_jax.main --config=configs/demo.py --config.data.data_dir="$data" --workdir="$workdir" "$@"

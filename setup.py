@@ -1,0 +1,42 @@
+"""Packaging of dlkd_jax; `constraints.txt` pins the versions that the tests ran with."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+setup(
+  name='dlkd_jax',
+  version='0.1.0',
+  description='Partially relevant video retrieval: DL-DKD++ in JAX and Flax.',
+  long_description=pathlib.Path(__file__).with_name('README.md').read_text(encoding='utf-8'),
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  python_requires='>=3.11',
+  packages=find_packages(include=['dlkd_jax*', 'tfds_builders*', 'configs']),
+  package_data={'tfds_builders': ['**/*.md', '**/*.bib']},
+  install_requires=[
+    'absl-py',
+    'array_record',
+    'chex',
+    'etils',
+    'flax>=0.12',
+    'grain>=0.2.18',
+    'h5py',
+    'importlib_resources',  # tensorflow-datasets imports it without requiring it.
+    'jax>=0.10',
+    'ml_collections',
+    'numpy',
+    'optax',
+    'orbax-checkpoint>=0.12',
+    'safetensors',
+    'tensorboardX',
+    'tensorflow-datasets>=4.9.10',
+    'tqdm',
+  ],
+  extras_require={
+    'cuda': ['jax[cuda12]'],
+    'test': ['hypothesis', 'psutil', 'pytest', 'ruff'],
+    'torch': ['torch'],  # Only to read the authors' checkpoints.
+    'tpu': ['jax[tpu]'],
+  },
+)

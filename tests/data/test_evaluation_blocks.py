@@ -1,0 +1,111 @@
+"""Blocks hold every video and every caption once, in order, beside their own ids."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from dlkd_jax.data.evaluation_blocks import caption_blocks, video_blocks
+from tests.data import fakes
+from tests.data.test_collation import normalised
+from tests.data.test_transforms import looped_resampling
+
+
+@pytest.mark.parametrize('block', [1, 4, 50])
+@pytest.mark.parametrize('prefetch', [0, 2])
+def test_videos(block, prefetch):
+  records = fakes.source(11)
+  index = 0
+  for found in video_blocks(records, fakes.options(prefetch_batches=prefetch), block):
+    assert found.student_frames.shape[0] == block and found.student_frames.shape[1] in (4, 8, 12)
+    assert found.video_mask.tolist() == [i < len(found.video_ids) for i in range(block)]
+    for row, video in enumerate(found.video_ids):
+      record = records[index]
+      assert video == record['video_id'].decode()
+      for rows, frames, mask in (
+        (normalised(looped_resampling(record['student_frames'], 12)), found.student_frames, found.frame_mask),
+        (looped_resampling(record['teacher_frames'], 12), found.teacher_frames, found.teacher_mask),
+      ):
+        assert mask[row].sum() == len(rows) and mask[row, : len(rows)].all()
+        np.testing.assert_allclose(frames[row, : len(rows)], rows, atol=1e-5)
+        assert not frames[row, len(rows) :].any()
+      index += 1
+    assert not found.frame_mask[len(found.video_ids) :].any() and not found.teacher_mask[len(found.video_ids) :].any()
+  assert index == len(records)
+
+
+@pytest.mark.parametrize('block', [1, 5, 100])
+def test_captions(block):
+  records = fakes.source(11)
+  expected = [(record, k) for record in records for k in range(len(record['token_lengths']))]
+  at = 0
+  for found in caption_blocks(records, fakes.options(), block):
+    count = len(found.caption_ids)
+    assert count == min(block, len(expected) - at)
+    assert found.caption_mask.tolist() == [i < count for i in range(block)]
+    assert len(found.video_ids) == len(found.captions) == count
+    assert np.isnan(found.moments[count:]).all() and np.isnan(found.durations[count:]).all()
+    assert not found.token_mask[count:].any() and not found.student_tokens[count:].any()
+    for row in range(count):
+      record, k = expected[at]
+      start = record['token_lengths'][:k].sum()
+      tokens = normalised(record['student_tokens'][start : start + record['token_lengths'][k]][:5])
+      assert found.caption_ids[row] == record['caption_ids'][k].decode()
+      assert found.captions[row] == record['captions'][k].decode()
+      assert found.video_ids[row] == record['video_id'].decode()
+      assert found.token_mask[row].sum() == len(tokens)
+      np.testing.assert_allclose(found.student_tokens[row, : len(tokens)], tokens, atol=1e-5)
+      np.testing.assert_array_equal(found.teacher_text[row], record['teacher_text'][k])
+      np.testing.assert_array_equal(found.moments[row], record['moments'][k])
+      assert found.durations[row] == 30
+      at += 1
+  assert at == len(expected)
+
+
+def without_teacher(records):
+  for record in records:
+    record['teacher_frames'], record['teacher_text'] = record['teacher_frames'][:0], record['teacher_text'][:0]
+  return records
+
+
+@pytest.mark.parametrize(
+  ('records', 'teacher'),
+  [(fakes.source(3, teacher=False), True), (without_teacher(fakes.source(3)), True), (fakes.source(3), False)],
+  ids=['feature absent', 'no rows', 'not wanted'],
+)
+def test_a_split_without_teacher(records, teacher):
+  opts = fakes.options(teacher=teacher)
+  for block in video_blocks(records, opts, 2):
+    assert block.teacher_frames is None and block.teacher_mask is None
+  assert all(block.teacher_text is None for block in caption_blocks(records, opts, 2))
+
+
+def test_a_teacher_of_some_videos_only_is_kept_in_every_block():
+  records = without_teacher(fakes.source(3)) + fakes.source(1)
+  masks = [block.teacher_mask.any() for block in video_blocks(records, fakes.options(), 2)]
+  assert masks == [False, True]
+  assert all(block.teacher_text is not None for block in caption_blocks(records, fakes.options(), 2))
+
+
+def test_leaving_early_leaves_no_thread():
+  before = threading.active_count()
+  blocks = video_blocks(fakes.source(11), fakes.options(), 1)
+  next(blocks)
+  assert threading.active_count() > before
+  blocks.close()
+  assert threading.active_count() == before
+
+
+def test_bad_records_are_named():
+  records = fakes.source(3)
+  records[1]['student_frames'] = records[1]['student_frames'][:0]
+  with pytest.raises(ValueError, match="'v001' has no student frames"):
+    list(video_blocks(records, fakes.options(), 2))
+  records[1]['token_lengths'] = records[1]['token_lengths'] * 0
+  with pytest.raises(ValueError, match=r'v001#enc#0.*no tokens'):
+    list(caption_blocks(records, fakes.options(), 2))
+  records[1] = {**fakes.record('part', np.random.default_rng(0)), 'teacher_text': np.zeros((1, 4), np.float16)}
+  with pytest.raises(ValueError, match="'part' has 2 captions and 1 teacher"):
+    list(caption_blocks(records, fakes.options(), 2))
+  with pytest.raises(ValueError, match='block is 0'):
+    video_blocks(records, fakes.options(), 0)

@@ -1,0 +1,71 @@
+"""The tiny pack of golden numbers, through the pipeline, against what the authors' loader makes of it."""
+
+import numpy as np
+import pytest
+
+from dlkd_jax.data.collation import Collator
+from dlkd_jax.data.evaluation_blocks import video_blocks
+from dlkd_jax.data.options import PipelineOptions
+from tests.data import fakes
+from tests.paths import golden
+
+OPTIONS = PipelineOptions(batch_videos=12, max_frames=16, max_words=10, frame_sizes=(16,), word_sizes=(10,))
+
+
+@pytest.fixture(scope='module')
+def numbers():
+  return np.load(golden('pipeline.npz'), allow_pickle=False)
+
+
+def records(split):
+  return fakes.read_pack(golden('pack'), 'tvr', 'i3d_resnet', split)
+
+
+def test_each_video_of_training(numbers):
+  for record in records('train'):
+    video = record['video_id']
+    batch = Collator([record], OPTIONS)(np.array([0]))
+    student, teacher = (numbers[f'train/{video}/{side}_frames'] for side in ('student', 'teacher'))
+    assert batch.frame_mask[0].sum() == len(student)
+    np.testing.assert_allclose(batch.student_frames[0, : len(student)], student, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(batch.teacher_frames[0, : len(teacher)], teacher, rtol=1e-6)
+    for row, caption_id in enumerate(record['caption_ids']):
+      tokens = numbers[f'train/{video}/query/{caption_id}/tokens']
+      assert batch.token_mask[row].sum() == len(tokens)
+      np.testing.assert_allclose(batch.student_tokens[row, : len(tokens)], tokens, rtol=1e-5, atol=1e-7)
+      np.testing.assert_array_equal(batch.teacher_text[row], numbers[f'train/{video}/query/{caption_id}/teacher'][0])
+
+
+@pytest.mark.parametrize('drawn_sorted', [False, True])
+def test_the_collated_batch(numbers, drawn_sorted):
+  own = records('train')
+  ids = list(numbers['train_batch/video_ids'])
+  # The authors' batch was collated from the order of the split. Sorting is stable, so drawing the videos in the order
+  # that it has afterwards gives the same batch.
+  order = np.array([next(i for i, r in enumerate(own) if r['video_id'] == v) for v in ids])
+  batch = Collator(own, OPTIONS)(order if drawn_sorted else np.sort(order))
+  videos, captions = len(ids), len(numbers['train_batch/text_labels'])
+  assert batch.video_mask.sum() == videos and batch.caption_mask.sum() == captions
+  for ours, theirs, count in (
+    (batch.student_frames, 'student_videos', videos),
+    (batch.teacher_frames, 'teacher_videos', videos),
+    (batch.frame_mask, 'student_videos_mask', videos),
+    (batch.student_tokens, 'student_text', captions),
+    (batch.token_mask, 'student_text_mask', captions),
+    (batch.teacher_text, 'teacher_text', captions),
+    (batch.labels, 'text_labels', captions),
+  ):
+    expected = numbers[f'train_batch/{theirs}']
+    np.testing.assert_allclose(ours[:count], expected, rtol=1e-5, atol=1e-7, err_msg=theirs)
+
+
+@pytest.mark.parametrize('split', ['val', 'test'])
+def test_evaluation_frames(numbers, split):
+  seen = 0
+  for block in video_blocks(records(split), OPTIONS, block=3):
+    for row, video in enumerate(block.video_ids):
+      student = numbers[f'{split}/{video}/student_frames']
+      assert block.frame_mask[row].sum() == len(student)
+      np.testing.assert_allclose(block.student_frames[row, : len(student)], student, rtol=1e-5, atol=1e-7)
+      seen += 1
+  assert seen == len([key for key in numbers.files if key.startswith(f'{split}/')])

@@ -1,0 +1,119 @@
+"""Opening a built set, and what is said where there is none."""
+
+import argparse
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dlkd_jax.data.evaluation_blocks import caption_blocks, video_blocks
+from dlkd_jax.data.input_pipeline import train_pipeline
+from dlkd_jax.data.options import PipelineOptions
+from dlkd_jax.data.sources import open_source, text, texts
+from dlkd_jax.tools import benchmark_input
+from tests.paths import repository
+
+SIZES = argparse.Namespace(
+  videos=6, frames=5, teacher_frames=4, student_dim=6, teacher_dim=3, token_dim=4, captions=2, words=3
+)
+
+
+@pytest.fixture(scope='module')
+def built(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('built')
+  return folder, benchmark_input.write_random_set(folder, SIZES)
+
+
+def test_a_built_set_flows_through(built):
+  source = open_source(*built, 'train')
+  assert len(source) == 6
+  options = PipelineOptions(batch_videos=4)
+  batch = next(iter(train_pipeline(source, options, seed=0))).check()
+  assert batch.frame_mask.sum() == 4 * 4 and batch.token_mask.sum() == 4 * 2 * 3
+  ids = [video for block in video_blocks(source, options, 4) for video in block.video_ids]
+  assert sorted(ids) == [f'video_{index:05d}' for index in range(6)]
+  assert sum(block.caption_mask.sum() for block in caption_blocks(source, options, 5)) == 12
+  record = source[ids.index('video_00003')]
+  assert record['student_frames'].dtype == np.float16 and record['student_frames'].shape == (5, 6)
+
+
+def test_a_version_may_be_named(built):
+  folder, name = built
+  assert len(open_source(folder, f'{name}/1.0.0', 'train')) == 6
+
+
+def test_absent_sets_say_how_to_build_them(built, tmp_path):
+  with pytest.raises(
+    FileNotFoundError, match=r'charades_prvr.*holds nothing.*tfds_builders\.build charades --manual_dir'
+  ):
+    open_source(tmp_path, 'charades_prvr', 'train')
+  with pytest.raises(FileNotFoundError, match=r"holds \['benchmark_prvr'.*\].*build synthetic --data_dir"):
+    open_source(built[0], 'synthetic_prvr', 'train')
+  with pytest.raises(FileNotFoundError, match='does not exist'):
+    open_source(tmp_path / 'nowhere', 'tvr_prvr', 'train')
+
+
+def test_absent_splits_are_refused(built):
+  with pytest.raises(ValueError, match=r"no split 'val'; it has \['train'\]"):
+    open_source(*built, 'val')
+
+
+def test_the_latest_version_is_taken_and_configurations_are_asked_for(tmp_path):
+  def finish(*parts):
+    folder = pathlib.Path(tmp_path, *parts)
+    folder.mkdir(parents=True)
+    (folder / 'dataset_info.json').write_text('{}')
+
+  from dlkd_jax.data import sources
+
+  for version in ('1.9.0', '1.10.0', 'incomplete.AB_2.0.0'):
+    finish('tvr_prvr', version)
+  assert sources._latest_version(tmp_path, 'tvr_prvr').name == '1.10.0'
+  finish('synthetic_prvr', 'small', '1.0.0')
+  assert sources._latest_version(tmp_path, 'synthetic_prvr').parent.name == 'small'
+  finish('synthetic_prvr', 'large', '1.0.0')
+  with pytest.raises(ValueError, match=r'synthetic_prvr/large.*synthetic_prvr/small'):
+    sources._latest_version(tmp_path, 'synthetic_prvr')
+  assert sources._latest_version(tmp_path, 'synthetic_prvr/large').parent.name == 'large'
+
+
+def test_texts_are_read_in_every_form():
+  assert [text('é'), text('é'.encode()), text(np.array('é'.encode())), text(np.str_('é'))] == ['é'] * 4
+  assert texts(np.array([b'a', b'b'], dtype=object)) == ['a', 'b']
+
+
+def test_reading_needs_no_tensorflow_and_no_torch(built):
+  folder, name = built
+  code = (
+    'import sys\n'
+    'from dlkd_jax.data.sources import open_source\n'
+    'from dlkd_jax.data.input_pipeline import train_pipeline\n'
+    'from dlkd_jax.data.options import PipelineOptions\n'
+    "assert 'tensorflow_datasets' not in sys.modules\n"
+    f'source = open_source({str(folder)!r}, {name!r}, "train")\n'
+    'next(iter(train_pipeline(source, PipelineOptions(batch_videos=4), seed=0)))\n'
+    "assert not {'tensorflow', 'torch'} & set(sys.modules)\n"
+  )
+  subprocess.run([sys.executable, '-c', code], check=True, cwd=repository())
+
+
+def test_worker_processes_give_the_same_batches_and_resume(built):
+  source = open_source(*built, 'train')
+
+  def batches(workers, count, state=None):
+    iterator = iter(train_pipeline(source, PipelineOptions(batch_videos=4, num_workers=workers), seed=0))
+    if state is not None:
+      iterator.set_state(state)
+    taken = [next(iterator) for _ in range(count)]
+    state = iterator.get_state()
+    iterator.close()
+    return taken, state
+
+  direct, _ = batches(0, 5)
+  first, state = batches(1, 2)
+  rest, _ = batches(1, 3, state)
+  for ours, theirs in zip(first + rest, direct, strict=True):
+    np.testing.assert_array_equal(ours.student_frames, theirs.student_frames)
+    np.testing.assert_array_equal(ours.labels, theirs.labels)

@@ -1,0 +1,181 @@
+"""Blockwise evaluation against plain loops; invariance to blocks, padding, order and devices; its errors."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from dlkd_jax.models.student import Student, init_parameters
+from dlkd_jax.retrieval.evaluation import EvaluationInterrupted, EvaluationOptions, evaluate
+from dlkd_jax.retrieval.evaluator import Evaluator
+from dlkd_jax.sharding import make_mesh
+from tests.retrieval import worlds
+
+ALL = ('inheritance', 'exploration', 'fused', 'teacher')
+KEEP = EvaluationOptions(keep_scores=True)
+
+
+def _run(world, options=KEEP, *, videos=4, captions=8, frames=6, words=worlds.WORDS, **more):
+  teacher = more.pop('teacher', True)
+  return evaluate(
+    more.pop('params', worlds.linear_parameters()),
+    lambda: world.caption_blocks(captions, words, teacher),
+    lambda: world.video_blocks(videos, frames, teacher),
+    more.pop('num_videos', len(world.frames)),
+    worlds.linear_encoders(),
+    options,
+    **more,
+  )
+
+
+def test_scores_and_ranks_agree_with_plain_loops():
+  world = worlds.make_world()
+  result = _run(world)
+  expected = worlds.loop_scores(world, worlds.linear_parameters())
+  assert list(result.scores) == list(result.metrics) == list(ALL)
+  for name in ALL:
+    np.testing.assert_allclose(result.scores[name], expected[name], atol=2e-6)
+    for q, own in enumerate(world.own_ids):
+      row, column = expected[name][q], world.video_ids.index(own)
+      wrong = [score for v, score in enumerate(row) if v != column]
+      assert result.ranks[name][q] == 1 + sum(score >= row[column] for score in wrong)
+  assert result.caption_ids == world.caption_ids and result.video_ids == world.video_ids
+  assert [result.video_ids[column] for column in result.own_columns] == world.own_ids
+  assert result.primary is result.metrics['fused']
+  assert result.as_dict('val/')['val/fused/SumR'] == result.primary.sum_r
+
+
+@pytest.mark.parametrize(
+  'how',
+  [
+    {'videos': 1},
+    {'videos': 13},
+    {'videos': 64, 'captions': 64},
+    {'captions': 1},
+    {'frames': 17, 'words': 11},
+    {'options': EvaluationOptions(keep_scores=True, product_bytes=1)},
+    {'options': EvaluationOptions(keep_scores=True, product_bytes=400)},
+  ],
+)
+def test_blocks_and_padding_do_not_matter(how):
+  world = worlds.make_world()
+  expected, found = _run(world), _run(world, **how)
+  for name in ALL:
+    np.testing.assert_allclose(found.scores[name], expected.scores[name], atol=1e-6)
+    np.testing.assert_array_equal(found.ranks[name], expected.ranks[name])
+
+
+def test_the_order_of_the_gallery_does_not_matter():
+  world = worlds.make_world()
+  order = np.random.default_rng(3).permutation(len(world.frames))
+  expected, found = _run(world), _run(world.permuted(order))
+  for name in ALL:
+    np.testing.assert_allclose(found.scores[name], expected.scores[name][:, order], atol=1e-6)
+    np.testing.assert_array_equal(found.ranks[name], expected.ranks[name])
+  assert found.metrics == expected.metrics
+
+
+def test_a_constant_student_ranks_last():
+  params = jax.tree.map(np.zeros_like, worlds.linear_parameters())
+  result = _run(worlds.make_world(), params=params)
+  assert (result.ranks['fused'] == 13).all() and result.primary.r10 == 0.0
+
+
+def test_the_gallery_may_hold_videos_without_captions():
+  world = worlds.make_world()
+  world.own_ids = ['video7'] * len(world.own_ids)
+  result = _run(world)
+  assert set(result.own_columns) == {7}
+
+
+def test_without_the_teacher():
+  world = worlds.make_world()
+  assert 'teacher' not in _run(world, teacher=False).metrics
+  without = EvaluationOptions(teacher=False, weights={'inheritance': 0.5, 'exploration': 0.5})
+  result = _run(world, without)
+  assert set(result.metrics) == {'inheritance', 'exploration', 'fused'} and not result.scores
+
+
+def test_a_single_branch_is_its_own_primary_result():
+  params = {'inheritance': worlds.linear_parameters()['inheritance']}
+  result = _run(worlds.make_world(), params=params)
+  assert set(result.metrics) == {'inheritance', 'teacher'}
+  assert result.primary is result.metrics['inheritance']
+
+
+def test_eight_devices_agree_with_one():
+  world = worlds.make_world(videos=21)
+  expected = _run(world, videos=8)
+  found = _run(world, dataclasses.replace(KEEP, mesh=make_mesh()), videos=8)
+  for name in ALL:
+    np.testing.assert_allclose(found.scores[name], expected.scores[name], atol=1e-6)
+    np.testing.assert_array_equal(found.ranks[name], expected.ranks[name])
+
+
+def test_new_parameters_do_not_compile_anew():
+  student = Student(hidden=16, heads=2, max_frames=8, max_words=worlds.WORDS)
+  evaluator = Evaluator(student, KEEP)
+  world = worlds.make_world()
+  shapes = jax.eval_shape(
+    lambda: init_parameters(student, jax.random.key(0), worlds.FRAME_FEATURES, worlds.TOKEN_FEATURES)
+  )
+  scores = []
+  for epoch in range(3):
+    rng = np.random.default_rng(epoch)
+    params = jax.tree.map(lambda x, rng=rng: rng.standard_normal(x.shape).astype(x.dtype), shapes)
+    result = evaluator(params, world.caption_blocks(8), world.video_blocks(4, 6), len(world.frames))
+    scores.append(result.scores)
+  assert evaluator.encoders.frames._cache_size() == evaluator.encoders.tokens._cache_size() == 1
+  assert not np.allclose(scores[0]['fused'], scores[1]['fused'])
+  np.testing.assert_array_equal(scores[0]['teacher'], scores[2]['teacher'])
+
+
+def test_a_stop_is_honoured_between_blocks():
+  world = worlds.make_world()
+  with pytest.raises(EvaluationInterrupted, match='after 0 captions'):
+    _run(world, should_stop=lambda: True)
+  polls = iter([False] * 6 + [True])
+  with pytest.raises(EvaluationInterrupted, match='after 8 of 13 videos'):
+    _run(world, should_stop=lambda: next(polls))
+
+
+def test_errors_name_the_id():
+  world = worlds.make_world()
+  missing = dataclasses.replace(world, own_ids=[*world.own_ids[:-1], 'nowhere'])
+  with pytest.raises(ValueError, match="caption 'caption28' of video 'nowhere'"):
+    _run(missing)
+  ids = [*world.video_ids[:-1], 'video0']
+  with pytest.raises(ValueError, match="video ids occur more than once, the first is 'video0'"):
+    _run(dataclasses.replace(world, video_ids=ids))
+  ids = [*world.caption_ids[:-1], 'caption0']
+  with pytest.raises(ValueError, match="caption ids occur more than once, the first is 'caption0'"):
+    _run(dataclasses.replace(world, caption_ids=ids))
+
+
+def test_bad_features_are_named():
+  world = worlds.make_world()
+  frames = list(world.frames)
+  frames[9] = np.full_like(frames[9], np.nan)
+  with pytest.raises(ValueError, match="score of caption 'caption0' and video 'video9'"):
+    _run(dataclasses.replace(world, frames=frames))
+  frames[9] = frames[9][:0]
+  with pytest.raises(ValueError, match="'video9' has no student frames"):
+    _run(dataclasses.replace(world, frames=frames))
+  teacher = list(world.teacher_frames)
+  teacher[2] = teacher[2][:0]
+  without = dataclasses.replace(world, teacher_frames=teacher)
+  with pytest.raises(ValueError, match="'video2' has no teacher frames"):
+    _run(without)
+  assert 'teacher' not in _run(without, EvaluationOptions(teacher=False)).metrics
+
+
+@pytest.mark.parametrize('said', [12, 14])
+def test_the_size_of_the_gallery_is_checked(said):
+  with pytest.raises(ValueError, match=f'said to hold {said} videos'):
+    _run(worlds.make_world(), num_videos=said)
+
+
+def test_no_captions_is_an_error():
+  with pytest.raises(ValueError, match='no caption'):
+    _run(worlds.make_world(captions=0))

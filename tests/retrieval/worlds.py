@@ -1,0 +1,152 @@
+"""A small random gallery cut into blocks of any size, simple encoders, and the scores by plain loops."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlkd_jax.data.evaluation_blocks import CaptionBlock, VideoBlock
+from dlkd_jax.retrieval.evaluation import Encoders
+from dlkd_jax.retrieval.metrics import RetrievalMetrics
+
+WORDS, TOKEN_FEATURES, FRAME_FEATURES, TEACHER_FEATURES, HIDDEN = 5, 6, 7, 4, 8
+
+
+@dataclasses.dataclass
+class World:
+  """Lists of one entry a video (frames, teacher frames, id) and a caption (tokens, teacher text, ids)."""
+
+  frames: list[np.ndarray]
+  teacher_frames: list[np.ndarray]
+  video_ids: list[str]
+  tokens: list[np.ndarray]
+  teacher_text: list[np.ndarray]
+  caption_ids: list[str]
+  own_ids: list[str]
+
+  def video_blocks(self, block: int, frames: int, teacher: bool = True):
+    """Cuts the gallery into blocks padded to `frames` rows; padding is filled with noise, not zeros."""
+    rng = np.random.default_rng(99)
+    for start in range(0, len(self.frames), block):
+      ids = self.video_ids[start : start + block]
+      rows, mask = _pad(self.frames[start : start + block], block, frames, rng)
+      teacher_rows, teacher_mask = _pad(self.teacher_frames[start : start + block], block, frames, rng)
+      yield VideoBlock(
+        rows,
+        mask,
+        teacher_rows if teacher else None,
+        teacher_mask if teacher else None,
+        np.arange(block) < len(ids),
+        ids,
+      )
+
+  def caption_blocks(self, block: int, words: int = WORDS, teacher: bool = True):
+    """Cuts the captions into blocks padded to `words` tokens."""
+    rng = np.random.default_rng(98)
+    for start in range(0, len(self.tokens), block):
+      ids = self.caption_ids[start : start + block]
+      rows, mask = _pad(self.tokens[start : start + block], block, words, rng)
+      text = rng.standard_normal((block, TEACHER_FEATURES)).astype(np.float32)
+      text[: len(ids)] = self.teacher_text[start : start + block]
+      yield CaptionBlock(
+        rows,
+        mask,
+        text if teacher else None,
+        np.arange(block) < len(ids),
+        ids,
+        self.own_ids[start : start + block],
+        [''] * len(ids),
+        np.full((block, 2), np.nan, np.float32),
+        np.full(block, np.nan, np.float32),
+      )
+
+  def permuted(self, order) -> World:
+    """Returns the same world with its videos in another order."""
+    return dataclasses.replace(
+      self,
+      frames=[self.frames[i] for i in order],
+      teacher_frames=[self.teacher_frames[i] for i in order],
+      video_ids=[self.video_ids[i] for i in order],
+    )
+
+
+def make_world(videos: int = 13, captions: int = 29, longest: int = 6, seed: int = 0) -> World:
+  """Draws a world; videos have 1 to `longest` frames and teacher rows of another count."""
+  rng = np.random.default_rng(seed)
+
+  def draw(rows, features):
+    return rng.standard_normal((rows, features)).astype(np.float32)
+
+  return World(
+    frames=[draw(rng.integers(1, longest + 1), FRAME_FEATURES) for _ in range(videos)],
+    teacher_frames=[draw(rng.integers(1, longest + 1), TEACHER_FEATURES) for _ in range(videos)],
+    video_ids=[f'video{i}' for i in range(videos)],
+    tokens=[draw(rng.integers(1, WORDS + 1), TOKEN_FEATURES) for _ in range(captions)],
+    teacher_text=[draw(1, TEACHER_FEATURES)[0] for _ in range(captions)],
+    caption_ids=[f'caption{i}' for i in range(captions)],
+    own_ids=[f'video{rng.integers(videos)}' for _ in range(captions)],
+  )
+
+
+def linear_parameters(seed: int = 1) -> dict:
+  """Parameters of the linear encoders: one matrix for tokens and one for frames, a branch."""
+  rng = np.random.default_rng(seed)
+  return {
+    branch: {
+      'tokens': rng.standard_normal((TOKEN_FEATURES, HIDDEN)).astype(np.float32),
+      'frames': rng.standard_normal((FRAME_FEATURES, HIDDEN)).astype(np.float32),
+    }
+    for branch in ('inheritance', 'exploration')
+  }
+
+
+def linear_encoders() -> Encoders:
+  """Encoders simple enough to redo by hand: mean of the valid tokens, each frame alone, times a matrix."""
+
+  @jax.jit
+  def tokens(params, rows, mask):
+    weight = mask.astype(jnp.float32)[..., None]
+    mean = (rows * weight).sum(1) / jnp.maximum(weight.sum(1), 1.0)
+    return {branch: mean @ p['tokens'] for branch, p in params.items()}
+
+  @jax.jit
+  def frames(params, rows, mask):
+    del mask
+    return {branch: rows @ p['frames'] for branch, p in params.items()}
+
+  return Encoders(tokens, frames)
+
+
+def loop_scores(world: World, params: dict) -> dict[str, np.ndarray]:
+  """All score matrices, one query, one video and one frame at a time, in float64."""
+  scores = {name: np.empty((len(world.tokens), len(world.frames))) for name in (*params, 'fused', 'teacher')}
+  for q, tokens in enumerate(world.tokens):
+    for v in range(len(world.frames)):
+      for branch, p in params.items():
+        query = tokens.mean(0) @ p['tokens']
+        scores[branch][q, v] = max(_cosine(query, f @ p['frames']) for f in world.frames[v])
+      scores['teacher'][q, v] = max(_cosine(world.teacher_text[q], f) for f in world.teacher_frames[v])
+      scores['fused'][q, v] = 0.7 * scores['inheritance'][q, v] + 0.3 * scores['exploration'][q, v]
+  return scores
+
+
+def in_release_order(found: RetrievalMetrics) -> list[float]:
+  """Returns the metrics in the order in which the authors' program gives them."""
+  recall = [found.r1, found.r5, found.r10, found.r100]
+  return [*recall, found.median_rank, found.mean_rank, found.mean_ap]
+
+
+def _cosine(a, b) -> float:
+  return float(np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+
+def _pad(items, block, length, rng):
+  rows = rng.standard_normal((block, length, items[0].shape[1])).astype(np.float32)
+  mask = np.zeros((block, length), bool)
+  for i, item in enumerate(items):
+    rows[i, : len(item)] = item
+    mask[i, : len(item)] = True
+  return rows, mask

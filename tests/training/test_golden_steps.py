@@ -1,0 +1,157 @@
+"""Agreement of the whole training step with golden numbers of the authors' program."""
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dlkd_jax.data.batch import Batch
+from dlkd_jax.losses.total import Coefficients, LossOptions
+from dlkd_jax.models.release_parameters import from_release, to_release
+from dlkd_jax.models.student import Student
+from dlkd_jax.similarity.max_over_frames import max_frame_similarity
+from dlkd_jax.training.objective import compute_objective
+from dlkd_jax.training.optimizer import bert_adam
+from dlkd_jax.training.schedules import warmup_linear
+from tests.paths import golden
+
+FILES = {'step_soft': 1.0, 'step_hard': 0.95**7, 'step_soft_single_branch': 1.0}
+LOSSES = {
+  'inher_trip': 'inheritance/triplet',
+  'inher_nce': 'inheritance/nce',
+  'explore_trip': 'exploration/triplet',
+  'explore_nce': 'exploration/nce',
+  'kl': 'distillation',
+  'total': 'total',
+}
+
+
+def section(file, prefix):
+  return {k.removeprefix(prefix): file[k] for k in file.files if k.startswith(prefix)}
+
+
+class Case:
+  """One golden file: the student, its parameters, the batch and the objective as a function of the parameters."""
+
+  def __init__(self, name):
+    self.file = np.load(golden(f'{name}.npz'))
+    self.params = from_release(section(self.file, 'param/'))
+    arrays = section(self.file, 'batch/')
+    positions = self.params['inheritance']
+    self.student = Student(
+      hidden=32,
+      max_frames=positions['frame_encoder']['position_embedding'].shape[0],
+      max_words=positions['token_encoder']['position_embedding'].shape[0],
+      dual='exploration' in self.params,
+    )
+    self.batch = Batch(
+      student_frames=arrays['student_videos'],
+      frame_mask=arrays['student_videos_mask'] > 0,
+      student_tokens=arrays['student_text'],
+      token_mask=arrays['student_text_mask'] > 0,
+      labels=arrays['text_labels'].astype(np.int32),
+      video_mask=np.ones(len(arrays['student_videos']), bool),
+      caption_mask=np.ones(len(arrays['text_labels']), bool),
+      teacher_frames=arrays['teacher_videos'],
+      teacher_text=arrays['teacher_text'][:, 0],
+    ).check()
+    options = LossOptions(hard_pool=1, soft_labels=name != 'step_hard')
+    coefficients = Coefficients(
+      *(jnp.asarray(v) for v in (0.8, 0.8, FILES[name])), hard_negatives=jnp.asarray(True)
+    )
+
+    @jax.jit
+    def objective(params):
+      return compute_objective(
+        params,
+        self.student,
+        self.batch,
+        coefficients=coefficients,
+        key=jax.random.key(0),
+        options=options,
+        deterministic=True,
+      )
+
+    self.objective = objective
+
+
+@pytest.fixture(params=FILES, scope='module')
+def case(request):
+  return Case(request.param)
+
+
+def relative(actual, expected):
+  return np.linalg.norm(actual - expected) / np.linalg.norm(expected)
+
+
+def test_encodings_and_similarities(case):
+  batch, file = case.batch, case.file
+  frames, queries = case.student.apply(
+    {'params': case.params}, batch.student_frames, batch.frame_mask, batch.student_tokens, batch.token_mask
+  )
+  assert set(frames) == set(case.params)
+  for name in frames:
+    real = batch.frame_mask
+    np.testing.assert_allclose(frames[name][real], file[f'enc/{name}_video'][real], rtol=1e-4, atol=2e-6)
+    np.testing.assert_allclose(queries[name], file[f'enc/{name}_query'], rtol=1e-4, atol=2e-6)
+    similarity = max_frame_similarity(queries[name], frames[name], real)
+    np.testing.assert_allclose(similarity.cosine, file[f'sim/{name}_cos'], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(similarity.dot, file[f'sim/{name}_dot'], rtol=1e-5, atol=1e-6)
+  teacher = max_frame_similarity(batch.teacher_text, batch.teacher_frames, batch.frame_mask)
+  np.testing.assert_allclose(teacher.cosine, file['sim/teacher_cos'], rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(teacher.dot, file['sim/teacher_dot'], rtol=1e-5, atol=1e-6)
+
+
+def test_every_loss_part(case):
+  _, parts = case.objective(case.params)
+  for theirs, ours in LOSSES.items():
+    expected = case.file[f'loss/{theirs}']
+    if ours not in parts:
+      assert expected == 0.0 and not case.student.dual
+      continue
+    np.testing.assert_allclose(parts[ours], expected, rtol=1e-5, err_msg=ours)
+
+
+def test_every_gradient_tensor(case):
+  gradients = to_release(jax.grad(lambda p: case.objective(p)[0])(case.params))
+  expected = section(case.file, 'grad/')
+  assert set(gradients) == set(expected)
+  for name, gradient in gradients.items():
+    # The key bias has no influence on a softmax over keys: its gradient is rounding, in both programs.
+    if name.endswith('self.key.bias'):
+      assert np.abs(gradient - expected[name]).max() < 1e-6
+      continue
+    assert relative(gradient, expected[name]) < 1e-4, name
+
+
+def test_five_optimizer_steps(case):
+  optimizer = bert_adam(warmup_linear(3e-4, 200, 0.01))
+
+  @jax.jit
+  def step(params, state):
+    (loss, _), gradients = jax.value_and_grad(case.objective, has_aux=True)(params)
+    updates, state = optimizer.update(gradients, state, params)
+    return optax.apply_updates(params, updates), state, loss
+
+  params, state, losses = case.params, optimizer.init(case.params), []
+  for _ in range(5):
+    params, state, loss = step(params, state)
+    losses.append(loss)
+  np.testing.assert_allclose(losses, case.file['traj/loss'], rtol=1e-5)
+  params = to_release(params)
+  for name, expected in section(case.file, 'traj/param/').items():
+    if name.endswith('self.key.bias'):
+      continue  # Follows the sign of rounding errors.
+    np.testing.assert_allclose(params[name], expected, atol=1e-5, rtol=1e-5, err_msg=name)
+
+
+def test_parameters_convert_there_and_back(case):
+  arrays = section(case.file, 'param/')
+  back = to_release(from_release(arrays))
+  assert set(back) == set(arrays)
+  for name, array in arrays.items():
+    np.testing.assert_array_equal(back[name], array)
+  leaves = flax.traverse_util.flatten_dict(case.params)
+  assert len(leaves) == len(arrays)

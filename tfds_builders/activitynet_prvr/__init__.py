@@ -1,0 +1,1 @@
+"""ActivityNet Captions for partially relevant video retrieval."""

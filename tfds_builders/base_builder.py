@@ -1,0 +1,213 @@
+"""What all builders here share: streaming writes, finished or absent, reuse or refusal."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import fcntl
+import itertools
+import json
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+from tensorflow_datasets.core import example_serializer
+
+from tfds_builders import errors, progress, records
+
+_RECORD_VERSION = 1
+
+
+class PrvrBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
+  """Writes the records of a source as sharded array_record, one video after another.
+
+  Feature sizes come from the data: before a set is built, `info.features` is None; of a built one,
+  it is what was written. `info.metadata` holds `sizes` (Dv, Dq, Dt), `dtype`, `splits` (counts),
+  `options` and `source`.
+  """
+
+  VERSION = tfds.core.Version('1.0.0')
+
+  def __init__(self, *, file_format: str | None = None, **kwargs: Any):
+    """Opens the data set below `data_dir`, built or not.
+
+    Args:
+      file_format: 'array_record', the only one, and the default.
+      **kwargs: of `tfds.core.DatasetBuilder`: data_dir, config, version.
+    """
+    super().__init__(file_format=file_format or 'array_record', **kwargs)
+
+  @abc.abstractmethod
+  def _open_source(self, manual_dir: pathlib.Path | None) -> records.Source:
+    """Returns the source of the records; raises PackError where it is bad."""
+
+  @abc.abstractmethod
+  def _requested(self) -> dict[str, Any]:
+    """Returns every option that changes what is written, as plain values: dtype, num_shards, …"""
+
+  def _source_files(self, manual_dir: pathlib.Path | None) -> dict[str, int] | None:
+    """Returns the files that would be read, with their bytes; None where that is not known."""
+    del manual_dir
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return self.dataset_info_from_configs(metadata=tfds.core.MetadataDict(), disable_shuffling=True)
+
+  def download_and_prepare(
+    self,
+    *,
+    download_config: tfds.download.DownloadConfig | None = None,
+    **kwargs: Any,
+  ) -> None:
+    """Builds the set, or finds it finished.
+
+    A set is written into a temporary folder that takes its name in one step at the end, so what
+    has the name is finished. Temporary folders of killed builds are removed first.
+
+    Args:
+      download_config: `manual_dir` in it holds the feature packs.
+      **kwargs: of `tfds.core.DatasetBuilder.download_and_prepare`; a `download_dir` is of no use.
+
+    Raises:
+      PackError: the pack is bad, another process builds here, or the folder holds a set that was
+        made from other options or files.
+    """
+    kwargs.pop('download_dir', None)
+    download_config = download_config or tfds.download.DownloadConfig()
+    manual_dir = pathlib.Path(download_config.manual_dir) if download_config.manual_dir else None
+    with _only_builder(pathlib.Path(self.data_path).parent):
+      self._remove_leftovers()
+      if self.data_path.exists() and not download_config.download_mode.overwrite_dataset:
+        self.check_same(manual_dir)
+        logging.info('Found finished data set %s', self.data_dir)
+        return
+      # TFDS makes its download folder even where nothing is downloaded.
+      with tempfile.TemporaryDirectory() as nowhere:
+        super().download_and_prepare(download_dir=nowhere, download_config=download_config, **kwargs)
+
+  def is_built(self) -> bool:
+    """Returns whether the folder holds a finished set."""
+    return self.data_path.exists()
+
+  def check_same(self, manual_dir: pathlib.Path | None) -> None:
+    """Checks that the finished set is what this builder would write.
+
+    Args:
+      manual_dir: where the packs are; None compares the options only.
+
+    Raises:
+      BuiltDifferentlyError: it is not; the message says where the two differ.
+    """
+    built = json.loads(json.dumps(dict(self.info.metadata.items())))
+    differences = _differences(built.get('options', {}), self._requested())
+    files = self._source_files(manual_dir)
+    if files is not None:
+      before = built.get('source', {}).get('files', {})
+      differences += [f'bytes of {text}' for text in _differences(before, files)]
+    if differences:
+      raise errors.BuiltDifferentlyError(
+        f'{self.data_dir}: {self.name} is already built here, but differently: '
+        f'{"; ".join(differences[:6])}. Ask for the same, choose another --data_dir, or remove the '
+        'folder to build it anew'
+      )
+
+  def _remove_leftovers(self) -> None:
+    path = pathlib.Path(self.data_path)
+    for leftover in path.parent.glob(f'incomplete.*_{path.name}'):
+      logging.warning('Removing what an interrupted build left: %s', leftover)
+      shutil.rmtree(leftover, ignore_errors=True)
+
+  def _download_and_prepare(
+    self,
+    dl_manager: tfds.download.DownloadManager,
+    download_config: tfds.download.DownloadConfig,
+  ) -> None:
+    # The inherited form keeps all examples of a shard in memory until the shard is closed.
+    manual_dir = pathlib.Path(download_config.manual_dir) if download_config.manual_dir else None
+    del dl_manager
+    source = self._open_source(manual_dir)
+    sizes, dtype = source.sizes(), np.dtype(self._requested()['dtype'])
+    # There is no public way to set features that only the data tells.
+    self.info._features = records.schema(sizes, dtype)
+    counts = {split: records.SplitCounts() for split in source.videos()}
+    self.info.set_splits(tfds.core.SplitDict(self._write_splits(source, dtype, counts)))
+    self.info.metadata.update(
+      record_version=_RECORD_VERSION,
+      sizes=sizes.as_json(),
+      dtype=dtype.name,
+      options=self._requested(),
+      source=source.description(),
+      splits={split: count.as_json() for split, count in counts.items()},
+    )
+
+  def _write_splits(
+    self, source: records.Source, dtype: np.dtype, counts: dict[str, records.SplitCounts]
+  ) -> list[tfds.core.SplitInfo]:
+    """Writes all splits and returns what TFDS notes of them."""
+    features = self.info.features
+    serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
+    writer = self._example_writer()
+    bar = progress.Progress(sum(map(len, source.videos().values())), 'videos')
+
+    def examples(split: str, videos: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+      for video in videos:
+        record = records.store(source.record(split, video), dtype)
+        counts[split].add(record)
+        yield video, serializer.serialize_example(features.encode_example(record))
+        bar.step(split)
+
+    infos = []
+    for split, videos in source.videos().items():
+      template = self._get_filename_template(split_name=split)
+      asked = self._requested()['num_shards']
+      shards = min(asked, len(videos)) if asked else records.choose_num_shards(source, split, dtype)
+      borders = [round(shard * len(videos) / shards) for shard in range(shards + 1)]
+      paths = [template.sharded_filepath(shard_index=i, num_shards=shards) for i in range(shards)]
+      for path, (start, end) in zip(paths, itertools.pairwise(borders), strict=True):
+        writer.write(path, examples(split, videos[start:end]))
+      infos.append(
+        tfds.core.SplitInfo(
+          name=split,
+          shard_lengths=[end - start for start, end in itertools.pairwise(borders)],
+          num_bytes=sum(pathlib.Path(path).stat().st_size for path in paths),
+          filename_template=template,
+        )
+      )
+    bar.finish('all')
+    return infos
+
+  def _log_download_bytes(self) -> None:
+    logging.info('Building %s in %s', self.name, self.data_dir)  # Nothing is downloaded.
+
+  def _log_download_done(self) -> None:
+    logging.info('Built %s in %s', self.name, self.data_dir)
+
+  def _shard_iterators_per_split(self, dl_manager):
+    raise NotImplementedError('records are written by _write_splits')
+
+
+def _differences(built: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+  """Returns a text for each key with another value."""
+  return [
+    f'{key} is {built.get(key)!r} there and {asked.get(key)!r} here'
+    for key in sorted({*built, *asked})
+    if built.get(key) != asked.get(key)
+  ]
+
+
+@contextlib.contextmanager
+def _only_builder(folder: pathlib.Path) -> Iterator[None]:
+  """Holds a lock on a folder, so that nobody removes the temporary folder of a live build."""
+  folder.mkdir(parents=True, exist_ok=True)
+  with (folder / '.build.lock').open('w') as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      raise errors.BusyError(
+        f'{folder}: another process is building here; wait for it or choose another --data_dir'
+      ) from error
+    yield

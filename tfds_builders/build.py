@@ -1,0 +1,203 @@
+"""Builds a data set: `python -m tfds_builders.build charades --manual_dir=… --data_dir=…`."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import signal
+import sys
+from collections.abc import Sequence
+
+import tensorflow_datasets as tfds
+from absl import logging
+
+from tfds_builders import base_builder, errors, options, summary
+from tfds_builders.activitynet_prvr import activitynet_prvr_dataset_builder as activitynet
+from tfds_builders.charades_prvr import charades_prvr_dataset_builder as charades
+from tfds_builders.synthetic_prvr import config as synthetic_config
+from tfds_builders.synthetic_prvr import synthetic_prvr_dataset_builder as synthetic
+from tfds_builders.tvr_prvr import tvr_prvr_dataset_builder as tvr
+
+_PACKS = {'tvr': tvr.Builder, 'activitynet': activitynet.Builder, 'charades': charades.Builder}
+
+_DESCRIPTION = """\
+Builds one data set for partially relevant video retrieval: sharded array_record files with one
+video a record, read by TFDS without TensorFlow.
+
+  python -m tfds_builders.build COLLECTION [options]
+  python -m tfds_builders.build COLLECTION --help      all options of one collection
+"""
+
+_PACK_EPILOG = """\
+what --manual_dir must hold:
+  {name}/TextData/{name}train.caption.txt           "<video>#enc#<k> <sentence>" a line; also val, test
+  {name}/TextData/roberta_{name}_query_feat.hdf5    tokens of each caption
+  {name}/TextData/clip_ViT_B_32_{name}_query_feat.hdf5             the teacher's text features
+  {name}/FeatureData/new_clip_vit_32_{name}_vid_features.hdf5      the teacher's frame features
+  {name}/FeatureData/{feature}/     feature.bin, id.txt, shape.txt, video2frames.txt; or feature.hdf5
+  {name}/TextData/{name}.moments.json               optional: caption -> [start, end, duration] in s
+
+examples:
+  python -m tfds_builders.build {name} --manual_dir=packs --data_dir=data
+  python -m tfds_builders.build {name} --manual_dir=packs --data_dir=data32 --dtype=float32
+  python -m tfds_builders.build {name} --manual_dir=packs --data_dir=alone --no_teacher
+  python -m tfds_builders.build {name} --manual_dir=packs --data_dir=data_l14 \\
+      --teacher_frames=clip_ViT_L_14_{name}_vid_features.hdf5 \\
+      --teacher_text=clip_ViT_L_14_{name}_query_feat.hdf5
+
+A second run finds the finished set and says so. An interrupted one leaves nothing that looks
+finished: run the same command again.
+"""
+
+_SYNTHETIC_EPILOG = """\
+examples:
+  python -m tfds_builders.build synthetic --data_dir=data                     the small set, for tests
+  python -m tfds_builders.build synthetic --data_dir=data --config=demo       the one of run.sh
+  python -m tfds_builders.build synthetic --data_dir=data --config=demo --num_train=5000 --seed=7
+
+Changed numbers make a folder of their own, named after them.
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+  """Returns the parser of the command line."""
+  raw = argparse.RawDescriptionHelpFormatter
+  parser = argparse.ArgumentParser(
+    prog='python -m tfds_builders.build',
+    description=_DESCRIPTION,
+    formatter_class=raw,
+    epilog='example:\n  python -m tfds_builders.build charades --manual_dir=packs --data_dir=data',
+  )
+  collections = parser.add_subparsers(dest='collection', required=True, metavar='COLLECTION')
+  for name, builder in _PACKS.items():
+    sub = collections.add_parser(
+      name,
+      help=f'{name}_prvr from a feature pack',
+      description=f'Builds {name}_prvr from a feature pack in the release layout.',
+      formatter_class=raw,
+      epilog=_PACK_EPILOG.format(name=name, feature=builder.DEFAULT_FEATURE),
+    )
+    _add_pack_options(sub, builder.DEFAULT_FEATURE)
+    _add_common_options(sub)
+  sub = collections.add_parser(
+    'synthetic',
+    help='synthetic_prvr, generated: needs no files',
+    description='Generates synthetic_prvr, a world of moments, backgrounds and captions.',
+    formatter_class=raw,
+    epilog=_SYNTHETIC_EPILOG,
+  )
+  _add_common_options(sub)
+  _add_synthetic_options(sub)
+  return parser
+
+
+def _add_common_options(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    '--data_dir',
+    type=pathlib.Path,
+    required=True,
+    help='folder of built data sets; this one goes below it',
+  )
+  parser.add_argument(
+    '--dtype',
+    choices=options.DTYPES,
+    default='float16',
+    help='type features are stored in (default %(default)s)',
+  )
+  parser.add_argument(
+    '--num_shards',
+    type=int,
+    help='files per split (default: near 384 MB each, 4 at least)',
+  )
+  parser.add_argument('--no_teacher', action='store_true', help='build without teacher features, for training alone')
+
+
+def _add_pack_options(parser: argparse.ArgumentParser, feature: str) -> None:
+  parser.add_argument(
+    '--manual_dir',
+    type=pathlib.Path,
+    required=True,
+    help='folder that holds the pack, a folder a collection',
+  )
+  parser.add_argument('--feature', help=f'student features, a name below FeatureData (default {feature})')
+  parser.add_argument('--splits', default='train,val,test', help='splits to build (default %(default)s)')
+  parser.add_argument('--tokens', metavar='FILE', help='token features, in TextData (default: roberta…, by name)')
+  parser.add_argument('--teacher_frames', metavar='FILE', help='in FeatureData (default: found by name, *clip*)')
+  parser.add_argument('--teacher_text', metavar='FILE', help='in TextData (default: found by name, *clip*)')
+  parser.add_argument(
+    '--pool_teacher_text',
+    choices=options.POOLINGS,
+    help='reduce token sequences in the teacher text file to one row (default: refuse them)',
+  )
+
+
+def _add_synthetic_options(parser: argparse.ArgumentParser) -> None:
+  configs = {config.name: config for config in synthetic.Builder.BUILDER_CONFIGS}
+  parser.add_argument('--config', choices=sorted(configs), default='small', help='start from (default %(default)s)')
+  for field in synthetic_config.option_fields():
+    values = ', '.join(f'{name} {getattr(each, field.name)}' for name, each in configs.items())
+    parser.add_argument(f'--{field.name}', type=type(field.default), help=f'{field.metadata["help"]} ({values})')
+
+
+def make_builder(args: argparse.Namespace) -> base_builder.PrvrBuilder:
+  """Returns the builder that the arguments ask for.
+
+  Raises:
+    PackError: an option has a value that is not allowed.
+  """
+  common = {
+    'dtype': args.dtype,
+    'num_shards': args.num_shards,
+    'teacher': not args.no_teacher,
+  }
+  if args.collection == 'synthetic':
+    names = [field.name for field in synthetic_config.option_fields()]
+    changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    config = synthetic.Builder.builder_configs[args.config].changed(**changes)
+    return synthetic.Builder(data_dir=args.data_dir, config=config, options=options.BuildOptions(**common))
+  asked = options.BuildOptions(
+    **common,
+    feature=args.feature,
+    splits=tuple(name.strip() for name in args.splits.split(',') if name.strip()),
+    tokens=args.tokens,
+    teacher_frames=args.teacher_frames,
+    teacher_text=args.teacher_text,
+    pool_teacher_text=args.pool_teacher_text,
+  )
+  return _PACKS[args.collection](data_dir=args.data_dir, options=asked)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command line.
+
+  Args:
+    argv: arguments without the program's name; None: those of the process.
+
+  Returns:
+    0 where the set is there now, 1 after a message on what is wrong, 128 and the signal's number after a signal.
+  """
+  args = make_parser().parse_args(argv)
+  # So that a terminated build removes its temporary folder like one stopped with Ctrl-C.
+  before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+  logging.use_absl_handler()
+  try:
+    builder = make_builder(args)
+    found = builder.is_built()
+    manual_dir = getattr(args, 'manual_dir', None)
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual_dir))
+  except errors.PackError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 1
+  except (KeyboardInterrupt, SystemExit) as stop:
+    print('interrupted: nothing was built; run the same command again', file=sys.stderr)
+    return stop.code if isinstance(stop, SystemExit) else 128 + signal.SIGINT
+  finally:
+    signal.signal(signal.SIGTERM, before)
+  state = 'is already built, and as asked for' if found else 'is built'
+  print(f'{builder.info.full_name} {state}: {builder.data_dir}')
+  print(summary.describe(builder))
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,66 @@
+"""A progress bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+_WIDTH = 28
+
+
+class Progress:
+  """Says how far a build is, at which rate, and how long it will still take."""
+
+  def __init__(self, total: int, what: str, stream: TextIO | None = None, every: float = 30.0):
+    """Starts the clock.
+
+    Args:
+      total: how many steps there are.
+      what: what one step is, in the plural.
+      stream: where to write; None: stderr.
+      every: seconds between two lines where the stream is not a terminal.
+    """
+    self._stream = sys.stderr if stream is None else stream
+    self._terminal = self._stream.isatty()
+    self._total, self._what = total, what
+    self._interval = 0.1 if self._terminal else every
+    self._start = self._last = time.monotonic()
+    self._done = 0
+
+  def step(self, label: str) -> None:
+    """Counts one step of the part called `label`, and shows it if it is time to."""
+    self._done += 1
+    now = time.monotonic()
+    if now - self._last >= self._interval:
+      self._last = now
+      self._show(label, now)
+
+  def finish(self, label: str) -> None:
+    """Shows the end."""
+    self._show(label, time.monotonic())
+    if self._terminal:
+      self._stream.write('\n')
+    self._stream.flush()
+
+  def _show(self, label: str, now: float) -> None:
+    elapsed = max(now - self._start, 1e-6)
+    rate = self._done / elapsed
+    left = (self._total - self._done) / rate if rate else 0.0
+    line = (
+      f'{label:<6} {self._done:,}/{self._total:,} {self._what}, {rate:,.0f}/s, '
+      f'{_clock(elapsed)} gone, {_clock(left)} left'
+    )
+    if self._terminal:
+      filled = round(_WIDTH * self._done / max(self._total, 1))
+      self._stream.write(f'\r\x1b[K[{"#" * filled}{"." * (_WIDTH - filled)}] {line}')
+    else:
+      self._stream.write(line + '\n')
+    self._stream.flush()
+
+
+def _clock(seconds: float) -> str:
+  """Returns a duration as m:ss or h:mm:ss."""
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f'{hours}:{minutes:02d}:{seconds:02d}' if hours else f'{minutes}:{seconds:02d}'

@@ -1,0 +1,141 @@
+"""The record: what one video looks like in every data set here, and how it is stored.
+
+| feature | shape | |
+|---|---|---|
+| video_id | text | |
+| student_frames | [n, Dv] | float16, or float32 on request |
+| teacher_frames | [m, Dt] | same type; 0 rows in a split without teacher; absent without teacher |
+| student_tokens | [sum(token_lengths), Dq] | same type; tokens of all captions, one after another |
+| token_lengths | [k] int32 | tokens of each caption |
+| teacher_text | [k, Dt] | same type; 0 rows or absent like teacher_frames |
+| captions | k texts | |
+| caption_ids | k texts | |
+| moments | [k, 2] float32 | start and end in seconds, NaN where unknown |
+| duration | float32 | seconds, NaN where unknown |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from tfds_builders import arrays
+
+FEATURES = ('student_frames', 'teacher_frames', 'student_tokens', 'teacher_text')
+
+_TARGET_SHARD_BYTES = 384 << 20
+_FEWEST_SHARDS = 4
+_SAMPLED_VIDEOS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """Features a row, as found in the data.
+
+  Attributes:
+    student: Dv of the frames.
+    tokens: Dq of the tokens.
+    teacher: Dt; None without a teacher.
+  """
+
+  student: int
+  tokens: int
+  teacher: int | None
+
+  def as_json(self) -> dict[str, int | None]:
+    """Returns the sizes under the names of the documentation: Dv, Dq, Dt."""
+    return {'Dv': self.student, 'Dq': self.tokens, 'Dt': self.teacher}
+
+
+class Source(Protocol):
+  """Where records come from: files, or a generator."""
+
+  def sizes(self) -> Sizes:
+    """Returns the features a row."""
+
+  def videos(self) -> Mapping[str, list[str]]:
+    """Returns split → video ids, in the order they are to be written."""
+
+  def record(self, split: str, video: str) -> dict[str, Any]:
+    """Returns one record with features in any float type; raises PackError where it is bad."""
+
+  def description(self) -> dict[str, Any]:
+    """Returns plain values that tell this source from another, kept with the data set."""
+
+
+def schema(sizes: Sizes, dtype: np.dtype) -> tfds.features.FeaturesDict:
+  """Returns the TFDS features of a record; features are stored as raw bytes."""
+
+  def rows(dims: int) -> tfds.features.Tensor:
+    return tfds.features.Tensor(shape=(None, dims), dtype=dtype, encoding='bytes')
+
+  features = {
+    'video_id': tfds.features.Text(),
+    'student_frames': rows(sizes.student),
+    'student_tokens': rows(sizes.tokens),
+    'token_lengths': tfds.features.Tensor(shape=(None,), dtype=np.int32),
+    'captions': tfds.features.Sequence(tfds.features.Text()),
+    'caption_ids': tfds.features.Sequence(tfds.features.Text()),
+    'moments': tfds.features.Tensor(shape=(None, 2), dtype=np.float32, encoding='bytes'),
+    'duration': tfds.features.Scalar(dtype=np.float32),
+  }
+  if sizes.teacher is not None:
+    features |= {'teacher_frames': rows(sizes.teacher), 'teacher_text': rows(sizes.teacher)}
+  return tfds.features.FeaturesDict(features)
+
+
+def store(record: dict[str, Any], dtype: np.dtype) -> dict[str, Any]:
+  """Returns the record with its features in the type they are stored in.
+
+  Raises:
+    RangeError: a value does not fit `dtype`; the message names feature and video.
+  """
+  video = record['video_id']
+  return {
+    name: arrays.to_storage(value, dtype, f'{name} of video {video!r}') if name in FEATURES else value
+    for name, value in record.items()
+  }
+
+
+def choose_num_shards(source: Source, split: str, dtype: np.dtype) -> int:
+  """Returns how many files keep one near 384 MB: 4 at least, but never more than videos."""
+  videos = source.videos()[split]
+  sample = videos[:: max(1, len(videos) // _SAMPLED_VIDEOS)]
+  values = 0
+  for video in sample:
+    record = source.record(split, video)
+    values += sum(record[name].size for name in FEATURES if name in record)
+  total = values * dtype.itemsize / len(sample) * len(videos)
+  return min(len(videos), max(_FEWEST_SHARDS, round(total / _TARGET_SHARD_BYTES)))
+
+
+class SplitCounts:
+  """Counts of one split, gathered while it is written."""
+
+  def __init__(self):
+    """Starts at zero."""
+    self._counts = dict.fromkeys(
+      ('videos', 'captions', 'frames', 'max_frames', 'tokens', 'max_tokens', 'max_captions'), 0
+    )
+    self._with_teacher = 0
+
+  def add(self, record: dict[str, Any]) -> None:
+    """Counts one record."""
+    counts, lengths = self._counts, record['token_lengths']
+    frames = len(record['student_frames'])
+    counts['videos'] += 1
+    counts['captions'] += len(lengths)
+    counts['frames'] += frames
+    counts['tokens'] += int(lengths.sum())
+    counts['max_frames'] = max(counts['max_frames'], frames)
+    counts['max_tokens'] = max(counts['max_tokens'], int(lengths.max()))
+    counts['max_captions'] = max(counts['max_captions'], len(lengths))
+    self._with_teacher += bool(len(record.get('teacher_frames', ())))
+
+  def as_json(self) -> dict[str, int | bool]:
+    """Returns the counts, and whether the split has teacher features."""
+    return {**self._counts, 'teacher': self._with_teacher > 0}

@@ -1,0 +1,1 @@
+"""TVR for partially relevant video retrieval."""
