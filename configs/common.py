@@ -90,8 +90,8 @@ def base(dataset: str) -> ml_collections.ConfigDict:
 
   config.evaluation = ml_collections.ConfigDict()
   config.evaluation.inheritance_weight = 0.7  # fused score: this of inheritance, the rest of exploration
-  config.evaluation.block_videos = 64  # videos encoded at once
-  config.evaluation.block_captions = 512  # captions encoded at once
+  config.evaluation.block_videos = 32  # videos encoded at once
+  config.evaluation.block_captions = 128  # captions encoded at once
 
   config.logging = ml_collections.ConfigDict()
   config.logging.every_steps = 20  # steps between two progress lines and log records

@@ -165,8 +165,8 @@ class _Run:
     odd = [name for name, value in values.items() if not math.isfinite(value)]
     if odd:
       raise NonFiniteLossError(
-        f'step {step}: {", ".join(odd)} became NaN or infinite. '
-        f'The newest checkpoint in {self.workdir} is from before; look for extreme values in the features, or lower config.optimizer.learning_rate and start anew.'
+        f'step {step}: {", ".join(odd)} became NaN or infinite. The newest checkpoint in {self.workdir} is from '
+        'before; look for extreme values in the features, or lower config.optimizer.learning_rate and start anew.'
       )
     return values
 
