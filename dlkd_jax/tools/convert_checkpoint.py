@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import dataclasses
 import json
 import pathlib
 import pickle
@@ -29,7 +28,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.traverse_util
 import jax
@@ -41,8 +40,7 @@ from dlkd_jax.models.release_parameters import from_release, to_release
 from dlkd_jax.models.student import EXPLORATION, INHERITANCE, Student, init_parameters
 
 
-@dataclasses.dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
   """Parameters that were read (a pytree of numpy arrays), where from, and what else is known; epochs count from 0."""
 
   name: str
@@ -204,7 +202,7 @@ def overrides(sizes: Mapping[str, Any], heads: int | None) -> list[str]:
 def convert(source: Source, target: pathlib.Path, release: bool) -> None:
   """Writes the parameters and prints what they are and how to use them; the file appears only when it is whole."""
   sizes = student_sizes(source.params)
-  heads = 'unknown, parameters do not show it' if source.heads is None else source.heads
+  heads = source.heads or 'unknown, parameters do not show it'
   epoch = '' if source.epoch is None else f'epoch {source.epoch} (from 0), '
   branches = f'{INHERITANCE} and {EXPLORATION}' if sizes['dual'] else f'{INHERITANCE} only'
   print(f'{source.name}: {epoch}branches: {branches}; hidden size {sizes["hidden"]}, attention heads: {heads}')
@@ -214,7 +212,7 @@ def convert(source: Source, target: pathlib.Path, release: bool) -> None:
     temporary = target.with_name(target.name + '.tmp')
     safetensors.numpy.save_file(to_release(source.params), temporary, metadata={'format': 'pt'})
     temporary.replace(target)
-    print(f"wrote {target} under the release's names; n_heads has to be set to the heads of the training")
+    print(f"wrote {target} under the release's names; load it with n_heads = {source.heads or 'that of its training'}")
     return
   recipe = 'configs/activitynet.py' if sizes['Dv'] == 1024 else 'configs/tvr.py'
   command = ['python', '-m', 'dlkd_jax.main', f'--config={recipe}', '--workdir=runs/released', '--mode=eval']
@@ -227,9 +225,7 @@ def convert(source: Source, target: pathlib.Path, release: bool) -> None:
 
 def main(argv: list[str] | None = None) -> None:
   """Parses the command line and converts; errors of the user's input end with one message and exit code 1."""
-  parser = argparse.ArgumentParser(
-    'convert_checkpoint', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('paths', nargs='+', type=pathlib.Path, help='SOURCE and TARGET, or with --workdir TARGET alone')
   parser.add_argument('--workdir', type=pathlib.Path, help='take the best checkpoint of this run')
   parser.add_argument('--to_release', action='store_true', help="write the release's names")

@@ -1,6 +1,7 @@
-"""Conversion of checkpoints: below torch with numpy arrays, through files, and, where torch is installed, from a .ckpt."""
+"""Conversion of checkpoints: of numpy arrays, through files, and, where torch is installed, of a .ckpt."""
 
 import collections
+import functools
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import types
 
 import flax.traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -114,14 +116,14 @@ def test_branches_of_different_size_and_infinite_values_are_named(released):
 
 def test_overrides():
   assert overrides(RECIPE_SIZES, 4) == overrides(RECIPE_SIZES, None) == []
-  assert overrides(RECIPE_SIZES | {'hidden': 256, 'max_frames': 80, 'max_words': 77}, 8) == [
+  flags = overrides(RECIPE_SIZES | {'hidden': 256, 'max_frames': 80, 'max_words': 77}, 8)
+  assert flags[:4] == [
     '--config.model.hidden=256',
     '--config.model.heads=8',
     '--config.data.max_frames=80',
     '--config.data.frame_sizes=(32,64,80)',
-    '--config.data.max_words=77',
-    '--config.data.word_sizes=(30,77)',
   ]
+  assert flags[4] == '--config.data.max_words=77' and flags[5].endswith('30,77)')
 
 
 # Through files, without torch.
@@ -186,17 +188,11 @@ def test_missing_torch_is_said(tmp_path, capsys, monkeypatch):
 
 def test_best_checkpoint_of_a_run(tmp_path, capsys):
   student = Student(hidden=8, heads=2, max_frames=4, max_words=3)
-  states = {}
+  make = functools.partial(init_parameters, student, jax.random.key(0), 6, 5)
+  best = create_state(make, optax.adam(1e-3), sharding.make_mesh())
   with Checkpoints(tmp_path) as checkpoints:
-    for step, score in ((1, 50.0), (2, 40.0), (3, 30.0)):
-      best = Progress({}, best_sum_r=50.0, best_step=1)
-      states[step] = create_state(
-        lambda step=step: init_parameters(student, jax.random.key(step), 6, 5),
-        optax.adam(1e-3),
-        sharding.make_mesh(),
-      )
-      assert score <= best.best_sum_r
-      checkpoints.save(step, states[step], best)
+    for step, state in ((1, best), (2, jax.tree.map(jnp.zeros_like, best))):
+      checkpoints.save(step, state, Progress({}, best_sum_r=50.0, best_step=1))
   (tmp_path / 'config.json').write_text(json.dumps({'model': {'heads': 2}}))
   unfinished = tmp_path / 'checkpoints' / '4.orbax-checkpoint-tmp'
   unfinished.mkdir()
@@ -204,7 +200,7 @@ def test_best_checkpoint_of_a_run(tmp_path, capsys):
   convert_checkpoint.main([f'--workdir={tmp_path}', str(target)])
   text = capsys.readouterr().out
   assert 'checkpoint of step 1' in text and '--config.model.heads=2' in text
-  expected = jax.device_get(states[1].params)
+  expected = jax.device_get(best.params)
   assert_same(read_parameters(target, like=expected), expected)
   assert unfinished.is_dir(), 'a checkpoint that a training is writing was removed'
 
@@ -220,26 +216,11 @@ def torch():
 class EasyDict(dict):
   """Pickles as easydict's class does: an object of that name, its items, and the same as attributes."""
 
+  __module__ = 'easydict'
+
   def __init__(self, **items):
     super().__init__(items)
     self.__dict__.update(items)
-
-
-@pytest.fixture
-def easydict(monkeypatch):
-  """Makes `easydict.EasyDict` picklable; afterwards it is not importable."""
-  module = types.ModuleType('easydict')
-  module.EasyDict = EasyDict
-  monkeypatch.setattr(EasyDict, '__module__', 'easydict')
-  monkeypatch.setattr(EasyDict, '__qualname__', 'EasyDict')
-  monkeypatch.setitem(sys.modules, 'easydict', module)
-  yield
-  monkeypatch.undo()
-
-
-def save(torch, content, path, monkeypatch=None, **options) -> pathlib.Path:
-  torch.save(content, path, **options)
-  return path
 
 
 def tensors(torch, released, **options) -> collections.OrderedDict:
@@ -247,27 +228,32 @@ def tensors(torch, released, **options) -> collections.OrderedDict:
 
 
 @pytest.mark.parametrize('zipped', [True, False])
-def test_checkpoint_of_the_release(torch, easydict, released, tmp_path, capsys, monkeypatch, zipped):
+def test_checkpoint_of_the_release(torch, released, tmp_path, capsys, monkeypatch, zipped):
   settings = EasyDict(n_heads=4, device=[0], use_hard_negative=False, drop=0.2, nested=EasyDict(a=1))
   content = {'model': tensors(torch, released), 'model_cfg': settings, 'epoch': 7}
   source, target = tmp_path / 'model.ckpt', tmp_path / 'student.safetensors'
-  torch.save(content, source, _use_new_zipfile_serialization=zipped)
+  module = types.ModuleType('easydict')
+  module.EasyDict = EasyDict
+  with monkeypatch.context() as writing:
+    writing.setitem(sys.modules, 'easydict', module)
+    torch.save(content, source, _use_new_zipfile_serialization=zipped)
   monkeypatch.setitem(sys.modules, 'easydict', None)  # From here on, importing it fails.
   convert_checkpoint.main([str(source), str(target)])
   text = capsys.readouterr().out
   assert 'epoch 7 (from 0), branches: inheritance and exploration; hidden size 32, attention heads: 4' in text
   assert_same(read_parameters(target, like=from_release(released)), from_release(released))
-  back = tmp_path / 'back.safetensors'
-  convert_checkpoint.main(['--to_release', str(target), str(back)])
   from safetensors.torch import load_file
 
+  back = tmp_path / 'back.safetensors'
+  convert_checkpoint.main(['--to_release', str(target), str(back)])
   loaded = load_file(back)
   assert all(torch.equal(loaded[name], x) for name, x in content['model'].items()) and len(loaded) == len(released)
 
 
 @pytest.mark.parametrize('dtype', ['float16', 'bfloat16', 'float64'])
 def test_other_precisions_and_gradients(torch, released, tmp_path, dtype):
-  model = {f'module.{n}': torch.nn.Parameter(x) for n, x in tensors(torch, released, dtype=getattr(torch, dtype)).items()}
+  model = tensors(torch, released, dtype=getattr(torch, dtype))
+  model = {f'module.{n}': torch.nn.Parameter(x) for n, x in model.items()}
   torch.save({'model': model}, tmp_path / 'model.ckpt')
   source = parse_release(convert_checkpoint.load_torch_checkpoint(tmp_path / 'model.ckpt'), 'model.ckpt')
   assert_same(source.params, from_release({n[7:]: x.detach().float().numpy() for n, x in model.items()}))
@@ -283,14 +269,14 @@ class _Malicious:
 
 @pytest.mark.parametrize('zipped', [True, False])
 @pytest.mark.parametrize(
-  ('function', 'name'), [(os.system, f'{os.system.__module__}.system'), (eval, 'builtin'), (pathlib.Path, 'pathlib')]
+  ('function', 'name'), [(os.system, f'{os.system.__module__}.system'), (eval, 'eval'), (pathlib.Path, 'pathlib')]
 )
 def test_other_objects_are_refused_and_not_called(torch, released, tmp_path, capsys, function, name, zipped):
   mark, source, target = tmp_path / 'mark', tmp_path / 'model.ckpt', tmp_path / 'student.safetensors'
   argument = f'touch {mark}' if function is os.system else f'open({str(mark)!r}, "w")'
   content = {'model': tensors(torch, released), 'model_cfg': _Malicious(function, argument)}
   torch.save(content, source, _use_new_zipfile_serialization=zipped)
-  assert f'names the Python object {name}' in fail(capsys, source, target).replace('__builtin__', 'builtin')
+  assert f'names the Python object {name}' in fail(capsys, source, target)
   assert not mark.exists() and not target.exists()
 
 

@@ -1,0 +1,178 @@
+"""The whole objective: weights, options, and independence of padding."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dlkd_jax.losses.total import Coefficients, LossOptions, total_loss
+from dlkd_jax.similarity.max_over_frames import FrameSimilarity
+from tests.losses import problems
+from tests.losses.problems import B, Q, make_problem
+
+ALPHA, BETA, W = 0.6, 0.7, 0.9
+BASE = LossOptions(hard_pool=1)
+
+
+@functools.cache
+def compiled(options, dual=True, teacher=True):
+  """Value with parts, and the gradient with respect to (cosine and dot of both branches, own curve)."""
+
+  def loss(arrays, fixed, key, coefficients):
+    masks = {name: fixed[name] for name in ('labels', 'caption_mask', 'video_mask', 'frame_mask')}
+    branches = {'inheritance': FrameSimilarity(arrays['cosine_i'], arrays['dot_i'], arrays['curve'])}
+    if dual:
+      branches['exploration'] = FrameSimilarity(arrays['cosine_e'], arrays['dot_e'])
+    reference = FrameSimilarity(fixed['teacher_cosine'], fixed['teacher_dot'], fixed['teacher_curve'])
+    return total_loss(
+      branches, reference if teacher else None, **masks, coefficients=coefficients, key=key, options=options
+    )
+
+  return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
+def run(problem, options=BASE, dual=True, teacher=True, seed=0, **scheduled):
+  names = ('labels', 'caption_mask', 'video_mask', 'frame_mask', 'teacher_cosine', 'teacher_dot', 'teacher_curve')
+  fixed = {name: getattr(problem, name) for name in names}
+  arrays = {
+    'cosine_i': problem.cosine,
+    'dot_i': problem.dot,
+    'cosine_e': problem.teacher_cosine,  # Any other matrices of the right kind.
+    'dot_e': problem.teacher_dot,
+    'curve': problem.curve,
+  }
+  values = {'alpha': ALPHA, 'beta': BETA, 'distillation': W} | scheduled
+  scalars = Coefficients(*(jnp.float32(v) for v in values.values()), hard_negatives=jnp.asarray(True))
+  return compiled(options, dual, teacher)(arrays, fixed, jax.random.key(seed), scalars)
+
+
+def expected_terms(problem, teacher=True, alpha=ALPHA, beta=BETA):
+  """Terms of the objective from the loops; the other branch's matrices are the teacher's."""
+  inheritance, exploration = problem.real(problem.dot), problem.real(problem.teacher_dot)
+  hard = set(range(int(alpha * problem.captions))), set(range(int(alpha * problem.videos)))
+
+  def soft(dot, reference):
+    return 0.04 * problems.soft_nce(dot, reference, problem.own, *hard, alpha, beta)
+
+  terms = {
+    'inheritance/triplet': sum(problems.triplet_hardest(problem.real(problem.cosine), problem.own, 0.1)),
+    'exploration/triplet': sum(problems.triplet_hardest(problem.real(problem.teacher_cosine), problem.own, 0.1)),
+    'inheritance/nce': soft(inheritance, exploration if teacher else inheritance),
+    'exploration/nce': soft(exploration, exploration),
+  }
+  return terms | ({'distillation': 0.1 * W * problems.kl(problem)} if teacher else {})
+
+
+@pytest.mark.parametrize(('captions', 'videos'), [(1, 1), (7, 4), (Q, B)])
+def test_weighted_sum_of_the_parts_whatever_the_padding(captions, videos):
+  problem = make_problem(captions, videos, seed=captions)
+  (value, parts), gradients = run(problem)
+  expected = expected_terms(problem)
+  for name, term in expected.items():
+    np.testing.assert_allclose(parts[name], term, rtol=2e-5, atol=1e-6, err_msg=name)
+  np.testing.assert_allclose(value, sum(expected.values()), rtol=1e-5)
+  np.testing.assert_allclose(parts['total'], sum(parts[name] for name in expected), rtol=1e-6)
+  padded = ~(problem.caption_mask[:, None] & problem.video_mask)
+  for name, gradient in gradients.items():
+    assert np.isfinite(gradient).all(), name
+    if name != 'curve':
+      assert not np.asarray(gradient)[padded].any(), name
+  assert not np.asarray(gradients['curve'])[~problem.caption_mask].any()
+
+
+def test_options_scale_their_terms():
+  problem = make_problem(Q, B)
+  parts = run(problem)[0][1]
+  options = dataclasses.replace(BASE, nce_weight=0.4, distillation_weight=1.0)
+  scaled = run(problem, options)[0][1]
+  for name in ('inheritance/nce', 'exploration/nce', 'distillation'):
+    np.testing.assert_allclose(scaled[name], 10 * parts[name], rtol=1e-5)
+  np.testing.assert_allclose(run(problem, distillation=0.0)[0][1]['distillation'], 0.0)
+  np.testing.assert_allclose(scaled['inheritance/triplet'], parts['inheritance/triplet'])
+
+
+def test_without_teacher_both_branches_follow_themselves():
+  problem = make_problem(8, 5, seed=1)
+  (value, parts), _ = run(problem, teacher=False)
+  expected = expected_terms(problem, teacher=False)
+  assert 'distillation' not in parts
+  for name, term in expected.items():
+    np.testing.assert_allclose(parts[name], term, rtol=2e-5, atol=1e-6, err_msg=name)
+  np.testing.assert_allclose(value, sum(expected.values()), rtol=1e-5)
+
+
+def test_single_branch_has_the_inheritance_terms_alone():
+  problem = make_problem(Q, B)
+  both, single = run(problem)[0][1], run(problem, dual=False)[0][1]
+  assert not any(name.startswith('exploration') for name in single)
+  for name in ('inheritance/nce', 'distillation', 'inheritance/triplet'):
+    np.testing.assert_allclose(single[name], both[name], rtol=1e-6)
+
+
+def test_hard_labels_do_not_depend_on_alpha_and_beta():
+  problem, options = make_problem(Q, B), dataclasses.replace(BASE, soft_labels=False)
+  parts, other = run(problem, options)[0][1], run(problem, options, alpha=0.1, beta=0.2)[0][1]
+  text, video = problems.hard_nce(problem.real(problem.dot), problem.own)
+  np.testing.assert_allclose(parts['inheritance/nce'], 0.04 * (text + video), rtol=1e-5)
+  assert parts['total'] == other['total']
+
+
+def test_random_split_changes_the_contrastive_terms_with_the_key():
+  problem, options = make_problem(Q, B), dataclasses.replace(BASE, random_split=True)
+  values = {float(run(problem, options, seed=seed)[0][1]['inheritance/nce']) for seed in range(5)}
+  assert len(values) == 5
+  fixed = {float(run(problem, seed=seed)[0][1]['inheritance/nce']) for seed in range(5)}
+  assert len(fixed) == 1
+  # With no soft row the draw does not matter.
+  np.testing.assert_allclose(run(problem, options, alpha=1.0)[0][0], run(problem, alpha=1.0)[0][0], rtol=1e-6)
+
+
+@pytest.mark.parametrize('captions', [3, 6, Q])
+def test_kl_captions_is_the_sum_at_that_many_captions(captions):
+  problem, options = make_problem(captions, 4, seed=2), dataclasses.replace(BASE, kl_captions=6.0)
+  value = run(problem, options)[0][1]['distillation']
+  np.testing.assert_allclose(value, 0.1 * W * problems.kl(problem) / captions * 6.0, rtol=1e-5)
+  if captions == 6:
+    np.testing.assert_allclose(value, run(problem)[0][1]['distillation'], rtol=1e-6)
+
+
+def test_kl_captions_does_not_grow_with_the_batch():
+  half = make_problem(6, 4, seed=3)
+  twice = dataclasses.replace(
+    half,
+    captions=12,
+    caption_mask=np.ones(Q, bool),
+    **{n: np.concatenate([getattr(half, n)[:6]] * 2) for n in ('labels', 'curve', 'teacher_curve', 'cosine', 'dot')},
+  )
+  options = dataclasses.replace(BASE, kl_captions=6.0)
+  rescaled = [run(p, options)[0][1]['distillation'] for p in (half, twice)]
+  summed = [run(p)[0][1]['distillation'] for p in (half, twice)]
+  np.testing.assert_allclose(rescaled[1], rescaled[0], rtol=1e-5)
+  np.testing.assert_allclose(summed[1], 2 * summed[0], rtol=1e-5)
+
+
+def test_stop_target_gradient_changes_only_the_exploration_gradient():
+  problem, options = make_problem(Q, B), dataclasses.replace(BASE, stop_target_gradient=True)
+  (value, _), gradients = run(problem)
+  (stopped, _), stopped_gradients = run(problem, options)
+  assert value == stopped
+  for name in ('cosine_i', 'dot_i', 'cosine_e', 'curve'):
+    np.testing.assert_allclose(stopped_gradients[name], gradients[name], atol=1e-7, err_msg=name)
+  assert np.abs(stopped_gradients['dot_e'] - gradients['dot_e']).max() > 1e-5
+  dot, hard = problem.real(problem.teacher_dot), (set(range(int(ALPHA * Q))), set(range(int(ALPHA * B))))
+  oracle = lambda d: 0.04 * problems.soft_nce(d, dot, problem.own, *hard, ALPHA, BETA)  # noqa: E731
+  np.testing.assert_allclose(stopped_gradients['dot_e'], problems.numerical_gradient(oracle, dot), atol=1e-6)
+
+
+def test_teacher_temperature_divides_the_soft_targets_and_the_teacher_curve():
+  problem, options = make_problem(9, 5, seed=4), dataclasses.replace(BASE, teacher_temperature=0.5)
+  parts = run(problem, options)[0][1]
+  hard = set(range(int(ALPHA * 9))), set(range(int(ALPHA * 5)))
+  dot, reference = problem.real(problem.dot), problem.real(problem.teacher_dot) / 0.5
+  expected = 0.04 * problems.soft_nce(dot, reference, problem.own, *hard, ALPHA, BETA)
+  np.testing.assert_allclose(parts['inheritance/nce'], expected, rtol=1e-5)
+  expected = 0.1 * W * problems.kl(problem, teacher_temperature=0.5)
+  np.testing.assert_allclose(parts['distillation'], expected, rtol=1e-5)

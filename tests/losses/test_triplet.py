@@ -1,0 +1,116 @@
+"""The triplet loss: values against loops, the distribution of the draws, gradients, edges."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dlkd_jax.losses.masks import make_pairs
+from dlkd_jax.losses.triplet import triplet_loss
+from tests.losses import problems
+from tests.losses.problems import B, Q, make_problem
+
+MARGIN = 0.2
+
+
+@functools.cache
+def compiled(pool):
+  def loss(cosine, pairs, key, hard):
+    value, parts = triplet_loss(cosine, pairs, key, margin=MARGIN, hard_pool=pool, hard_negatives=hard)
+    return value, parts
+
+  return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
+def run(problem, pool=1, hard=True, seed=0):
+  return compiled(pool)(jnp.asarray(problem.cosine), problem.pairs, jax.random.key(seed), jnp.asarray(hard))
+
+
+@pytest.mark.parametrize('captions', [1, 5, Q])
+@pytest.mark.parametrize('videos', [2, 4, B])
+def test_hardest_negative_against_loops(captions, videos):
+  problem = make_problem(captions, videos, seed=captions * 10 + videos)
+  (value, parts), gradient = run(problem)
+  oracle = lambda cosine: sum(problems.triplet_hardest(cosine, problem.own, MARGIN))  # noqa: E731
+  cosine = problem.real(problem.cosine)
+  text, video = problems.triplet_hardest(cosine, problem.own, MARGIN)
+  np.testing.assert_allclose(parts['text_to_video'], text, rtol=1e-5, atol=1e-7)
+  np.testing.assert_allclose(parts['video_to_text'], video, rtol=1e-5, atol=1e-7)
+  np.testing.assert_allclose(value, text + video, rtol=1e-5, atol=1e-7)
+  np.testing.assert_allclose(problem.real(gradient), problems.numerical_gradient(oracle, cosine), atol=1e-5)
+  padded = ~(problem.caption_mask[:, None] & problem.video_mask)
+  assert not np.asarray(gradient)[padded].any()
+
+
+@pytest.mark.parametrize(('captions', 'videos'), [(5, 1), (0, B), (0, 0), (1, 1)])
+def test_zero_and_finite_without_a_wrong_pair(captions, videos):
+  for hard in (True, False):
+    (value, _), gradient = run(make_problem(captions, videos), hard=hard)
+    assert value == 0.0 and not np.asarray(gradient).any()
+
+
+def drawn_counts(pool, hard, keys=1500):
+  """How often each video is the text→video negative of each caption, and each caption the negative of each video."""
+  problem = make_problem(9, 6, seed=3)
+
+  # A margin this large keeps every hinge open, so the gradient of a row is -1/n at its own and +1/n at the drawn.
+  def gradient(key):
+    def part(name):
+      return lambda cosine: triplet_loss(cosine, problem.pairs, key, margin=10.0, hard_pool=pool, hard_negatives=hard)[
+        1
+      ][name]
+
+    cosine = jnp.asarray(problem.cosine)
+    return jax.grad(part('text_to_video'))(cosine) > 0, jax.grad(part('video_to_text'))(cosine) > 0
+
+  text, video = jax.jit(jax.vmap(gradient))(jax.random.split(jax.random.key(1), keys))
+  return problem, np.sum(text, axis=0), np.sum(video, axis=0)
+
+
+def assert_uniform(counts, keys):
+  """Every count within five standard deviations of a uniform draw."""
+  expected = keys / len(counts)
+  assert np.abs(counts - expected).max() < 5 * np.sqrt(expected), counts
+
+
+def test_negatives_are_drawn_uniformly_from_the_pool_of_best_wrong_videos():
+  problem, text, video = drawn_counts(pool=3, hard=True)
+  for q in range(problem.captions):
+    wrong = [v for v in range(problem.videos) if v != problem.labels[q]]
+    best = sorted(wrong, key=lambda v: -problem.cosine[q, v])[:3]
+    assert set(np.flatnonzero(text[q])) == set(best)
+    assert_uniform(text[q][best], 1500)
+  assert not text[problem.captions :].any() and not text[:, problem.videos :].any()
+  for v in set(problem.own):
+    wrong = [q for q in range(problem.captions) if problem.labels[q] != v]
+    hardest = max(wrong, key=lambda q: problem.cosine[q, v])
+    assert set(np.flatnonzero(video[:, v])) == {hardest}
+
+
+def test_easy_negatives_are_drawn_uniformly_among_all_wrong_ones():
+  problem, text, video = drawn_counts(pool=3, hard=False)
+  for q in range(problem.captions):
+    wrong = [v for v in range(problem.videos) if v != problem.labels[q]]
+    assert set(np.flatnonzero(text[q])) == set(wrong)
+    assert_uniform(text[q][wrong], 1500)
+  for v in set(problem.own):
+    wrong = [q for q in range(problem.captions) if problem.labels[q] != v]
+    assert set(np.flatnonzero(video[:, v])) == set(wrong)
+    assert_uniform(video[wrong, v], 1500)
+
+
+def test_pool_larger_than_the_wrong_videos_draws_among_those():
+  problem = make_problem(6, 3, seed=5)
+  values = {float(run(problem, pool=20, seed=s)[0][1]['text_to_video']) for s in range(30)}
+  assert np.isfinite(list(values)).all() and max(values) < 10.0 and len(values) > 1
+
+
+def test_order_of_videos_does_not_matter():
+  problem = make_problem(Q, B, seed=2)
+  order = np.random.default_rng(0).permutation(B)
+  labels = np.argsort(order)[problem.labels].astype(np.int32)
+  pairs = make_pairs(labels, problem.caption_mask, problem.video_mask)
+  moved = compiled(1)(jnp.asarray(problem.cosine[:, order]), pairs, jax.random.key(0), jnp.asarray(True))[0][0]
+  np.testing.assert_allclose(moved, run(problem)[0][0], rtol=1e-6)
