@@ -2,6 +2,8 @@
 
     python -m tfds_builders.build synthetic --config=demo --data_dir=data
     python -m dlkd_jax.main --config=configs/demo.py --workdir=runs/demo
+
+No published result belongs to it; the README shows what it gives.
 """
 
 from configs import common

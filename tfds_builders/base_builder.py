@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import itertools
 import json
+import os
 import pathlib
 import shutil
 import tempfile
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
+from array_record.python import array_record_module
 from tensorflow_datasets.core import example_serializer
 
 from tfds_builders import errors, progress, records
@@ -150,14 +152,13 @@ class PrvrBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """Writes all splits and returns what TFDS notes of them."""
     features = self.info.features
     serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
-    writer = self._example_writer()
     bar = progress.Progress(sum(map(len, source.videos().values())), 'videos')
 
-    def examples(split: str, videos: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    def examples(split: str, videos: Sequence[str]) -> Iterator[bytes]:
       for video in videos:
         record = records.store(source.record(split, video), dtype)
         counts[split].add(record)
-        yield video, serializer.serialize_example(features.encode_example(record))
+        yield serializer.serialize_example(features.encode_example(record))
         bar.step(split)
 
     infos = []
@@ -168,7 +169,7 @@ class PrvrBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
       borders = [round(shard * len(videos) / shards) for shard in range(shards + 1)]
       paths = [template.sharded_filepath(shard_index=i, num_shards=shards) for i in range(shards)]
       for path, (start, end) in zip(paths, itertools.pairwise(borders), strict=True):
-        writer.write(path, examples(split, videos[start:end]))
+        _write_shard(path, examples(split, videos[start:end]))
       infos.append(
         tfds.core.SplitInfo(
           name=split,
@@ -188,6 +189,20 @@ class PrvrBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
   def _shard_iterators_per_split(self, dl_manager):
     raise NotImplementedError('records are written by _write_splits')
+
+
+def _write_shard(path: os.PathLike[str], examples: Iterator[bytes]) -> None:
+  """Writes serialised examples to one array_record file, a record a chunk, so that any of them is read alone.
+
+  They are not compressed, which TFDS would do: features are noise to a compressor, which saves 9% of the room and
+  takes two thirds of the time of reading.
+  """
+  writer = array_record_module.ArrayRecordWriter(os.fspath(path), 'group_size:1,uncompressed')
+  try:
+    for example in examples:
+      writer.write(example)
+  finally:
+    writer.close()
 
 
 def _differences(built: dict[str, Any], asked: dict[str, Any]) -> list[str]:

@@ -57,9 +57,7 @@ def split_by_position(pairs: Pairs, alpha: jax.Array) -> HardSplit:
 def split_at_random(pairs: Pairs, alpha: jax.Array, key: jax.Array) -> HardSplit:
   """Makes ⌊alpha·Q⌋ captions and ⌊alpha·B⌋ videos hard, drawn uniformly among the real ones."""
   caption_key, video_key = jax.random.split(key)
-  return _first(
-    pairs, alpha, _random_ranks(pairs.captions, caption_key), _random_ranks(pairs.videos, video_key)
-  )
+  return _first(pairs, alpha, _random_ranks(pairs.captions, caption_key), _random_ranks(pairs.videos, video_key))
 
 
 def _random_ranks(mask: jax.Array, key: jax.Array) -> jax.Array:
@@ -71,9 +69,7 @@ def _random_ranks(mask: jax.Array, key: jax.Array) -> jax.Array:
 def _first(pairs: Pairs, alpha, caption_ranks: jax.Array, video_ranks: jax.Array) -> HardSplit:
   captions = jnp.floor(alpha * jnp.sum(pairs.captions))
   videos = jnp.floor(alpha * jnp.sum(pairs.videos))
-  return HardSplit(
-    pairs.captions & (caption_ranks < captions), pairs.videos & (video_ranks < videos)
-  )
+  return HardSplit(pairs.captions & (caption_ranks < captions), pairs.videos & (video_ranks < videos))
 
 
 def soft_nce(

@@ -119,9 +119,7 @@ def total_loss(
     parts |= {f'{name}/triplet/{k}': v for k, v in detail.items()}
     if options.soft_labels:
       reference = _reference(similarity, teacher if index == 0 else None, options)
-      contrastive, detail = nce.soft_nce(
-        similarity.dot, reference, pairs, split, coefficients.alpha, coefficients.beta
-      )
+      contrastive, detail = nce.soft_nce(similarity.dot, reference, pairs, split, coefficients.alpha, coefficients.beta)
     else:
       contrastive, detail = nce.hard_nce(similarity.dot, pairs)
     terms[f'{name}/nce'] = options.nce_weight * contrastive
@@ -135,9 +133,7 @@ def total_loss(
   return total, {'total': total} | terms | parts
 
 
-def _reference(
-  similarity: FrameSimilarity, teacher: FrameSimilarity | None, options: LossOptions
-) -> jax.Array:
+def _reference(similarity: FrameSimilarity, teacher: FrameSimilarity | None, options: LossOptions) -> jax.Array:
   """Returns the `[Q, B]` similarities that the soft targets of a branch follow."""
   if teacher is not None:
     return jax.lax.stop_gradient(teacher.dot) / (options.teacher_temperature or 1.0)

@@ -11,37 +11,73 @@ import safetensors
 import safetensors.numpy
 
 
-def write_parameters(params: Any, path: pathlib.Path) -> None:
-  """Writes a pytree of parameters; the file appears only when it is whole."""
+def write_parameters(params: Any, path: pathlib.Path, heads: int | None = None) -> None:
+  """Writes a pytree of parameters; the file appears only when it is whole.
+
+  Args:
+    params: the pytree.
+    path: the file.
+    heads: attention heads of the student, where known. No shape shows them, so the file says it.
+  """
   flat = flax.traverse_util.flatten_dict(params, sep='/')
   temporary = path.with_name(path.name + '.tmp')
   arrays = {name: np.ascontiguousarray(array) for name, array in flat.items()}
-  safetensors.numpy.save_file(arrays, temporary, metadata={'format': 'dlkd_jax'})
+  metadata = {'format': 'dlkd_jax'} | ({'heads': str(heads)} if heads else {})
+  safetensors.numpy.save_file(arrays, temporary, metadata=metadata)
   temporary.replace(path)
 
 
-def read_parameters(path: pathlib.Path, like: Any) -> Any:
+def read_metadata(path: pathlib.Path) -> dict[str, str]:
+  """Reads what a safetensors file says of itself; `heads` where they are known.
+
+  Raises:
+    ValueError: it is no whole safetensors file.
+  """
+  try:
+    with safetensors.safe_open(path, 'numpy') as file:
+      return file.metadata() or {}
+  except safetensors.SafetensorError as error:
+    raise ValueError(f'{path} is not a whole safetensors file: {error}') from error
+
+
+def read_parameters(path: pathlib.Path, like: Any, heads: int | None = None) -> Any:
   """Reads a pytree of parameters.
 
   Args:
     path: a file that `write_parameters` wrote.
     like: pytree of arrays or `jax.ShapeDtypeStruct` that the file must match in names and shapes.
+    heads: attention heads of the student that the parameters are for; compared where the file says its own.
 
   Returns:
     The pytree of float32 numpy arrays.
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: it is no safetensors file, or names or shapes differ; the message lists them.
+    ValueError: it is no safetensors file, or heads, names or shapes differ; the message lists them.
   """
   if not path.is_file():
     raise FileNotFoundError(f'there is no file {path}; make it with `python -m dlkd_jax.tools.convert_checkpoint`.')
-  try:
-    flat = safetensors.numpy.load_file(path)
-  except safetensors.SafetensorError as error:
-    raise ValueError(f'{path} is not a whole safetensors file: {error}') from error
-  expected = {name: x.shape for name, x in flax.traverse_util.flatten_dict(like, sep='/').items()}
-  found = {name: x.shape for name, x in flat.items()}
+  own_heads = read_metadata(path).get('heads')
+  if None not in (heads, own_heads) and int(own_heads) != heads:
+    raise ValueError(
+      f'{path} holds a student of {own_heads} attention heads, and the configuration has {heads}; '
+      f'add --config.model.heads={own_heads}.'
+    )
+  flat = safetensors.numpy.load_file(path)
+  params = flax.traverse_util.unflatten_dict({n: x.astype(np.float32) for n, x in flat.items()}, sep='/')
+  check_shapes(params, like, str(path))
+  return params
+
+
+def check_shapes(params: Any, like: Any, origin: str) -> None:
+  """Checks that a pytree of parameters has the names and shapes of another.
+
+  Raises:
+    ValueError: it does not; the message lists the differences and begins with `origin`.
+  """
+  found, expected = (
+    {name: x.shape for name, x in flax.traverse_util.flatten_dict(tree, sep='/').items()} for tree in (params, like)
+  )
   lines = [
     f'{name}: found {found.get(name, "nothing")}, expected {expected.get(name, "nothing")}'
     for name in sorted(set(found) | set(expected))
@@ -49,7 +85,6 @@ def read_parameters(path: pathlib.Path, like: Any) -> Any:
   ]
   if lines:
     raise ValueError(
-      f'{path} does not fit the configuration and the data set:\n  ' + '\n  '.join(lines) + '\nUse the configuration '
+      f'{origin} does not fit the configuration and the data set:\n  ' + '\n  '.join(lines) + '\nUse the configuration '
       'that the parameters were trained with (model.hidden, data.max_frames, data.max_words, model.dual).'
     )
-  return flax.traverse_util.unflatten_dict({n: x.astype(np.float32) for n, x in flat.items()}, sep='/')

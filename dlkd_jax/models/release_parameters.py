@@ -94,9 +94,7 @@ def to_release(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
   names = [entry for branch in params if branch in _PREFIXES for entry in _branch_names(branch)]
   odd = sorted('/'.join(path) for path in set(flat) ^ {path for _, path, _ in names})
   if odd:
-    raise ValueError(
-      f'missing or unknown parameters: {odd}; expected the pytree of a Student, whole.'
-    )
+    raise ValueError(f'missing or unknown parameters: {odd}; expected the pytree of a Student, whole.')
   converted = {}
   for name, path, transposed in names:
     array = np.asarray(flat[path])

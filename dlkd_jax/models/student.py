@@ -87,9 +87,7 @@ class Student(nn.Module):
 
   def setup(self):
     if self.hidden % self.heads:
-      raise ValueError(
-        f'hidden size {self.hidden} is not divisible by {self.heads} attention heads.'
-      )
+      raise ValueError(f'hidden size {self.hidden} is not divisible by {self.heads} attention heads.')
     for name in self.branch_names:
       branch = Branch(
         self.hidden,
@@ -103,15 +101,11 @@ class Student(nn.Module):
 
   def encode_frames(self, frames, mask, deterministic: bool = True) -> dict[str, jax.Array]:
     """Encodes frames `[B, L, Dv]` with mask `[B, L]` to `{branch: [B, L, H]}`."""
-    return {
-      n: getattr(self, n).encode_frames(frames, mask, deterministic) for n in self.branch_names
-    }
+    return {n: getattr(self, n).encode_frames(frames, mask, deterministic) for n in self.branch_names}
 
   def encode_tokens(self, tokens, mask, deterministic: bool = True) -> dict[str, jax.Array]:
     """Encodes tokens `[Q, W, Dq]` with mask `[Q, W]` to `{branch: [Q, H]}`."""
-    return {
-      n: getattr(self, n).encode_tokens(tokens, mask, deterministic) for n in self.branch_names
-    }
+    return {n: getattr(self, n).encode_tokens(tokens, mask, deterministic) for n in self.branch_names}
 
   def __call__(self, frames, frame_mask, tokens, token_mask, deterministic: bool = True):
     """Encodes both sides: returns (`{branch: [B, L, H]}`, `{branch: [Q, H]}`)."""

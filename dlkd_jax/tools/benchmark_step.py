@@ -1,25 +1,27 @@
 """Benchmark of one training step against the matrix product rate of the same machine, in the same run.
 
     python -m dlkd_jax.tools.benchmark_step
-    python -m dlkd_jax.tools.benchmark_step --videos=32 --captions=160 --repeats=10
+    python -m dlkd_jax.tools.benchmark_step --videos=32 --captions=160 --repeats=10 --trace=runs/trace
 
 Prints seconds a step, floating-point operations of the compiled step by the compiler's cost analysis, the rate that
 they imply, and its share of the rate of a plain jitted product of `[videos·frames, Dv]` by `[Dv, 768]`. Step and
 product alternate, so that other load on the machine falls on both; medians are reported.
 """
 
+import pathlib
 import statistics
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from dlkd_jax import sharding
 from dlkd_jax.data.batch import Batch
 from dlkd_jax.models.student import init_parameters
+from dlkd_jax.tools.step_profile import time_by_kind
 from dlkd_jax.training import recipe
 from dlkd_jax.training.state import create_state, make_train_step
 
@@ -32,7 +34,9 @@ _DV = flags.DEFINE_integer('dv', 3072, 'Feature size of student frames.')
 _DQ = flags.DEFINE_integer('dq', 768, 'Feature size of student tokens.')
 _DT = flags.DEFINE_integer('dt', 512, 'Feature size of the teacher.')
 _REPEATS = flags.DEFINE_integer('repeats', 5, 'Timed repetitions.')
-_TRACE = flags.DEFINE_string('trace', None, 'Folder for a profile of two steps (TensorBoard, Perfetto).')
+_TRACE = flags.DEFINE_string(
+  'trace', None, 'Folder for a profile of two steps (TensorBoard, Perfetto); also prints the time by kind of operation.'
+)
 
 
 def random_batch() -> Batch:
@@ -96,14 +100,14 @@ def main(_):
     times['product'].append(seconds(lambda: product(left, right)))
     times['step'].append(seconds(run_step))
     times['product'].append(seconds(lambda: product(left, right)))
-  if _TRACE.value:
-    with jax.profiler.trace(_TRACE.value):
-      seconds(run_step), seconds(run_step)
-
   step_time, product_time = (statistics.median(times[k]) for k in ('step', 'product'))
   step_rate, product_rate = flops / step_time, 2.0 * n * d * 768 / product_time
   print(f'device            {mesh.size} x {jax.devices()[0].device_kind}')
-  print(f'batch             {_VIDEOS.value} videos x {_FRAMES.value} frames, {_CAPTIONS.value} captions x {_WORDS.value} words')
+  videos, captions = (
+    f'{_VIDEOS.value} videos x {_FRAMES.value} frames',
+    f'{_CAPTIONS.value} captions x {_WORDS.value} words',
+  )
+  print(f'batch             {videos}, {captions}')
   print(f'step              {step_time:.3f} s (median of {_REPEATS.value}; least {min(times["step"]):.3f})')
   print(f'operations        {flops / 1e9:.0f} GFLOP a step (cost analysis of the compiled step)')
   print(f'temporary memory  {memory.temp_size_in_bytes / 2**30:.2f} GiB')
@@ -111,6 +115,14 @@ def main(_):
   print(f'product rate      {product_rate / 1e9:.1f} GFLOP/s ({n} x {d} by {d} x 768, {product_time * 1e3:.0f} ms)')
   print(f'share             {100 * step_rate / product_rate:.1f}%')
 
+  if _TRACE.value:
+    with jax.profiler.trace(_TRACE.value):
+      seconds(run_step), seconds(run_step)
+    print('time of operations')
+    for kind, share in time_by_kind(pathlib.Path(_TRACE.value), compiled.as_text()).items():
+      print(f'  {100 * share:5.1f}%  {kind}')
+
 
 if __name__ == '__main__':
+  logging.set_verbosity(logging.WARNING)
   app.run(main)

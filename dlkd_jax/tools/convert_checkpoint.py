@@ -14,7 +14,7 @@ Of a run (its best checkpoint) to such a file; and of either to the release's na
 
 A .ckpt needs PyTorch (`pip install 'dlkd_jax[torch]'`), nothing else does. It is a pickle, of which tensors and plain
 values are read and nothing is executed. The number of attention heads cannot be seen from parameters, and a wrong one
-loads without an error and gives wrong scores; a .ckpt and a run say it, a .safetensors file does not.
+loads without an error and gives wrong scores; a .ckpt, a run and our own files say it, other files do not.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from dlkd_jax.models.parameter_files import write_parameters
+from dlkd_jax.models.parameter_files import read_metadata, write_parameters
 from dlkd_jax.models.release_parameters import from_release, to_release
 from dlkd_jax.models.student import EXPLORATION, INHERITANCE, Student, init_parameters
 
@@ -125,7 +125,8 @@ def read_file(path: pathlib.Path, ours: bool) -> Source:
     hint = 'not ours; leave --to_release out' if ours else 'ours already; evaluate it, or convert it with --to_release'
     raise ValueError(f'the parameter names in {path} are {hint}.')
   if ours:
-    return Source(str(path), flax.traverse_util.unflatten_dict(arrays, sep='/'))
+    heads = read_metadata(path).get('heads')
+    return Source(str(path), flax.traverse_util.unflatten_dict(arrays, sep='/'), int(heads) if heads else None)
   return parse_release({'model': arrays}, str(path))
 
 
@@ -135,25 +136,11 @@ def read_best_checkpoint(workdir: pathlib.Path) -> Source:
   Raises:
     FileNotFoundError: there is no checkpoint.
   """
-  from orbax.checkpoint import v1 as ocp  # Here, since it takes seconds.
+  from dlkd_jax.training.checkpoints import read_best  # Here, since it takes seconds.
 
-  folder = (workdir / 'checkpoints').absolute()
-  found = []
-  if folder.is_dir():
-    # Opened without clean-up of unfinished checkpoints: the training may still be running and writing one.
-    with ocp.training.Checkpointer(folder) as checkpointer:
-      found = [((c.metrics or {}).get('sum_r', -1.0), c.step) for c in checkpointer.checkpoints]
-  if not found:
-    raise FileNotFoundError(f'{workdir} holds no checkpoint; expected the --workdir of a training.')
-  step = max(found)[1]
-  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # The training may have had others.
-  state = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
-    ocp.checkpointables_metadata(folder / str(step)).metadata['state'],
-  )
-  params = jax.device_get(ocp.load_checkpointables(folder / str(step), {'state': state})['state']['params'])
+  params, step = read_best(workdir)
   config = json.loads((workdir / 'config.json').read_text(encoding='utf-8'))
-  return Source(f'checkpoint of step {step} in {workdir}', params, config['model']['heads'])
+  return Source(f'checkpoint of step {step} in {workdir}', jax.device_get(params), config['model']['heads'])
 
 
 def student_sizes(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,7 +204,7 @@ def convert(source: Source, target: pathlib.Path, release: bool) -> None:
   recipe = 'configs/activitynet.py' if sizes['Dv'] == 1024 else 'configs/tvr.py'
   command = ['python', '-m', 'dlkd_jax.main', f'--config={recipe}', '--workdir=runs/released', '--mode=eval']
   command += [f'--params={target}', *overrides(sizes, source.heads)]
-  write_parameters(source.params, target)
+  write_parameters(source.params, target, source.heads)
   print(f'wrote {target}; evaluate it, with the recipe of your data set, by\n  {shlex.join(command)}')
   if source.heads is None:
     print("  This takes the recipe's heads; a wrong number gives wrong scores without an error: --config.model.heads")

@@ -40,8 +40,16 @@ class Progress:
 class Checkpoints:
   """The checkpoints of one work directory; use as a context manager."""
 
-  def __init__(self, workdir: pathlib.Path):
-    """Opens `workdir/checkpoints`, which is made when the first checkpoint is saved."""
+  def __init__(self, workdir: pathlib.Path, read_only: bool = False):
+    """Opens `workdir/checkpoints`.
+
+    Args:
+      workdir: of the run; its folder of checkpoints is made where absent.
+      read_only: leave unfinished checkpoints alone: a training that still runs may be writing one.
+
+    Raises:
+      FileNotFoundError: `read_only`, and there is no folder of checkpoints.
+    """
     policy = _policies.AnyPreservationPolicy(
       [
         _policies.LatestN(_KEPT_NEWEST),
@@ -49,9 +57,11 @@ class Checkpoints:
         _policies.BestN(get_metric_fn=lambda m: m[_METRIC], n=1, keep_checkpoints_without_metrics=False),
       ]
     )
-    self._directory = workdir / 'checkpoints'
+    self._directory = (workdir / 'checkpoints').absolute()
+    if read_only and not self._directory.is_dir():
+      raise FileNotFoundError(f'{workdir} holds no checkpoint; expected the --workdir of a training.')
     self._checkpointer = ocp.training.Checkpointer(
-      self._directory.absolute(), preservation_policy=policy, cleanup_tmp_directories=True
+      self._directory, preservation_policy=policy, cleanup_tmp_directories=not read_only
     )
 
   def __enter__(self) -> Checkpoints:
@@ -99,3 +109,29 @@ class Checkpoints:
         f'the checkpoint {self._directory / str(step)} does not fit this configuration and data set: {error}'
       ) from error
     return loaded[_STATE], Progress(**loaded[_PROGRESS])
+
+  def restore_params(self, step: int) -> Any:
+    """Loads the parameters alone, onto the first local device, whatever devices wrote them."""
+    folder = self._directory / str(step)
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    state = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+      ocp.checkpointables_metadata(folder).metadata[_STATE],
+    )
+    return ocp.load_checkpointables(folder, {_STATE: state})[_STATE]['params']
+
+
+def read_best(workdir: pathlib.Path) -> tuple[Any, int]:
+  """Reads the parameters of a run's best checkpoint, or of its newest where none is rated yet, and their step.
+
+  Needs neither the configuration nor the data set, and leaves a training that still runs alone.
+
+  Raises:
+    FileNotFoundError: there is no checkpoint.
+  """
+  with Checkpoints(workdir, read_only=True) as checkpoints:
+    step = checkpoints.best_step
+    step = checkpoints.latest_step if step is None else step
+    if step is None:
+      raise FileNotFoundError(f'{workdir} holds no checkpoint; expected the --workdir of a training.')
+    return checkpoints.restore_params(step), step

@@ -10,12 +10,11 @@ import ml_collections
 
 from dlkd_jax import config as config_lib
 from dlkd_jax import sharding
-from dlkd_jax.models.parameter_files import read_parameters
+from dlkd_jax.models.parameter_files import check_shapes, read_parameters
 from dlkd_jax.models.student import init_parameters
 from dlkd_jax.training import recipe, splits
-from dlkd_jax.training.checkpoints import Checkpoints
+from dlkd_jax.training.checkpoints import read_best
 from dlkd_jax.training.report import evaluate_split
-from dlkd_jax.training.state import create_state
 
 
 def evaluate(
@@ -25,7 +24,7 @@ def evaluate(
 
   Args:
     config: the configuration.
-    workdir: the run; `eval_<split>.json` is written to it.
+    workdir: the run; `eval_<split>.json` is written to it, with the name of `params_file` in it where that is given.
     split: 'train', 'val' or 'test'.
     params_file: a safetensors file of parameters, or None for the best checkpoint.
 
@@ -39,24 +38,17 @@ def evaluate(
   config_lib.validate(config)
   mesh, student = sharding.make_mesh(), recipe.make_student(config)
   sizes = splits.feature_sizes(splits.open_split(config, split))
-  optimizer, _ = recipe.make_optimizer(config, 1)
-
-  def make_params():
-    return init_parameters(student, jax.random.key(0), sizes.frames, sizes.tokens)
-
+  like = jax.eval_shape(lambda: init_parameters(student, jax.random.key(0), sizes.frames, sizes.tokens))
   if params_file is not None:
-    params = read_parameters(pathlib.Path(params_file), like=jax.eval_shape(make_params))
-    params, origin = jax.device_put(params, sharding.replicated(mesh)), params_file
+    params, origin = read_parameters(pathlib.Path(params_file), like, config.model.heads), params_file
+    report = workdir / f'eval_{split}_{pathlib.Path(params_file).stem}.json'
   else:
-    state = create_state(make_params, optimizer, mesh)
-    with Checkpoints(workdir) as checkpoints:
-      step = checkpoints.best_step
-      step = checkpoints.latest_step if step is None else step
-      if step is None:
-        raise FileNotFoundError(f'{workdir} holds no checkpoint; train first, with the same --config and --workdir.')
-      params, origin = checkpoints.restore(step, state)[0].params, f'checkpoint of step {step} in {workdir}'
+    params, step = read_best(workdir)
+    check_shapes(params, like, f'the checkpoint of step {step} in {workdir}')
+    origin, report = f'checkpoint of step {step} in {workdir}', workdir / f'eval_{split}.json'
+  params = jax.device_put(params, sharding.replicated(mesh))
   metrics, text, _ = evaluate_split(config, student, params, mesh, split)
   print(f'{origin}\n{text}', flush=True)
   workdir.mkdir(parents=True, exist_ok=True)
-  (workdir / f'eval_{split}.json').write_text(json.dumps(metrics, indent=2) + '\n', encoding='utf-8')
+  report.write_text(json.dumps(metrics, indent=2) + '\n', encoding='utf-8')
   return metrics

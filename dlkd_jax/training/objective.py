@@ -49,8 +49,7 @@ def compute_objective(
   distils = batch.teacher_frames is not None
   labels = batch.labels if distils else None
   branches = {
-    name: max_frame_similarity(queries[name], frames[name], batch.frame_mask, labels)
-    for name in student.branch_names
+    name: max_frame_similarity(queries[name], frames[name], batch.frame_mask, labels) for name in student.branch_names
   }
   teacher = None
   if distils:

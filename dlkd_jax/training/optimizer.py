@@ -35,9 +35,7 @@ class UncorrectedAdamState(NamedTuple):
   nu: optax.Updates
 
 
-def scale_by_uncorrected_adam(
-  b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6
-) -> optax.GradientTransformation:
+def scale_by_uncorrected_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6) -> optax.GradientTransformation:
   """Computes m / (√v + eps) of the running means m and v, without bias correction."""
 
   def init(params):

@@ -44,9 +44,7 @@ def make_evaluation_options(config: ml_collections.ConfigDict, mesh, teacher: bo
   return EvaluationOptions(weights=weights, teacher=teacher, mesh=mesh)
 
 
-def make_coefficients(
-  config: ml_collections.ConfigDict, steps_per_epoch: int
-) -> Callable[[jax.Array], Coefficients]:
+def make_coefficients(config: ml_collections.ConfigDict, steps_per_epoch: int) -> Callable[[jax.Array], Coefficients]:
   """Makes the schedule of all loss coefficients: step → `Coefficients`."""
   s = config.schedules
   alpha = schedules.alpha(s.alpha, steps_per_epoch, s.alpha_start, s.epochs)

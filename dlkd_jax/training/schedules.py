@@ -130,9 +130,7 @@ def warmup_linear(peak: float, total_steps: int, warmup: float = 0.01) -> optax.
     ValueError: no steps, or a share outside [0, 1).
   """
   if total_steps < 1 or not 0.0 <= warmup < 1.0:
-    raise ValueError(
-      f'total_steps {total_steps} and warmup {warmup}: expected at least 1 and a share in [0, 1).'
-    )
+    raise ValueError(f'total_steps {total_steps} and warmup {warmup}: expected at least 1 and a share in [0, 1).')
 
   def schedule(step):
     progress = jnp.asarray(step, jnp.float32) / total_steps

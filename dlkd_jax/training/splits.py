@@ -71,9 +71,7 @@ class SplitEvaluator:
     self._source = open_split(config, split)
     options = recipe.make_pipeline_options(config, mesh.size)
     block = lambda size: -(-size // mesh.size) * mesh.size  # noqa: E731 - blocks divide over the devices
-    self._captions = functools.partial(
-      caption_blocks, self._source, options, block(config.evaluation.block_captions)
-    )
+    self._captions = functools.partial(caption_blocks, self._source, options, block(config.evaluation.block_captions))
     self._videos = functools.partial(video_blocks, self._source, options, block(config.evaluation.block_videos))
     self._evaluator = Evaluator(student, recipe.make_evaluation_options(config, mesh, teacher))
 

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import json
 import pathlib
+import sys
 from collections.abc import Mapping
 
-import tensorboardX
+# tensorboardX imports PyTorch where it is installed, for the sake of its tensors, which takes seconds and memory. A
+# module that is None in `sys.modules` is one that cannot be imported.
+_hidden = sys.modules.setdefault('torch', None) is None
+import tensorboardX  # noqa: E402
+
+if _hidden:
+  del sys.modules['torch']
 
 
 class MetricWriter:

@@ -71,6 +71,7 @@ def lse(values):
 
 
 def softmax(values):
+  values = list(values)
   total = lse(values)
   return [math.exp(v - total) for v in values]
 

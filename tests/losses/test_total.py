@@ -18,8 +18,11 @@ BASE = LossOptions(hard_pool=1)
 
 
 @functools.cache
-def compiled(options, dual=True, teacher=True):
-  """Value with parts, and the gradient with respect to (cosine and dot of both branches, own curve)."""
+def value_and_gradient(options, dual=True, teacher=True):
+  """Value with parts, and the gradient with respect to all similarities of the branches.
+
+  Not jitted: the options are static, and eight compilations cost more than all the calls.
+  """
 
   def loss(arrays, fixed, key, coefficients):
     masks = {name: fixed[name] for name in ('labels', 'caption_mask', 'video_mask', 'frame_mask')}
@@ -31,7 +34,7 @@ def compiled(options, dual=True, teacher=True):
       branches, reference if teacher else None, **masks, coefficients=coefficients, key=key, options=options
     )
 
-  return jax.jit(jax.value_and_grad(loss, has_aux=True))
+  return jax.value_and_grad(loss, has_aux=True)
 
 
 def run(problem, options=BASE, dual=True, teacher=True, seed=0, **scheduled):
@@ -46,7 +49,7 @@ def run(problem, options=BASE, dual=True, teacher=True, seed=0, **scheduled):
   }
   values = {'alpha': ALPHA, 'beta': BETA, 'distillation': W} | scheduled
   scalars = Coefficients(*(jnp.float32(v) for v in values.values()), hard_negatives=jnp.asarray(True))
-  return compiled(options, dual, teacher)(arrays, fixed, jax.random.key(seed), scalars)
+  return value_and_gradient(options, dual, teacher)(arrays, fixed, jax.random.key(seed), scalars)
 
 
 def expected_terms(problem, teacher=True, alpha=ALPHA, beta=BETA):

@@ -66,7 +66,7 @@ def drawn_counts(pool, hard, keys=1500):
     return jax.grad(part('text_to_video'))(cosine) > 0, jax.grad(part('video_to_text'))(cosine) > 0
 
   text, video = jax.jit(jax.vmap(gradient))(jax.random.split(jax.random.key(1), keys))
-  return problem, np.sum(text, axis=0), np.sum(video, axis=0)
+  return problem, np.asarray(text).sum(axis=0), np.asarray(video).sum(axis=0)
 
 
 def assert_uniform(counts, keys):

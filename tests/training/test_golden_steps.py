@@ -58,9 +58,7 @@ class Case:
       teacher_text=arrays['teacher_text'][:, 0],
     ).check()
     options = LossOptions(hard_pool=1, soft_labels=name != 'step_hard')
-    coefficients = Coefficients(
-      *(jnp.asarray(v) for v in (0.8, 0.8, FILES[name])), hard_negatives=jnp.asarray(True)
-    )
+    coefficients = Coefficients(*(jnp.asarray(v) for v in (0.8, 0.8, FILES[name])), hard_negatives=jnp.asarray(True))
 
     @jax.jit
     def objective(params):

@@ -1,0 +1,84 @@
+"""The optimiser against float64 loops."""
+
+import math
+
+import flax.traverse_util
+import jax
+import numpy as np
+import optax
+import pytest
+
+from dlkd_jax.training.optimizer import bert_adam, decays
+from dlkd_jax.training.schedules import warmup_linear
+
+DECAYED = {'position_embedding', 'token_pooling/kernel', 'attention/query/kernel'}
+SHAPES = {
+  'position_embedding': (4, 3),
+  'token_pooling/kernel': (3, 1),
+  'attention/query/kernel': (3, 2),
+  'attention/query/bias': (2,),
+  'attention/norm/scale': (3,),
+  'attention/norm/bias': (3,),
+  'input_norm/scale': (3,),
+  'position_norm/scale': (3,),
+}
+RATE, TOTAL, WARMUP = 0.05, 20, 0.2
+
+
+def nest(flat):
+  return {'inheritance': flax.traverse_util.unflatten_dict(flat, sep='/')}
+
+
+def loops(theta, gradients, weight_decay, max_norm):
+  """Follows every element on its own; `theta` and each entry of `gradients` are flat lists of one tensor."""
+  theta, m, v = list(theta), [0.0] * len(theta), [0.0] * len(theta)
+  for t, gradient in enumerate(gradients):
+    progress = t / TOTAL
+    rate = RATE * (progress / WARMUP if progress < WARMUP else (1 - progress) / (1 - WARMUP))
+    factor = min(1.0, max_norm / (math.sqrt(sum(g * g for g in gradient)) + 1e-6))
+    for i, g in enumerate(gradient):
+      g = g * factor
+      m[i] = 0.9 * m[i] + 0.1 * g
+      v[i] = 0.999 * v[i] + 0.001 * g * g
+      theta[i] -= rate * (m[i] / (math.sqrt(v[i]) + 1e-6) + weight_decay * theta[i])
+  return theta
+
+
+@pytest.mark.parametrize(('scale', 'max_norm'), [(0.01, 1.0), (30.0, 1.0), (30.0, 0.1)])
+def test_several_steps_against_loops(scale, max_norm):
+  rng = np.random.default_rng(0)
+  params = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in SHAPES.items()}
+  gradients = [
+    {name: (scale * rng.standard_normal(shape)).astype(np.float32) for name, shape in SHAPES.items()} for _ in range(8)
+  ]
+  optimizer = bert_adam(warmup_linear(RATE, TOTAL, WARMUP), weight_decay=0.3, max_norm=max_norm)
+
+  @jax.jit
+  def step(params, state, gradient):
+    updates, state = optimizer.update(gradient, state, params)
+    return optax.apply_updates(params, updates), state
+
+  actual = nest(params)
+  state = optimizer.init(actual)
+  for gradient in gradients:
+    actual, state = step(actual, state, nest(gradient))
+  actual = flax.traverse_util.flatten_dict(actual['inheritance'], sep='/')
+  for name, start in params.items():
+    history = [g[name].ravel().astype(np.float64).tolist() for g in gradients]
+    decay = 0.3 if name in DECAYED else 0.0
+    expected = loops(start.ravel().astype(np.float64).tolist(), history, decay, max_norm)
+    np.testing.assert_allclose(np.ravel(actual[name]), expected, rtol=2e-5, atol=2e-6, err_msg=name)
+
+
+def test_decay_spares_biases_and_norms_alone():
+  params = nest({name: np.zeros(shape) for name, shape in SHAPES.items()})
+  marked = flax.traverse_util.flatten_dict(decays(params)['inheritance'], sep='/')
+  assert {name for name, mark in marked.items() if mark} == DECAYED
+
+
+def test_zero_gradient_leaves_decay_alone():
+  params = nest({name: np.ones(shape, np.float32) for name, shape in SHAPES.items()})
+  optimizer = bert_adam(0.5, weight_decay=0.1)
+  updates, _ = optimizer.update(jax.tree.map(np.zeros_like, params), optimizer.init(params), params)
+  for name, update in flax.traverse_util.flatten_dict(updates['inheritance'], sep='/').items():
+    np.testing.assert_allclose(update, -0.05 if name in DECAYED else 0.0, rtol=1e-6)
