@@ -1,0 +1,88 @@
+"""What the README says: its commands exist as written, and its path from a pack to an evaluation runs."""
+
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.paths import repository
+from tests.tfds_builders import pack_writer
+
+README = (repository() / 'README.md').read_text(encoding='utf-8')
+
+
+def commands():
+  """Every command line of the README's shell blocks, with continued lines joined and comments cut."""
+  blocks = re.findall(r'```sh\n(.*?)```', README, re.DOTALL)
+  lines = ''.join(blocks).replace('\\\n', ' ').splitlines()
+  return [line.split('  #')[0].strip() for line in lines if line.strip() and not line.startswith('#')]
+
+
+PYTHON = [line for line in commands() if line.startswith('python -m ') and ' venv ' not in line]
+
+
+def run(line, cwd, *more):
+  environment = dict(os.environ, PYTHONPATH=str(repository()), XLA_FLAGS='', JAX_PLATFORMS='cpu')
+  arguments = [sys.executable, *shlex.split(line)[1:], *more]
+  return subprocess.run(arguments, cwd=cwd, env=environment, text=True, capture_output=True, check=False)
+
+
+def test_the_readme_has_commands():
+  assert len(PYTHON) >= 6
+
+
+@pytest.mark.parametrize('line', PYTHON)
+def test_modules_and_files_exist(line):
+  words = shlex.split(line)
+  assert importlib.util.find_spec(words[2]) is not None, words[2]
+  for config in re.findall(r'--config=(configs/\w+\.py)', line):
+    assert (repository() / config).is_file()
+
+
+def test_linked_files_exist():
+  for target in re.findall(r'\]\((?!http)([^)#]+)\)', README):
+    assert (repository() / target).exists(), target
+
+
+def test_configuration_fields_exist():
+  from configs import tvr
+
+  config = tvr.get_config()
+  table = README.split('## Configuration')[1].split('Where to find what')[0]
+  for group, text in re.findall(r'^\| `(\w+)` \| (.*) \|$', table, re.MULTILINE):
+    for field in re.findall(r'`(\w+)`', text):
+      assert field in config[group], f'{group}.{field}'
+    assert set(config[group]) == set(re.findall(r'`(\w+)`', text)), group
+
+
+def test_from_a_pack_to_an_evaluation(tmp_path):
+  """The commands of Data, Training and Evaluation for Charades, on a tiny pack and with the debug model."""
+  pack_writer.write(tmp_path / 'packs', pack_writer.Variant('charades', 'i3d_rgb_lgi', videos=(40, 6, 8)))
+  shutil.copytree(repository() / 'configs', tmp_path / 'configs')
+  chosen = [line for line in PYTHON if 'charades' in line and '--help' not in line]
+  assert len(chosen) == 3
+  outputs = []
+  for line in chosen:
+    done = run(line.replace('charades.py', 'charades.py:debug'), tmp_path)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    outputs.append(done.stdout)
+  assert (tmp_path / 'runs/charades/results.md').exists() and (tmp_path / 'runs/charades/eval_test.json').exists()
+  assert 'fused' in outputs[1] and 'teacher alone' in outputs[2]
+
+
+@pytest.mark.slow
+def test_run_sh_from_a_clone(tmp_path):
+  """Both commands of the newcomer, in a fresh clone; installs packages, so it needs a package index."""
+  subprocess.run(['git', 'clone', '-q', str(repository()), str(tmp_path / 'clone')], check=True)
+  environment = {name: value for name, value in os.environ.items() if name not in ('XLA_FLAGS', 'VIRTUAL_ENV')}
+  for _ in range(2):  # The second run reuses everything.
+    done = subprocess.run(
+      ['./run.sh'], cwd=tmp_path / 'clone', env=environment, text=True, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert 'fused' in done.stdout and 'chance' in done.stdout and 'teacher alone' in done.stdout
