@@ -15,8 +15,8 @@ def get_config(arg=None):
   config.data.max_frames = 40  # longer videos are resampled to this many frames
   config.data.frame_sizes = (40,)  # lengths that the frames of a batch are padded to
   config.data.max_words = 16  # longer captions are cut to this many tokens
-  config.data.word_sizes = (16,)  # lengths that the tokens of a batch are padded to
+  config.data.word_sizes = (10, 16)  # lengths that the tokens of a batch are padded to
   config.data.caption_sizes = (384,)  # three captions a video
-  config.training.epochs = 12  # at most
+  config.training.epochs = 20  # at most
   config.logging.every_steps = 5  # steps between two progress lines and log records
   return common.finish(config, arg)

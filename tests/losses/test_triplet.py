@@ -75,11 +75,13 @@ def assert_uniform(counts, keys):
   assert np.abs(counts - expected).max() < 5 * np.sqrt(expected), counts
 
 
-def test_negatives_are_drawn_uniformly_from_the_pool_of_best_wrong_videos():
-  problem, text, video = drawn_counts(pool=3, hard=True)
+# A pool of 20 holds more than there are wrong videos: the draw is among those there are.
+@pytest.mark.parametrize('pool', [3, 20])
+def test_negatives_are_drawn_uniformly_from_the_pool_of_best_wrong_videos(pool):
+  problem, text, video = drawn_counts(pool, hard=True)
   for q in range(problem.captions):
     wrong = [v for v in range(problem.videos) if v != problem.labels[q]]
-    best = sorted(wrong, key=lambda v: -problem.cosine[q, v])[:3]
+    best = sorted(wrong, key=lambda v: -problem.cosine[q, v])[:pool]
     assert set(np.flatnonzero(text[q])) == set(best)
     assert_uniform(text[q][best], 1500)
   assert not text[problem.captions :].any() and not text[:, problem.videos :].any()
@@ -99,12 +101,6 @@ def test_easy_negatives_are_drawn_uniformly_among_all_wrong_ones():
     wrong = [q for q in range(problem.captions) if problem.labels[q] != v]
     assert set(np.flatnonzero(video[:, v])) == set(wrong)
     assert_uniform(video[wrong, v], 1500)
-
-
-def test_pool_larger_than_the_wrong_videos_draws_among_those():
-  problem = make_problem(6, 3, seed=5)
-  values = {float(run(problem, pool=20, seed=s)[0][1]['text_to_video']) for s in range(30)}
-  assert np.isfinite(list(values)).all() and max(values) < 10.0 and len(values) > 1
 
 
 def test_order_of_videos_does_not_matter():

@@ -1,0 +1,92 @@
+"""The house rules that a machine can check: style, sizes of files and functions, which room imports which."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+from tests.paths import repository
+
+PACKAGES = ('dlkd_jax', 'tfds_builders', 'configs', 'tests')
+FILES = sorted(path for package in PACKAGES for path in (repository() / package).rglob('*.py'))
+# A room may import rooms named before it and itself; similarities and losses know arrays only.
+ROOMS = {
+  'dlkd_jax.similarity': (),
+  'dlkd_jax.models': (),
+  'dlkd_jax.losses': ('dlkd_jax.similarity',),
+  'dlkd_jax.data': (),
+  'dlkd_jax.retrieval': ('dlkd_jax.data', 'dlkd_jax.models', 'dlkd_jax.similarity', 'dlkd_jax.sharding'),
+  'dlkd_jax.training': (
+    'dlkd_jax.data',
+    'dlkd_jax.models',
+    'dlkd_jax.similarity',
+    'dlkd_jax.losses',
+    'dlkd_jax.retrieval',
+    'dlkd_jax.config',
+    'dlkd_jax.sharding',
+  ),
+  'tfds_builders': (),
+}
+
+
+def module(path):
+  return '.'.join(path.relative_to(repository()).with_suffix('').parts)
+
+
+def imports(path):
+  for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      yield from (f'{node.module}.{alias.name}' for alias in node.names)
+
+
+@pytest.mark.parametrize('arguments', [('check',), ('format', '--check')], ids=' '.join)
+def test_style(arguments):
+  pytest.importorskip('ruff')
+  done = subprocess.run(
+    [sys.executable, '-m', 'ruff', *arguments, '.'], cwd=repository(), capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_file_is_long():
+  long = {str(path): n for path in FILES if (n := len(path.read_text(encoding='utf-8').splitlines())) > 400}
+  assert not long
+
+
+def test_no_function_is_long():
+  long = []
+  for path in FILES:
+    if 'tests' in path.relative_to(repository()).parts:
+      continue
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+      if isinstance(node, ast.FunctionDef):
+        body = node.body[1:] if ast.get_docstring(node) else node.body
+        lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+        if lines > 60 and node.name != 'base':  # The list of all configuration fields.
+          long.append(f'{path}:{node.name} {lines}')
+  assert not long
+
+
+@pytest.mark.parametrize('room', ROOMS)
+def test_rooms_import_downwards(room):
+  allowed = (room, *ROOMS[room])
+  for path in FILES:
+    if not module(path).startswith(room + '.'):
+      continue
+    for name in imports(path):
+      if name.startswith(('dlkd_jax.', 'tfds_builders.', 'configs')):
+        assert name.startswith(tuple(f'{a}.' for a in allowed) + allowed), f'{module(path)} imports {name}'
+
+
+def test_public_functions_have_docstrings():
+  missing = []
+  for path in FILES:
+    if 'tests' in path.relative_to(repository()).parts:
+      continue
+    tree = ast.parse(path.read_text(encoding='utf-8'))
+    nodes = [tree, *(n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name[0] != '_')]
+    missing += [f'{path}:{getattr(n, "name", "module")}' for n in nodes if not ast.get_docstring(n)]
+  assert not missing
