@@ -70,13 +70,20 @@ def validate(config: ml_collections.ConfigDict) -> None:
         value = value[name]
       problems.append(f'config.{field} is {value!r}, expected {expected}')
 
-  for field in ('model.input_dropout', 'model.dropout', 'optimizer.warmup'):
+  for field in ('model.input_dropout', 'model.dropout'):
     group, name = field.split('.')
-    require(0.0 <= config[group][name] < 1.0, field, 'a share in [0, 1)')
+    require(0.0 <= config[group][name] <= 0.99, field, 'a share in [0, 0.99]')
+  require(0.0 <= config.optimizer.warmup < 1.0, 'optimizer.warmup', 'a share in [0, 1)')
+  require(config.schedules.epochs >= 1, 'schedules.epochs', 'at least 1')
+  require(config.loss.temperature > 0, 'loss.temperature', 'a positive number')
+  teacher_temperature = config.loss.teacher_temperature
+  require(teacher_temperature is None or teacher_temperature > 0, 'loss.teacher_temperature', 'unset or positive')
   for field in ('schedules.alpha_start', 'schedules.beta_start'):
     group, name = field.split('.')
     require(0.0 <= config[group][name] <= 1.0, field, 'a share in [0, 1]')
-  require(config.model.hidden % config.model.heads == 0, 'model.hidden', f'a multiple of {config.model.heads} heads')
+  heads = config.model.heads
+  require(heads >= 1, 'model.heads', 'at least 1')
+  require(heads < 1 or config.model.hidden % heads == 0, 'model.hidden', f'a multiple of {heads} heads')
   require(config.training.epochs >= 1, 'training.epochs', 'at least 1')
   require(config.training.patience >= 1, 'training.patience', 'at least 1')
   require(config.training.checkpoint_every_steps >= 0, 'training.checkpoint_every_steps', '0 or more')

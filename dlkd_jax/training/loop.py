@@ -54,8 +54,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str,
     run.restore_or_start(checkpoints)
     with MetricWriter(workdir, int(run.state.step)) as writer:
       run.train(checkpoints, writer)
-      params = run.best_params(checkpoints)
-      return final_report(config, workdir, run.student, params, run.mesh, run.progress, writer)
+    params = run.best_params(checkpoints)
+    return final_report(config, workdir, run.student, params, run.mesh, run.progress)
 
 
 class _Run:

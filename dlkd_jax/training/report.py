@@ -30,7 +30,7 @@ def evaluate_split(
   return result.as_dict(f'{split}/'), text, markdown
 
 
-def final_report(config, workdir: pathlib.Path, student, params, mesh, progress, writer) -> dict[str, float]:
+def final_report(config, workdir: pathlib.Path, student, params, mesh, progress) -> dict[str, float]:
   """Evaluates the best parameters on validation and test, prints the tables, writes `results.json` and `results.md`.
 
   Returns:
@@ -44,7 +44,6 @@ def final_report(config, workdir: pathlib.Path, student, params, mesh, progress,
     metrics |= values
     markdown.append(table)
     print(f'\n{text}', flush=True)
-  writer.write(progress.best_step, {f'final/{name}': value for name, value in metrics.items()})
   record = {'best_epoch': progress.best_epoch, 'epochs': progress.evaluated_epochs, 'metrics': metrics}
   (workdir / 'results.json').write_text(json.dumps(record, indent=2) + '\n', encoding='utf-8')
   (workdir / 'results.md').write_text('\n\n'.join(markdown) + '\n', encoding='utf-8')
