@@ -11,6 +11,8 @@ from typing import Any
 
 import ml_collections
 
+from dlkd_jax import files
+
 # Fields that may differ when a run is resumed: they change what is reported or where data lies, not the result.
 _FREE_ON_RESUME = ('data.data_dir', 'data.read_threads', 'data.prefetch_batches', 'logging', 'evaluation.block_')
 
@@ -126,7 +128,4 @@ def write_or_compare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -
         + '\nResume with the saved values, or choose another --workdir.'
       )
     return
-  workdir.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_suffix('.tmp')
-  temporary.write_text(json.dumps(current, indent=2) + '\n')
-  temporary.replace(path)
+  files.write_json(path, current)

@@ -74,7 +74,7 @@ def test_every_recipe_loads_with_every_argument(name, arg):
   # The parts of a run can be made of it.
   assert recipe.make_student(config).dual is config.model.dual
   assert recipe.make_loss_options(config).margin == config.loss.margin
-  assert isinstance(recipe.make_pipeline_options(config, 1), PipelineOptions)
+  assert isinstance(recipe.make_pipeline_options(config, 1, teacher=True), PipelineOptions)
   recipe.make_optimizer(config, 10)
   recipe.make_coefficients(config, 10)
 

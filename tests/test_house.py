@@ -24,6 +24,7 @@ ROOMS = {
     'dlkd_jax.losses',
     'dlkd_jax.retrieval',
     'dlkd_jax.config',
+    'dlkd_jax.files',
     'dlkd_jax.sharding',
   ),
   'tfds_builders': (),

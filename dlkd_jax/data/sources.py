@@ -55,17 +55,27 @@ def open_source(data_dir: str | os.PathLike[str], name: str, split: str) -> Sour
     FileNotFoundError: no finished data set of that name lies there.
     ValueError: several configurations lie there, or the set has no such split, or the split is empty.
   """
-  folder = _latest_version(pathlib.Path(data_dir), name)
-  # Imported here because it takes a second, which those who bring their own source need not wait for.
-  import tensorflow_datasets as tfds
-
-  builder = tfds.builder_from_directory(str(folder))
+  builder, folder = _open_set(data_dir, name)
   if split not in builder.info.splits:
     raise ValueError(f'{folder} has no split {split!r}; it has {sorted(builder.info.splits)}. Name one of these.')
   source = builder.as_data_source(split)
   if len(source) == 0:
     raise ValueError(f'split {split!r} of {folder} has no videos; build it again with {_command(name)}')
   return source
+
+
+def split_names(data_dir: str | os.PathLike[str], name: str) -> list[str]:
+  """Returns the splits of a data set; arguments and errors are those of `open_source`."""
+  return list(_open_set(data_dir, name)[0].info.splits)
+
+
+def _open_set(data_dir: str | os.PathLike[str], name: str) -> tuple[Any, pathlib.Path]:
+  """Returns the TFDS builder of a finished data set and its folder."""
+  folder = _latest_version(pathlib.Path(data_dir), name)
+  # Imported here because it takes a second, which those who bring their own source need not wait for.
+  import tensorflow_datasets as tfds
+
+  return tfds.builder_from_directory(str(folder)), folder
 
 
 def text(value: Any) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 
 import jax
 import ml_collections
 
 from dlkd_jax import config as config_lib
-from dlkd_jax import sharding
+from dlkd_jax import files, sharding
 from dlkd_jax.models.parameter_files import check_shapes, read_parameters
 from dlkd_jax.models.student import init_parameters
 from dlkd_jax.training import recipe, splits
@@ -49,6 +48,5 @@ def evaluate(
   params = jax.device_put(params, sharding.replicated(mesh))
   metrics, text, _ = evaluate_split(config, student, params, mesh, split)
   print(f'{origin}\n{text}', flush=True)
-  workdir.mkdir(parents=True, exist_ok=True)
-  report.write_text(json.dumps(metrics, indent=2) + '\n', encoding='utf-8')
+  files.write_json(report, metrics)
   return metrics

@@ -65,7 +65,7 @@ class _Run:
     self.config, self.workdir = config, workdir
     self.mesh = sharding.make_mesh()
     source = splits.open_split(config, 'train')
-    options = recipe.make_pipeline_options(config, self.mesh.size)
+    options = recipe.make_pipeline_options(config, self.mesh.size, config.loss.teacher)
     self.pipeline = train_pipeline(source, options, config.seed)
     self.steps_per_epoch = self.pipeline.steps_per_epoch
     self.total_steps = self.steps_per_epoch * config.training.epochs

@@ -31,10 +31,10 @@ def make_loss_options(config: ml_collections.ConfigDict) -> LossOptions:
   return LossOptions(**fields)
 
 
-def make_pipeline_options(config: ml_collections.ConfigDict, devices: int) -> PipelineOptions:
-  """Makes the options of the input pipeline for so many local devices."""
+def make_pipeline_options(config: ml_collections.ConfigDict, devices: int, teacher: bool) -> PipelineOptions:
+  """Makes the options of the input pipeline for so many local devices, with or without the teacher's features."""
   fields = {name: value for name, value in config.data.items() if name in PipelineOptions.__dataclass_fields__}
-  return PipelineOptions(teacher=config.loss.teacher, batch_multiple=devices, **fields)
+  return PipelineOptions(teacher=teacher, batch_multiple=devices, **fields)
 
 
 def make_evaluation_options(config: ml_collections.ConfigDict, mesh, teacher: bool) -> EvaluationOptions:

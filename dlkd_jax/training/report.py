@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 from typing import Any
 
 import ml_collections
 from jax.sharding import Mesh
 
+from dlkd_jax import files
 from dlkd_jax.models.student import Student
 from dlkd_jax.retrieval import tables
-from dlkd_jax.training.splits import SplitEvaluator
+from dlkd_jax.training import splits
 
 
 def evaluate_split(
@@ -22,7 +22,7 @@ def evaluate_split(
   Returns:
     Metrics by name (`<split>/fused/SumR`, …), the table as text, and as Markdown.
   """
-  result = SplitEvaluator(config, student, mesh, split, teacher=True)(params)
+  result = splits.SplitEvaluator(config, student, mesh, split, teacher=True)(params)
   heading = f'{config.data.dataset}, {split}: {len(result.caption_ids):,} captions, {len(result.video_ids):,} videos'
   videos = len(result.video_ids)
   text = f'{heading}\n{tables.text_table(result.metrics, videos)}'
@@ -31,20 +31,22 @@ def evaluate_split(
 
 
 def final_report(config, workdir: pathlib.Path, student, params, mesh, progress) -> dict[str, float]:
-  """Evaluates the best parameters on validation and test, prints the tables, writes `results.json` and `results.md`.
+  """Evaluates the best parameters on validation and test, as far as the data set has these splits.
+
+  Prints the tables and writes `results.json` and `results.md`.
 
   Returns:
-    The metrics of both splits by name.
+    The metrics of the splits by name.
   """
   best = f'epoch {progress.best_epoch} of {progress.evaluated_epochs}, chosen by SumR on validation'
   metrics, markdown = {}, [f'# Results\n\nParameters of {best}.']
   print(f'\nFinal results, {best}')
-  for split in ('val', 'test'):
+  for split in splits.names(config, ('val', 'test')):
     values, text, table = evaluate_split(config, student, params, mesh, split)
     metrics |= values
     markdown.append(table)
     print(f'\n{text}', flush=True)
   record = {'best_epoch': progress.best_epoch, 'epochs': progress.evaluated_epochs, 'metrics': metrics}
-  (workdir / 'results.json').write_text(json.dumps(record, indent=2) + '\n', encoding='utf-8')
-  (workdir / 'results.md').write_text('\n\n'.join(markdown) + '\n', encoding='utf-8')
+  files.write_text(workdir / 'results.md', '\n\n'.join(markdown) + '\n')
+  files.write_json(workdir / 'results.json', record)
   return metrics

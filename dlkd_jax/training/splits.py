@@ -10,7 +10,7 @@ import ml_collections
 from jax.sharding import Mesh
 
 from dlkd_jax.data.evaluation_blocks import caption_blocks, video_blocks
-from dlkd_jax.data.sources import open_source
+from dlkd_jax.data.sources import open_source, split_names
 from dlkd_jax.models.student import Student
 from dlkd_jax.retrieval.evaluation import EvaluationResult
 from dlkd_jax.retrieval.evaluator import Evaluator
@@ -49,6 +49,12 @@ def open_split(config: ml_collections.ConfigDict, split: str):
   return source if config.data.max_videos is None else _First(source, config.data.max_videos)
 
 
+def names(config: ml_collections.ConfigDict, wanted: Sequence[str]) -> list[str]:
+  """Returns which of the wanted splits the configured data set has."""
+  there = split_names(config.data.data_dir, config.data.dataset)
+  return [split for split in wanted if split in there]
+
+
 def feature_sizes(source) -> FeatureSizes:
   """Reads the feature sizes off the first record of a source."""
   record = source[0]
@@ -69,7 +75,7 @@ class SplitEvaluator:
       teacher: also score the teacher alone, where its features exist.
     """
     self._source = open_split(config, split)
-    options = recipe.make_pipeline_options(config, mesh.size)
+    options = recipe.make_pipeline_options(config, mesh.size, teacher)
     block = lambda size: -(-size // mesh.size) * mesh.size  # noqa: E731 - blocks divide over the devices
     self._captions = functools.partial(caption_blocks, self._source, options, block(config.evaluation.block_captions))
     self._videos = functools.partial(video_blocks, self._source, options, block(config.evaluation.block_videos))

@@ -7,6 +7,8 @@ import pathlib
 import sys
 from collections.abc import Mapping
 
+from dlkd_jax import files
+
 # tensorboardX imports PyTorch where it is installed, for the sake of its tensors, which takes seconds and memory. A
 # module that is None in `sys.modules` is one that cannot be imported.
 _hidden = sys.modules.setdefault('torch', None) is None
@@ -56,6 +58,4 @@ class MetricWriter:
         continue
       if record['step'] <= step:
         kept.append(line + '\n')
-    temporary = self._path.with_suffix('.tmp')
-    temporary.write_text(''.join(kept), encoding='utf-8')
-    temporary.replace(self._path)
+    files.write_text(self._path, ''.join(kept))
