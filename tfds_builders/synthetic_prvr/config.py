@@ -19,7 +19,7 @@ class SyntheticConfig(tfds.core.BuilderConfig):
   """One synthetic data set; every number here changes the data."""
 
   seed: int = _option(0, 'everything follows from it')
-  num_train: int = _option(640, 'videos of the train split')
+  num_train: int = _option(256, 'videos of the train split')
   num_val: int = _option(256, 'videos of the val split')
   num_test: int = _option(256, 'videos of the test split')
   captions_per_video: int = _option(3, 'captions of each video, each of one moment')
@@ -36,9 +36,9 @@ class SyntheticConfig(tfds.core.BuilderConfig):
   student_noise: float = _option(1.0, 'noise of student frames, in units of their signal')
   token_noise: float = _option(0.5, 'noise of tokens, in units of their signal')
   token_mixing: float = _option(0.3, 'share of a token that comes from its neighbours')
-  teacher_noise: float = _option(0.3, 'noise of teacher frames, in units of their signal')
-  teacher_text_noise: float = _option(0.2, 'noise of teacher text, in units of its signal')
-  teacher_nuisance: float = _option(0.2, 'what a teacher frame says of the video as a whole')
+  teacher_noise: float = _option(0.2, 'noise of teacher frames, in units of their signal')
+  teacher_text_noise: float = _option(0.1, 'noise of teacher text, in units of its signal')
+  teacher_nuisance: float = _option(0.1, 'what a teacher frame says of the video as a whole')
   teacher_frame_ratio: float = _option(1.0, 'teacher frames for each student frame')
   attribute_rate: float = _option(0.7, 'share of captions that mention the attribute')
   filler_rate: float = _option(0.5, 'share of captions with a filler word, at each end')
