@@ -39,6 +39,9 @@ def main(argv):
     logging.debug('the traceback', exc_info=True)
     print(f'error: {error}', file=sys.stderr)
     sys.exit(1)
+  except KeyboardInterrupt:
+    print('\ninterrupted; the same command goes on from the newest checkpoint', file=sys.stderr)
+    sys.exit(130)
 
 
 if __name__ == '__main__':

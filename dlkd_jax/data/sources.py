@@ -118,6 +118,10 @@ def _latest_version(data_dir: pathlib.Path, name: str) -> pathlib.Path:
 
 
 def _command(name: str, data_dir: os.PathLike[str] | str = '…') -> str:
-  collection = name.split('/')[0].removesuffix('_prvr')
-  manual = '' if collection == 'synthetic' else ' --manual_dir=…'
-  return f'`python -m tfds_builders.build {collection}{manual} --data_dir={data_dir}`'
+  """Returns the command that builds a data set, for messages."""
+  dataset, _, config = name.partition('/')
+  collection = dataset.removesuffix('_prvr')
+  more = '' if collection == 'synthetic' else ' --manual_dir=…'
+  if collection == 'synthetic' and config:
+    more = f' --config={config}'
+  return f'`python -m tfds_builders.build {collection}{more} --data_dir={data_dir}`'
