@@ -167,6 +167,13 @@ def test_nan_stops_the_run_and_keeps_the_last_checkpoint(undisturbed, data_dir, 
     assert all(np.isfinite(x).all() for branch in params.values() for x in _leaves(branch))
 
 
+def test_training_stops_when_validation_does_not_improve(data_dir, tmp_path):
+  still = ('--config.optimizer.learning_rate=1e-12', '--config.training.epochs=9', '--config.training.patience=2')
+  run(*training(data_dir, tmp_path, *still))
+  results = json.loads((tmp_path / 'results.json').read_text())
+  assert (results['best_epoch'], results['epochs']) == (1, 3)
+
+
 def _leaves(tree):
   return [x for value in tree.values() for x in (_leaves(value) if isinstance(value, dict) else [np.asarray(value)])]
 
