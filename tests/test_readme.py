@@ -64,7 +64,7 @@ def test_from_a_pack_to_an_evaluation(tmp_path):
   """The commands of Data, Training and Evaluation for Charades, on a tiny pack and with the debug model."""
   pack_writer.write(tmp_path / 'packs', pack_writer.Variant('charades', 'i3d_rgb_lgi', videos=(40, 6, 8)))
   shutil.copytree(repository() / 'configs', tmp_path / 'configs')
-  chosen = [line for line in PYTHON if 'charades' in line and '--help' not in line]
+  chosen = [line for line in dict.fromkeys(PYTHON) if 'charades' in line and not re.search('--help|charades.py:', line)]
   assert len(chosen) == 3
   outputs = []
   for line in chosen:
