@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import flax.traverse_util
@@ -20,10 +21,14 @@ def write_parameters(params: Any, path: pathlib.Path, heads: int | None = None) 
     heads: attention heads of the student, where known. No shape shows them, so the file says it.
   """
   flat = flax.traverse_util.flatten_dict(params, sep='/')
+  save_arrays(flat, path, {'format': 'dlkd_jax'} | ({'heads': str(heads)} if heads else {}))
+
+
+def save_arrays(arrays: Mapping[str, Any], path: pathlib.Path, metadata: dict[str, str]) -> None:
+  """Writes arrays by name as safetensors; the file appears only when it is whole."""
   temporary = path.with_name(path.name + '.tmp')
-  arrays = {name: np.ascontiguousarray(array) for name, array in flat.items()}
-  metadata = {'format': 'dlkd_jax'} | ({'heads': str(heads)} if heads else {})
-  safetensors.numpy.save_file(arrays, temporary, metadata=metadata)
+  contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+  safetensors.numpy.save_file(contiguous, temporary, metadata=metadata)
   temporary.replace(path)
 
 

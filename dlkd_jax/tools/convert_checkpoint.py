@@ -35,7 +35,7 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from dlkd_jax.models.parameter_files import read_metadata, write_parameters
+from dlkd_jax.models.parameter_files import read_metadata, save_arrays, write_parameters
 from dlkd_jax.models.release_parameters import from_release, to_release
 from dlkd_jax.models.student import EXPLORATION, INHERITANCE, Student, init_parameters
 
@@ -117,15 +117,12 @@ def read_file(path: pathlib.Path, ours: bool) -> Source:
     raise FileNotFoundError(f'there is no file {path}.')
   if path.suffix != '.safetensors' and not ours:
     return parse_release(load_torch_checkpoint(path), str(path))
-  try:
-    arrays = safetensors.numpy.load_file(path)
-  except safetensors.SafetensorError as error:
-    raise ValueError(f'{path} is not a whole safetensors file: {error}') from error
+  heads = read_metadata(path).get('heads')  # Checks first that the file is whole.
+  arrays = safetensors.numpy.load_file(path)
   if ours != any('/' in name for name in arrays):
     hint = 'not ours; leave --to_release out' if ours else 'ours already; evaluate it, or convert it with --to_release'
     raise ValueError(f'the parameter names in {path} are {hint}.')
   if ours:
-    heads = read_metadata(path).get('heads')
     return Source(str(path), flax.traverse_util.unflatten_dict(arrays, sep='/'), int(heads) if heads else None)
   return parse_release({'model': arrays}, str(path))
 
@@ -196,9 +193,7 @@ def convert(source: Source, target: pathlib.Path, release: bool) -> None:
   print(f'  frames {sizes["max_frames"]} of Dv {sizes["Dv"]}, words {sizes["max_words"]} of Dq {sizes["Dq"]}')
   target.parent.mkdir(parents=True, exist_ok=True)
   if release:
-    temporary = target.with_name(target.name + '.tmp')
-    safetensors.numpy.save_file(to_release(source.params), temporary, metadata={'format': 'pt'})
-    temporary.replace(target)
+    save_arrays(to_release(source.params), target, {'format': 'pt'})
     print(f"wrote {target} under the release's names; load it with n_heads = {source.heads or 'that of its training'}")
     return
   recipe = 'configs/activitynet.py' if sizes['Dv'] == 1024 else 'configs/tvr.py'
