@@ -1,46 +1,52 @@
 """The typed batch that the input pipeline makes and the train step takes.
 
-One alphabet of sizes everywhere: B videos, Q captions, L frames, W words, D features. All arrays are padded to
-static shapes and every padded row is named by a mask, so that no result depends on the padding.
+One alphabet of sizes everywhere: B videos, Q captions, L frames of a row, W tokens of a row, D features. All arrays are
+padded to static shapes and every padded entry is named by a mask, so that no result depends on the padding.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import chex
 import flax.struct
 
-Array = Any  # numpy on the host, jax.Array on the device.
+from dlkd_jax.layout import Array, Layout
 
 
 @flax.struct.dataclass
 class Batch:
-  """B videos with all of their captions, Q in all.
+  """B videos with all of their captions, Q in all, in rows of frames and rows of tokens.
 
-  Real videos come before padded ones and real captions before padded ones; the captions of a video are adjacent
-  and in the order of the videos.
+  Every array is split along its first axis over the devices that share the batch. A caption lies on the device of its
+  video. On each device real videos come before padded ones, real captions before padded ones, and the captions of a
+  video are adjacent.
 
   Attributes:
-    student_frames: `[B, L, Dv]` float32, each real row divided by its norm; padded rows are 0.
-    frame_mask: `[B, L]` bool, true at real frames. A padded video has none.
-    student_tokens: `[Q, W, Dq]` float32, each real row divided by its norm; padded rows are 0.
-    token_mask: `[Q, W]` bool, true at real tokens. A padded caption has none.
-    labels: `[Q]` int32, row of the caption's own video in this batch; 0 for a padded caption.
+    student_frames: `[R, L, Dv]` float32, each real frame divided by its norm; padded ones are 0.
+    student_tokens: `[Rw, W, Dq]` float32, each real token divided by its norm; padded ones are 0.
+    frames: layout of the videos in the rows of frames: `frames.where` is `[B]`.
+    tokens: layout of the captions in the rows of tokens: `tokens.where` is `[Q]`.
+    labels: `[Q]` int32, index of the caption's own video among the B of the whole batch, over all devices; 0 for a
+      padded caption.
     video_mask: `[B]` bool, true for real videos.
     caption_mask: `[Q]` bool, true for real captions.
-    teacher_frames: `[B, L, Dt]` float32, not normalised, of the same frames as the student's (same mask);
+    video_ordinals: `[B]` int32, place of a real video in the order of the batch, from 0, over all devices; -1 for a
+      padded one. What goes "by position" in a batch, and every random draw, follows it, so that results do not depend
+      on how the batch is shared or packed.
+    caption_ordinals: `[Q]` int32, the same of captions.
+    teacher_frames: `[R, L, Dt]` float32, not normalised, of the same frames as the student's, in the same layout;
       None without a teacher.
     teacher_text: `[Q, Dt]` float32, not normalised; None without a teacher.
   """
 
   student_frames: Array
-  frame_mask: Array
   student_tokens: Array
-  token_mask: Array
+  frames: Layout
+  tokens: Layout
   labels: Array
   video_mask: Array
   caption_mask: Array
+  video_ordinals: Array
+  caption_ordinals: Array
   teacher_frames: Array | None = None
   teacher_text: Array | None = None
 
@@ -50,13 +56,14 @@ class Batch:
     Raises:
       AssertionError: two arrays disagree on a size; the message names them.
     """
-    b, l, _ = self.student_frames.shape
-    q, w, _ = self.student_tokens.shape
-    chex.assert_shape(self.frame_mask, (b, l))
-    chex.assert_shape(self.token_mask, (q, w))
-    chex.assert_shape([self.labels, self.caption_mask], (q,))
-    chex.assert_shape(self.video_mask, (b,))
+    (b,), (q,) = self.video_mask.shape, self.caption_mask.shape
+    chex.assert_shape([self.labels, self.caption_ordinals, self.tokens.where], (q,))
+    chex.assert_shape([self.video_ordinals, self.frames.where], (b,))
+    for features, layout in ((self.student_frames, self.frames), (self.student_tokens, self.tokens)):
+      rows, length, _ = features.shape
+      chex.assert_shape([layout.slot, layout.position], (rows, length))
+      chex.assert_shape(layout.ordinals, (rows, None))
     if self.teacher_frames is not None:
-      chex.assert_shape(self.teacher_frames, (b, l, None))
+      chex.assert_shape(self.teacher_frames, (*self.student_frames.shape[:2], None))
       chex.assert_shape(self.teacher_text, (q, self.teacher_frames.shape[-1]))
     return self
