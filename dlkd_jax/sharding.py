@@ -1,4 +1,8 @@
-"""The device mesh, made in one place, and how arrays lie on it."""
+"""The device mesh, made in one place, and how arrays lie on it.
+
+The mesh has two axes. A batch is split over both; parameters are split over `model` alone, and are gathered where they
+are used (fully sharded data parallelism). With a `model` axis of 1, the default, every device holds them whole.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +13,35 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-DATA_AXIS = 'data'
+DATA_AXIS, MODEL_AXIS = 'data', 'model'
+BATCH_AXES = (DATA_AXIS, MODEL_AXIS)
+# A smaller array is not worth a gather.
+_SPLIT_FROM = 2**12
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """Makes a one-dimensional mesh over the given devices, by default all local ones.
+def make_mesh(devices: Sequence[jax.Device] | None = None, model: int = 1) -> Mesh:
+  """Makes the mesh over the given devices, by default those of all processes.
 
-  Its axis is of type Auto: the partitioner may combine two sharded operands, as a batch's similarities need.
+  Its axes are of type Auto: the partitioner may combine two sharded operands.
+
+  Args:
+    devices: in the order in which they share a batch.
+    model: devices along the axis that splits parameters.
+
+  Raises:
+    ValueError: the devices do not divide by `model`.
   """
-  devices = list(devices or jax.local_devices())
-  return Mesh(np.asarray(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+  devices = list(jax.devices() if devices is None else devices)
+  if model < 1 or len(devices) % model:
+    raise ValueError(
+      f'config.mesh.model is {model}, and there are {len(devices)} devices; expected a number that divides them.'
+    )
+  return Mesh(np.asarray(devices).reshape(-1, model), BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
 
 
 def rows(mesh: Mesh) -> NamedSharding:
-  """Sharding of arrays whose first axis is split over the devices."""
-  return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+  """Sharding of arrays whose first axis is split over all devices."""
+  return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -31,16 +49,49 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
+def state_shardings(state: Any, mesh: Mesh) -> Any:
+  """Chooses the sharding of every array of a training state: parameters and what the optimiser keeps for each.
+
+  The longest axis that divides by the `model` axis of the mesh is split over it; small arrays stay whole. The choice
+  follows from the shape alone, so a parameter and its moments lie alike.
+
+  Args:
+    state: pytree of arrays or of `jax.ShapeDtypeStruct`.
+    mesh: the devices.
+
+  Returns:
+    The pytree of shardings.
+  """
+  parts = mesh.shape[MODEL_AXIS]
+
+  def choose(array) -> NamedSharding:
+    axes = [axis for axis, size in enumerate(array.shape) if size % parts == 0]
+    if parts == 1 or not axes or np.prod(array.shape) < _SPLIT_FROM:
+      return replicated(mesh)
+    longest = max(axes, key=lambda axis: array.shape[axis])
+    return NamedSharding(mesh, PartitionSpec(*[None] * longest, MODEL_AXIS))
+
+  return jax.tree.map(choose, state)
+
+
 def shard_batch(batch: Any, mesh: Mesh) -> Any:
-  """Puts the arrays of a batch on the mesh, split along their first axis.
+  """Makes the arrays of a batch, of all processes together, out of what this process holds.
+
+  Args:
+    batch: pytree of numpy arrays: this process's share of the first axis.
+    mesh: the devices; those of a process are adjacent in it.
 
   Raises:
-    ValueError: a first axis does not divide by the number of devices.
+    ValueError: a first axis does not divide by the number of this process's devices.
   """
+  local = mesh.local_mesh.size
   for array in jax.tree.leaves(batch):
-    if array.shape[0] % mesh.size:
+    if array.shape[0] % local:
       raise ValueError(
-        f'a batch array of {array.shape[0]} rows does not divide over {mesh.size} devices; '
-        f'choose batch_videos and caption_sizes that are multiples of {mesh.size}.'
+        f'a batch array of {array.shape[0]} rows does not divide over {local} devices; choose sizes (batch_videos, '
+        f'caption_sizes) that are multiples of {local}.'
       )
-  return jax.device_put(batch, rows(mesh))
+  placement = rows(mesh)
+  if jax.process_count() == 1:
+    return jax.device_put(batch, placement)
+  return jax.tree.map(lambda array: jax.make_array_from_process_local_data(placement, array), batch)

@@ -1,63 +1,40 @@
-"""Building blocks of the student: dropout, self-attention and the sequence encoder of one branch.
+"""Building blocks of the student: self-attention and the sequence encoder of one branch.
 
-Sizes: N sequences, T positions (frames or words), D input features, H hidden features.
+Sizes: R rows, T positions of a row (frames or words), D input features, H hidden features. Several sequences may share
+a row (`dlkd_jax.layout`); no result of one depends on another, nor on where in the rows it lies.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dlkd_jax.layout import Layout
+from dlkd_jax.models.dropout import Dropout, PositionSeeds
+
 LAYER_NORM_EPSILON = 1e-5
-# Added to attention scores at padded keys. It is finite, so that a sequence that is all padding stays finite too.
+# Added to attention scores at keys of padding and of other sequences; finite, so that a row of padding stays finite.
 PADDED_KEY_BIAS = -10000.0
 _INIT = nn.initializers.normal(stddev=0.02)
 
 
-def dense(features: int, name: str | None = None, use_bias: bool = True) -> nn.Dense:
-  """Returns a linear layer with the method's initialisation: N(0, 0.02) weights, zero biases."""
-  return nn.Dense(features, use_bias=use_bias, kernel_init=_INIT, name=name)
+def dense(features: int, name: str | None = None, use_bias: bool = True, dtype: Any = jnp.float32) -> nn.Dense:
+  """Returns a linear layer with the method's initialisation: N(0, 0.02) weights, zero biases.
 
-
-def layer_norm(name: str) -> nn.LayerNorm:
-  """Returns a layer normalisation with the method's epsilon and the two-pass variance."""
-  return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, name=name)
-
-
-def keep_mask(key: jax.Array, shape: tuple[int, ...], rate: float) -> tuple[jax.Array, float]:
-  """Draws a dropout mask from 16 random bits an element.
-
-  Random bits are a visible share of a training step, and 16 of them resolve a rate to 1.5e-5: one 32-bit word
-  serves two elements.
-
-  Args:
-    key: typed PRNG key.
-    shape: shape of the mask.
-    rate: probability of an element being dropped, in [0, 1).
-
-  Returns:
-    The boolean mask and the factor that keeps the expectation, for the rate as resolved.
+  Its parameters are float32; `dtype` is that of the product.
   """
-  threshold = round(rate * 2**16)
-  half = -(-shape[-1] // 2)
-  words = jax.random.bits(key, (*shape[:-1], half), jnp.uint32)
-  low, high = words & 0xFFFF, words >> 16
-  keep = jnp.concatenate([low >= threshold, high >= threshold], axis=-1)[..., : shape[-1]]
-  return keep, 2**16 / (2**16 - threshold)
+  return nn.Dense(features, use_bias=use_bias, kernel_init=_INIT, dtype=dtype, name=name)
 
 
-class Dropout(nn.Module):
-  """Sets elements to zero with probability `rate` and scales the others to keep the expectation."""
+def layer_norm(name: str, dtype: Any = jnp.float32) -> nn.LayerNorm:
+  """Returns a layer normalisation with the method's epsilon and the two-pass variance.
 
-  rate: float
-
-  @nn.compact
-  def __call__(self, inputs: jax.Array, deterministic: bool) -> jax.Array:
-    if deterministic or self.rate == 0.0:
-      return inputs
-    keep, scale = keep_mask(self.make_rng('dropout'), inputs.shape, self.rate)
-    return jnp.where(keep, inputs * scale, 0.0)
+  Mean and variance are float32; `dtype` is that of its output.
+  """
+  return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, dtype=dtype, name=name)
 
 
 class SelfAttention(nn.Module):
@@ -66,24 +43,28 @@ class SelfAttention(nn.Module):
   hidden: int
   heads: int
   dropout: float
+  dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, inputs: jax.Array, mask: jax.Array, deterministic: bool) -> jax.Array:
-    """Maps `[N, T, H]` and its `[N, T]` mask to `[N, T, H]`."""
-    n, t, _ = inputs.shape
+  def __call__(self, inputs: jax.Array, layout: Layout, seeds: PositionSeeds | None) -> jax.Array:
+    """Maps `[R, T, H]` to `[R, T, H]`; a position attends to those of its own sequence. Without seeds, no dropout."""
+    rows, length, _ = inputs.shape
     size = self.hidden // self.heads
-    split = (n, t, self.heads, size)
-    query = dense(self.hidden, 'query')(inputs).reshape(split)
-    key = dense(self.hidden, 'key')(inputs).reshape(split)
-    value = dense(self.hidden, 'value')(inputs).reshape(split)
+    split = (rows, length, self.heads, size)
+    query = dense(self.hidden, 'query', dtype=self.dtype)(inputs).reshape(split)
+    key = dense(self.hidden, 'key', dtype=self.dtype)(inputs).reshape(split)
+    value = dense(self.hidden, 'value', dtype=self.dtype)(inputs).reshape(split)
 
-    bias = jnp.where(mask, 0.0, PADDED_KEY_BIAS)[:, None, None, :]
-    scores = jnp.einsum('nqhd,nkhd->nhqk', query, key) / jnp.sqrt(float(size)) + bias
-    probabilities = Dropout(self.dropout)(nn.softmax(scores, axis=-1), deterministic)
-    context = jnp.einsum('nhqk,nkhd->nqhd', probabilities, value).reshape(inputs.shape)
+    same = layout.slot[:, :, None] == layout.slot[:, None, :]
+    bias = jnp.where(same & layout.mask[:, None, :], 0.0, PADDED_KEY_BIAS)[:, None]
+    scores = jnp.einsum('rqhd,rkhd->rhqk', query, key, preferred_element_type=jnp.float32)
+    probabilities = nn.softmax(scores / jnp.sqrt(float(size)) + bias, axis=-1)
+    probabilities = Dropout(self.dropout, name='probability_dropout').pairs(probabilities, seeds)
+    context = jnp.einsum('rhqk,rkhd->rqhd', probabilities.astype(self.dtype), value).reshape(inputs.shape)
 
-    outputs = Dropout(self.dropout)(dense(self.hidden, 'output')(context), deterministic)
-    return layer_norm('norm')(inputs + outputs)
+    outputs = dense(self.hidden, 'output', dtype=self.dtype)(context)
+    outputs = Dropout(self.dropout, name='output_dropout')(outputs, seeds)
+    return layer_norm('norm', self.dtype)(inputs + outputs)
 
 
 class SequenceEncoder(nn.Module):
@@ -97,6 +78,7 @@ class SequenceEncoder(nn.Module):
     positions: longest sequence that the position embedding can serve.
     input_dropout: rate before the projection.
     dropout: rate everywhere else.
+    dtype: of matrix products and activations; parameters, means, variances and softmax stay float32.
   """
 
   hidden: int
@@ -104,25 +86,26 @@ class SequenceEncoder(nn.Module):
   positions: int
   input_dropout: float
   dropout: float
+  dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, inputs: jax.Array, mask: jax.Array, deterministic: bool) -> jax.Array:
-    """Maps `[N, T, D]` and its `[N, T]` mask to `[N, T, H]`.
+  def __call__(self, inputs: jax.Array, layout: Layout, seeds: PositionSeeds | None) -> jax.Array:
+    """Maps `[R, T, D]` in its layout to `[R, T, H]`. Without seeds, no dropout.
 
     Raises:
-      ValueError: T exceeds `positions`.
+      ValueError: rows of one sequence each are longer than `positions`.
     """
     length = inputs.shape[1]
-    if length > self.positions:
+    if layout.slots == 1 and length > self.positions:
       raise ValueError(
         f'{self.name}: sequences of {length} positions, but the position embedding has {self.positions}; '
         f'cut or resample the inputs, or build the model with more positions.'
       )
-    x = layer_norm('input_norm')(inputs)
-    x = Dropout(self.input_dropout)(x, deterministic)
-    x = nn.relu(dense(self.hidden, 'input_projection')(x))
+    x = layer_norm('input_norm', self.dtype)(inputs)
+    x = Dropout(self.input_dropout, name='input_dropout')(x, seeds)
+    x = nn.relu(dense(self.hidden, 'input_projection', dtype=self.dtype)(x))
     positions = self.param('position_embedding', _INIT, (self.positions, self.hidden))
-    x = layer_norm('position_norm')(x + positions[None, :length])
-    x = Dropout(self.dropout)(x, deterministic)
-    attention = SelfAttention(self.hidden, self.heads, self.dropout, name='attention')
-    return attention(x, mask, deterministic)
+    x = layer_norm('position_norm', self.dtype)(x + jnp.take(positions, layout.position, axis=0, mode='clip'))
+    x = Dropout(self.dropout, name='position_dropout')(x, seeds)
+    attention = SelfAttention(self.hidden, self.heads, self.dropout, self.dtype, name='attention')
+    return attention(x, layout, seeds)

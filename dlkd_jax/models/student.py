@@ -2,14 +2,20 @@
 
 The inheritance branch learns from the teacher, the exploration branch from the data alone. A single-branch student
 has the inheritance branch only.
+
+Sizes: R rows of L frames, Rw rows of W tokens, S slots a row (captions that may share it), D features, H hidden.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dlkd_jax.layout import Array, Layout, padded_layout
+from dlkd_jax.models.dropout import PositionSeeds, draw_seeds
 from dlkd_jax.models.layers import SequenceEncoder, dense
 
 INHERITANCE = 'inheritance'
@@ -27,6 +33,7 @@ class Branch(nn.Module):
     max_words: positions of the token encoder.
     input_dropout: dropout rate of the input features.
     dropout: dropout rate inside the encoders.
+    dtype: of matrix products.
   """
 
   hidden: int
@@ -35,25 +42,29 @@ class Branch(nn.Module):
   max_words: int
   input_dropout: float
   dropout: float
+  dtype: Any = jnp.float32
 
   def setup(self):
     def encoder(positions):
-      return SequenceEncoder(self.hidden, self.heads, positions, self.input_dropout, self.dropout)
+      return SequenceEncoder(self.hidden, self.heads, positions, self.input_dropout, self.dropout, self.dtype)
 
     self.frame_encoder = encoder(self.max_frames)
     self.token_encoder = encoder(self.max_words)
-    self.frame_projection = dense(self.hidden)
+    self.frame_projection = dense(self.hidden, dtype=self.dtype)
     self.token_pooling = dense(1, use_bias=False)
 
-  def encode_frames(self, frames, mask, deterministic: bool) -> jax.Array:
-    """Encodes frames `[B, L, Dv]` with mask `[B, L]` to `[B, L, H]`; rows of padded frames mean nothing."""
-    return self.frame_projection(self.frame_encoder(frames, mask, deterministic))
+  def encode_frames(self, frames, layout: Layout, seeds: PositionSeeds | None) -> jax.Array:
+    """Encodes frames `[R, L, Dv]` to `[R, L, H]`; padded frames mean nothing."""
+    return self.frame_projection(self.frame_encoder(frames, layout, seeds))
 
-  def encode_tokens(self, tokens, mask, deterministic: bool) -> jax.Array:
-    """Encodes tokens `[Q, W, Dq]` with mask `[Q, W]` to one vector a caption, `[Q, H]`."""
-    states = self.token_encoder(tokens, mask, deterministic)
-    scores = jnp.where(mask, self.token_pooling(states)[..., 0], _PADDED_SCORE)
-    return jnp.einsum('qw,qwh->qh', nn.softmax(scores, axis=-1), states)
+  def encode_tokens(self, tokens, layout: Layout, seeds: PositionSeeds | None) -> jax.Array:
+    """Encodes tokens `[Rw, W, Dq]` to one vector a slot, `[Rw, S, H]`; empty slots mean nothing."""
+    states = self.token_encoder(tokens, layout, seeds)
+    slots = jnp.arange(layout.slots, dtype=jnp.int32)[None, :, None]
+    scores = self.token_pooling(states)[..., 0][:, None]
+    weights = nn.softmax(jnp.where(layout.slot[:, None] == slots, scores, _PADDED_SCORE), axis=-1)
+    pooled = jnp.einsum('rsw,rwh->rsh', weights.astype(self.dtype), states, preferred_element_type=jnp.float32)
+    return pooled.astype(self.dtype)
 
 
 class Student(nn.Module):
@@ -70,6 +81,8 @@ class Student(nn.Module):
     input_dropout: dropout rate of the input features, in [0, 1).
     dropout: dropout rate inside the encoders, in [0, 1).
     dual: with the exploration branch; False gives the single-branch student.
+    dtype: of matrix products and activations: float32, or bfloat16 for accelerators. Parameters, means, variances and
+      softmax stay float32.
   """
 
   hidden: int = 384
@@ -79,6 +92,7 @@ class Student(nn.Module):
   input_dropout: float = 0.2
   dropout: float = 0.2
   dual: bool = True
+  dtype: Any = jnp.float32
 
   @property
   def branch_names(self) -> tuple[str, ...]:
@@ -96,23 +110,53 @@ class Student(nn.Module):
         self.max_words,
         self.input_dropout,
         self.dropout,
+        self.dtype,
       )
       setattr(self, name, branch)
 
-  def encode_frames(self, frames, mask, deterministic: bool = True) -> dict[str, jax.Array]:
-    """Encodes frames `[B, L, Dv]` with mask `[B, L]` to `{branch: [B, L, H]}`."""
-    return {n: getattr(self, n).encode_frames(frames, mask, deterministic) for n in self.branch_names}
+  def encode_frames(self, frames, layout: Layout | Array, deterministic: bool = True) -> dict[str, jax.Array]:
+    """Encodes frames to `{branch: [R, L, H]}`.
 
-  def encode_tokens(self, tokens, mask, deterministic: bool = True) -> dict[str, jax.Array]:
-    """Encodes tokens `[Q, W, Dq]` with mask `[Q, W]` to `{branch: [Q, H]}`."""
-    return {n: getattr(self, n).encode_tokens(tokens, mask, deterministic) for n in self.branch_names}
+    Args:
+      frames: `[R, L, Dv]`.
+      layout: of the videos in the rows; or a mask `[R, L]`, true at real frames, where every row is one video.
+      deterministic: no dropout.
+    """
+    layout = _as_layout(layout)
+    seeds = self._seeds(layout, deterministic)
+    return {n: getattr(self, n).encode_frames(frames, layout, seeds) for n in self.branch_names}
 
-  def __call__(self, frames, frame_mask, tokens, token_mask, deterministic: bool = True):
-    """Encodes both sides: returns (`{branch: [B, L, H]}`, `{branch: [Q, H]}`)."""
+  def encode_tokens(self, tokens, layout: Layout | Array, deterministic: bool = True) -> dict[str, jax.Array]:
+    """Encodes tokens to one vector a caption.
+
+    Args:
+      tokens: `[Rw, W, Dq]`.
+      layout: of the captions in the rows; or a mask `[Rw, W]`, true at real tokens, where every row is one caption.
+      deterministic: no dropout.
+
+    Returns:
+      `{branch: [Rw, S, H]}` by slots; `{branch: [Rw, H]}` where a mask was given.
+    """
+    placed = _as_layout(layout)
+    seeds = self._seeds(placed, deterministic)
+    slots = {n: getattr(self, n).encode_tokens(tokens, placed, seeds) for n in self.branch_names}
+    return slots if isinstance(layout, Layout) else {n: vectors[:, 0] for n, vectors in slots.items()}
+
+  def _seeds(self, layout: Layout, deterministic: bool) -> PositionSeeds | None:
+    if deterministic or self.input_dropout == self.dropout == 0.0:
+      return None
+    return draw_seeds(self.make_rng('dropout'), layout)
+
+  def __call__(self, frames, frame_layout, tokens, token_layout, deterministic: bool = True):
+    """Encodes both sides: returns the results of `encode_frames` and of `encode_tokens`."""
     return (
-      self.encode_frames(frames, frame_mask, deterministic),
-      self.encode_tokens(tokens, token_mask, deterministic),
+      self.encode_frames(frames, frame_layout, deterministic),
+      self.encode_tokens(tokens, token_layout, deterministic),
     )
+
+
+def _as_layout(layout: Layout | Array) -> Layout:
+  return layout if isinstance(layout, Layout) else padded_layout(layout)
 
 
 def init_parameters(student: Student, key: jax.Array, frame_features: int, token_features: int):

@@ -1,6 +1,10 @@
 """Similarity of a query and a video: the maximum over the video's frames, as cosine and as dot product.
 
-Sizes: B videos, Q captions, L frames, H hidden.
+Three forms with the same values and gradients: `plain` holds all products (the oracle, and the baseline of benchmarks),
+`blocked` goes over blocks of rows, `pallas` is a kernel for TPUs. In all of them the gradient of a maximum goes to the
+first frame that reaches it.
+
+Sizes: B videos, Q captions, R rows of L frames, S slots a row, H hidden.
 """
 
 from __future__ import annotations
@@ -10,9 +14,11 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-NORM_EPSILON = 1e-12
-# Similarity of a padded frame, and so of a video without any real frame: below every real one, yet finite.
-PADDED = -1e10
+from dlkd_jax.layout import Layout, padded_layout
+from dlkd_jax.similarity import blocked, pallas_tpu
+from dlkd_jax.similarity.common import PADDED, Places, inverse_norm, own_rows, places
+
+FORMS = ('plain', 'blocked', 'pallas')
 
 
 @flax.struct.dataclass
@@ -20,10 +26,10 @@ class FrameSimilarity:
   """Similarities of Q captions and B videos under one branch.
 
   Attributes:
-    cosine: `[Q, B]`, maximum over real frames of the cosine.
-    dot: `[Q, B]`, maximum over real frames of the dot product; may sit on another frame.
-    own_curve: `[Q, L]`, cosine with every frame of the caption's own video (meaningless at padded frames), or None
-      where no labels were given.
+    cosine: `[Q, B]` float32, maximum over real frames of the cosine.
+    dot: `[Q, B]` float32, maximum over real frames of the dot product; may sit on another frame.
+    own_curve: `[Q, L]` float32, cosine with every position of the row that holds the caption's own video; `own_mask`
+      names the positions of that video. 0 where the label is -1. None where no labels were given.
   """
 
   cosine: jax.Array
@@ -31,17 +37,31 @@ class FrameSimilarity:
   own_curve: jax.Array | None = None
 
 
-def inverse_norm(vectors: jax.Array) -> jax.Array:
-  """Returns 1 / max(‖x‖, 1e-12) over the last axis, with a zero gradient at zero vectors."""
-  squares = jnp.sum(jnp.square(vectors), axis=-1)
-  return jax.lax.rsqrt(jnp.maximum(squares, NORM_EPSILON**2))
+def choose_form(form: str, platform: str | None = None) -> str:
+  """Returns the form that a setting means: 'auto' is 'pallas' on a TPU and 'blocked' elsewhere.
+
+  Args:
+    form: 'auto', or one of `FORMS`.
+    platform: what the program is compiled for; by default the backend of this process.
+
+  Raises:
+    ValueError: there is no such form.
+  """
+  if form == 'auto':
+    return 'pallas' if (platform or jax.default_backend()) == 'tpu' else 'blocked'
+  if form not in FORMS:
+    raise ValueError(f'form of the similarity is {form!r}; choose auto, {", ".join(FORMS)}')
+  return form
 
 
 def max_frame_similarity(
   queries: jax.Array,
   frames: jax.Array,
-  frame_mask: jax.Array,
+  layout: Layout | jax.Array,
   labels: jax.Array | None = None,
+  *,
+  form: str = 'blocked',
+  block_rows: int | None = None,
 ) -> FrameSimilarity:
   """Computes cosine and dot maxima over frames from one matrix product.
 
@@ -49,39 +69,107 @@ def max_frame_similarity(
   The norm of the query is divided out after the maximum, so both maxima come from the same products.
 
   Args:
-    queries: `[Q, H]`.
-    frames: `[B, L, H]`.
-    frame_mask: `[B, L]` bool, true at real frames.
-    labels: `[Q]` int32, own video of each caption; gives the own-video curves.
+    queries: `[Q, H]`, float32 or bfloat16; products are summed in float32 either way.
+    frames: `[R, L, H]`, of the queries' dtype.
+    layout: of the videos in the rows, or `[R, L]` bool, true at real frames, for one video a row. Column b of the
+      result is the video at `layout.where[b]`.
+    labels: `[Q]` int32, column of each caption's own video, -1 where it has none here; gives the own-video curves.
+    form: 'plain', 'blocked' or 'pallas'. The last is compiled where the program is lowered for a TPU and interpreted
+      elsewhere, which is slow and which JAX refuses inside a `shard_map` with `check_vma`.
+    block_rows: rows of a block of the form 'blocked', by default as many as keep its products near 1 MB.
 
   Returns:
-    The similarities; -1e10 for videos without a real frame.
+    The similarities; -1e10, with a zero gradient, for padded videos and those without a real frame.
+
+  Raises:
+    AssertionError: sizes or dtypes disagree.
+    ValueError: there is no such form, or a row is longer than 32767.
   """
+  if form not in FORMS:
+    raise ValueError(f'form of the similarity is {form!r}; choose one of {", ".join(FORMS)}')
+  layout = _as_layout(layout)
+  queries, frames = jnp.asarray(queries), jnp.asarray(frames)
+  chex.assert_rank([queries, frames], [2, 3])
   chex.assert_equal(queries.shape[-1], frames.shape[-1])
-  chex.assert_shape(frame_mask, frames.shape[:2])
-  products = jnp.einsum('qh,blh->qbl', queries, frames)
-  query_scale = inverse_norm(queries)[:, None]
-  frame_scale = inverse_norm(frames)
-
-  dot = jnp.max(jnp.where(frame_mask[None], products, PADDED), axis=-1)
-  scaled = products * frame_scale[None]
-  cosine = jnp.max(jnp.where(frame_mask[None], scaled, PADDED), axis=-1)
-  any_frame = jnp.any(frame_mask, axis=-1)[None]
-  cosine = jnp.where(any_frame, cosine * query_scale, PADDED)
-
-  own_curve = None
+  chex.assert_equal(queries.dtype, frames.dtype)
+  chex.assert_shape(layout.slot, frames.shape[:2])
+  where = places(layout)
+  rows = None
   if labels is not None:
-    own = jnp.take_along_axis(scaled, labels[:, None, None], axis=1)[:, 0]
-    own_curve = own * query_scale
-  return FrameSimilarity(cosine, dot, own_curve)
+    chex.assert_shape(labels, queries.shape[:1])
+    rows = own_rows(layout, jnp.asarray(labels))
+
+  if form == 'plain':
+    cosine, dot, curve = _plain(queries, frames, where, rows)
+  elif form == 'blocked':
+    cosine, dot, curve = blocked.maxima(queries, frames, where, rows, block_rows)
+  else:
+    cosine, dot, curve = pallas_tpu.maxima(queries, frames, where, rows)
+
+  # The norm of the query comes last, and no form returns anything but -1e10 for a video that is not there.
+  query_scale = inverse_norm(queries)[:, None]
+  cosine = jnp.where(where.present[None], cosine * query_scale, PADDED)
+  dot = jnp.where(where.present[None], dot, PADDED)
+  return FrameSimilarity(cosine, dot, None if curve is None else curve * query_scale)
+
+
+def own_mask(layout: Layout | jax.Array, labels: jax.Array) -> jax.Array:
+  """Tells which positions of an own curve are frames of the caption's own video.
+
+  Args:
+    layout: of the videos, or `[R, L]` bool for one video a row.
+    labels: `[Q]` int32, column of each caption's own video, -1 where it has none here.
+
+  Returns:
+    `[Q, L]` bool; all false where the label is -1.
+  """
+  layout, labels = _as_layout(layout), jnp.asarray(labels)
+  own_slot = layout.where[jnp.maximum(labels, 0)] % layout.slots
+  slot = layout.slot[jnp.maximum(own_rows(layout, labels), 0)]
+  return (slot == own_slot[:, None]) & (labels >= 0)[:, None]
 
 
 def max_frame_cosine(queries: jax.Array, frames: jax.Array, frame_mask: jax.Array) -> jax.Array:
-  """Computes only the cosine maximum, `[Q, B]`, as retrieval needs it.
+  """Computes only the cosine maximum, as retrieval needs it, with one video a row.
 
-  Args and padded values are those of `max_frame_similarity`.
+  Args:
+    queries: `[Q, H]`.
+    frames: `[B, L, H]`.
+    frame_mask: `[B, L]` bool, true at real frames.
+
+  Returns:
+    `[Q, B]`; -1e10 for videos without a real frame.
   """
   queries = queries * inverse_norm(queries)[:, None]
   frames = frames * inverse_norm(frames)[..., None]
   products = jnp.einsum('qh,blh->qbl', queries, frames)
   return jnp.max(jnp.where(frame_mask[None], products, PADDED), axis=-1)
+
+
+def _as_layout(layout: Layout | jax.Array) -> Layout:
+  return jax.tree.map(jnp.asarray, layout if isinstance(layout, Layout) else padded_layout(jnp.asarray(layout)))
+
+
+def _plain(
+  queries: jax.Array, frames: jax.Array, where: Places, rows: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+  """Maxima over frames of `[Q, R, L]` products; cosines still lack the norm of the query."""
+  products = jnp.einsum('qh,rlh->qrl', queries, frames, preferred_element_type=jnp.float32)
+  scaled = products * inverse_norm(frames)[None]
+  results = []
+  for values in (scaled, products):
+    slots = [_first_maximum(values, where.slot == s) for s in range(where.first.shape[1])]
+    results.append(jnp.stack(slots, axis=-1).reshape(queries.shape[0], -1)[:, where.where])
+  curve = None
+  if rows is not None:
+    curve = jnp.take_along_axis(scaled, jnp.maximum(rows, 0)[:, None, None], axis=1)[:, 0]
+    curve = jnp.where((rows >= 0)[:, None], curve, 0.0)
+  return (*results, curve)
+
+
+def _first_maximum(values: jax.Array, mask: jax.Array) -> jax.Array:
+  """Maximum of `[Q, R, L]` values over `[R, L]` true positions, with the gradient at the first that reaches it."""
+  values = jnp.where(mask[None], values, PADDED)
+  first = jnp.argmax(jax.lax.stop_gradient(values), axis=-1)
+  at_first = jnp.arange(values.shape[-1])[None, None] == first[..., None]
+  return jnp.sum(jnp.where(at_first, values, 0.0), axis=-1)

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlkd_jax.similarity.max_over_frames import inverse_norm, max_frame_cosine, max_frame_similarity
+from dlkd_jax.layout import Layout
+from dlkd_jax.similarity.common import inverse_norm
+from dlkd_jax.similarity.max_over_frames import choose_form, max_frame_cosine, max_frame_similarity, own_mask
 
 Q, B, L, H = 5, 4, 6, 3
 similarity = jax.jit(max_frame_similarity)
@@ -144,3 +146,23 @@ def test_refuses_sizes_that_disagree(world):
     max_frame_similarity(world.queries[:, :2], world.frames, world.mask)
   with pytest.raises(AssertionError):
     max_frame_similarity(world.queries, world.frames, world.mask[:, :3])
+
+
+def test_chooses_the_form_by_platform():
+  assert [choose_form('auto', platform) for platform in ('tpu', 'gpu', 'cpu', None)] == ['pallas'] + ['blocked'] * 3
+  assert choose_form('plain', 'tpu') == 'plain'
+  with pytest.raises(ValueError, match="'fast'"):
+    choose_form('fast')
+
+
+def test_refuses_a_form_that_is_not_there(world):
+  with pytest.raises(ValueError, match="'fast'"):
+    max_frame_similarity(world.queries, world.frames, world.mask, form='fast')
+
+
+def test_own_mask_names_the_frames_of_the_own_video():
+  slot = np.array([[0, 0, 1, -1], [0, 1, 1, 1]], np.int32)
+  layout = Layout(slot, np.zeros_like(slot), np.zeros((2, 2), np.int32), np.array([3, 0, 1], np.int32))
+  expected = [[0, 1, 1, 1], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+  np.testing.assert_array_equal(own_mask(layout, np.array([0, 1, 2, -1], np.int32)), np.array(expected, bool))
+  np.testing.assert_array_equal(own_mask(slot >= 0, np.array([0, -1], np.int32)), [slot[0] >= 0, [False] * 4])

@@ -1,0 +1,277 @@
+"""The similarity over blocks of rows, with a backward pass of its own: memory grows with captions × videos only.
+
+A block's products are made, reduced and dropped. What the backward pass keeps is, for each caption and video, the
+cosine and the frames of both maxima; from these it builds one block's cotangent of the products at a time, and
+multiplies it with queries and frames.
+
+Products lie as `[rows, L, Q]`: everything after the product goes element by element along Q.
+
+Sizes: B videos, Q captions, R rows of L frames, S slots a row, H hidden; K rows a block.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from dlkd_jax.similarity.common import NORM_EPSILON, PADDED, Places, inverse_norm, vary_alike
+
+# Products of a block, in bytes: they stay in the cache of a CPU, and matrix products have their rate from there on.
+BLOCK_BYTES = 1 << 20
+# The frames of both maxima share one int32: the dot product's in the upper half, the cosine's in the lower.
+MOST_FRAMES = 0x7FFF
+_LOWER = 0xFFFF
+
+Carry = TypeVar('Carry')
+
+
+class _Rows(NamedTuple):
+  """What is known of all R rows, or of the K rows of a block."""
+
+  frames: jax.Array  # [K, L, H].
+  scale: jax.Array  # [K, L], inverse norm of each frame.
+  slot: jax.Array  # [K, L].
+  first: jax.Array  # [K, S].
+  last: jax.Array  # [K, S].
+  column: jax.Array  # [K, S].
+
+
+class _Maxima(NamedTuple):
+  """Results, columns first."""
+
+  dot: jax.Array  # [B, Q].
+  cosine: jax.Array  # [B, Q], without the norm of the query.
+  index: jax.Array  # [B, Q] int32, frames of both maxima; L where there is none.
+  curve: jax.Array  # [L, Q], without the norm of the query.
+
+
+def maxima(
+  queries: jax.Array, frames: jax.Array, where: Places, rows: jax.Array | None, block_rows: int | None = None
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+  """Computes maxima over frames, and own curves, block by block.
+
+  Args:
+    queries: `[Q, H]`, float32 or bfloat16.
+    frames: `[R, L, H]`, of the same dtype.
+    where: places of the videos.
+    rows: `[Q]` int32, row that holds each caption's own video, -1 where none does; None: no own curves.
+    block_rows: K; by default as many as keep a block's products near `BLOCK_BYTES`.
+
+  Returns:
+    Cosine maxima without the norm of the query `[Q, B]`, dot maxima `[Q, B]`, own curves without the norm of the query
+    `[Q, L]` or None; all float32. What stands in columns that are not present is unspecified, with a zero gradient.
+
+  Raises:
+    ValueError: L is over 32767, or `block_rows` is not positive.
+  """
+  length = frames.shape[1]
+  if length > MOST_FRAMES:
+    raise ValueError(f'rows of {length} frames; the blocked similarity goes up to {MOST_FRAMES}')
+  block = _block_size(frames.shape[0], length * queries.shape[0] * 4, block_rows)
+  with_curve = rows is not None
+  if rows is None:
+    rows = jnp.full(queries.shape[:1], -1, jnp.int32)
+  queries, frames, rows, *fields = vary_alike(queries, frames, rows, *jax.tree.leaves(where))
+  where = jax.tree.unflatten(jax.tree.structure(where), fields)
+  dot, cosine, curve = _maxima(block, with_curve, queries, frames, where, rows)
+  return cosine.T, dot.T, curve.T if with_curve else None
+
+
+def _block_size(rows: int, row_bytes: int, block_rows: int | None) -> int:
+  """Chooses K: no larger than asked for, and such that all blocks are of about the same size."""
+  if block_rows is not None and block_rows < 1:
+    raise ValueError(f'block_rows is {block_rows}; it counts the rows of a block, so give 1 or more')
+  most = min(block_rows or max(1, BLOCK_BYTES // row_bytes), rows)
+  return -(-rows // -(-rows // most))
+
+
+def _over_blocks(block: int, rows: _Rows, step: Callable[[Carry, _Rows, jax.Array], Carry], carry: Carry) -> Carry:
+  """Calls `step(carry, rows of a block, number of its first row)` for each block; the last one may be smaller."""
+  count = rows.slot.shape[0]
+  full, rest = divmod(count, block)
+
+  def at(first: jax.Array, size: int) -> _Rows:
+    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, size, axis=0), rows)
+
+  if full:
+    starts = jnp.arange(full, dtype=jnp.int32) * block
+    carry, _ = jax.lax.scan(lambda c, first: (step(c, at(first, block), first), None), carry, starts)
+  if rest:
+    first = jnp.asarray(full * block, jnp.int32)
+    carry = step(carry, at(first, rest), first)
+  return carry
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _maxima(block, with_curve, queries, frames, where, rows):
+  result = _forward(block, with_curve, queries, frames, where, rows)
+  return result.dot, result.cosine, result.curve
+
+
+def _maxima_forward(block, with_curve, queries, frames, where, rows):
+  result = _forward(block, with_curve, queries, frames, where, rows)
+  kept = (queries, frames, where, rows, result.index, result.cosine, result.curve)
+  return (result.dot, result.cosine, result.curve), kept
+
+
+def _forward(
+  block: int, with_curve: bool, queries: jax.Array, frames: jax.Array, where: Places, rows: jax.Array
+) -> _Maxima:
+  """Goes over the blocks and puts each slot's results into the column that it fills."""
+  (captions, _), (_, length, _), columns = queries.shape, frames.shape, where.columns
+  start = _Maxima(
+    jnp.full((columns, captions), PADDED, jnp.float32),
+    jnp.full((columns, captions), PADDED, jnp.float32),
+    jnp.full((columns, captions), (length << 16) | length, jnp.int32),
+    jnp.zeros((length, captions), jnp.float32),
+  )
+  start = _Maxima(*vary_alike(queries, *start)[1:])
+
+  def step(done: _Maxima, part: _Rows, first: jax.Array) -> _Maxima:
+    products = jax.lax.dot_general(
+      part.frames, queries, (((2,), (1,)), ((), ())), preferred_element_type=jnp.float32
+    )  # [K, L, Q]
+    reduced = jax.lax.platform_dependent(products, part, cpu=_reduce_running, default=_reduce_slots)
+    column = part.column.reshape(-1)
+    fields = [
+      old.at[column].set(new.reshape(-1, captions), mode='drop') for old, new in zip(done[:3], reduced, strict=True)
+    ]
+    curve = done.curve
+    if with_curve:
+      own = _own_rows(part, first, rows)
+      curve = curve + jnp.sum(jnp.where(own, products * part.scale[:, :, None], 0.0), axis=0)
+    return _Maxima(*fields, curve)
+
+  return _over_blocks(block, _all_rows(frames, where), step, start)
+
+
+def _all_rows(frames: jax.Array, where: Places) -> _Rows:
+  return _Rows(frames, inverse_norm(frames), where.slot, where.first, where.last, where.column)
+
+
+def _own_rows(part: _Rows, first: jax.Array, rows: jax.Array) -> jax.Array:
+  """`[K, 1, Q]` bool, true where the block's row holds the caption's own video."""
+  number = first + jnp.arange(part.slot.shape[0], dtype=jnp.int32)
+  return number[:, None, None] == rows[None, None, :]
+
+
+def _reduce_running(products: jax.Array, part: _Rows) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Maxima of `[K, L, Q]` products over the frames of each slot, in one pass whatever the number of slots.
+
+  The maxima run along the positions and start anew at the first frame of a slot; what they are at a slot's last frame
+  is its result. Long loops of small steps: good on a CPU only.
+
+  Returns:
+    Dot maxima, cosine maxima and their frames, each `[K, S, Q]`.
+  """
+  rows, length, captions = products.shape
+  real = part.slot >= 0
+  starts = real & (
+    jnp.take_along_axis(part.first, jnp.maximum(part.slot, 0), axis=1) == jnp.arange(length, dtype=jnp.int32)[None]
+  )
+
+  def step(best, position):
+    value, scale, begins, counts = (
+      jax.lax.dynamic_index_in_dim(x, position, axis=1, keepdims=x.ndim == 2)
+      for x in (products, part.scale, starts, real)
+    )
+    results = []
+    for candidate, old in ((value, best[0]), (value * scale, best[1])):
+      # A value that is not a number is kept, as `max` keeps it.
+      results.append(counts & (begins | (candidate > old) | jnp.isnan(candidate)))
+    dot = jnp.where(results[0], value, best[0])
+    cosine = jnp.where(results[1], value * scale, best[1])
+    index = jnp.where(results[0], (best[2] & _LOWER) | (position << 16), best[2])
+    index = jnp.where(results[1], (index & ~_LOWER) | position, index)
+    return (dot, cosine, index), (dot, cosine, index)
+
+  zeros = jnp.zeros((rows, captions), jnp.float32)
+  start = vary_alike(products, zeros, zeros, jnp.zeros((rows, captions), jnp.int32))[1:]
+  # Two positions a step: a third faster than one, while four make XLA's CPU code several times slower.
+  _, running = jax.lax.scan(step, start, jnp.arange(length, dtype=jnp.int32), unroll=2)
+  last = jnp.maximum(part.last, 0)
+  at_last = [x[last, jnp.arange(rows)[:, None]] for x in running]
+  empty = (part.last < 0)[:, :, None]
+  fillers = (PADDED, PADDED, (length << 16) | length)
+  return tuple(jnp.where(empty, f, x) for f, x in zip(fillers, at_last, strict=True))
+
+
+def _reduce_slots(products: jax.Array, part: _Rows) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """The same as `_reduce_running`, by one masked reduction a slot: what suits wide processors."""
+  length = products.shape[1]
+  position = jnp.arange(length, dtype=jnp.int32)[None, :, None]
+  results = []
+  for slot in range(part.first.shape[1]):
+    mask = (part.slot == slot)[:, :, None]
+    best, index = [], []
+    for values in (products, products * part.scale[:, :, None]):
+      best.append(jnp.max(jnp.where(mask, values, PADDED), axis=1))
+      index.append(jnp.min(jnp.where(mask & (values == best[-1][:, None]), position, length), axis=1))
+    results.append((*best, (index[0] << 16) | index[1]))
+  return tuple(jnp.stack(x, axis=1) for x in zip(*results, strict=True))
+
+
+def _maxima_backward(block, with_curve, kept, cotangents):
+  """Builds each block's cotangent of the products and multiplies it with queries and frames.
+
+  With s = 1/‖f‖ the cosine is c = s⟨x, f⟩, so ∂c/∂f = s·x − c·s²·f: the first part goes with the products, the second
+  needs only the sum of c times its cotangent.
+  """
+  queries, frames, where, rows, index, cosine, curve = kept
+  dot_cotangent, cosine_cotangent, curve_cotangent = cotangents
+  through_norm = cosine_cotangent * cosine
+  own_through_norm = curve_cotangent * curve
+
+  def step(cotangents: tuple[jax.Array, jax.Array], part: _Rows, first: jax.Array) -> tuple[jax.Array, jax.Array]:
+    query_cotangent, frame_cotangents = cotangents
+    kept_slots = [
+      # Slots that fill no column get frame L, which no position matches.
+      x.at[part.column].get(mode='fill', fill_value=f)
+      for x, f in ((index, -1), (dot_cotangent, 0), (cosine_cotangent, 0), (through_norm, 0))
+    ]
+    products, norms = _cotangent_of_products(part, *kept_slots)
+    if with_curve:
+      own = _own_rows(part, first, rows)
+      products += jnp.where(own, (curve_cotangent[None] * part.scale[:, :, None]), 0.0)
+      norms += jnp.sum(jnp.where(own, own_through_norm[None], 0.0), axis=-1)
+    products = products.astype(queries.dtype).reshape(-1, queries.shape[0])
+    flat = part.frames.reshape(-1, queries.shape[1])
+    contract_first = (((0,), (0,)), ((), ()))
+    query_cotangent += jax.lax.dot_general(products, flat, contract_first, preferred_element_type=jnp.float32)
+    frame_cotangent = jnp.matmul(products, queries, preferred_element_type=jnp.float32).reshape(part.frames.shape)
+    # Where the norm is below epsilon the scale is a constant.
+    factor = jnp.where(part.scale < 1 / NORM_EPSILON, norms * jnp.square(part.scale), 0.0)
+    frame_cotangent -= factor[:, :, None] * part.frames.astype(jnp.float32)
+    frame_cotangent = frame_cotangent.astype(frames.dtype)
+    return query_cotangent, jax.lax.dynamic_update_slice_in_dim(frame_cotangents, frame_cotangent, first, axis=0)
+
+  start = vary_alike(queries, jnp.zeros(queries.shape, jnp.float32), jnp.zeros_like(frames))[1:]
+  query_cotangent, frame_cotangents = _over_blocks(block, _all_rows(frames, where), step, start)
+  return query_cotangent.astype(queries.dtype), frame_cotangents, None, None
+
+
+def _cotangent_of_products(
+  part: _Rows, index: jax.Array, dot: jax.Array, cosine: jax.Array, through_norm: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Spreads cotangents of `[K, S, Q]` maxima over the frames that reached them.
+
+  Returns:
+    `[K, L, Q]`, cotangent of the products; `[K, L]`, sum over captions of cosine times its cotangent.
+  """
+  position = jnp.arange(part.slot.shape[1], dtype=jnp.int32)[None, :, None]
+  slot = jnp.maximum(part.slot, 0)[:, :, None]
+  index, dot, cosine, through_norm = (
+    jnp.take_along_axis(x, slot, axis=1, mode='clip') for x in (index, dot, cosine, through_norm)
+  )
+  real = (part.slot >= 0)[:, :, None]
+  at_dot = real & ((index >> 16) == position)
+  at_cosine = real & ((index & _LOWER) == position)
+  products = jnp.where(at_dot, dot, 0.0) + jnp.where(at_cosine, cosine * part.scale[:, :, None], 0.0)
+  return products, jnp.sum(jnp.where(at_cosine, through_norm, 0.0), axis=-1)
+
+
+_maxima.defvjp(_maxima_forward, _maxima_backward)

@@ -1,0 +1,84 @@
+"""What every form of the similarity shares: norms, padding, and where the slots of a layout go.
+
+Sizes: B videos, Q captions, R rows of L frames, S slots a row, H hidden.
+"""
+
+from __future__ import annotations
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from dlkd_jax.layout import Layout
+
+NORM_EPSILON = 1e-12
+# Similarity of a padded frame, and so of a video without any real frame: below every real one, yet finite.
+PADDED = -1e10
+
+
+def inverse_norm(vectors: jax.Array) -> jax.Array:
+  """Returns 1 / max(‖x‖, 1e-12) over the last axis as float32, with a zero gradient at zero vectors."""
+  squares = jnp.sum(jnp.square(vectors.astype(jnp.float32)), axis=-1)
+  return jax.lax.rsqrt(jnp.maximum(squares, NORM_EPSILON**2))
+
+
+@flax.struct.dataclass
+class Places:
+  """Where the frames of each slot lie, and which column of the result each slot fills.
+
+  Attributes:
+    slot: `[R, L]` int32, which of the row's slots a position belongs to; -1 at padding.
+    first: `[R, S]` int32, position of the first frame of a slot; L in an empty slot.
+    last: `[R, S]` int32, position of its last frame; -1 in an empty slot.
+    column: `[R, S]` int32, column that a slot fills; B where it fills none.
+    where: `[B]` int32, row · S + slot that fills a column; where a padded column repeats another one, `present` is
+      false.
+    present: `[B]` bool, true where the column has a video with at least one frame.
+  """
+
+  slot: jax.Array
+  first: jax.Array
+  last: jax.Array
+  column: jax.Array
+  where: jax.Array
+  present: jax.Array
+
+  @property
+  def columns(self) -> int:
+    """B, the number of columns of the result."""
+    return self.where.shape[0]
+
+
+def places(layout: Layout) -> Places:
+  """Works out the places of a layout's slots.
+
+  A padded sequence names slot 0 of row 0, as a real one may; the first column that names a slot is the one it fills,
+  which is the real one because real sequences come first.
+  """
+  rows, length = layout.slot.shape
+  slots, columns = layout.slots, layout.where.shape[0]
+  where = jnp.asarray(layout.where, jnp.int32)
+  slot = jnp.asarray(layout.slot, jnp.int32)
+  member = slot[:, :, None] == jnp.arange(slots, dtype=jnp.int32)[None, None, :]
+  position = jnp.arange(length, dtype=jnp.int32)[None, :, None]
+  first = jnp.min(jnp.where(member, position, length), axis=1)
+  last = jnp.max(jnp.where(member, position, -1), axis=1)
+  order = jnp.arange(columns, dtype=jnp.int32)
+  column = jnp.full((rows * slots,), columns, jnp.int32).at[where].min(order)
+  present = (column[where] == order) & (last.reshape(-1)[where] >= 0)
+  return Places(slot, first, last, column.reshape(rows, slots), where, present)
+
+
+def own_rows(layout: Layout, labels: jax.Array) -> jax.Array:
+  """Returns the row of frames that holds each caption's own video, `[Q]` int32, -1 where the label is -1."""
+  return jnp.where(labels >= 0, layout.where[jnp.maximum(labels, 0)] // layout.slots, -1).astype(jnp.int32)
+
+
+def vary_alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+  """Marks arrays as varying over all mesh axes over which any of them varies, as loops in shard_map ask.
+
+  Outside shard_map nothing changes. The transpose of the mark is the sum over those axes that a replicated array needs.
+  """
+  axes = frozenset().union(*(jax.typeof(x).manual_axis_type.varying for x in arrays))
+  missing = [tuple(axes - jax.typeof(x).manual_axis_type.varying) for x in arrays]
+  return tuple(jax.lax.pcast(x, m, to='varying') if m else x for x, m in zip(arrays, missing, strict=True))
