@@ -1,6 +1,6 @@
 """The whole objective of DL-DKD++: the weighted sum of all losses of both branches.
 
-Sizes: B videos, Q captions, L frames, H hidden.
+Sizes: B videos, Q captions, L positions of a row of frames; Q_loc and B_loc are those of one device.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import jax.numpy as jnp
 
 from dlkd_jax.losses import nce
 from dlkd_jax.losses.distillation import TEMPERATURE, frame_curve_kl
-from dlkd_jax.losses.masks import make_pairs
+from dlkd_jax.losses.masks import Pairs, global_sum
+from dlkd_jax.losses.scores import BranchScores, TeacherScores
+from dlkd_jax.losses.split import HardSplit, split_at_random, split_by_position
 from dlkd_jax.losses.triplet import triplet_loss
-from dlkd_jax.similarity.max_over_frames import FrameSimilarity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,91 +69,122 @@ class Coefficients:
 
 
 def total_loss(
-  branches: Mapping[str, FrameSimilarity],
-  teacher: FrameSimilarity | None,
+  branches: Mapping[str, BranchScores],
+  teacher: TeacherScores | None,
   *,
-  labels: jax.Array,
-  caption_mask: jax.Array,
-  video_mask: jax.Array,
-  frame_mask: jax.Array,
+  text: Pairs,
+  video: Pairs,
+  own_mask: jax.Array | None,
   coefficients: Coefficients,
   key: jax.Array,
   options: LossOptions,
+  axes: tuple[str, ...] = (),
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Computes trip_I + trip_E + 0.04·(nce_I + nce_E) + 0.1·w·kl.
+  """Computes trip_I + trip_E + 0.04·(nce_I + nce_E) + 0.1·w·kl, exactly over a batch spread over devices.
 
   Without a teacher there is no kl, and the inheritance branch's soft targets follow its own similarities, as the
-  exploration branch's do.
+  exploration branch's do. text→video losses are computed in the text view, video→text ones and the divergence in the
+  video view; sums and counts are added up over the devices, so that all of them get the same result. Call it inside
+  `shard_map` with `check_vma` on, and differentiate from outside.
 
   Args:
-    branches: similarities of each branch, inheritance first; with own-video curves where there is a teacher.
-    teacher: similarities under the teacher, with own-video curves, or None.
-    labels: `[Q]` int32, own video of each caption.
-    caption_mask: `[Q]` bool, real captions.
-    video_mask: `[B]` bool, real videos.
-    frame_mask: `[B, L]` bool, real frames.
-    coefficients: scheduled scalars of this step.
-    key: typed PRNG key of the negatives and of the random split.
+    branches: scores of each branch, inheritance first; that one has own-video curves where there is a teacher.
+    teacher: scores under the teacher, with own-video curves, or None.
+    text: pairs of the text view.
+    video: pairs of the video view. On one device it is the same as `text`.
+    own_mask: `[Q, L]` bool, real frames of each caption's own video; all false where that is on another device. Unused
+      without a teacher.
+    coefficients: scheduled scalars of this step, the same on all devices.
+    key: typed PRNG key of the negatives and of the random split, the same on all devices.
     options: weights and variants.
+    axes: mesh axes that the batch is spread over; none on one device.
 
   Returns:
     The total, and every term as it enters the total (`<branch>/triplet`, `<branch>/nce`, `distillation`, `total`)
     with its unweighted parts below it.
+
+  Raises:
+    ValueError: there is a teacher, and its own-video curves, the inheritance branch's or own_mask are missing.
   """
-  pairs = make_pairs(labels, caption_mask, video_mask)
   split_key, *keys = jax.random.split(key, 1 + len(branches))
   if options.random_split:
-    split = nce.split_at_random(pairs, coefficients.alpha, split_key)
+    split = split_at_random(text, video, coefficients.alpha, split_key, axes)
   else:
-    split = nce.split_by_position(pairs, coefficients.alpha)
+    split = split_by_position(text, video, coefficients.alpha, axes)
 
   terms, parts = {}, {}
-  for index, (name, similarity) in enumerate(branches.items()):
+  for index, (name, scores) in enumerate(branches.items()):
     terms[f'{name}/triplet'], detail = triplet_loss(
-      similarity.cosine,
-      pairs,
+      scores.text_cosine,
+      scores.video_cosine,
+      text,
+      video,
       keys[index],
       margin=options.margin,
       hard_pool=options.hard_pool,
       hard_negatives=coefficients.hard_negatives,
+      axes=axes,
     )
     parts |= {f'{name}/triplet/{k}': v for k, v in detail.items()}
-    if options.soft_labels:
-      reference = _reference(similarity, teacher if index == 0 else None, options)
-      contrastive, detail = nce.soft_nce(similarity.dot, reference, pairs, split, coefficients.alpha, coefficients.beta)
-    else:
-      contrastive, detail = nce.hard_nce(similarity.dot, pairs)
+    followed = teacher if index == 0 else None
+    contrastive, detail = _contrastive(scores, followed, text, video, split, coefficients, options, axes)
     terms[f'{name}/nce'] = options.nce_weight * contrastive
     parts |= {f'{name}/nce/{k}': v for k, v in detail.items()}
 
   if teacher is not None:
-    divergence = _divergence(teacher, next(iter(branches.values())), frame_mask, pairs, options)
+    divergence = _divergence(teacher, next(iter(branches.values())), own_mask, text, video, options, axes)
     parts['distillation/kl'] = divergence
     terms['distillation'] = options.distillation_weight * coefficients.distillation * divergence
   total = jnp.sum(jnp.stack(list(terms.values())))
   return total, {'total': total} | terms | parts
 
 
-def _reference(similarity: FrameSimilarity, teacher: FrameSimilarity | None, options: LossOptions) -> jax.Array:
-  """Returns the `[Q, B]` similarities that the soft targets of a branch follow."""
+def _contrastive(
+  scores: BranchScores,
+  teacher: TeacherScores | None,
+  text: Pairs,
+  video: Pairs,
+  split: HardSplit,
+  coefficients: Coefficients,
+  options: LossOptions,
+  axes: tuple[str, ...],
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Returns the unweighted contrastive loss of a branch, whose soft targets follow the teacher, or else itself."""
+  if not options.soft_labels:
+    return nce.hard_nce(scores.text_dot, scores.video_dot, text, video, axes)
+  references = scores.text_dot, scores.video_dot
   if teacher is not None:
-    return jax.lax.stop_gradient(teacher.dot) / (options.teacher_temperature or 1.0)
-  if options.stop_target_gradient:
-    return jax.lax.stop_gradient(similarity.dot)
-  return similarity.dot
+    divisor = options.teacher_temperature or 1.0
+    references = tuple(jax.lax.stop_gradient(x) / divisor for x in (teacher.text_dot, teacher.video_dot))
+  elif options.stop_target_gradient:
+    references = jax.lax.stop_gradient(references)
+  alpha, beta = coefficients.alpha, coefficients.beta
+  return nce.soft_nce(scores.text_dot, scores.video_dot, *references, text, video, split, alpha, beta, axes)
 
 
-def _divergence(teacher, student, frame_mask, pairs, options: LossOptions) -> jax.Array:
+def _divergence(
+  teacher: TeacherScores,
+  student: BranchScores,
+  own_mask: jax.Array | None,
+  text: Pairs,
+  video: Pairs,
+  options: LossOptions,
+  axes: tuple[str, ...],
+) -> jax.Array:
   """Returns the frame-curve divergence, summed over captions or as the rescaled mean."""
+  given = {'teacher.own_curve': teacher.own_curve, 'own_curve of the first branch': student.own_curve}
+  if missing := [name for name, array in (given | {'own_mask': own_mask}).items() if array is None]:
+    raise ValueError(f'distillation needs {", ".join(missing)}; give them, or no teacher.')
   divergence = frame_curve_kl(
     jax.lax.stop_gradient(teacher.own_curve),
     student.own_curve,
-    frame_mask[pairs.labels],
-    pairs.captions,
+    own_mask,
+    video.captions,
     temperature=options.temperature,
     teacher_temperature=options.teacher_temperature,
+    axes=axes,
   )
   if options.kl_captions is None:
     return divergence
-  captions = jnp.maximum(jnp.sum(pairs.captions), 1)
-  return divergence * (options.kl_captions / captions)
+  captions = global_sum(jnp.sum(text.captions), axes)
+  return divergence * (options.kl_captions / jnp.maximum(captions, 1))

@@ -1,72 +1,143 @@
 """Triplet ranking loss on the cosine similarities, in both directions.
 
-Sizes: B videos, Q captions.
+Sizes: B videos, Q captions; Q_loc and B_loc are those of one device, and equal Q and B on one device.
 """
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
+from dlkd_jax.losses.blocks import by_blocks
+from dlkd_jax.losses.draws import below, random_bits
 from dlkd_jax.losses.masks import MASKED, Pairs, masked_mean
+
+_NO_ORDINAL = jnp.iinfo(jnp.int32).max
 
 
 def triplet_loss(
-  cosine: jax.Array,
-  pairs: Pairs,
+  text_cosine: jax.Array,
+  video_cosine: jax.Array,
+  text: Pairs,
+  video: Pairs,
   key: jax.Array,
   *,
   margin: float,
   hard_pool: int,
   hard_negatives: jax.Array | bool = True,
+  axes: tuple[str, ...] = (),
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Computes the triplet loss of one branch (DL-DKD++, the ranking loss).
 
   text→video: mean over q of max(0, margin + cos[q, n] − cos[q, y(q)]), n drawn uniformly from the `hard_pool`
   best-scoring wrong videos. video→text: mean over v of max(0, margin + best wrong caption − mean of v's own captions).
+  Draws follow the ordinals of captions and videos, whatever the layout of the batch.
 
   Args:
-    cosine: `[Q, B]`.
-    pairs: which captions and videos are real and belong together.
-    key: typed PRNG key of the draws.
+    text_cosine: `[Q_loc, B]`.
+    video_cosine: `[Q, B_loc]`.
+    text: pairs of the text view.
+    video: pairs of the video view.
+    key: typed PRNG key of the draws, the same on all devices.
     margin: of the hinge, in cosine.
     hard_pool: number of best-scoring wrong videos to draw from; 1 takes the best.
     hard_negatives: False draws both kinds of negatives uniformly among all wrong ones instead. May be traced.
+    axes: mesh axes that the batch is spread over.
 
   Returns:
     The loss, and its parts `text_to_video` and `video_to_text`. A direction without any wrong pair is 0.
   """
-  wrong = jnp.where(pairs.wrong, cosine, MASKED)
-  video_key, text_key, pool_key = jax.random.split(key, 3)
-  uniform = jnp.where(pairs.wrong, jax.random.uniform(video_key, cosine.shape), -1.0)
+  text_key, video_key = jax.random.split(key)
+  bits = random_bits(text_key, text.caption_ordinals), random_bits(video_key, video.video_ordinals)
 
-  positive = jnp.sum(jnp.where(pairs.own, cosine, 0.0), axis=1)
-  hard = _draw_from_best(wrong, pairs, pool_key, hard_pool)
-  negative = jnp.where(hard_negatives, hard, _take(cosine, jnp.argmax(uniform, axis=1), axis=1))
-  has_negative = jnp.any(pairs.wrong, axis=1)
-  text_to_video = masked_mean(jax.nn.relu(margin + negative - positive), has_negative)
+  def draw_videos(cosine, pairs, bits):
+    own, wrong = (jnp.sum(mask, axis=1) for mask in (pairs.own, pairs.wrong))
+    hard = _draw_from_best(cosine, pairs, bits, wrong, hard_pool)
+    easy = _draw_wrong(pairs.video_ordinals[None, :], pairs, bits, own, wrong, axis=1)
+    return jnp.where(hard_negatives, hard, easy), own, wrong
 
-  own_count = jnp.sum(pairs.own, axis=0)
-  positive = jnp.sum(jnp.where(pairs.own, cosine, 0.0), axis=0) / jnp.maximum(own_count, 1)
-  uniform = jnp.where(pairs.wrong, jax.random.uniform(text_key, cosine.shape), -1.0)
-  easy = _take(cosine, jnp.argmax(uniform, axis=0), axis=0)
-  negative = jnp.where(hard_negatives, jnp.max(wrong, axis=0), easy)
-  has_both = (own_count > 0) & jnp.any(pairs.wrong, axis=0)
-  video_to_text = masked_mean(jax.nn.relu(margin + negative - positive), has_both)
+  def draw_captions(cosine, pairs, bits):
+    own, wrong = (jnp.sum(mask, axis=0) for mask in (pairs.own, pairs.wrong))
+    hard = pairs.caption_ordinals[jnp.argmax(_wrong_scores(cosine, pairs), axis=0)]
+    easy = _draw_wrong(pairs.caption_ordinals[:, None], pairs, bits, own, wrong, axis=0)
+    return jnp.where(hard_negatives, hard, easy), own, wrong
 
+  means = []
+  for cosine, pairs, draw, axis in ((text_cosine, text, draw_videos, 1), (video_cosine, video, draw_captions, 0)):
+    # Only the choice of the negatives is used: no gradient.
+    negatives, own, wrong = by_blocks(draw, jax.lax.stop_gradient(cosine), pairs, bits[1 - axis], axis=axis)
+    gaps = _gaps(cosine, pairs, negatives, own, axis)
+    means.append(masked_mean(jax.nn.relu(margin + gaps), (own > 0) & (wrong > 0), axes))
+  text_to_video, video_to_text = means
   parts = {'text_to_video': text_to_video, 'video_to_text': video_to_text}
   return text_to_video + video_to_text, parts
 
 
-def _take(scores: jax.Array, index: jax.Array, axis: int) -> jax.Array:
-  """Takes one entry of every row (axis 1) or column (axis 0)."""
-  return jnp.squeeze(jnp.take_along_axis(scores, jnp.expand_dims(index, axis), axis), axis)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _gaps(cosine, pairs: Pairs, negatives, own, axis: int):
+  """Computes how far the negative of each entry lies above the mean of its own pairs.
+
+  Its backward pass keeps no matrix, and compares ordinals at every pair rather than scatter at the chosen ones.
+
+  Args:
+    cosine: `[Q, B]`.
+    pairs: pairs of the view.
+    negatives: `[N]` ordinals of the negatives: videos for captions (axis 1), captions for videos (axis 0).
+    own: `[N]` own pairs of each entry.
+    axis: along which the pairs of an entry lie.
+  """
+  return _gaps_forward(cosine, pairs, negatives, own, axis)[0]
 
 
-def _draw_from_best(wrong: jax.Array, pairs: Pairs, key: jax.Array, pool: int) -> jax.Array:
-  """Draws, for each caption, one of its `pool` best-scoring wrong videos; returns their scores `[Q]`."""
-  pool = min(pool, wrong.shape[1])
-  best, _ = jax.lax.top_k(wrong, pool)
-  available = jnp.minimum(jnp.sum(pairs.wrong, axis=1), pool)
-  drawn = jax.random.randint(key, available.shape, 0, jnp.maximum(available, 1))
-  return _take(best, drawn, axis=1)
+def _gaps_forward(cosine, pairs, negatives, own, axis):
+  def gaps(cosine, pairs, vectors):
+    return jnp.sum(_weights(pairs, *vectors, axis) * jnp.where(pairs.real, cosine, 0.0), axis=axis)
+
+  return by_blocks(gaps, cosine, pairs, (negatives, own), axis=axis), (pairs, negatives, own)
+
+
+def _gaps_backward(axis, residuals, cotangent):
+  return jnp.expand_dims(cotangent, axis) * _weights(*residuals, axis), None, None, None
+
+
+_gaps.defvjp(_gaps_forward, _gaps_backward)
+
+
+def _weights(pairs: Pairs, negatives, own, axis: int):
+  """`[Q, B]` float32: 1 at the negative of each entry, −1/n at its n own pairs, 0 elsewhere."""
+  candidates = pairs.video_ordinals[None, :] if axis else pairs.caption_ordinals[:, None]
+  chosen = candidates == jnp.expand_dims(negatives, axis)
+  share = jnp.expand_dims(-1.0 / jnp.maximum(own, 1), axis)
+  return jnp.where(pairs.own, share, jnp.where(pairs.real & chosen, 1.0, 0.0))
+
+
+def _wrong_scores(cosine: jax.Array, pairs: Pairs) -> jax.Array:
+  return jnp.where(pairs.wrong, cosine, MASKED)
+
+
+def _draw_from_best(cosine: jax.Array, pairs: Pairs, bits: jax.Array, wrong: jax.Array, pool: int) -> jax.Array:
+  """Draws, for each caption, one of its `pool` best-scoring wrong videos; returns their ordinals `[Q]`."""
+  pool = min(pool, cosine.shape[1])
+  _, best = jax.lax.top_k(_wrong_scores(cosine, pairs), pool)
+  drawn = below(bits, jnp.minimum(wrong, pool))
+  return pairs.video_ordinals[jnp.take_along_axis(best, drawn[:, None], axis=1)[:, 0]]
+
+
+def _draw_wrong(candidates, pairs: Pairs, bits, own, wrong, axis: int) -> jax.Array:
+  """Draws a wrong candidate uniformly for each row (axis 1) or column (axis 0); returns their ordinals `[N]`.
+
+  Args:
+    candidates: `[1, B]` or `[Q, 1]` int32, ordinals of the candidates. The view holds all real ones of the batch, so
+      that theirs are 0, 1, … without gaps, and those of an entry's own candidates are consecutive.
+    pairs: pairs of the view.
+    bits: `[N]` uint32, random.
+    own: `[N]` own candidates of each entry.
+    wrong: `[N]` wrong ones.
+    axis: along which the candidates lie.
+  """
+  first = jnp.min(jnp.where(pairs.own, candidates, _NO_ORDINAL), axis=axis)
+  drawn = below(bits, wrong)
+  # Counts over the wrong ones alone: from the own ones on, they lie further by their number.
+  return jnp.where(drawn >= first, drawn + own, drawn)

@@ -36,6 +36,11 @@ class Problem:
     return make_pairs(self.labels, self.caption_mask, self.video_mask)
 
   @property
+  def own_mask(self):
+    """`[Q, L]`, real frames of the own video of each real caption."""
+    return self.frame_mask[self.labels] & self.caption_mask[:, None]
+
+  @property
   def own(self):
     return self.labels[: self.captions]
 

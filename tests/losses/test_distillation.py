@@ -73,3 +73,20 @@ def test_refuses_shapes_that_disagree():
     frame_curve_kl(
       problem.teacher_curve, problem.curve[:, :-1], problem.frame_mask[problem.labels], problem.caption_mask
     )
+  with pytest.raises(AssertionError):
+    frame_curve_kl(problem.teacher_curve, problem.curve, problem.frame_mask[problem.labels], problem.caption_mask[:-1])
+
+
+def test_captions_without_an_own_frame_add_nothing():
+  """Their videos are on other devices: the parts of a mask add up to the whole."""
+  problem = make_problem(Q, B, seed=5)
+  own = problem.frame_mask[problem.labels]
+  whole, gradient = run(problem)
+  values, gradients = [], []
+  for here in (problem.labels < 3, problem.labels >= 3):
+    value, part = divergence(problem.teacher_curve, problem.curve, own & here[:, None], problem.caption_mask)
+    assert not np.asarray(part)[~here].any()
+    values.append(value)
+    gradients.append(part)
+  np.testing.assert_allclose(sum(values), whole, rtol=1e-5)
+  np.testing.assert_allclose(sum(gradients), gradient, atol=1e-6)

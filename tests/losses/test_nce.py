@@ -1,4 +1,4 @@
-"""The contrastive losses and the hard/soft split against loops written from the formulas."""
+"""The contrastive losses against loops written from the formulas."""
 
 import math
 
@@ -8,22 +8,34 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.test_util import check_grads
 
 from dlkd_jax.losses import nce
 from dlkd_jax.losses.masks import make_pairs
+from dlkd_jax.losses.nce_terms import hard_terms, text_terms, video_terms
+from dlkd_jax.losses.split import HardSplit, split_by_position
 from tests.losses import problems
 from tests.losses.problems import B, Q, make_problem
 
 SIZES = [(1, 1), (3, 2), (7, 5), (Q, B)]
-hard_nce = jax.jit(jax.value_and_grad(nce.hard_nce, has_aux=True))
-split_by_position = jax.jit(nce.split_by_position)
-split_at_random = jax.jit(nce.split_at_random)
+
+
+@jax.jit
+def hard_nce(dot, pairs):
+  return jax.value_and_grad(lambda dot: nce.hard_nce(dot, dot, pairs, pairs), has_aux=True)(dot)
 
 
 @jax.jit
 def soft_nce(dot, reference, pairs, split, alpha, beta):
-  function = jax.value_and_grad(nce.soft_nce, argnums=(0, 1), has_aux=True)
-  return function(dot, reference, pairs, split, alpha, beta)
+  def loss(dot, reference):
+    return nce.soft_nce(dot, dot, reference, reference, pairs, pairs, split, alpha, beta)
+
+  return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(dot, reference)
+
+
+@jax.jit
+def first_rows(pairs, alpha):
+  return split_by_position(pairs, pairs, alpha)
 
 
 def float32(x):
@@ -48,7 +60,7 @@ def test_hard_labels_against_loops(captions, videos):
 @pytest.mark.parametrize(('alpha', 'beta'), [(0.8, 0.8), (0.5, 0.5), (0.3, 0.0), (0.0, 0.7), (1.0, 0.8), (0.6, 1.0)])
 def test_soft_labels_against_loops(captions, videos, alpha, beta):
   problem = make_problem(captions, videos, seed=captions)
-  split = split_by_position(problem.pairs, float32(alpha))
+  split = first_rows(problem.pairs, float32(alpha))
   arguments = float32(problem.dot), float32(problem.teacher_dot), problem.pairs, split, float32(alpha), float32(beta)
   (value, _), (gradient, reference_gradient) = soft_nce(*arguments)
   hard = range(math.floor(alpha * captions + 1e-9)), range(math.floor(alpha * videos + 1e-9))
@@ -72,7 +84,7 @@ def test_soft_labels_with_any_split(captions, videos, seed, data):
   problem = make_problem(captions, videos, seed)
   hard_captions = data.draw(st.sets(st.integers(0, captions - 1)))
   hard_videos = data.draw(st.sets(st.integers(0, videos - 1)))
-  split = nce.HardSplit(np.isin(np.arange(Q), list(hard_captions)), np.isin(np.arange(B), list(hard_videos)))
+  split = HardSplit(np.isin(np.arange(Q), list(hard_captions)), np.isin(np.arange(B), list(hard_videos)))
   arguments = float32(problem.dot), float32(problem.dot), problem.pairs, split, float32(0.6), float32(0.7)
   (value, _), gradients = soft_nce(*arguments)
   dot = problem.real(problem.dot)
@@ -87,7 +99,7 @@ def test_halves_are_zero_where_a_side_lacks_rows():
   arguments = float32(problem.dot), float32(problem.teacher_dot), problem.pairs
 
   def value(captions, videos, alpha):
-    return soft_nce(*arguments, nce.HardSplit(captions, videos), float32(alpha), float32(0.8))[0][0]
+    return soft_nce(*arguments, HardSplit(captions, videos), float32(alpha), float32(0.8))[0][0]
 
   assert value(none[0], every[1], 1.0) == 0.0  # no hard caption
   assert value(every[0], none[1], 1.0) == 0.0  # no hard video
@@ -100,34 +112,10 @@ def test_empty_batch_is_zero_and_finite():
   problem = make_problem(0, 0)
   (value, _), gradient = hard_nce(jnp.asarray(problem.dot), problem.pairs)
   assert value == 0.0 and not np.asarray(gradient).any()
-  split = split_by_position(problem.pairs, float32(0.5))
+  split = first_rows(problem.pairs, float32(0.5))
   dot = float32(problem.dot)
   (value, _), gradients = soft_nce(dot, dot, problem.pairs, split, float32(0.5), float32(0.8))
   assert value == 0.0 and not any(np.asarray(g).any() for g in gradients)
-
-
-@pytest.mark.parametrize(('captions', 'videos'), [(0, 0), (1, 1), (7, 3), (Q, B)])
-def test_split_counts_real_rows_only(captions, videos):
-  pairs = make_problem(captions, videos).pairs
-  for alpha in np.linspace(0.0, 1.0, 29, dtype=np.float32):
-    hard = math.floor(alpha * np.float32(captions)), math.floor(alpha * np.float32(videos))
-    by_position = split_by_position(pairs, alpha)
-    np.testing.assert_array_equal(by_position.captions, np.arange(Q) < hard[0])
-    np.testing.assert_array_equal(by_position.videos, np.arange(B) < hard[1])
-    drawn = split_at_random(pairs, alpha, jax.random.key(int(alpha * 100)))
-    assert (np.sum(drawn.captions), np.sum(drawn.videos)) == hard
-    assert not np.any(drawn.captions & ~pairs.captions) and not np.any(drawn.videos & ~pairs.videos)
-
-
-def test_random_split_is_uniform_over_the_real_rows_and_its_sides_are_independent():
-  pairs, keys = make_problem(10, 6).pairs, 1500
-  draw = jax.jit(jax.vmap(lambda key: nce.split_at_random(pairs, float32(0.5), key)))
-  drawn = draw(jax.random.split(jax.random.key(7), keys))
-  for mask, count in ((drawn.captions, 10), (drawn.videos, 6)):
-    share = np.mean(np.asarray(mask)[:, :count], axis=0)
-    assert np.abs(share - 0.5).max() < 5 * np.sqrt(0.25 / keys)
-  both = np.mean(np.asarray(drawn.captions)[:, 0] & np.asarray(drawn.videos)[:, 0])
-  assert abs(both - 0.25) < 5 * np.sqrt(0.1875 / keys)
 
 
 def test_order_of_videos_does_not_matter_for_hard_labels():
@@ -142,6 +130,58 @@ def test_soft_loss_with_every_row_hard_is_the_hard_loss():
   problem = make_problem(Q, B, seed=6)
   # Every video has a caption: one without counts in the soft form alone.
   problem.labels[:] = np.sort(np.arange(Q) % B)
-  dot, split = float32(problem.dot), nce.HardSplit(problem.caption_mask, problem.video_mask)
+  dot, split = float32(problem.dot), HardSplit(problem.caption_mask, problem.video_mask)
   soft = soft_nce(dot, dot, problem.pairs, split, float32(1.0), float32(0.8))[0][0]
   np.testing.assert_allclose(soft, hard_nce(dot, problem.pairs)[0][0], rtol=1e-5)
+
+
+@pytest.mark.parametrize('own_reference', [False, True], ids=['teacher', 'self'])
+def test_gradients_of_all_inputs_by_finite_differences(own_reference):
+  """Each direction alone, weighted unevenly; the reference may be the scores themselves."""
+  problem = make_problem(9, 5, seed=8)
+  hard_captions, hard_videos = np.arange(Q) % 3 == 0, np.arange(B) % 2 == 0
+  weights = np.random.default_rng(0).uniform(0.5, 1.5, Q) * problem.caption_mask
+
+  def loss(dot, reference, beta):
+    reference = dot if own_reference else reference
+    text = text_terms(dot, reference, problem.pairs, hard_captions, beta)
+    video = video_terms(dot, reference, problem.pairs, hard_videos, beta)
+    return jnp.sum(weights * text) + jnp.sum(weights[:B] * jnp.where(problem.video_mask, video, 0.0))
+
+  real = problem.caption_mask[:, None] & problem.video_mask
+  dot, reference = (np.where(real, x, 0.0) for x in (problem.dot, problem.teacher_dot))
+  check_grads(loss, (float32(dot), float32(reference), float32(0.6)), order=1, modes=['rev'], eps=1e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize('axis', [0, 1])
+def test_gradient_of_hard_terms_by_finite_differences(axis):
+  problem = make_problem(9, 5, seed=8)
+  has_own = np.any(problem.pairs.own, axis=axis)
+  loss = lambda dot: jnp.sum(jnp.where(has_own, hard_terms(dot, problem.pairs, axis), 0.0))  # noqa: E731
+  dot = np.where(problem.caption_mask[:, None] & problem.video_mask, problem.dot, 0.0)
+  check_grads(loss, (float32(dot),), 1, ['rev'], eps=1e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize('scale', [1.0, 40.0, 1000.0])
+def test_terms_stay_exact_and_finite_where_scores_are_large(scale):
+  """Own captions may carry less probability than float32 can hold; the epsilon of the targets bounds the term then."""
+  problem = make_problem(Q, B, seed=9)
+  dot, teacher = (np.asarray(scale * x, np.float32) for x in (problem.dot, problem.teacher_dot))
+  split = first_rows(problem.pairs, float32(0.6))
+  (value, _), gradients = soft_nce(dot, teacher, problem.pairs, split, float32(0.6), float32(0.7))
+  hard = set(range(int(0.6 * Q))), set(range(int(0.6 * B)))
+  oracle = lambda d, t: problems.soft_nce(d, t, problem.own, *hard, 0.6, 0.7)  # noqa: E731
+  dot, teacher = problem.real(dot), problem.real(teacher)
+  np.testing.assert_allclose(value, oracle(dot, teacher), rtol=1e-5)
+  np.testing.assert_allclose(gradients[0], problems.numerical_gradient(lambda d: oracle(d, teacher), dot), atol=1e-5)
+  np.testing.assert_allclose(gradients[1], problems.numerical_gradient(lambda t: oracle(dot, t), teacher), atol=2e-5)
+
+
+def test_schedules_do_not_compile_again():
+  problem = make_problem(Q, B)
+  dot, split = float32(problem.dot), HardSplit(problem.caption_mask, problem.video_mask)
+  soft_nce(dot, dot, problem.pairs, split, float32(0.5), float32(0.5))
+  before = soft_nce._cache_size()
+  for alpha in (0.1, 0.9):
+    soft_nce(dot, dot, problem.pairs, split, float32(alpha), float32(1.0 - alpha))
+  assert soft_nce._cache_size() == before

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dlkd_jax.losses.scores import whole_batch_scores, whole_batch_teacher
 from dlkd_jax.losses.total import Coefficients, LossOptions, total_loss
 from dlkd_jax.similarity.max_over_frames import FrameSimilarity
 from tests.losses import problems
@@ -25,20 +26,29 @@ def value_and_gradient(options, dual=True, teacher=True):
   """
 
   def loss(arrays, fixed, key, coefficients):
-    masks = {name: fixed[name] for name in ('labels', 'caption_mask', 'video_mask', 'frame_mask')}
-    branches = {'inheritance': FrameSimilarity(arrays['cosine_i'], arrays['dot_i'], arrays['curve'])}
+    def both_views(cosine, dot, curve=None):
+      return whole_batch_scores(FrameSimilarity(cosine, dot, curve))
+
+    branches = {'inheritance': both_views(arrays['cosine_i'], arrays['dot_i'], arrays['curve'])}
     if dual:
-      branches['exploration'] = FrameSimilarity(arrays['cosine_e'], arrays['dot_e'])
-    reference = FrameSimilarity(fixed['teacher_cosine'], fixed['teacher_dot'], fixed['teacher_curve'])
+      branches['exploration'] = both_views(arrays['cosine_e'], arrays['dot_e'])
+    reference = whole_batch_teacher(FrameSimilarity(None, fixed['teacher_dot'], fixed['teacher_curve']))
     return total_loss(
-      branches, reference if teacher else None, **masks, coefficients=coefficients, key=key, options=options
+      branches,
+      reference if teacher else None,
+      text=fixed['pairs'],
+      video=fixed['pairs'],
+      own_mask=fixed['own_mask'],
+      coefficients=coefficients,
+      key=key,
+      options=options,
     )
 
   return jax.value_and_grad(loss, has_aux=True)
 
 
 def run(problem, options=BASE, dual=True, teacher=True, seed=0, **scheduled):
-  names = ('labels', 'caption_mask', 'video_mask', 'frame_mask', 'teacher_cosine', 'teacher_dot', 'teacher_curve')
+  names = ('pairs', 'own_mask', 'teacher_dot', 'teacher_curve')
   fixed = {name: getattr(problem, name) for name in names}
   arrays = {
     'cosine_i': problem.cosine,
@@ -179,3 +189,15 @@ def test_teacher_temperature_divides_the_soft_targets_and_the_teacher_curve():
   np.testing.assert_allclose(parts['inheritance/nce'], expected, rtol=1e-5)
   expected = 0.1 * W * problems.kl(problem, teacher_temperature=0.5)
   np.testing.assert_allclose(parts['distillation'], expected, rtol=1e-5)
+
+
+def test_distillation_refuses_to_go_without_curves_or_their_mask():
+  problem = make_problem(Q, B)
+  similarity = FrameSimilarity(problem.cosine, problem.dot, problem.curve)
+  scores, teacher = whole_batch_scores(similarity), whole_batch_teacher(similarity)
+  scalars = Coefficients(*(jnp.float32(v) for v in (ALPHA, BETA, W)), hard_negatives=jnp.asarray(True))
+  fixed = {'text': problem.pairs, 'video': problem.pairs, 'coefficients': scalars, 'key': jax.random.key(0)}
+  with pytest.raises(ValueError, match='own_curve of the first branch'):
+    total_loss({'i': scores.replace(own_curve=None)}, teacher, own_mask=problem.own_mask, options=BASE, **fixed)
+  with pytest.raises(ValueError, match='needs own_mask'):
+    total_loss({'i': scores}, teacher, own_mask=None, options=BASE, **fixed)

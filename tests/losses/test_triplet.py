@@ -18,8 +18,7 @@ MARGIN = 0.2
 @functools.cache
 def compiled(pool):
   def loss(cosine, pairs, key, hard):
-    value, parts = triplet_loss(cosine, pairs, key, margin=MARGIN, hard_pool=pool, hard_negatives=hard)
-    return value, parts
+    return triplet_loss(cosine, cosine, pairs, pairs, key, margin=MARGIN, hard_pool=pool, hard_negatives=hard)
 
   return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
@@ -57,22 +56,21 @@ def drawn_counts(pool, hard, keys=1500):
 
   # A margin this large keeps every hinge open, so the gradient of a row is -1/n at its own and +1/n at the drawn.
   def gradient(key):
-    def part(name):
-      return lambda cosine: triplet_loss(cosine, problem.pairs, key, margin=10.0, hard_pool=pool, hard_negatives=hard)[
-        1
-      ][name]
+    def parts(text, video):
+      drawn = {'margin': 10.0, 'hard_pool': pool, 'hard_negatives': hard}
+      return triplet_loss(text, video, problem.pairs, problem.pairs, key, **drawn)[0]
 
-    cosine = jnp.asarray(problem.cosine)
-    return jax.grad(part('text_to_video'))(cosine) > 0, jax.grad(part('video_to_text'))(cosine) > 0
+    text, video = jax.grad(parts, argnums=(0, 1))(jnp.asarray(problem.cosine), jnp.asarray(problem.cosine))
+    return text > 0, video > 0
 
   text, video = jax.jit(jax.vmap(gradient))(jax.random.split(jax.random.key(1), keys))
   return problem, np.asarray(text).sum(axis=0), np.asarray(video).sum(axis=0)
 
 
 def assert_uniform(counts, keys):
-  """Every count within five standard deviations of a uniform draw."""
-  expected = keys / len(counts)
-  assert np.abs(counts - expected).max() < 5 * np.sqrt(expected), counts
+  """Chi-square of the counts within five standard deviations of what a uniform draw gives."""
+  expected, freedom = keys / len(counts), len(counts) - 1
+  assert np.sum((counts - expected) ** 2 / expected) < freedom + 5 * np.sqrt(2 * freedom), counts
 
 
 # A pool of 20 holds more than there are wrong videos: the draw is among those there are.
@@ -84,6 +82,7 @@ def test_negatives_are_drawn_uniformly_from_the_pool_of_best_wrong_videos(pool):
     best = sorted(wrong, key=lambda v: -problem.cosine[q, v])[:pool]
     assert set(np.flatnonzero(text[q])) == set(best)
     assert_uniform(text[q][best], 1500)
+    assert text[q].sum() == 1500
   assert not text[problem.captions :].any() and not text[:, problem.videos :].any()
   for v in set(problem.own):
     wrong = [q for q in range(problem.captions) if problem.labels[q] != v]
@@ -103,10 +102,33 @@ def test_easy_negatives_are_drawn_uniformly_among_all_wrong_ones():
     assert_uniform(video[wrong, v], 1500)
 
 
-def test_order_of_videos_does_not_matter():
-  problem = make_problem(Q, B, seed=2)
-  order = np.random.default_rng(0).permutation(B)
-  labels = np.argsort(order)[problem.labels].astype(np.int32)
-  pairs = make_pairs(labels, problem.caption_mask, problem.video_mask)
-  moved = compiled(1)(jnp.asarray(problem.cosine[:, order]), pairs, jax.random.key(0), jnp.asarray(True))[0][0]
-  np.testing.assert_allclose(moved, run(problem)[0][0], rtol=1e-6)
+@pytest.mark.parametrize(('pool', 'hard'), [(1, True), (4, True), (4, False)])
+def test_order_does_not_matter_to_value_gradient_or_draws(pool, hard):
+  """Captions and videos in any order, with padding anywhere between, each with its ordinal."""
+  problem = make_problem(9, 5, seed=2)
+  pairs = problem.pairs
+  rng = np.random.default_rng(0)
+  rows, columns = rng.permutation(Q), rng.permutation(B)
+  moved = make_pairs(
+    np.argsort(columns)[problem.labels[rows]],
+    problem.caption_mask[rows],
+    problem.video_mask[columns],
+    caption_ordinals=pairs.caption_ordinals[rows],
+    video_ordinals=pairs.video_ordinals[columns],
+  )
+  for seed in range(5):
+    key = jax.random.key(seed), jnp.asarray(hard)
+    (value, _), gradient = compiled(pool)(jnp.asarray(problem.cosine), pairs, *key)
+    (other, _), other_gradient = compiled(pool)(jnp.asarray(problem.cosine[rows][:, columns]), moved, *key)
+    np.testing.assert_allclose(other, value, rtol=1e-6)
+    np.testing.assert_allclose(other_gradient, gradient[rows][:, columns], atol=1e-7)
+
+
+def test_draws_do_not_depend_on_the_amount_of_padding():
+  problem, key = make_problem(9, 5, seed=2), jax.random.key(3)
+  q, v = problem.captions, problem.videos
+  bare = make_pairs(problem.labels[:q], problem.caption_mask[:q], problem.video_mask[:v])
+  for hard in (True, False):
+    padded = compiled(3)(jnp.asarray(problem.cosine), problem.pairs, key, jnp.asarray(hard))[0][0]
+    unpadded = compiled(3)(jnp.asarray(problem.cosine[:q, :v]), bare, key, jnp.asarray(hard))[0][0]
+    np.testing.assert_allclose(padded, unpadded, rtol=1e-6)
