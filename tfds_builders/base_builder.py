@@ -20,13 +20,15 @@ from absl import logging
 from array_record.python import array_record_module
 from tensorflow_datasets.core import example_serializer
 
-from tfds_builders import errors, progress, records
+from tfds_builders import errors, lengths, progress, records
 
 _RECORD_VERSION = 1
 
 
 class PrvrBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
   """Writes the records of a source as sharded array_record, one video after another.
+
+  Beside the records of each split lies a small file of their lengths (`tfds_builders.lengths`).
 
   Feature sizes come from the data: before a set is built, `info.features` is None; of a built one,
   it is what was written. `info.metadata` holds `sizes` (Dv, Dq, Dt), `dtype`, `splits` (counts),
@@ -154,10 +156,11 @@ class PrvrBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
     bar = progress.Progress(sum(map(len, source.videos().values())), 'videos')
 
-    def examples(split: str, videos: Sequence[str]) -> Iterator[bytes]:
+    def examples(split: str, videos: Sequence[str], noted: lengths.SplitLengths) -> Iterator[bytes]:
       for video in videos:
         record = records.store(source.record(split, video), dtype)
         counts[split].add(record)
+        noted.add(record)
         yield serializer.serialize_example(features.encode_example(record))
         bar.step(split)
 
@@ -168,8 +171,10 @@ class PrvrBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
       shards = min(asked, len(videos)) if asked else records.choose_num_shards(source, split, dtype)
       borders = [round(shard * len(videos) / shards) for shard in range(shards + 1)]
       paths = [template.sharded_filepath(shard_index=i, num_shards=shards) for i in range(shards)]
+      noted = lengths.SplitLengths()
       for path, (start, end) in zip(paths, itertools.pairwise(borders), strict=True):
-        _write_shard(path, examples(split, videos[start:end]))
+        _write_shard(path, examples(split, videos[start:end], noted))
+      noted.write(self.data_dir, split)
       infos.append(
         tfds.core.SplitInfo(
           name=split,

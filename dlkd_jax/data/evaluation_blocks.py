@@ -1,8 +1,9 @@
-"""A whole split in source order, in blocks of one static size, for evaluation.
+"""A whole split, or one process's share of it, in blocks of one static size, for evaluation.
 
 Videos and captions are walked apart: a gallery is encoded video by video and searched caption by caption, and the two
-meet on their ids. Every video and every caption appears exactly once. L is the smallest of the listed frame sizes that
-fits the block, so it may differ from block to block (few values in all); so may W.
+meet on their ids. Every one appears exactly once, in the order of the source or in one that is asked for. L is the
+smallest of the listed frame sizes that fits the block, so it may differ from block to block (few values in all); so
+may W.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -74,8 +75,10 @@ class CaptionBlock:
   durations: np.ndarray
 
 
-def video_blocks(source: Source, options: PipelineOptions, block: int) -> Iterator[VideoBlock]:
-  """Yields every video of a split once, in the order of the source.
+def video_blocks(
+  source: Source, options: PipelineOptions, block: int, order: Sequence[int] | None = None
+) -> Iterator[VideoBlock]:
+  """Yields videos of a split, each once: all in the order of the source, or those that `order` names.
 
   Student and teacher frames go straight to `options.max_frames`, each from its own row count. The next blocks are made
   by a thread while the consumer works on one. Where `options.teacher` is false the teacher's fields are None.
@@ -84,16 +87,20 @@ def video_blocks(source: Source, options: PipelineOptions, block: int) -> Iterat
     source: records of videos.
     options: sizes; only the limits, `frame_sizes`, `teacher` and `prefetch_batches` matter here.
     block: videos in a block; the last one is padded to it.
+    order: records to take, in this order. Videos of similar length in a block leave less to padding.
 
   Raises:
     ValueError: a video has no student frames.
   """
   _check_block(block)
-  return _ahead(_video_blocks(source, options, block), options.prefetch_batches)
+  order = range(len(source)) if order is None else order
+  return _ahead(_video_blocks(source, options, block, order), options.prefetch_batches)
 
 
-def caption_blocks(source: Source, options: PipelineOptions, block: int) -> Iterator[CaptionBlock]:
-  """Yields every caption of a split once, in the order of the source.
+def caption_blocks(
+  source: Source, options: PipelineOptions, block: int, order: Sequence[int] | None = None
+) -> Iterator[CaptionBlock]:
+  """Yields captions of a split, each once: all in the order of the source, or those of the videos that `order` names.
 
   Blocks are filled across the borders of videos, so that all but the last are full. The next blocks are made by a
   thread while the consumer works on one. Where `options.teacher` is false `teacher_text` is None.
@@ -102,12 +109,14 @@ def caption_blocks(source: Source, options: PipelineOptions, block: int) -> Iter
     source: records of videos; those without captions are passed over.
     options: sizes; only `max_words`, `word_sizes`, `teacher` and `prefetch_batches` matter here.
     block: captions in a block; the last one is padded to it.
+    order: records whose captions to take, in this order.
 
   Raises:
     ValueError: a caption has no tokens, or a video has teacher text for some captions only.
   """
   _check_block(block)
-  return _ahead(_caption_blocks(source, options, block), options.prefetch_batches)
+  order = range(len(source)) if order is None else order
+  return _ahead(_caption_blocks(source, options, block, order), options.prefetch_batches)
 
 
 def _check_block(block: int) -> None:
@@ -145,11 +154,10 @@ def _teacher_width(source: Source, feature: str, options: PipelineOptions) -> in
   return None
 
 
-def _video_blocks(source: Source, options: PipelineOptions, block: int) -> Iterator[VideoBlock]:
+def _video_blocks(source: Source, options: PipelineOptions, block: int, order: Sequence[int]) -> Iterator[VideoBlock]:
   teacher_width = _teacher_width(source, 'teacher_frames', options)
-  for start in range(0, len(source), block):
-    rows = range(start, min(start + block, len(source)))
-    yield _video_block([source[row] for row in rows], teacher_width, options, block)
+  for start in range(0, len(order), block):
+    yield _video_block([source[row] for row in order[start : start + block]], teacher_width, options, block)
 
 
 def _video_block(
@@ -165,7 +173,10 @@ def _video_block(
   size = fitting_size(min(longest, options.max_frames), options.frame_sizes)
 
   student_frames = np.zeros((block, size, students[0].shape[-1]), np.float32)
-  counts = [write_student_frames(rows, out, options) for rows, out in zip(students, student_frames, strict=False)]
+  counts = []
+  for record, out in zip(records, student_frames, strict=False):
+    with sources.naming_bad_rows(record):
+      counts.append(write_student_frames(record['student_frames'], out, options))
   teacher_frames = teacher_mask = None
   if teacher_width:
     teacher_frames = np.zeros((block, size, teacher_width), np.float32)
@@ -197,9 +208,9 @@ class _Caption:
   duration: float
 
 
-def _captions(source: Source, options: PipelineOptions) -> Iterator[_Caption]:
-  """Yields the captions of a split one by one."""
-  for index in range(len(source)):
+def _captions(source: Source, options: PipelineOptions, order: Sequence[int]) -> Iterator[_Caption]:
+  """Yields the captions of a split's records one by one."""
+  for index in order:
     record = source[index]
     video = sources.text(record['video_id'])
     lengths = np.asarray(record['token_lengths'])
@@ -225,9 +236,11 @@ def _captions(source: Source, options: PipelineOptions) -> Iterator[_Caption]:
       )
 
 
-def _caption_blocks(source: Source, options: PipelineOptions, block: int) -> Iterator[CaptionBlock]:
+def _caption_blocks(
+  source: Source, options: PipelineOptions, block: int, order: Sequence[int]
+) -> Iterator[CaptionBlock]:
   teacher_width = _teacher_width(source, 'teacher_text', options)
-  captions = _captions(source, options)
+  captions = _captions(source, options, order)
   while some := list(itertools.islice(captions, block)):
     yield _caption_block(some, teacher_width, options, block)
 
@@ -243,7 +256,12 @@ def _caption_block(
   durations = np.full(block, np.nan, np.float32)
   for row, caption in enumerate(captions):
     into = tokens[row, : words[row]]
-    transforms.normalize_rows(transforms.widen(caption.tokens, into), into)
+    try:
+      transforms.normalize_rows(transforms.widen(caption.tokens, into), into)
+    except transforms.NonFiniteError as error:
+      raise ValueError(
+        f'caption {caption.caption_id!r} of video {caption.video_id!r}: its token {error}; extract its features again'
+      ) from error
     if teacher_text is not None and caption.teacher_text is not None:
       teacher_text[row] = caption.teacher_text
     moments[row], durations[row] = caption.moment, caption.duration

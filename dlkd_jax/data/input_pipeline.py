@@ -1,7 +1,9 @@
 """The stream of training batches: shuffled each epoch, shared by processes, resumed exactly.
 
 Everything follows from the seed and the number of batches taken: batch number n of a run is a pure function of the two,
-whatever the number of threads or worker processes, so resuming is starting at n.
+whatever the number of threads, worker processes, processes or devices, so resuming is starting at n. How the videos of
+a batch are shared among devices and packed into rows follows from their lengths; it changes where they lie, not which
+they are.
 """
 
 from __future__ import annotations
@@ -10,37 +12,47 @@ from collections.abc import Iterator
 from typing import Any
 
 import grain
+import numpy as np
 from absl import flags
 
 from dlkd_jax.data.batch import Batch
-from dlkd_jax.data.collation import Collator
+from dlkd_jax.data.collation import Collator, check_lengths
+from dlkd_jax.data.lengths import Lengths, scan_lengths
 from dlkd_jax.data.options import PipelineOptions
+from dlkd_jax.data.plan import Plan, make_plan
 from dlkd_jax.data.sources import Source
+
+# What a plan looks at, whichever is least: numbers, not seconds, so that all processes look at the same.
+_PLANNED_BATCHES = 200
+_PLANNED_EPOCHS = 5
+_PLANNED_VIDEOS = 50_000
 
 
 class TrainPipeline:
   """An endless stream of batches; each epoch has every video exactly once, in an order of its own.
 
-  Batches do not straddle epochs. The last batch of an epoch may have fewer videos; it is kept, and padded to the same
-  number of rows as the others with `video_mask` false: it comes once in an epoch, so computing its padding is cheaper
-  than compiling the step for one more shape. Its captions are padded to a size of their own, smaller one.
+  Batches do not straddle epochs. The last batch of an epoch may have fewer videos; it is kept, with as many places for
+  videos as the others and `video_mask` false in the rest. Packed, it has fewer rows where the plan found that worth a
+  shape.
 
   Attributes:
     steps_per_epoch: batches in an epoch, the same on every process.
     num_videos: videos in the source.
+    plan: the shapes of the batches, the same on every process.
   """
 
-  def __init__(self, dataset: grain.MapDataset, order: dict[str, int], options: PipelineOptions):
+  def __init__(self, dataset: grain.MapDataset, order: dict[str, int], plan: Plan):
     """See `train_pipeline`.
 
     Args:
       dataset: one epoch of batches, drawn anew in the next.
       order: what the order of videos depends on.
-      options: how far and with how many processes to read ahead.
+      plan: the shapes of the batches; its options say how far and with how many processes to read ahead.
     """
     self.steps_per_epoch = len(dataset)
     self.num_videos = order['num_videos']
-    self._dataset, self._order, self._options = dataset.repeat(), order, options
+    self.plan = plan
+    self._dataset, self._order, self._options = dataset.repeat(), order, plan.options
 
   def __iter__(self) -> TrainIterator:
     """Starts at the first batch of the first epoch."""
@@ -83,7 +95,8 @@ class TrainIterator(Iterator[Batch]):
   def get_state(self) -> dict[str, Any]:
     """Returns where the stream stands, as a dictionary that JSON can hold.
 
-    It counts the batches that were taken, not those read ahead.
+    It counts the batches that were taken, not those read ahead. Neither processes, devices nor packing are part of it:
+    a run of two processes is resumed by one, and the other way round.
     """
     return {**self._order, 'batches': self.batches}
 
@@ -128,31 +141,62 @@ def train_pipeline(
   seed: int,
   process_index: int = 0,
   process_count: int = 1,
+  *,
+  lengths: Lengths | None = None,
 ) -> TrainPipeline:
   """Makes the stream of training batches of a source.
 
   Args:
     source: records of videos, see `dlkd_jax.data.sources`.
-    options: sizes of batches and how to read them.
+    options: sizes of batches and how to read them; `options.shards` counts the devices of all processes.
     seed: order of the videos; another seed gives another order in every epoch.
     process_index: this process, from 0.
-    process_count: processes that share each batch; this one gives `batch_videos / process_count` of its videos.
+    process_count: processes that share each batch; this one reads and gives the shards from
+      `process_index * shards / process_count` on, `shards / process_count` of them.
+    lengths: of the records of the source, from `open_lengths`; None: every record is read once to find them.
 
   Returns:
-    The stream; `iter` of it gives batches and can be stopped and resumed.
+    The stream; `iter` of it gives batches and can be stopped and resumed, also by another number of processes.
 
   Raises:
-    ValueError: the source is empty, or the options do not suit the number of processes.
+    ValueError: the source is empty, a record of it cannot be trained on, the lengths are of another number of records,
+      or the shards do not divide over the processes.
   """
   if not 0 <= process_index < process_count:
     raise ValueError(f'process_index is {process_index}; expected 0 to {process_count - 1}')
   if len(source) == 0:
     raise ValueError('the training split has no videos; expected at least one')
+  if lengths is None:
+    lengths = scan_lengths(source)
+  if len(lengths) != len(source):
+    raise ValueError(f'there are lengths of {len(lengths)} records and {len(source)} records; cut both alike')
+  check_lengths(source, lengths, options)
+  batches = _drawn(len(source), options, seed)
+  plan = make_plan(_first_batches(batches, len(source), options), lengths, options)
+  dataset = batches.map(Collator(source, lengths, plan, process_index, process_count))
+  order = {'seed': int(seed), 'num_videos': len(source), 'batch_videos': options.batch_videos}
+  return TrainPipeline(dataset, order, plan)
+
+
+def plan_of_run(lengths: Lengths, options: PipelineOptions, seed: int) -> Plan:
+  """Returns the plan that `train_pipeline` makes, without any records."""
+  return make_plan(_first_batches(_drawn(len(lengths), options, seed), len(lengths), options), lengths, options)
+
+
+def _drawn(videos: int, options: PipelineOptions, seed: int) -> grain.MapDataset:
+  """Returns one epoch of batches of rows, drawn anew in the next."""
   # The rows are drawn, not the records: a process then reads its own videos only, and the order of an epoch, which
   # all processes must agree on, does not depend on how many they are. `seed` scatters the seeds; given to `shuffle`
   # itself, which adds the epoch to it, epoch 1 of seed 0 would repeat epoch 0 of seed 1.
-  rows = grain.MapDataset.range(len(source)).seed(seed).shuffle()
-  batches = rows.batch(options.batch_videos)
-  dataset = batches.map(Collator(source, options, process_index, process_count))
-  order = {'seed': int(seed), 'num_videos': len(source), 'batch_videos': options.batch_videos}
-  return TrainPipeline(dataset, order, options)
+  return grain.MapDataset.range(videos).seed(seed).shuffle().batch(options.batch_videos)
+
+
+def _first_batches(batches: grain.MapDataset, videos: int, options: PipelineOptions) -> Iterator[np.ndarray]:
+  """Yields the rows of the batches that the plan looks at: the first of the run, and the last of the first epoch."""
+  epoch = len(batches)
+  most = max(1, min(_PLANNED_BATCHES, _PLANNED_EPOCHS * epoch, _PLANNED_VIDEOS // min(videos, options.batch_videos)))
+  run = batches.repeat()
+  for number in range(most):
+    yield run[number]
+  if most < epoch:
+    yield run[epoch - 1]

@@ -11,23 +11,30 @@ import logging
 class PipelineOptions:
   """What a batch looks like and how it is read.
 
-  Every different shape costs one compilation of the step, every padded row costs computation; so each size is the
-  smallest of a short list that fits the batch.
+  Every different shape costs one compilation of the step, every padded row costs computation. Packed batches have few
+  shapes, found from the lengths of the records (`dlkd_jax.data.plan`); the sizes of padded ones are each the smallest
+  of a short list that fits.
 
   Attributes:
     batch_videos: videos in a batch, of all processes together.
-    max_frames: a longer video is resampled to this many frames.
+    max_frames: a longer video is resampled to this many frames; also the positions of a packed row of frames.
     max_words: a longer caption is cut to this many tokens.
-    frame_sizes: sizes that frames are padded to, ascending; the last is `max_frames`.
-    caption_sizes: sizes that the captions of a batch are padded to, ascending, of one process. Empty: multiples of
-      half the batch's videos up to six captions a video, then doubled as long as needed. Captions are never dropped:
-      a batch with more than the last listed size is padded to a double of it, with a warning.
-    word_sizes: sizes that tokens are padded to, ascending; the last is `max_words`.
+    packing: whether several videos share a row of frames, and several captions a row of tokens; otherwise each has a
+      row of its own.
+    row_words: positions of a packed row of tokens, at least `max_words`.
+    slots: the most videos or captions that share a packed row.
+    most_shapes: the most shapes that packed batches are meant to have.
+    shards: shares that a batch is split into, one a device, of all processes together.
+    row_multiple: the rows of each share, of frames and of tokens, are a multiple of it: the parts that a batch is
+      encoded in.
+    frame_sizes: sizes that frames are padded to, ascending; the last is `max_frames`. Evaluation takes them too.
+    caption_sizes: sizes that the captions of a padded batch are padded to, ascending, of all shards together. Empty:
+      multiples of half the batch's videos up to six captions a video, then doubled as long as needed. Captions are
+      never dropped: a batch with more than the last listed size is padded to a double of it, with a warning.
+    word_sizes: sizes that tokens are padded to, ascending; the last is `max_words`. Evaluation takes them too.
     sort_by_captions: whether the videos of a batch are ordered by their number of captions, most first, as in the
       authors' program; otherwise they stay in the order drawn. It matters where a loss splits a batch by position.
     teacher: whether teacher features are wanted. Training then demands them of every video.
-    batch_multiple: the padded numbers of videos and of captions are multiples of it: the number of local devices
-      that share a batch.
     num_workers: worker processes that make batches; 0 makes them in threads of this process, which is enough where
       numpy does the work.
     read_threads: threads that read and transform the videos of one batch.
@@ -37,12 +44,17 @@ class PipelineOptions:
   batch_videos: int = 128
   max_frames: int = 128
   max_words: int = 30
+  packing: bool = True
+  row_words: int = 60
+  slots: int = 8
+  most_shapes: int = 4
+  shards: int = 1
+  row_multiple: int = 1
   frame_sizes: tuple[int, ...] = (32, 64, 96, 128)
   caption_sizes: tuple[int, ...] = ()
   word_sizes: tuple[int, ...] = (30,)
   sort_by_captions: bool = True
   teacher: bool = True
-  batch_multiple: int = 1
   num_workers: int = 0
   read_threads: int = 4
   prefetch_batches: int = 2
@@ -53,8 +65,9 @@ class PipelineOptions:
     Raises:
       ValueError: an option is out of its range or two disagree; the message says what to change.
     """
-    for name in ('batch_videos', 'max_frames', 'max_words', 'batch_multiple', 'read_threads'):
+    for name in ('batch_videos', 'max_frames', 'max_words', 'slots', 'most_shapes', 'shards', 'row_multiple'):
       _check_at_least(name, getattr(self, name), 1)
+    _check_at_least('read_threads', self.read_threads, 1)
     for name in ('num_workers', 'prefetch_batches'):
       _check_at_least(name, getattr(self, name), 0)
     for name in ('frame_sizes', 'caption_sizes', 'word_sizes'):
@@ -63,18 +76,27 @@ class PipelineOptions:
       _check_sizes(name, getattr(self, name))
     _check_covers('frame_sizes', self.frame_sizes, 'max_frames', self.max_frames)
     _check_covers('word_sizes', self.word_sizes, 'max_words', self.max_words)
+    _check_at_least('row_words', self.row_words, 1)
+    if self.packing and self.row_words < self.max_words:
+      raise ValueError(
+        f'row_words is {self.row_words} and max_words is {self.max_words}; a row must hold the longest caption: make '
+        f'row_words {self.max_words} or more'
+      )
 
-  def padded_videos(self, process_count: int = 1) -> int:
-    """Returns the number of video rows in a batch of one process, padding included."""
-    return _round_up(self.batch_videos // process_count, self.batch_multiple)
+  @property
+  def shard_videos(self) -> int:
+    """Places for videos in each share of a batch, padding included."""
+    return -(-self.batch_videos // self.shards)
 
-  def listed_caption_sizes(self, process_count: int = 1) -> tuple[int, ...]:
-    """Returns the sizes that captions are padded to, of one process, derived where none are given."""
-    sizes = self.caption_sizes
-    if not sizes:
-      videos = self.batch_videos // process_count
-      sizes = tuple(-(-videos * halves // 2) for halves in range(1, 13))
-    return tuple(sorted({_round_up(size, self.batch_multiple) for size in sizes}))
+  def whole_rows(self, count: int) -> int:
+    """Returns so many rows of a share, rounded up to a multiple of `row_multiple`."""
+    return -(-count // self.row_multiple) * self.row_multiple
+
+  @property
+  def shard_caption_sizes(self) -> tuple[int, ...]:
+    """Sizes that the captions of each share of a padded batch are padded to, derived where none are given."""
+    sizes = self.caption_sizes or tuple(-(-self.batch_videos * halves // 2) for halves in range(1, 13))
+    return tuple(sorted({-(-size // self.shards) for size in sizes}))
 
 
 def fitting_size(count: int, sizes: tuple[int, ...]) -> int:
@@ -103,15 +125,11 @@ def growing_size(count: int, sizes: tuple[int, ...]) -> int:
 @functools.cache
 def _warn_once(sizes: tuple[int, ...], size: int) -> None:
   logging.warning(
-    'A batch has more captions than the largest of the sizes %s; it is padded to %d, and the step compiles once '
-    'more. List a larger one in caption_sizes.',
+    'A share of a batch has more captions than the largest of the sizes %s; it is padded to %d, and the step compiles '
+    'once more. List a larger one in caption_sizes.',
     sizes,
     size,
   )
-
-
-def _round_up(count: int, multiple: int) -> int:
-  return -(-count // multiple) * multiple
 
 
 def _check_at_least(name: str, value: int, least: int) -> None:

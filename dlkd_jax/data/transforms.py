@@ -101,6 +101,30 @@ def normalize_rows(rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarra
 
   Returns:
     `[N, D]` float32: `out` where given.
+
+  Raises:
+    NonFiniteError: a row holds NaN or an infinity, or numbers whose squares overflow.
   """
-  norms = np.sqrt(np.vecdot(rows, rows)) + NORM_EPSILON
+  squares = check_finite(rows)
+  norms = np.sqrt(squares) + NORM_EPSILON
   return np.divide(rows, norms[:, None], out=out)
+
+
+def check_finite(rows: np.ndarray) -> np.ndarray:
+  """Returns the sum of squares of each row, after checking that it is finite: cheaper than looking at every number.
+
+  Args:
+    rows: `[N, D]` float32.
+
+  Raises:
+    NonFiniteError: a row holds NaN or an infinity, or numbers whose squares overflow.
+  """
+  with np.errstate(over='ignore', invalid='ignore'):
+    squares = np.vecdot(rows, rows)
+  if not np.isfinite(squares).all():
+    raise NonFiniteError('rows hold NaN, an infinity or numbers of more than 1e18')
+  return squares
+
+
+class NonFiniteError(ValueError):
+  """Feature rows hold NaN or an infinity, or numbers whose squares overflow."""

@@ -8,7 +8,11 @@ import pathlib
 import h5py
 import numpy as np
 
+from dlkd_jax.data.batch import Batch
+from dlkd_jax.data.collation import Collator, check_lengths
+from dlkd_jax.data.lengths import Lengths, scan_lengths
 from dlkd_jax.data.options import PipelineOptions
+from dlkd_jax.data.plan import make_plan
 
 STUDENT, TEACHER, TOKEN = 6, 4, 5  # Feature widths.
 
@@ -67,9 +71,64 @@ def options(**changes) -> PipelineOptions:
     'max_words': 5,
     'frame_sizes': (4, 8, 12),
     'word_sizes': (3, 5),
+    'row_words': 11,
     'read_threads': 2,
   }
   return PipelineOptions(**{**given, **changes})
+
+
+def lengths(rng: np.random.Generator, videos: int, opts: PipelineOptions, most_captions: int = 6) -> Lengths:
+  """Returns lengths around the limits of the options, of records that do not exist."""
+  captions = rng.integers(1, most_captions + 1, videos)
+  student, teacher = (rng.integers(1, 2 * opts.max_frames, videos) for _ in range(2))
+  return Lengths(student, teacher, captions, rng.integers(1, 2 * opts.max_words, captions.sum()))
+
+
+def collate(records: list[dict], opts: PipelineOptions, process_index: int = 0, process_count: int = 1) -> Batch:
+  """Returns the part of a process of the batch of all records, by a plan that looked at this batch."""
+  found, rows = scan_lengths(records), np.arange(len(records))
+  check_lengths(records, found, opts)
+  plan = make_plan([rows], found, opts)
+  return Collator(records, found, plan, process_index, process_count)(rows).check()
+
+
+def contents(batch: Batch, shards: int, first_shard: int = 0) -> dict[int, dict]:
+  """Takes a batch apart as its documentation says: ordinal of a video → its frames and captions, wherever they lie.
+
+  Args:
+    batch: a batch, or a process's part of one.
+    shards: shares in it.
+    first_shard: number of the first of these.
+  """
+  videos = len(batch.video_mask) // shards
+  captions = len(batch.caption_mask) // shards
+  found, columns = {}, {}
+  for video in np.flatnonzero(batch.video_mask):
+    row, at = _place(batch.frames, video, videos, batch.video_ordinals[video])
+    teacher = None if batch.teacher_frames is None else batch.teacher_frames[row, at]
+    content = {'student': batch.student_frames[row, at], 'teacher': teacher, 'captions': {}}
+    found[int(batch.video_ordinals[video])] = columns[first_shard * videos + int(video)] = content
+  for caption in np.flatnonzero(batch.caption_mask):
+    row, at = _place(batch.tokens, caption, captions, batch.caption_ordinals[caption])
+    text = None if batch.teacher_text is None else batch.teacher_text[caption]
+    own = columns[int(batch.labels[caption])]
+    assert batch.labels[caption] // videos == first_shard + caption // captions  # on the device of its video
+    own['captions'][int(batch.caption_ordinals[caption])] = (batch.student_tokens[row, at], text)
+  return found
+
+
+def _place(layout, sequence: int, a_shard: int, ordinal: int) -> tuple[int, slice]:
+  """Returns the row and the positions of a sequence, of which there are so many a shard."""
+  shards = len(layout.where) // a_shard
+  rows, slots = len(layout.slot) // shards, layout.ordinals.shape[1]
+  row, slot = divmod(int(layout.where[sequence]), slots)
+  row += sequence // a_shard * rows
+  assert layout.ordinals[row, slot] == ordinal
+  at = np.flatnonzero(layout.slot[row] == slot)
+  assert np.array_equal(at, np.arange(at[0], at[-1] + 1)) and np.array_equal(
+    layout.position[row, at], np.arange(len(at))
+  )
+  return row, slice(at[0], at[-1] + 1)
 
 
 def read_pack(root: pathlib.Path, collection: str, feature: str, split: str) -> list[dict]:

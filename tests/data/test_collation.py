@@ -2,11 +2,16 @@
 
 import logging
 
+import hypothesis
+import jax
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from dlkd_jax.data import options as options_module
 from dlkd_jax.data.collation import Collator
+from dlkd_jax.data.lengths import scan_lengths
+from dlkd_jax.data.plan import make_plan
 from tests.data import fakes
 from tests.data.test_transforms import looped_resampling
 
@@ -16,108 +21,181 @@ def normalised(rows):
   return rows / (np.linalg.norm(rows, axis=1, keepdims=True) + 1e-5)
 
 
-def collate(records, opts):
-  return Collator(records, opts)(np.arange(len(records))).check()
-
-
-def expected_order(records, sort):
-  rows = list(range(len(records)))
-  return sorted(rows, key=lambda row: -len(records[row]['token_lengths'])) if sort else rows
-
-
-@pytest.mark.parametrize('sort', [True, False])
-@pytest.mark.parametrize('teacher', [True, False])
-@pytest.mark.parametrize('seed', range(4))
-def test_every_row_is_the_records_own(sort, teacher, seed):
-  records = fakes.source(7, seed, teacher=teacher)
-  opts = fakes.options(sort_by_captions=sort, teacher=teacher)
-  batch = collate(records, opts)
-  caption = 0
-  for row, index in enumerate(expected_order(records, sort)):
-    record = records[index]
-    student = np.asarray(record['student_frames'], np.float64)
-    if teacher:
+def expected_contents(records, opts):
+  """Ordinal of a video → its frames and captions, by plain loops."""
+  order = list(range(len(records)))
+  if opts.sort_by_captions:
+    order.sort(key=lambda row: -len(records[row]['token_lengths']))
+  found, caption = {}, 0
+  for ordinal, row in enumerate(order):
+    record = records[row]
+    student, teacher = np.asarray(record['student_frames'], np.float64), None
+    if opts.teacher:
       common = min(len(student), len(record['teacher_frames']))
       student = looped_resampling(student, common)
-      taught = looped_resampling(looped_resampling(record['teacher_frames'].astype(np.float64), common), 12)
-      np.testing.assert_allclose(batch.teacher_frames[row, : len(taught)], taught, atol=1e-5)
-      assert not batch.teacher_frames[row, len(taught) :].any()
-    student = normalised(looped_resampling(student, 12))
-    assert batch.frame_mask[row].tolist() == [i < len(student) for i in range(batch.frame_mask.shape[1])]
-    np.testing.assert_allclose(batch.student_frames[row, : len(student)], student, atol=1e-5)
-    assert not batch.student_frames[row, len(student) :].any()
-    start = 0
+      teacher = looped_resampling(looped_resampling(record['teacher_frames'].astype(np.float64), common), 12)
+    captions, start = {}, 0
     for k, length in enumerate(record['token_lengths']):
       tokens = normalised(record['student_tokens'][start : start + length][:5])
       start += length
-      assert batch.labels[caption] == row and batch.caption_mask[caption]
-      assert batch.token_mask[caption].sum() == len(tokens) and batch.token_mask[caption, : len(tokens)].all()
-      np.testing.assert_allclose(batch.student_tokens[caption, : len(tokens)], tokens, atol=1e-5)
-      assert not batch.student_tokens[caption, len(tokens) :].any()
-      if teacher:
-        np.testing.assert_array_equal(batch.teacher_text[caption], record['teacher_text'][k].astype(np.float32))
+      captions[caption] = (tokens, record['teacher_text'][k].astype(np.float32) if opts.teacher else None)
       caption += 1
-  assert batch.caption_mask.sum() == caption and batch.video_mask.sum() == len(records)
-  assert not batch.labels[caption:].any() and not batch.token_mask[caption:].any()
-  assert not batch.frame_mask[len(records) :].any() and not batch.student_frames[len(records) :].any()
+    found[ordinal] = {'student': normalised(looped_resampling(student, 12)), 'teacher': teacher, 'captions': captions}
+  return found
+
+
+def assert_contents(found, expected):
+  assert sorted(found) == sorted(expected)
+  for ordinal, video in expected.items():
+    own = found[ordinal]
+    np.testing.assert_allclose(own['student'], video['student'], atol=1e-5)
+    assert (own['teacher'] is None) == (video['teacher'] is None)
+    if video['teacher'] is not None:
+      np.testing.assert_allclose(own['teacher'], video['teacher'], atol=1e-5)
+    assert list(own['captions']) == list(video['captions'])
+    for caption, (tokens, text) in video['captions'].items():
+      np.testing.assert_allclose(own['captions'][caption][0], tokens, atol=1e-5)
+      np.testing.assert_array_equal(own['captions'][caption][1], text)
+
+
+@pytest.mark.parametrize('packing', [True, False])
+@pytest.mark.parametrize('shards', [1, 2, 8])
+@pytest.mark.parametrize('sort', [True, False])
+@pytest.mark.parametrize('teacher', [True, False])
+@pytest.mark.parametrize('seed', range(2))
+def test_every_row_is_the_records_own(packing, shards, sort, teacher, seed):
+  records = fakes.source(7, seed, teacher=teacher)
+  opts = fakes.options(packing=packing, shards=shards, sort_by_captions=sort, teacher=teacher)
+  batch = fakes.collate(records, opts)
+  assert_contents(fakes.contents(batch, shards), expected_contents(records, opts))
+  assert batch.video_mask.shape == (8,) and batch.video_mask.sum() == 7
+  if not packing:
+    assert batch.frames.slots == batch.tokens.slots == 1
+    np.testing.assert_array_equal(
+      batch.frames.where[batch.video_mask] % (8 // shards), np.flatnonzero(batch.video_mask) % (8 // shards)
+    )
   if not teacher:
     assert batch.teacher_frames is None and batch.teacher_text is None
+  assert_padding(batch, shards)
+
+
+def assert_padding(batch, shards):
+  """Nothing is left at padding, and real entries come first in every share."""
+  for features, layout in ((batch.student_frames, batch.frames), (batch.student_tokens, batch.tokens)):
+    assert not features[~layout.mask].any() and not layout.position[~layout.mask].any()
+    used = np.take_along_axis(layout.ordinals, np.maximum(layout.slot, 0), axis=1)[layout.mask]
+    assert set(used) == set(layout.ordinals[layout.ordinals >= 0])
+  for mask, layout, ordinals in (
+    (batch.video_mask, batch.frames, batch.video_ordinals),
+    (batch.caption_mask, batch.tokens, batch.caption_ordinals),
+  ):
+    assert sorted(ordinals[mask]) == list(range(mask.sum())) and (ordinals[~mask] == -1).all()
+    assert not layout.where[~mask].any()
+    for share in np.split(mask, shards):
+      assert share.tolist() == sorted(share, reverse=True)
+  assert not batch.labels[~batch.caption_mask].any()
+  if batch.teacher_frames is not None:
+    assert not batch.teacher_frames[~batch.frames.mask].any() and not batch.teacher_text[~batch.caption_mask].any()
+
+
+@hypothesis.given(
+  st.integers(1, 12),
+  st.integers(0, 99),
+  st.booleans(),
+  st.booleans(),
+  st.sampled_from([(1, 2), (2, 4), (3, 3), (4, 4)]),
+)
+@hypothesis.settings(max_examples=40, deadline=None)
+def test_processes_hold_together_what_one_holds(videos, seed, packing, sort, sharing):
+  processes, shards = sharing
+  records = fakes.source(videos, seed)
+  one = fakes.contents(
+    fakes.collate(records, fakes.options(batch_videos=12, packing=packing, sort_by_captions=sort)), 1
+  )
+  opts = fakes.options(batch_videos=12, packing=packing, sort_by_captions=sort, shards=shards)
+  local = shards // processes
+  parts = [fakes.collate(records, opts, process, processes) for process in range(processes)]
+  assert len({tuple(array.shape for array in jax.tree.leaves(part)) for part in parts}) == 1
+  union = {}
+  for process, part in enumerate(parts):
+    own = fakes.contents(part, local, process * local)
+    assert not set(own) & set(union)
+    union |= own
+  assert sorted(union) == sorted(one) == list(range(videos))
+  # To the bit, whatever the shares and the rows.
+  for ordinal, video in one.items():
+    jax.tree.map(np.testing.assert_array_equal, union[ordinal], video)
+  # And joined, the parts are the batch of one process with as many shards.
+  whole = fakes.collate(records, opts)
+  jax.tree.map(lambda all_, *some: np.testing.assert_array_equal(all_, np.concatenate(some)), whole, *parts)
+
+
+def test_a_process_reads_its_own_records_only():
+  records = fakes.source(8)
+  found, rows = scan_lengths(records), np.arange(8)
+  opts = fakes.options(shards=4)
+  read = []
+
+  class Noting(list):
+    def __getitem__(self, index):
+      read.append(index)
+      return super().__getitem__(index)
+
+  plan = make_plan([rows], found, opts)
+  for process in range(2):
+    read.clear()
+    collator = Collator(Noting(records), found, plan, process, 2)
+    collator(rows)
+    read.clear()  # The first batch also looks at one record for the widths of the features.
+    batch = collator(rows)
+    assert len(read) == len(set(read)) == batch.video_mask.sum() == 4
 
 
 def test_padding_further_changes_no_content():
   records = fakes.source(5, seed=3)
-  small = collate(records, fakes.options())
-  large = collate(records, fakes.options(frame_sizes=(12,), word_sizes=(5,), caption_sizes=(64,), batch_videos=16))
-  for name in (
-    'student_frames',
-    'frame_mask',
-    'teacher_frames',
-    'student_tokens',
-    'token_mask',
-    'teacher_text',
-    'labels',
-  ):
-    a, b = getattr(small, name), getattr(large, name)
-    common = tuple(slice(0, min(n, m)) for n, m in zip(a.shape, b.shape, strict=True))
-    np.testing.assert_array_equal(a[common], b[common], err_msg=name)
-    assert np.count_nonzero(a) == np.count_nonzero(b), name
+  small = fakes.options(packing=False)
+  large = fakes.options(packing=False, frame_sizes=(12,), word_sizes=(5,), caption_sizes=(64,), batch_videos=16)
+  ours, theirs = (fakes.contents(fakes.collate(records, opts), 1) for opts in (small, large))
+  jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
 def test_sizes_are_the_smallest_that_fit():
   rng = np.random.default_rng(0)
+  opts = fakes.options(packing=False, caption_sizes=(6, 12, 20))
   short = [fakes.record(f'v{i}', rng, frames=3, teacher_frames=4, token_lengths=(2,) * 3) for i in range(4)]
-  batch = collate(short, fakes.options(caption_sizes=(6, 12, 20)))
+  batch = fakes.collate(short, opts)
   assert batch.student_frames.shape == (8, 4, fakes.STUDENT) and batch.student_tokens.shape == (12, 3, fakes.TOKEN)
   # The student has 3 frames, so the teacher's 5 come down to 3: four still hold them.
   short.append(fakes.record('more', rng, frames=3, teacher_frames=5, token_lengths=(4,)))
-  batch = collate(short, fakes.options(caption_sizes=(6, 12, 20)))
+  batch = fakes.collate(short, opts)
   assert batch.student_frames.shape[1] == 4 and batch.student_tokens.shape[:2] == (20, 5)
 
 
-def test_sizes_are_multiples_of_the_devices():
-  batch = collate(fakes.source(5), fakes.options(batch_videos=6, batch_multiple=8, caption_sizes=(9, 30)))
-  assert batch.video_mask.shape == (8,) and batch.caption_mask.shape[0] in (16, 32)
+def test_shares_are_equal():
+  opts = fakes.options(packing=False, batch_videos=6, shards=4, caption_sizes=(9, 30, 80))
+  batch = fakes.collate(fakes.source(5), opts)
+  assert batch.video_mask.shape == (8,) and batch.caption_mask.shape[0] in (12, 32, 80)
 
 
 def test_captions_beyond_the_listed_sizes_are_kept_with_a_warning(caplog):
   options_module._warn_once.cache_clear()
   records = [fakes.record('v', np.random.default_rng(0), token_lengths=(1,) * 30)]
   with caplog.at_level(logging.WARNING):
-    batch = collate(records, fakes.options(caption_sizes=(4, 7)))
+    batch = fakes.collate(records, fakes.options(packing=False, caption_sizes=(4, 7)))
   assert batch.caption_mask.shape == (56,) and batch.caption_mask.sum() == 30
   assert 'caption_sizes' in caplog.text
 
 
 def test_derived_caption_sizes():
-  assert fakes.options(batch_videos=8).listed_caption_sizes() == tuple(range(4, 49, 4))
-  assert fakes.options(batch_videos=8, batch_multiple=8).listed_caption_sizes() == (8, 16, 24, 32, 40, 48)
+  assert fakes.options(batch_videos=8).shard_caption_sizes == tuple(range(4, 49, 4))
+  assert fakes.options(batch_videos=8, shards=8).shard_caption_sizes == (1, 2, 3, 4, 5, 6)
 
 
-def test_the_number_of_threads_changes_nothing():
+@pytest.mark.parametrize('packing', [True, False])
+def test_the_number_of_threads_changes_nothing(packing):
   records = fakes.source(7)
-  one, many = (collate(records, fakes.options(read_threads=n)) for n in (1, 8))
-  for name, value in vars(one).items():
-    np.testing.assert_array_equal(value, getattr(many, name), err_msg=name)
+  one, many = (fakes.collate(records, fakes.options(read_threads=n, packing=packing)) for n in (1, 8))
+  jax.tree.map(np.testing.assert_array_equal, one, many)
 
 
 @pytest.mark.parametrize(
@@ -133,12 +211,37 @@ def test_the_number_of_threads_changes_nothing():
 def test_unfit_records_are_named(change, message):
   records = [{**fakes.record('odd one', np.random.default_rng(0)), **change}]
   with pytest.raises(ValueError, match=f"'odd one'.*{message}"):
-    collate(records, fakes.options())
+    fakes.collate(records, fakes.options())
+
+
+@pytest.mark.parametrize('packing', [True, False])
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize('dtype', [np.float16, np.float32])
+@pytest.mark.parametrize('feature', ['student_frames', 'teacher_frames', 'student_tokens', 'teacher_text'])
+def test_numbers_that_are_none_are_named(packing, value, dtype, feature):
+  records = [fakes.record(f'v{n:03d}', np.random.default_rng(n), dtype=dtype) for n in range(4)]
+  row = 1 if feature == 'teacher_text' else 0  # Later ones may be cut off, or in no slot.
+  records[2][feature][row, 1] = value
+  with pytest.raises(ValueError, match=f"'v002': {feature} hold NaN.* the first of them row {row};"):
+    fakes.collate(records, fakes.options(packing=packing))
+
+
+@pytest.mark.parametrize('feature', ['student_frames', 'teacher_frames', 'student_tokens', 'teacher_text'])
+def test_features_of_another_width_are_named(feature):
+  records = fakes.source(4)
+  records[2][feature] = records[2][feature][:, :-1]
+  with pytest.raises(ValueError, match=f"'v002' has {feature} of . features; expected"):
+    fakes.collate(records, fakes.options())
+
+
+def test_shards_that_do_not_divide_over_processes_are_refused():
+  with pytest.raises(ValueError, match='shards is 4, which 3 processes cannot share'):
+    fakes.collate(fakes.source(4), fakes.options(shards=4), 0, 3)
 
 
 def test_a_set_without_teacher_asks_for_teacher_false():
   with pytest.raises(ValueError, match='teacher=False'):
-    collate(fakes.source(2, teacher=False), fakes.options())
+    fakes.collate(fakes.source(2, teacher=False), fakes.options())
 
 
 @pytest.mark.parametrize(
@@ -151,6 +254,10 @@ def test_a_set_without_teacher_asks_for_teacher_false():
     ({'frame_sizes': (4, 8)}, 'max_frames is 12'),
     ({'word_sizes': ()}, 'max_words is 5'),
     ({'caption_sizes': (0, 4)}, 'caption_sizes is 0'),
+    ({'row_words': 4}, 'row_words is 4 and max_words is 5'),
+    ({'shards': 0}, 'shards is 0'),
+    ({'slots': 0}, 'slots is 0'),
+    ({'most_shapes': 0}, 'most_shapes is 0'),
   ],
 )
 def test_unfit_options_are_refused(change, message):

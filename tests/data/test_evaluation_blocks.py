@@ -62,6 +62,15 @@ def test_captions(block):
   assert at == len(expected)
 
 
+def test_an_order_names_what_is_taken():
+  records, order = fakes.source(11), [9, 2, 5]
+  expected = [records[index]['video_id'].decode() for index in order]
+  found = [*video_blocks(records, fakes.options(), 2, order)]
+  assert [block.video_ids for block in found] == [expected[:2], expected[2:]]
+  captions = [name for block in caption_blocks(records, fakes.options(), 4, order) for name in block.caption_ids]
+  assert captions == [name.decode() for index in order for name in records[index]['caption_ids']]
+
+
 def without_teacher(records):
   for record in records:
     record['teacher_frames'], record['teacher_text'] = record['teacher_frames'][:0], record['teacher_text'][:0]
@@ -109,3 +118,13 @@ def test_bad_records_are_named():
     list(caption_blocks(records, fakes.options(), 2))
   with pytest.raises(ValueError, match='block is 0'):
     video_blocks(records, fakes.options(), 0)
+
+
+def test_numbers_that_are_none_are_named():
+  records = [fakes.record(f'v{n}', np.random.default_rng(n)) for n in range(3)]
+  records[1]['student_frames'][2, 0] = np.nan
+  records[2]['student_tokens'][4, 0] = np.inf
+  with pytest.raises(ValueError, match=r"'v1': student_frames hold NaN.* row 2;"):
+    list(video_blocks(records, fakes.options(), 2))
+  with pytest.raises(ValueError, match="caption 'v2#enc#1' of video 'v2': its token rows hold NaN"):
+    list(caption_blocks(records, fakes.options(), 2))

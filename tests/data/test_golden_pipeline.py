@@ -1,15 +1,19 @@
 """The tiny pack of golden numbers, through the pipeline, against what the authors' loader makes of it."""
 
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
 
-from dlkd_jax.data.collation import Collator
 from dlkd_jax.data.evaluation_blocks import video_blocks
 from dlkd_jax.data.options import PipelineOptions
 from tests.data import fakes
 from tests.paths import golden
 
-OPTIONS = PipelineOptions(batch_videos=12, max_frames=16, max_words=10, frame_sizes=(16,), word_sizes=(10,))
+OPTIONS = PipelineOptions(
+  batch_videos=12, max_frames=16, max_words=10, frame_sizes=(16,), word_sizes=(10,), packing=False
+)
 
 
 @pytest.fixture(scope='module')
@@ -24,14 +28,14 @@ def records(split):
 def test_each_video_of_training(numbers):
   for record in records('train'):
     video = record['video_id']
-    batch = Collator([record], OPTIONS)(np.array([0]))
+    batch = fakes.collate([record], OPTIONS)
     student, teacher = (numbers[f'train/{video}/{side}_frames'] for side in ('student', 'teacher'))
-    assert batch.frame_mask[0].sum() == len(student)
+    assert batch.frames.mask[0].sum() == len(student)
     np.testing.assert_allclose(batch.student_frames[0, : len(student)], student, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(batch.teacher_frames[0, : len(teacher)], teacher, rtol=1e-6)
     for row, caption_id in enumerate(record['caption_ids']):
       tokens = numbers[f'train/{video}/query/{caption_id}/tokens']
-      assert batch.token_mask[row].sum() == len(tokens)
+      assert batch.tokens.mask[row].sum() == len(tokens)
       np.testing.assert_allclose(batch.student_tokens[row, : len(tokens)], tokens, rtol=1e-5, atol=1e-7)
       np.testing.assert_array_equal(batch.teacher_text[row], numbers[f'train/{video}/query/{caption_id}/teacher'][0])
 
@@ -43,20 +47,27 @@ def test_the_collated_batch(numbers, drawn_sorted):
   # The authors' batch was collated from the order of the split. Sorting is stable, so drawing the videos in the order
   # that it has afterwards gives the same batch.
   order = np.array([next(i for i, r in enumerate(own) if r['video_id'] == v) for v in ids])
-  batch = Collator(own, OPTIONS)(order if drawn_sorted else np.sort(order))
+  batch = fakes.collate([own[row] for row in (order if drawn_sorted else np.sort(order))], OPTIONS)
   videos, captions = len(ids), len(numbers['train_batch/text_labels'])
   assert batch.video_mask.sum() == videos and batch.caption_mask.sum() == captions
   for ours, theirs, count in (
     (batch.student_frames, 'student_videos', videos),
     (batch.teacher_frames, 'teacher_videos', videos),
-    (batch.frame_mask, 'student_videos_mask', videos),
+    (batch.frames.mask, 'student_videos_mask', videos),
     (batch.student_tokens, 'student_text', captions),
-    (batch.token_mask, 'student_text_mask', captions),
+    (batch.tokens.mask, 'student_text_mask', captions),
     (batch.teacher_text, 'teacher_text', captions),
     (batch.labels, 'text_labels', captions),
   ):
     expected = numbers[f'train_batch/{theirs}']
     np.testing.assert_allclose(ours[:count], expected, rtol=1e-5, atol=1e-7, err_msg=theirs)
+
+
+def test_the_packed_batch_holds_the_same_rows(numbers):
+  own = records('train')
+  padded, packed = (fakes.collate(own, dataclasses.replace(OPTIONS, packing=packing)) for packing in (False, True))
+  assert packed.student_frames.shape[0] < len(own) and packed.frames.slots > 1
+  jax.tree.map(np.testing.assert_array_equal, fakes.contents(packed, 1), fakes.contents(padded, 1))
 
 
 @pytest.mark.parametrize('split', ['val', 'test'])

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dlkd_jax.data.batch import Batch
-from dlkd_jax.data.input_pipeline import train_pipeline
+from dlkd_jax.data.input_pipeline import plan_of_run, train_pipeline
+from dlkd_jax.data.lengths import scan_lengths
 from tests.data import fakes
 
 
@@ -22,10 +23,10 @@ def marked_source(videos):
   return records
 
 
-def drawn(batch):
+def drawn(batch, shards=1, first_shard=0):
   """Returns the numbers of the videos of a batch, in order."""
-  numbers = batch.teacher_text[batch.caption_mask, 0].astype(int)
-  return [int(numbers[batch.labels[batch.caption_mask] == row][0]) for row in range(batch.video_mask.sum())]
+  found = fakes.contents(batch, shards, first_shard)
+  return [int(next(iter(found[ordinal]['captions'].values()))[1][0]) for ordinal in sorted(found)]
 
 
 def take(pipeline, count):
@@ -108,34 +109,82 @@ def test_a_state_of_another_order_is_refused():
       iter(pipeline).set_state(state)
 
 
-@pytest.mark.parametrize('videos', [16, 17, 21, 24])
-def test_processes_share_every_batch(videos):
+@pytest.mark.parametrize('videos', [16, 21])
+@pytest.mark.parametrize('packing', [True, False])
+def test_processes_share_every_batch(videos, packing):
   records = marked_source(videos)
-  whole = take(train_pipeline(records, fakes.options(sort_by_captions=False), seed=2), 4)
-  opts = fakes.options(sort_by_captions=False, caption_sizes=(24,))
+  whole = take(train_pipeline(records, fakes.options(sort_by_captions=False, packing=packing), seed=2), 4)
+  opts = fakes.options(sort_by_captions=False, packing=packing, shards=8)
   pipelines = [train_pipeline(records, opts, 2, process, 4) for process in range(4)]
-  steps = {pipeline.steps_per_epoch for pipeline in pipelines}
-  assert steps == {-(-videos // 8)}
+  assert {pipeline.steps_per_epoch for pipeline in pipelines} == {-(-videos // 8)}
+  assert len({repr(pipeline.plan) for pipeline in pipelines}) == len({pipeline.plan for pipeline in pipelines}) == 1
   for batch, *parts in zip(whole, *(take(pipeline, 4) for pipeline in pipelines), strict=True):
-    assert sorted(drawn(batch)) == sorted(video for part in parts for video in drawn(part))
-    assert len({part.student_frames.shape for part in parts}) == 1
-    assert len({part.student_tokens.shape for part in parts}) == 1
-    assert all(part.video_mask.shape == (2,) for part in parts)
+    union = {}
+    for process, part in enumerate(parts):
+      union |= fakes.contents(part, 2, 2 * process)
+    jax.tree.map(np.testing.assert_array_equal, union, fakes.contents(batch, 1))
+    assert len({tuple(array.shape for array in jax.tree.leaves(part)) for part in parts}) == 1
+
+
+@pytest.mark.parametrize('processes', [(2, 1), (1, 2)])
+def test_another_number_of_processes_resumes(processes):
+  records = marked_source(21)
+  before, after = processes
+  straight = [drawn(batch) for batch in take(train_pipeline(records, fakes.options(), 4), 6)]
+
+  def iterators(count):
+    opts = fakes.options(shards=2 * count)
+    return [iter(train_pipeline(records, opts, 4, process, count)) for process in range(count)]
+
+  first, second = iterators(before), iterators(after)
+  for iterator in first:
+    for _ in range(4):
+      next(iterator)
+  states = [json.loads(json.dumps(iterator.get_state())) for iterator in first]
+  assert all(state == states[0] for state in states)
+  for iterator in second:
+    iterator.set_state(states[0])
+  for expected in straight[4:]:
+    union = {}
+    for process, iterator in enumerate(second):
+      union |= fakes.contents(next(iterator), 2, 2 * process)
+    assert [int(next(iter(union[n]['captions'].values()))[1][0]) for n in sorted(union)] == expected
+  for iterator in (*first, *second):
+    iterator.close()
 
 
 def test_unfit_processes_are_refused():
   records = fakes.source(4)
   with pytest.raises(ValueError, match='3 processes cannot share'):
-    train_pipeline(records, fakes.options(caption_sizes=(24,)), 0, 0, 3)
-  with pytest.raises(ValueError, match='list the number of captions'):
-    train_pipeline(records, fakes.options(), 0, 0, 2)
+    train_pipeline(records, fakes.options(), 0, 0, 3)
   with pytest.raises(ValueError, match='process_index is 2'):
-    train_pipeline(records, fakes.options(), 0, 2, 2)
+    train_pipeline(records, fakes.options(shards=2), 0, 2, 2)
   with pytest.raises(ValueError, match='no videos'):
     train_pipeline([], fakes.options(), 0)
-  crowded = iter(train_pipeline(records, fakes.options(caption_sizes=(1,)), 0, 0, 2))
-  with pytest.raises(ValueError, match='caption_sizes ends at 1'):
-    next(crowded)
+  with pytest.raises(ValueError, match='lengths of 3 records and 4 records'):
+    train_pipeline(records, fakes.options(), 0, lengths=scan_lengths(records).first(3))
+
+
+@pytest.mark.parametrize('packing', [True, False])
+def test_given_lengths_change_nothing(packing):
+  records, opts = fakes.source(9), fakes.options(packing=packing)
+  given, found = (take(train_pipeline(records, opts, 0, lengths=n), 3) for n in (scan_lengths(records), None))
+  for ours, theirs in zip(given, found, strict=True):
+    assert_same(ours, theirs)
+
+
+def test_batches_take_few_shapes_of_the_plan():
+  records = fakes.source(40)
+  opts = fakes.options(shards=2)
+  pipeline = train_pipeline(records, opts, 0)
+  shapes = collections.Counter(tuple(a.shape for a in jax.tree.leaves(batch)) for batch in take(pipeline, 20))
+  sizes = (fakes.STUDENT, fakes.TOKEN, fakes.TEACHER)
+  planned = [
+    tuple(a.shape for a in jax.tree.leaves(pipeline.plan.shapes(level, sizes)))
+    for level in range(len(pipeline.plan.levels))
+  ]
+  assert len(planned) <= 4 and set(shapes) <= set(planned)
+  assert plan_of_run(scan_lengths(records), opts, 0) == pipeline.plan
 
 
 def test_a_bad_record_is_named_by_the_iterator():

@@ -1,6 +1,5 @@
 """Opening a built set, and what is said where there is none."""
 
-import argparse
 import pathlib
 import subprocess
 import sys
@@ -10,20 +9,20 @@ import pytest
 
 from dlkd_jax.data.evaluation_blocks import caption_blocks, video_blocks
 from dlkd_jax.data.input_pipeline import train_pipeline
+from dlkd_jax.data.lengths import Lengths, open_lengths
 from dlkd_jax.data.options import PipelineOptions
-from dlkd_jax.data.sources import open_source, text, texts
+from dlkd_jax.data.sources import DamagedFileError, open_source, text, texts
 from dlkd_jax.tools import benchmark_input
 from tests.paths import repository
+from tfds_builders import build
 
-SIZES = argparse.Namespace(
-  videos=6, frames=5, teacher_frames=4, student_dim=6, teacher_dim=3, token_dim=4, captions=2, words=3
-)
+LENGTHS = Lengths(np.full(6, 5), np.full(6, 4), np.full(6, 2), np.full(12, 3))
 
 
 @pytest.fixture(scope='module')
 def built(tmp_path_factory):
   folder = tmp_path_factory.mktemp('built')
-  return folder, benchmark_input.write_random_set(folder, SIZES)
+  return folder, benchmark_input.write_random_set(folder, LENGTHS, (6, 4, 3))
 
 
 def test_a_built_set_flows_through(built):
@@ -31,12 +30,72 @@ def test_a_built_set_flows_through(built):
   assert len(source) == 6
   options = PipelineOptions(batch_videos=4)
   batch = next(iter(train_pipeline(source, options, seed=0))).check()
-  assert batch.frame_mask.sum() == 4 * 4 and batch.token_mask.sum() == 4 * 2 * 3
+  assert batch.frames.mask.sum() == 4 * 4 and batch.tokens.mask.sum() == 4 * 2 * 3
   ids = [video for block in video_blocks(source, options, 4) for video in block.video_ids]
   assert sorted(ids) == [f'video_{index:05d}' for index in range(6)]
   assert sum(block.caption_mask.sum() for block in caption_blocks(source, options, 5)) == 12
   record = source[ids.index('video_00003')]
   assert record['student_frames'].dtype == np.float16 and record['student_frames'].shape == (5, 6)
+
+
+@pytest.fixture
+def damaged(tmp_path):
+  """A set of two files whose second may be damaged, and its name."""
+  assert build.main(['synthetic', f'--data_dir={tmp_path}', '--num_train=10', '--num_shards=2']) == 0
+  folder = next(tmp_path.rglob('features.json')).parent
+  return tmp_path, str(folder.relative_to(tmp_path)), sorted(folder.glob('*-train.array_record*'))[1]
+
+
+def test_absent_files_are_named_at_once(damaged):
+  folder, name, file = damaged
+  file.unlink()
+  with pytest.raises(FileNotFoundError, match=rf'1 of the 2 files of split .train. are absent: .*{file.name}; copy'):
+    open_source(folder, name, 'train')
+
+
+def cut(content):
+  return content[: len(content) // 2]
+
+
+def cut_end(content):
+  return content[:-10]
+
+
+def change(content):
+  changed = bytearray(content)
+  changed[5000] ^= 0xFF  # In the second record or so.
+  return bytes(changed)
+
+
+@pytest.mark.parametrize('damage', [cut, cut_end, change, lambda content: b''])
+def test_damaged_files_are_named_by_source_and_pipeline(damaged, damage):
+  folder, name, file = damaged
+  good = [record['student_frames'].copy() for record in read_all(open_source(folder, name, 'train'))]
+  file.write_bytes(damage(file.read_bytes()))
+  source = open_source(folder, name, 'train')
+  bad = 0
+  for index, expected in enumerate(good):
+    try:
+      np.testing.assert_array_equal(source[index]['student_frames'], expected)
+    except DamagedFileError as error:
+      bad += 1
+      assert f'{file} cannot be read at its record {index - 5} ' in str(error) and 'build it again' in str(error)
+  assert 1 <= bad <= 5
+  batches = iter(
+    train_pipeline(source, PipelineOptions(batch_videos=10), 0, lengths=open_lengths(folder, name, 'train'))
+  )
+  with pytest.raises(DamagedFileError, match=file.name):
+    next(batches)
+  batches.close()
+
+
+def read_all(source):
+  return [source[index] for index in range(len(source))]
+
+
+def test_records_out_of_range_are_refused(built):
+  with pytest.raises(IndexError, match='record 6; there are 6'):
+    open_source(*built, 'train')[6]
 
 
 def test_a_version_may_be_named(built):

@@ -92,3 +92,12 @@ def test_empty_rows_stay_empty():
   empty = np.zeros((0, 4), np.float16)
   assert transforms.resample_frames(empty, 8).shape == (0, 4)
   assert transforms.normalize_rows(transforms.widen(empty)).shape == (0, 4)
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf, 1e30])
+def test_rows_that_cannot_be_normalised_are_refused(value):
+  rows = np.ones((5, 4), np.float32)
+  assert transforms.check_finite(rows).tolist() == [4] * 5
+  rows[3, 2] = value
+  with pytest.raises(transforms.NonFiniteError, match='rows hold NaN'):
+    transforms.normalize_rows(rows)

@@ -1,0 +1,45 @@
+"""The lengths file of a split: how much each record holds, to be known without reading the records.
+
+`lengths-<split>.npz` lies beside the records and is no pickle. Its arrays are int32, in the order of the records:
+
+| array | shape | |
+|---|---|---|
+| student | [records] | rows of student frames |
+| teacher | [records] | rows of teacher frames, 0 without |
+| captions | [records] | captions |
+| tokens | [sum(captions)] | tokens of each caption, record after record |
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+
+class SplitLengths:
+  """Lengths of one split, gathered while it is written."""
+
+  def __init__(self):
+    """Starts empty."""
+    self._student: list[int] = []
+    self._teacher: list[int] = []
+    self._tokens: list[np.ndarray] = []
+
+  def add(self, record: dict[str, Any]) -> None:
+    """Notes one record; to be called in the order of the records."""
+    self._student.append(len(record['student_frames']))
+    self._teacher.append(len(record.get('teacher_frames', ())))
+    self._tokens.append(np.asarray(record['token_lengths'], np.int32))
+
+  def write(self, folder: str | os.PathLike[str], split: str) -> None:
+    """Writes the file of a split into the folder of its records."""
+    np.savez(
+      pathlib.Path(folder) / f'lengths-{split}.npz',
+      student=np.array(self._student, np.int32),
+      teacher=np.array(self._teacher, np.int32),
+      captions=np.array([len(tokens) for tokens in self._tokens], np.int32),
+      tokens=np.concatenate([*self._tokens, np.zeros(0, np.int32)]),
+    )
