@@ -65,12 +65,19 @@ def require_frames(mask: np.ndarray, real: np.ndarray, ids: Sequence[str], what:
     )
 
 
-def require_finite(scores: np.ndarray, scorer: str, caption_ids: Sequence[str], video_ids: Sequence[str]) -> None:
-  """Raises ValueError naming the first score `[Q, b]` that is not finite."""
-  finite = np.isfinite(scores)
-  if not finite.all():
-    row, column = np.argwhere(~finite)[0]
+def require_finite(first_bad: np.ndarray, scorer: str, caption_ids: Sequence[str], video_ids: Sequence[str]) -> None:
+  """Raises ValueError naming the first score that is not finite.
+
+  Args:
+    first_bad: `[Q]` for each caption the first column whose score is not finite; V or more where all are.
+    scorer: whose scores they are.
+    caption_ids: of the Q captions.
+    video_ids: of the V videos.
+  """
+  rows = np.flatnonzero(first_bad < len(video_ids))
+  if rows.size:
+    caption, video = caption_ids[rows[0]], video_ids[first_bad[rows[0]]]
     raise ValueError(
-      f'the {scorer} score of caption {caption_ids[row]!r} and video {video_ids[column]!r} is '
-      f'{scores[row, column]}: check their features and the parameters for NaN or infinity'
+      f'the {scorer} score of caption {caption!r} and video {video!r} is not finite: '
+      'check their features and the parameters for NaN or infinity'
     )

@@ -69,6 +69,7 @@ def metrics_from_ranks(ranks: np.ndarray) -> RetrievalMetrics:
     raise ValueError(f'metrics need at least one rank in a vector, found the shape {ranks.shape}')
   if ranks.min() < 1:
     raise ValueError(f'ranks are counted from 1, found {ranks.min()} for caption {ranks.argmin()}')
+  ranks = np.sort(ranks)  # So that the order of the captions does not change the last bit of a mean.
   recall = [100.0 * np.count_nonzero(ranks <= k) / ranks.size for k in (1, 5, 10, 100)]
   return RetrievalMetrics(
     *map(float, recall),

@@ -3,10 +3,12 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dlkd_jax.models.student import Student, init_parameters
+from dlkd_jax.retrieval import metrics
 from dlkd_jax.retrieval.evaluation import EvaluationInterrupted, EvaluationOptions, evaluate
 from dlkd_jax.retrieval.evaluator import Evaluator
 from dlkd_jax.sharding import make_mesh
@@ -104,13 +106,116 @@ def test_a_single_branch_is_its_own_primary_result():
   assert result.primary is result.metrics['inheritance']
 
 
-def test_eight_devices_agree_with_one():
+def _meshes():
+  return {
+    'one': None,
+    'two': make_mesh(jax.devices()[:2]),
+    'eight': make_mesh(),
+    'two axes': make_mesh(model=2),
+    'other order': make_mesh(jax.devices()[::-1], model=4),
+  }
+
+
+@pytest.mark.parametrize('devices', _meshes())
+def test_devices_do_not_matter(devices):
   world = worlds.make_world(videos=21)
   expected = _run(world, videos=8)
-  found = _run(world, dataclasses.replace(KEEP, mesh=make_mesh()), videos=8)
+  found = _run(world, dataclasses.replace(KEEP, mesh=_meshes()[devices]), videos=8)
+  assert found.video_ids == expected.video_ids
   for name in ALL:
     np.testing.assert_allclose(found.scores[name], expected.scores[name], atol=1e-6)
     np.testing.assert_array_equal(found.ranks[name], expected.ranks[name])
+
+
+@pytest.mark.parametrize('keep', [True, False])
+@pytest.mark.parametrize('devices', _meshes())
+def test_ties_and_an_uneven_gallery_rank_alike_on_all_devices(devices, keep):
+  world = worlds.tied_world()
+  weights = {'inheritance': 0.7, 'exploration': 0.3}
+  result = evaluate(
+    {},
+    world.caption_blocks(8),
+    world.video_blocks(8, 3),
+    len(world.frames),
+    worlds.sign_encoders(),
+    EvaluationOptions(keep_scores=True),
+  )
+  for name in ALL:
+    expected = metrics.rank_own_videos(result.scores[name], result.own_columns)
+    own = np.take_along_axis(result.scores[name], result.own_columns[:, None], axis=1)
+    assert (1 + (result.scores[name] > own).sum(1) < expected).sum() > 10, 'the test is about ties'
+    found = evaluate(
+      {},
+      world.caption_blocks(8),
+      world.video_blocks(8, 3),
+      len(world.frames),
+      worlds.sign_encoders(),
+      EvaluationOptions(weights=weights, keep_scores=keep, mesh=_meshes()[devices]),
+    )
+    np.testing.assert_array_equal(found.ranks[name], expected)
+  np.testing.assert_array_equal(result.ranks['fused'], metrics.rank_fused(result.scores, weights, result.own_columns))
+
+
+def test_ranks_are_those_of_numpy_on_the_same_scores():
+  world = worlds.make_world(videos=40, captions=300, seed=5)
+  weights = {'inheritance': 0.6, 'exploration': 0.4}
+  options = EvaluationOptions(weights=weights, keep_scores=True, mesh=make_mesh())
+  result = _run(world, options, videos=8)
+  for name in ALL:
+    expected = metrics.rank_own_videos(result.scores[name], result.own_columns)
+    np.testing.assert_array_equal(result.ranks[name], expected)
+  np.testing.assert_array_equal(result.ranks['fused'], metrics.rank_fused(result.scores, weights, result.own_columns))
+  terms = [(weight, result.scores[name]) for name, weight in weights.items()]
+  np.testing.assert_array_equal(result.scores['fused'], metrics.sum_in_order(terms))
+
+
+def test_blocks_of_different_lengths():
+  world = worlds.make_world(videos=30)
+  lengths = np.array([len(frames) for frames in world.frames])
+  teacher_lengths = np.array([len(frames) for frames in world.teacher_frames])
+  world = world.permuted(np.argsort(np.maximum(lengths, teacher_lengths), kind='stable'))
+  longest = [max(len(a), len(b)) for a, b in zip(world.frames, world.teacher_frames, strict=True)]
+
+  def blocks():
+    for start, fitting in zip(range(0, 30, 8), (3, 3, 6, 6), strict=True):
+      part = world.permuted(range(start, min(start + 8, 30)))
+      yield from part.video_blocks(8, max(fitting, max(longest[start : start + 8])))
+
+  expected = _run(world)
+  for mesh in _meshes().values():
+    options = dataclasses.replace(KEEP, mesh=mesh)
+    found = evaluate(worlds.linear_parameters(), world.caption_blocks(8), blocks, 30, worlds.linear_encoders(), options)
+    assert found.video_ids == expected.video_ids
+    for name in ALL:
+      np.testing.assert_allclose(found.scores[name], expected.scores[name], atol=1e-6)
+      np.testing.assert_array_equal(found.ranks[name], expected.ranks[name])
+
+
+def test_the_gallery_takes_the_type_of_the_encoders():
+  world, encoders = worlds.make_world(), worlds.linear_encoders()
+  narrow = jax.jit(lambda *arguments: jax.tree.map(lambda x: x.astype(jnp.bfloat16), encoders.frames(*arguments)))
+  exact = _run(world, teacher=False)
+  found = evaluate(
+    worlds.linear_parameters(),
+    world.caption_blocks(8, teacher=False),
+    world.video_blocks(4, 6, teacher=False),
+    len(world.frames),
+    encoders._replace(frames=narrow),
+    KEEP,
+  )
+  assert found.gallery_bytes * 2 == exact.gallery_bytes
+  for name, scores in exact.scores.items():
+    assert found.scores[name].dtype == np.float32
+    np.testing.assert_allclose(found.scores[name], scores, atol=0.02)
+
+
+def test_parameters_may_be_split_over_the_mesh():
+  world, mesh = worlds.make_world(), make_mesh(model=2)
+  split = jax.NamedSharding(mesh, jax.P(None, 'model'))
+  params = jax.device_put(worlds.linear_parameters(), split)
+  found = _run(world, dataclasses.replace(KEEP, mesh=mesh), params=params, videos=8)
+  for name, scores in _run(world).scores.items():
+    np.testing.assert_allclose(found.scores[name], scores, atol=1e-6)
 
 
 def test_new_parameters_do_not_compile_anew():
@@ -138,6 +243,15 @@ def test_a_stop_is_honoured_between_blocks():
   polls = iter([False] * 6 + [True])
   with pytest.raises(EvaluationInterrupted, match='after 8 of 13 videos'):
     _run(world, should_stop=lambda: next(polls))
+  polls = iter([False] * 8 + [True])  # Four blocks of captions, four of videos.
+  with pytest.raises(EvaluationInterrupted, match='after 0 of 29 captions were ranked'):
+    _run(world, should_stop=lambda: next(polls))
+
+
+def test_a_block_that_does_not_divide_is_named():
+  options = EvaluationOptions(mesh=make_mesh())
+  with pytest.raises(ValueError, match='12 videos does not divide over 8 devices'):
+    _run(worlds.make_world(), options, videos=12)
 
 
 def test_errors_name_the_id():
@@ -159,6 +273,8 @@ def test_bad_features_are_named():
   frames[9] = np.full_like(frames[9], np.nan)
   with pytest.raises(ValueError, match="score of caption 'caption0' and video 'video9'"):
     _run(dataclasses.replace(world, frames=frames))
+  with pytest.raises(ValueError, match="video 'video9' is not finite"):
+    _run(dataclasses.replace(world, frames=frames), EvaluationOptions(mesh=make_mesh()), videos=8)
   frames[9] = frames[9][:0]
   with pytest.raises(ValueError, match="'video9' has no student frames"):
     _run(dataclasses.replace(world, frames=frames))
@@ -174,6 +290,13 @@ def test_bad_features_are_named():
 def test_the_size_of_the_gallery_is_checked(said):
   with pytest.raises(ValueError, match=f'said to hold {said} videos'):
     _run(worlds.make_world(), num_videos=said)
+
+
+def test_blocks_with_and_without_a_teacher_do_not_mix():
+  world = worlds.make_world()
+  blocks = [*world.video_blocks(4, 6)][:2] + [*world.video_blocks(4, 6, teacher=False)][2:]
+  with pytest.raises(ValueError, match="from \\['video8'\\] is"):
+    evaluate(worlds.linear_parameters(), world.caption_blocks(8), blocks, 13, worlds.linear_encoders())
 
 
 def test_no_captions_is_an_error():

@@ -1,46 +1,111 @@
-"""Chunks of queries: their size, and that they do not change scores."""
+"""Scores and ranks on the devices: tiles, masks, memory, ties."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlkd_jax.retrieval.scoring import Placement, query_chunk, score_block
+from dlkd_jax.retrieval import metrics, scoring
 from dlkd_jax.sharding import make_mesh
 
 
-@pytest.mark.parametrize(('videos', 'frames'), [(64, 128), (63, 127), (1, 1), (1000, 128)])
-def test_the_products_fit(videos, frames):
-  limit = 64 << 20
-  chunk = query_chunk(videos, frames, limit)
-  assert chunk * videos * frames * 4 <= limit < 2 * chunk * videos * frames * 4
+@pytest.mark.parametrize('queries', [1, 22, 1000, 1025, 15753])
+@pytest.mark.parametrize('product_bytes', [1, 400, 2 << 20, 256 << 20])
+def test_queries_are_cut_with_little_padding(queries, product_bytes):
+  plan = scoring.plan_queries(queries, 4430, 128, product_bytes)
+  assert plan.block % plan.tile == 0 and plan.tile % 8 == 0
+  padded = plan.block * plan.blocks
+  tiles = padded // plan.tile
+  assert queries <= padded < queries + 8 * tiles + plan.blocks
+  assert plan.tile * 128 * 4 <= max(product_bytes, 8 * 128 * 4) * 1.1 or plan.tile == 8
 
 
-def test_at_least_one_query_is_scored_at_once():
-  assert query_chunk(1000, 128, 1024) == 1
+def test_a_large_gallery_takes_fewer_queries_at_once():
+  plan = scoring.plan_queries(5000, 1_000_000, 32, 256 << 20)
+  assert plan.block * 1_000_000 * 4 <= 128 << 20
 
 
-@pytest.mark.parametrize('chunk', [1, 4, 7, 11, 64])
-def test_the_chunk_does_not_matter(chunk):
+@pytest.mark.parametrize('videos', [1, 7, 64, 96, 1000])
+@pytest.mark.parametrize('product_bytes', [1, 2 << 20])
+def test_the_products_fit(videos, product_bytes):
+  tile = scoring.video_tile(videos, 128, 256, product_bytes)
+  assert videos % tile == 0
+  assert tile == 1 or tile * 128 * 256 * 4 <= product_bytes
+
+
+def _problem(queries, videos, frames, hidden=8):
   rng = np.random.default_rng(0)
-  queries = rng.standard_normal((11, 8)).astype(np.float32)
-  frames = rng.standard_normal((3, 5, 8)).astype(np.float32)
-  mask = np.arange(5) < np.array([[5], [2], [1]])
-  unit_q = queries / np.linalg.norm(queries, axis=-1, keepdims=True)
-  unit_f = frames / np.linalg.norm(frames, axis=-1, keepdims=True)
-  expected = [[(unit_f[v][mask[v]] @ q).max() for v in range(3)] for q in unit_q]
-  found = score_block(jnp.asarray(queries), frames, mask, chunk=chunk)
-  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+  rows = rng.standard_normal((queries, hidden)).astype(np.float32)
+  some = rng.standard_normal((videos, frames, hidden)).astype(np.float32)
+  mask = np.arange(frames) < rng.integers(1, frames + 1, videos)[:, None]
+  some[~mask] = 100.0  # A padded frame that would win if it counted.
+  return rows, some, mask
 
 
-def test_a_block_that_does_not_divide_is_named():
-  with pytest.raises(ValueError, match='12 videos does not divide over 8 devices'):
-    Placement(make_mesh()).split(np.zeros((12, 2)), 'videos')
+@pytest.mark.parametrize(('tile', 'product_bytes'), [(8, 1), (8, 2000), (16, 1 << 20)])
+@pytest.mark.parametrize('devices', [1, 4])
+def test_scores_agree_with_plain_loops(tile, product_bytes, devices):
+  mesh = make_mesh(jax.devices()[:devices])
+  queries, frames, mask = _problem(16, 12, 5)
+  norm = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)  # noqa: E731
+  expected = [[(norm(frames[v][mask[v]]) @ q).max() for v in range(12)] for q in norm(queries)]
+  ready = scoring.prepare_frames({'a': frames}, {'a': mask}, mesh=mesh)
+  found = scoring.score_segment({'a': queries}, ready, mesh=mesh, query_tile=tile, product_bytes=product_bytes)
+  np.testing.assert_allclose(found['a'], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_the_products_of_all_queries_never_exist():
-  queries, videos, frames, hidden, chunk = 1 << 14, 8, 64, 16, 64
-  shapes = [((queries, hidden), 'float32'), ((videos, frames, hidden), 'float32'), ((videos, frames), 'bool')]
-  program = score_block.lower(*(jax.ShapeDtypeStruct(*shape) for shape in shapes), chunk=chunk).compile()
-  whole = queries * videos * frames * 4
-  assert program.memory_analysis().temp_size_in_bytes < whole / 8
+def test_zero_vectors_score_zero():
+  mesh = make_mesh(jax.devices()[:1])
+  zeros = {'a': np.zeros((2, 3, 4), np.float32)}
+  ready = scoring.prepare_frames(zeros, {'a': np.ones((2, 3), bool)}, mesh=mesh)
+  found = scoring.score_segment({'a': np.ones((8, 4))}, ready, mesh=mesh, query_tile=8, product_bytes=1 << 20)
+  np.testing.assert_array_equal(found['a'], np.zeros((8, 2)))
+
+
+@pytest.mark.parametrize('devices', [1, 2, 8])
+def test_ranks_equal_those_of_numpy(devices):
+  mesh = make_mesh(jax.devices()[:devices])
+  rng = np.random.default_rng(1)
+  # Few different values, so that there are ties; their weighted sums need the rounding of numpy to be equal.
+  scores = {name: (rng.integers(0, 7, (50, 16)) / 10).astype(np.float32) for name in ('a', 'b')}
+  columns = rng.permutation(np.r_[np.arange(13), [-1] * 3]).astype(np.int32)
+  own = rng.integers(0, 13, 50).astype(np.int32)
+  weights = (('a', 0.7), ('b', 0.3))
+  cut = [{name: jnp.asarray(x[:, :8]) for name, x in scores.items()}]
+  cut += [{name: jnp.asarray(x[:, 8:]) for name, x in scores.items()}]
+  # A device holds its part of the first segment, then its part of the second.
+  places = np.concatenate([part.reshape(devices, -1) for part in (columns[:8], columns[8:])], axis=1).reshape(-1)
+  terms = scoring.weigh(cut, weights=weights)
+  ranks, bad, _ = scoring.rank_block(cut, terms, places, own, mesh=mesh, fused=('sum', ('a', 'b')), keep=False)
+  in_order = {name: x[:, np.argsort(columns)[3:]] for name, x in scores.items()}
+  np.testing.assert_array_equal(ranks['sum'], metrics.rank_fused(in_order, dict(weights), own))
+  for name in scores:
+    np.testing.assert_array_equal(ranks[name], metrics.rank_own_videos(in_order[name], own))
+    assert (np.asarray(bad[name]) > 13).all()
+
+
+@pytest.mark.parametrize('devices', [1, 8])
+def test_the_products_of_all_queries_never_exist(devices):
+  mesh = make_mesh(jax.devices()[:devices])
+  queries, videos, frames, hidden, limit = 1024, 64 * devices, 64, 16, 1 << 20
+  shape = lambda *sizes: {'a': jax.ShapeDtypeStruct(sizes, jnp.float32)}  # noqa: E731
+  program = scoring.score_segment.lower(
+    shape(queries, hidden), shape(videos, frames, hidden), mesh=mesh, query_tile=128, product_bytes=limit
+  ).compile()
+  scores = queries * videos // devices * 4
+  # The scores before and after they are put in order, the product, and its operands.
+  assert program.memory_analysis().temp_size_in_bytes < 2 * scores + 2 * limit < scores * frames / 4
+
+
+def test_ranking_moves_no_scores():
+  mesh = make_mesh()
+  sizes = jax.ShapeDtypeStruct
+  scores = [{name: sizes((256, 512), jnp.float32) for name in ('a', 'b')}]
+  columns, own = sizes((512,), jnp.int32), sizes((256,), jnp.int32)
+  program = scoring.rank_block.lower(
+    scores, scores, columns, own, mesh=mesh, fused=('sum', ('a', 'b')), keep=False
+  ).compile()
+  text = program.as_text()
+  assert 'all-reduce' in text
+  assert not any(word in text for word in ('all-gather', 'all-to-all', 'collective-permute'))
+  assert program.memory_analysis().output_size_in_bytes < 256 * 4 * 8

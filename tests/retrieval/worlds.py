@@ -12,7 +12,7 @@ from dlkd_jax.data.evaluation_blocks import CaptionBlock, VideoBlock
 from dlkd_jax.retrieval.evaluation import Encoders
 from dlkd_jax.retrieval.metrics import RetrievalMetrics
 
-WORDS, TOKEN_FEATURES, FRAME_FEATURES, TEACHER_FEATURES, HIDDEN = 5, 6, 7, 4, 8
+WORDS, TOKEN_FEATURES, FRAME_FEATURES, TEACHER_FEATURES, HIDDEN, SIGNS = 5, 6, 7, 4, 8, 16
 
 
 @dataclasses.dataclass
@@ -88,6 +88,34 @@ def make_world(videos: int = 13, captions: int = 29, longest: int = 6, seed: int
     teacher_text=[draw(1, TEACHER_FEATURES)[0] for _ in range(captions)],
     caption_ids=[f'caption{i}' for i in range(captions)],
     own_ids=[f'video{rng.integers(videos)}' for _ in range(captions)],
+  )
+
+
+def tied_world(videos: int = 21, captions: int = 37, seed: int = 2) -> World:
+  """Draws a world of signs, ±1, whose cosines are exact in float32, so that many of them are equal bit for bit."""
+  rng = np.random.default_rng(seed)
+
+  def draw(rows, features):
+    return rng.choice(np.float32([-1, 1]), (rows, features))
+
+  return dataclasses.replace(
+    make_world(videos, captions, seed=seed),
+    frames=[draw(rng.integers(1, 4), SIGNS) for _ in range(videos)],
+    teacher_frames=[draw(rng.integers(1, 3), TEACHER_FEATURES) for _ in range(videos)],
+    tokens=[draw(1, SIGNS) for _ in range(captions)],
+    teacher_text=[draw(1, TEACHER_FEATURES)[0] for _ in range(captions)],
+  )
+
+
+def sign_encoders() -> Encoders:
+  """Encoders of `tied_world` that keep norms exact: all signs for one branch, the first four for the other."""
+
+  def branches(signs):
+    return {'inheritance': signs, 'exploration': signs[..., :4]}
+
+  return Encoders(
+    tokens=jax.jit(lambda params, rows, mask: branches(rows[:, 0])),
+    frames=jax.jit(lambda params, rows, mask: branches(rows)),
   )
 
 
