@@ -40,9 +40,12 @@ def base(dataset: str) -> ml_collections.ConfigDict:
   config.data.batch_videos = 128  # videos a batch, with all their captions
   config.data.max_frames = 128  # longer videos are resampled to this many frames
   config.data.max_words = 30  # longer captions are cut to this many tokens
-  config.data.frame_sizes = (32, 64, 96, 128)  # lengths that the frames of a batch are padded to
-  config.data.caption_sizes = ()  # captions that a batch is padded to; empty: multiples of half the videos
-  config.data.word_sizes = (16, 30)  # lengths that the tokens of a batch are padded to
+  config.data.packing = True  # several videos share a row of max_frames frames, several captions a row of tokens
+  config.data.row_words = 60  # tokens of such a row
+  config.data.slots = 8  # most videos, or captions, that share a row
+  config.data.frame_sizes = (32, 64, 96, 128)  # lengths that videos are padded to: in evaluation, and unpacked
+  config.data.word_sizes = (16, 30)  # lengths that captions are padded to: in evaluation, and unpacked
+  config.data.caption_sizes = ()  # captions that an unpacked batch is padded to; empty: multiples of half the videos
   config.data.sort_by_captions = True  # order a batch by captions per video, as the release does
   config.data.max_videos = config_dict.placeholder(int)  # use only the first so many videos of each split
   config.data.read_threads = 4  # threads that read one batch
@@ -54,6 +57,11 @@ def base(dataset: str) -> ml_collections.ConfigDict:
   config.model.input_dropout = 0.2  # share of input features dropped
   config.model.dropout = 0.2  # share of inner features dropped
   config.model.dual = True  # with the exploration branch
+  config.model.precision = 'auto'  # of matrix products: float32, bfloat16, or auto: bfloat16 on a TPU or GPU
+
+  config.similarity = ml_collections.ConfigDict()
+  config.similarity.form = 'auto'  # plain, blocked, pallas, or auto: pallas on a TPU, blocked elsewhere
+  config.similarity.block_rows = config_dict.placeholder(int)  # rows of frames a block; unset: by memory
 
   config.loss = ml_collections.ConfigDict()
   config.loss.margin = 0.1  # of the triplet loss, in cosine
@@ -86,7 +94,11 @@ def base(dataset: str) -> ml_collections.ConfigDict:
   config.training = ml_collections.ConfigDict()
   config.training.epochs = 120  # at most
   config.training.patience = 10  # epochs without a new best SumR on validation before the training stops
+  config.training.micro_batches = 1  # parts that a batch is encoded in; the losses see it whole all the same
   config.training.checkpoint_every_steps = 0  # besides one after each epoch; 0: only those
+
+  config.mesh = ml_collections.ConfigDict()
+  config.mesh.model = 1  # devices that share the parameters, each holding a part; 1: every device holds them whole
 
   config.evaluation = ml_collections.ConfigDict()
   config.evaluation.inheritance_weight = 0.7  # fused score: this of inheritance, the rest of exploration
@@ -95,6 +107,7 @@ def base(dataset: str) -> ml_collections.ConfigDict:
 
   config.logging = ml_collections.ConfigDict()
   config.logging.every_steps = 20  # steps between two progress lines and log records
+  config.logging.profile_steps = ()  # (first step, how many) to write a profiler trace of; empty: none
   return config
 
 

@@ -14,7 +14,14 @@ import ml_collections
 from dlkd_jax import files
 
 # Fields that may differ when a run is resumed: they change what is reported or where data lies, not the result.
-_FREE_ON_RESUME = ('data.data_dir', 'data.read_threads', 'data.prefetch_batches', 'logging', 'evaluation.block_')
+_FREE_ON_RESUME = (
+  'data.data_dir',
+  'data.read_threads',
+  'data.prefetch_batches',
+  'mesh',
+  'logging',
+  'evaluation.block_',
+)
 
 
 def parse_arguments(arg: str | None, **defaults: Any) -> ml_collections.ConfigDict:
@@ -87,6 +94,12 @@ def validate(config: ml_collections.ConfigDict) -> None:
   require(heads >= 1, 'model.heads', 'at least 1')
   require(heads < 1 or config.model.hidden % heads == 0, 'model.hidden', f'a multiple of {heads} heads')
   require(config.training.epochs >= 1, 'training.epochs', 'at least 1')
+  require(config.training.micro_batches >= 1, 'training.micro_batches', 'at least 1')
+  require(config.mesh.model >= 1, 'mesh.model', 'at least 1')
+  precisions = ('auto', 'float32', 'bfloat16')
+  require(config.model.precision in precisions, 'model.precision', f'one of {", ".join(precisions)}')
+  forms = ('auto', 'plain', 'blocked', 'pallas')
+  require(config.similarity.form in forms, 'similarity.form', f'one of {", ".join(forms)}')
   require(config.training.patience >= 1, 'training.patience', 'at least 1')
   require(config.training.checkpoint_every_steps >= 0, 'training.checkpoint_every_steps', '0 or more')
   require(config.logging.every_steps >= 1, 'logging.every_steps', 'at least 1')

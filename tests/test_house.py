@@ -12,10 +12,10 @@ PACKAGES = ('dlkd_jax', 'tfds_builders', 'configs', 'tests')
 FILES = sorted(path for package in PACKAGES for path in (repository() / package).rglob('*.py'))
 # A room may import rooms named before it and itself; similarities and losses know arrays only.
 ROOMS = {
-  'dlkd_jax.similarity': (),
-  'dlkd_jax.models': (),
-  'dlkd_jax.losses': ('dlkd_jax.similarity',),
-  'dlkd_jax.data': (),
+  'dlkd_jax.similarity': ('dlkd_jax.layout',),
+  'dlkd_jax.models': ('dlkd_jax.layout',),
+  'dlkd_jax.losses': ('dlkd_jax.similarity', 'dlkd_jax.layout'),
+  'dlkd_jax.data': ('dlkd_jax.layout',),
   'dlkd_jax.retrieval': ('dlkd_jax.data', 'dlkd_jax.models', 'dlkd_jax.similarity', 'dlkd_jax.sharding'),
   'dlkd_jax.training': (
     'dlkd_jax.data',
@@ -25,6 +25,7 @@ ROOMS = {
     'dlkd_jax.retrieval',
     'dlkd_jax.config',
     'dlkd_jax.files',
+    'dlkd_jax.layout',
     'dlkd_jax.sharding',
   ),
   'tfds_builders': (),

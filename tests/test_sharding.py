@@ -12,33 +12,69 @@ from tests.training import worlds
 LATE = 2 * worlds.STEPS_PER_EPOCH
 
 
-@pytest.fixture(scope='module')
-def one_device():
-  return worlds.world(1, 0.3, worlds.DRAWN).run(worlds.make_batch(), LATE)
+def assert_same(actual, expected, tolerance=1e-5):
+  """Compares what two runs of `World.run` returned: metrics, and every gradient tensor relative to its norm."""
+  (gradients, metrics), (expected_gradients, expected_metrics) = actual, expected
+  for name, value in expected_metrics.items():
+    np.testing.assert_allclose(metrics[name], value, rtol=tolerance, atol=1e-7, err_msg=name)
+  gradients = flax.traverse_util.flatten_dict(gradients, sep='/')
+  for name, value in flax.traverse_util.flatten_dict(expected_gradients, sep='/').items():
+    scale = max(np.linalg.norm(value), 1e-4)  # The key bias has no true gradient, only rounding.
+    assert np.linalg.norm(gradients[name] - value) < tolerance * scale, name
+
+
+@pytest.fixture(scope='module', params=[0, LATE], ids=['easy negatives', 'hard negatives'])
+def one_device(request):
+  step = request.param
+  return step, worlds.world(1, 0.3, worlds.DRAWN).run(worlds.make_batch(), step)
 
 
 @pytest.mark.parametrize('devices', [2, 8])
 def test_objective_and_gradients_equal_those_of_one_device(one_device, devices):
-  expected_gradients, expected_metrics = one_device
-  gradients, metrics = worlds.world(devices, 0.3, worlds.DRAWN).run(worlds.make_batch(), LATE)
-  for name, value in expected_metrics.items():
-    np.testing.assert_allclose(metrics[name], value, rtol=1e-5, atol=1e-7, err_msg=name)
-  gradients = flax.traverse_util.flatten_dict(gradients, sep='/')
-  for name, expected in flax.traverse_util.flatten_dict(expected_gradients, sep='/').items():
-    scale = max(np.linalg.norm(expected), 1e-4)  # The key bias has no true gradient, only rounding.
-    assert np.linalg.norm(gradients[name] - expected) < 1e-5 * scale, name
+  step, expected = one_device
+  assert_same(worlds.world(devices, 0.3, worlds.DRAWN).run(worlds.make_batch(shards=devices), step), expected)
 
 
-def test_draws_do_not_depend_on_where_arrays_lie():
-  # What the equality above rests on.
-  assert jax.config.jax_threefry_partitionable
+@pytest.mark.parametrize('devices', [1, 2, 8])
+def test_neither_packing_nor_uneven_shares_change_anything(one_device, devices):
+  # Dropout, negatives and hard rows are drawn, and none depends on where a video lies.
+  step, expected = one_device
+  assert_same(worlds.world(devices, 0.3, worlds.DRAWN).run(worlds.packed_batch(devices), step), expected)
+
+
+def test_split_parameters_give_the_same(one_device, monkeypatch):
+  step, expected = one_device
+  monkeypatch.setattr(sharding, '_SPLIT_FROM', 16)
+  world = worlds.World(4, 0.3, worlds.DRAWN, model=2)
+  assert sum(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(world.create().params)) > 10
+  assert_same(world.run(worlds.packed_batch(4), step), expected)
+  state, _ = world.step(world.state(), sharding.shard_batch(worlds.packed_batch(4), world.mesh), jax.random.key(0))
+  for leaf, want in zip(
+    jax.tree.leaves(state), jax.tree.leaves(sharding.state_shardings(state, world.mesh)), strict=True
+  ):
+    assert leaf.sharding == want
+
+
+@pytest.mark.parametrize('devices, parts', [(1, 2), (1, 4), (4, 2)])
+def test_encoding_in_parts_gives_the_gradients_of_the_whole(one_device, devices, parts):
+  step, expected = one_device
+  world = worlds.world(devices, 0.3, worlds.DRAWN, micro_batches=parts)
+  assert_same(world.run(worlds.make_batch(shards=devices), step), expected)
+
+
+def test_rows_that_do_not_divide_into_parts_are_refused():
+  with pytest.raises(ValueError, match=r'8 rows on 1 device\(s\).*micro_batches = 3'):
+    worlds.world(1, 0.3, worlds.DRAWN, micro_batches=3).run(worlds.make_batch())
 
 
 def test_mesh_and_placement():
   mesh = sharding.make_mesh()
-  assert mesh.size == len(jax.local_devices()) and mesh.axis_names == (sharding.DATA_AXIS,)
+  assert mesh.size == len(jax.devices()) and mesh.axis_names == sharding.BATCH_AXES
   assert sharding.make_mesh(jax.devices()[:2]).size == 2
-  assert sharding.rows(mesh).spec == PartitionSpec('data') and sharding.replicated(mesh).spec == PartitionSpec()
+  assert sharding.make_mesh(model=4).shape == {'data': len(jax.devices()) // 4, 'model': 4}
+  with pytest.raises(ValueError, match='model is 3, and there are 8 devices'):
+    sharding.make_mesh(model=3)
+  assert sharding.rows(mesh).spec == PartitionSpec(sharding.BATCH_AXES) and sharding.replicated(mesh).spec == PartitionSpec()
   batch = worlds.make_batch()
   placed = sharding.shard_batch(batch, mesh)
   for array, original in zip(jax.tree.leaves(placed), jax.tree.leaves(batch), strict=True):

@@ -1,15 +1,170 @@
-"""From a batch to the objective: student, similarities of both branches and of the teacher, total loss."""
+"""From a batch to the objective: student, similarities of both branches and of the teacher, total loss.
+
+The encoders are plain functions of arrays that the partitioner spreads over the mesh. Similarities and losses, which
+relate every caption to every video of the batch, run under `shard_map` and say themselves what the devices exchange.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+import functools
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 
 from dlkd_jax.data.batch import Batch
+from dlkd_jax.losses.masks import Pairs, make_pairs
+from dlkd_jax.losses.scores import BranchScores, TeacherScores
 from dlkd_jax.losses.total import Coefficients, LossOptions, total_loss
-from dlkd_jax.models.student import Student
-from dlkd_jax.similarity.max_over_frames import max_frame_similarity
+from dlkd_jax.models.student import INHERITANCE, Student
+from dlkd_jax.sharding import BATCH_AXES
+from dlkd_jax.similarity import sharded
+from dlkd_jax.similarity.max_over_frames import FrameSimilarity, max_frame_similarity, own_mask
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveOptions:
+  """How the objective is computed.
+
+  Attributes:
+    loss: weights and variants of the losses.
+    form: of the similarity: plain, blocked or pallas.
+    block_rows: rows of frames that the blocked form takes at once; None chooses.
+    micro_batches: parts that a batch is encoded in, one after another, while the losses see it whole. It divides the
+      rows of every device.
+    teacher_dtype: of the teacher's products; None keeps float32.
+  """
+
+  loss: LossOptions = dataclasses.field(default_factory=LossOptions)
+  form: str = 'blocked'
+  block_rows: int | None = None
+  micro_batches: int = 1
+  teacher_dtype: Any = None
+
+
+class Embeddings(NamedTuple):
+  """What the student makes of a batch.
+
+  Attributes:
+    frames: branch → `[R, L, H]`.
+    queries: branch → `[Rw, S, H]`, by slots.
+  """
+
+  frames: dict[str, jax.Array]
+  queries: dict[str, jax.Array]
+
+
+def encode_frames(params: Any, student: Student, batch: Batch, key: jax.Array, deterministic: bool = False):
+  """Encodes the frames of a batch, or of a part of its rows; see `Student.encode_frames`."""
+  rngs = {'dropout': jax.random.fold_in(key, 0)}
+  arguments = batch.student_frames, batch.frames, deterministic
+  return student.apply({'params': params}, *arguments, rngs=rngs, method='encode_frames')
+
+
+def encode_tokens(params: Any, student: Student, batch: Batch, key: jax.Array, deterministic: bool = False):
+  """Encodes the tokens of a batch, or of a part of its rows; see `Student.encode_tokens`."""
+  rngs = {'dropout': jax.random.fold_in(key, 1)}
+  arguments = batch.student_tokens, batch.tokens, deterministic
+  return student.apply({'params': params}, *arguments, rngs=rngs, method='encode_tokens')
+
+
+def contrast(
+  embeddings: Embeddings,
+  batch: Batch,
+  *,
+  coefficients: Coefficients,
+  key: jax.Array,
+  options: ObjectiveOptions,
+  mesh: Mesh | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Computes the losses of a batch from what the student made of it, over all devices of the mesh.
+
+  Args:
+    embeddings: of the batch.
+    batch: the batch; its student features are not used.
+    coefficients: scheduled scalars of this step.
+    key: typed PRNG key of the draws.
+    options: of the losses and of the similarity.
+    mesh: over which batch and embeddings are split along their first axes; None, or one device, exchanges nothing.
+
+  Returns:
+    The scalar to minimise, and every part of it by name.
+  """
+  batch = batch.replace(student_frames=None, student_tokens=None)
+  run = functools.partial(_contrast, options=options)
+  if mesh is None or mesh.size == 1:
+    return run(embeddings, batch, coefficients, key, axes=())
+  split, whole = PartitionSpec(BATCH_AXES), PartitionSpec()
+  run = jax.shard_map(
+    functools.partial(run, axes=BATCH_AXES), mesh=mesh, in_specs=(split, split, whole, whole), out_specs=whole
+  )
+  return run(embeddings, batch, coefficients, key)
+
+
+def _contrast(embeddings, batch, coefficients, key, *, options: ObjectiveOptions, axes: tuple[str, ...]):
+  """Computes the losses from this device's share of the embeddings and of the batch."""
+  text, video = _views(batch, axes)
+  columns = sharded.local_labels(video.labels, batch.video_mask.shape[0], axes)
+  similarity = functools.partial(max_frame_similarity, form=options.form, block_rows=options.block_rows)
+  distils = batch.teacher_frames is not None
+
+  branches = {}
+  # The losses take the inheritance branch first; a dictionary that went through jit or shard_map is sorted by name.
+  for name in sorted(embeddings.frames, key=lambda name: name != INHERITANCE):
+    queries = sharded.gather(sharded.take_sequences(embeddings.queries[name], batch.tokens), axes)
+    scores = similarity(queries, embeddings.frames[name], batch.frames, columns if distils else None)
+    branches[name] = _both_views(scores, axes)
+  teacher = None
+  if distils:
+    dtype = options.teacher_dtype or batch.teacher_frames.dtype
+    queries = sharded.gather(batch.teacher_text, axes).astype(dtype)
+    scores = jax.lax.stop_gradient(similarity(queries, batch.teacher_frames.astype(dtype), batch.frames, columns))
+    teacher = TeacherScores(sharded.to_text_view(scores.dot, axes), scores.dot, scores.own_curve)
+  return total_loss(
+    branches,
+    teacher,
+    text=text,
+    video=video,
+    own_mask=own_mask(batch.frames, columns) if distils else None,
+    coefficients=coefficients,
+    key=key,
+    options=options.loss,
+    axes=axes,
+  )
+
+
+def _views(batch: Batch, axes: tuple[str, ...]) -> tuple[Pairs, Pairs]:
+  """Returns the pairs of the text view (own captions, all videos) and of the video view (all captions, own videos)."""
+  videos = batch.video_mask.shape[0]
+  everyone = functools.partial(sharded.gather, axes=axes)
+  text = make_pairs(
+    batch.labels,
+    batch.caption_mask,
+    everyone(batch.video_mask),
+    caption_ordinals=batch.caption_ordinals,
+    video_ordinals=everyone(batch.video_ordinals),
+  )
+  video = make_pairs(
+    everyone(batch.labels),
+    everyone(batch.caption_mask),
+    batch.video_mask,
+    video_ids=sharded.first_index(videos, axes) + jnp.arange(videos, dtype=jnp.int32),
+    caption_ordinals=everyone(batch.caption_ordinals),
+    video_ordinals=batch.video_ordinals,
+  )
+  return text, video
+
+
+def _both_views(scores: FrameSimilarity, axes: tuple[str, ...]) -> BranchScores:
+  return BranchScores(
+    text_cosine=sharded.to_text_view(scores.cosine, axes),
+    text_dot=sharded.to_text_view(scores.dot, axes),
+    video_cosine=scores.cosine,
+    video_dot=scores.dot,
+    own_curve=scores.own_curve,
+  )
 
 
 def compute_objective(
@@ -19,7 +174,8 @@ def compute_objective(
   *,
   coefficients: Coefficients,
   key: jax.Array,
-  options: LossOptions,
+  options: ObjectiveOptions,
+  mesh: Mesh | None = None,
   deterministic: bool = False,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Computes the training objective of one batch.
@@ -30,38 +186,16 @@ def compute_objective(
     batch: the batch; without teacher arrays, training goes without distillation.
     coefficients: scheduled scalars of this step.
     key: typed PRNG key of this step: dropout and the draws of the losses.
-    options: weights and variants of the losses.
+    options: of the losses and of the similarity.
+    mesh: the devices that the batch is split over; None for one.
     deterministic: no dropout.
 
   Returns:
     The scalar to minimise, and every part of it by name.
   """
   dropout_key, loss_key = jax.random.split(key)
-  frames, queries = student.apply(
-    {'params': params},
-    batch.student_frames,
-    batch.frame_mask,
-    batch.student_tokens,
-    batch.token_mask,
-    deterministic=deterministic,
-    rngs={'dropout': dropout_key},
+  embeddings = Embeddings(
+    encode_frames(params, student, batch, dropout_key, deterministic),
+    encode_tokens(params, student, batch, dropout_key, deterministic),
   )
-  distils = batch.teacher_frames is not None
-  labels = batch.labels if distils else None
-  branches = {
-    name: max_frame_similarity(queries[name], frames[name], batch.frame_mask, labels) for name in student.branch_names
-  }
-  teacher = None
-  if distils:
-    teacher = max_frame_similarity(batch.teacher_text, batch.teacher_frames, batch.frame_mask, batch.labels)
-  return total_loss(
-    branches,
-    teacher,
-    labels=batch.labels,
-    caption_mask=batch.caption_mask,
-    video_mask=batch.video_mask,
-    frame_mask=batch.frame_mask,
-    coefficients=coefficients,
-    key=loss_key,
-    options=options,
-  )
+  return contrast(embeddings, batch, coefficients=coefficients, key=loss_key, options=options, mesh=mesh)

@@ -6,6 +6,7 @@ The only module of the training that knows the names of configuration fields, be
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +17,34 @@ from dlkd_jax.data.options import PipelineOptions
 from dlkd_jax.losses.total import Coefficients, LossOptions
 from dlkd_jax.models.student import EXPLORATION, INHERITANCE, Student
 from dlkd_jax.retrieval.evaluation import EvaluationOptions
+from dlkd_jax.similarity.max_over_frames import choose_form
 from dlkd_jax.training import schedules
+from dlkd_jax.training.objective import ObjectiveOptions
 from dlkd_jax.training.optimizer import bert_adam
 
 
-def make_student(config: ml_collections.ConfigDict) -> Student:
-  """Makes the student of a configuration."""
-  return Student(max_frames=config.data.max_frames, max_words=config.data.max_words, **config.model)
+def product_dtype(config: ml_collections.ConfigDict, platform: str | None = None) -> Any:
+  """Returns the type of matrix products: `model.precision`, whose 'auto' is bfloat16 on a TPU or a GPU.
+
+  Args:
+    config: the configuration.
+    platform: 'cpu', 'gpu' or 'tpu'; by default the one at hand.
+  """
+  precision = config.model.precision
+  if precision == 'auto':
+    precision = 'float32' if (platform or jax.default_backend()) == 'cpu' else 'bfloat16'
+  return jnp.dtype(precision)
+
+
+def make_student(config: ml_collections.ConfigDict, platform: str | None = None) -> Student:
+  """Makes the student of a configuration for a platform, by default the one at hand."""
+  fields = {name: value for name, value in config.model.items() if name != 'precision'}
+  return Student(
+    max_frames=config.data.max_frames,
+    max_words=config.data.max_words,
+    dtype=product_dtype(config, platform),
+    **fields,
+  )
 
 
 def make_loss_options(config: ml_collections.ConfigDict) -> LossOptions:
@@ -31,10 +53,21 @@ def make_loss_options(config: ml_collections.ConfigDict) -> LossOptions:
   return LossOptions(**fields)
 
 
+def make_objective_options(config: ml_collections.ConfigDict, platform: str | None = None) -> ObjectiveOptions:
+  """Makes the options of the objective for a platform; the similarity's 'auto' is the kernel on a TPU."""
+  return ObjectiveOptions(
+    loss=make_loss_options(config),
+    form=choose_form(config.similarity.form, platform),
+    block_rows=config.similarity.block_rows,
+    micro_batches=config.training.micro_batches,
+    teacher_dtype=product_dtype(config, platform),
+  )
+
+
 def make_pipeline_options(config: ml_collections.ConfigDict, devices: int, teacher: bool) -> PipelineOptions:
-  """Makes the options of the input pipeline for so many local devices, with or without the teacher's features."""
+  """Makes the options of the pipeline for so many devices, of all processes, with or without the teacher."""
   fields = {name: value for name, value in config.data.items() if name in PipelineOptions.__dataclass_fields__}
-  return PipelineOptions(teacher=teacher, batch_multiple=devices, **fields)
+  return PipelineOptions(teacher=teacher, shards=devices, row_multiple=config.training.micro_batches, **fields)
 
 
 def make_evaluation_options(config: ml_collections.ConfigDict, mesh, teacher: bool) -> EvaluationOptions:

@@ -13,9 +13,10 @@ from jax.sharding import Mesh
 
 from dlkd_jax import sharding
 from dlkd_jax.data.batch import Batch
-from dlkd_jax.losses.total import Coefficients, LossOptions
+from dlkd_jax.losses.total import Coefficients
 from dlkd_jax.models.student import Student
-from dlkd_jax.training.objective import compute_objective
+from dlkd_jax.training.gradients import objective_and_gradients
+from dlkd_jax.training.objective import ObjectiveOptions
 
 
 @flax.struct.dataclass
@@ -36,20 +37,28 @@ class TrainState:
 StepFunction = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
 
 
+def abstract_state(make_params: Callable[[], Any], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+  """Returns the shapes, types and shardings of the state on a mesh, as a tree of `jax.ShapeDtypeStruct`."""
+  state = jax.eval_shape(lambda: _first_state(make_params, optimizer))
+  shardings = sharding.state_shardings(state, mesh)
+  return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
+
+
 def create_state(make_params: Callable[[], Any], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-  """Creates the state of step 0 on the mesh, replicated.
+  """Creates the state of step 0 on the mesh, as `sharding.state_shardings` lays it.
 
   Args:
     make_params: draws the parameters; runs under jit, so that they are born where they belong.
     optimizer: gives the optimiser's first state.
     mesh: the devices.
   """
+  shardings = jax.tree.map(lambda x: x.sharding, abstract_state(make_params, optimizer, mesh))
+  return jax.jit(lambda: _first_state(make_params, optimizer), out_shardings=shardings)()
 
-  def create():
-    params = make_params()
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
-  return jax.jit(create, out_shardings=sharding.replicated(mesh))()
+def _first_state(make_params, optimizer) -> TrainState:
+  params = make_params()
+  return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
 def make_train_step(
@@ -57,7 +66,7 @@ def make_train_step(
   optimizer: optax.GradientTransformation,
   coefficients: Callable[[jax.Array], Coefficients],
   learning_rate: optax.Schedule,
-  options: LossOptions,
+  options: ObjectiveOptions,
   mesh: Mesh,
 ) -> StepFunction:
   """Builds the jitted step `(state, batch, key) → (state, metrics)`; the old state is donated.
@@ -70,8 +79,8 @@ def make_train_step(
     optimizer: of the parameters.
     coefficients: step → scheduled scalars of the losses.
     learning_rate: step → rate, to be logged.
-    options: weights and variants of the losses.
-    mesh: the devices; the batch is split over them, the state replicated.
+    options: of the objective.
+    mesh: the devices; the batch is split over them, the state lies as `sharding.state_shardings` says.
 
   Returns:
     The step. Its metrics are every part of the loss, the norms of gradient and parameters, and all scheduled scalars.
@@ -79,18 +88,15 @@ def make_train_step(
 
   def step(state: TrainState, batch: Batch, key: jax.Array):
     scheduled = coefficients(state.step)
-
-    def objective(params):
-      return compute_objective(
-        params,
-        student,
-        batch,
-        coefficients=scheduled,
-        key=jax.random.fold_in(key, state.step),
-        options=options,
-      )
-
-    (_, parts), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
+    parts, gradients = objective_and_gradients(
+      state.params,
+      student,
+      batch,
+      coefficients=scheduled,
+      key=jax.random.fold_in(key, state.step),
+      options=options,
+      mesh=mesh,
+    )
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics = {f'loss/{name}': value for name, value in parts.items()} | {
@@ -103,7 +109,9 @@ def make_train_step(
       'batch/videos': jnp.sum(batch.video_mask),
       'batch/captions': jnp.sum(batch.caption_mask),
     }
-    return TrainState(state.step + 1, params, opt_state), metrics
+    new = TrainState(state.step + 1, params, opt_state)
+    return jax.lax.with_sharding_constraint(new, sharding.state_shardings(new, mesh)), metrics
 
   whole, split = sharding.replicated(mesh), sharding.rows(mesh)
-  return jax.jit(step, in_shardings=(whole, split, whole), out_shardings=whole, donate_argnums=0)
+  # The state's own sharding is taken as it comes; the constraint above gives it back the same.
+  return jax.jit(step, in_shardings=(None, split, whole), donate_argnums=0)

@@ -8,11 +8,12 @@ import optax
 import pytest
 
 from dlkd_jax.data.batch import Batch
+from dlkd_jax.layout import padded_layout
 from dlkd_jax.losses.total import Coefficients, LossOptions
 from dlkd_jax.models.release_parameters import from_release, to_release
 from dlkd_jax.models.student import Student
 from dlkd_jax.similarity.max_over_frames import max_frame_similarity
-from dlkd_jax.training.objective import compute_objective
+from dlkd_jax.training.objective import ObjectiveOptions, compute_objective
 from dlkd_jax.training.optimizer import bert_adam
 from dlkd_jax.training.schedules import warmup_linear
 from tests.paths import golden
@@ -35,7 +36,7 @@ def section(file, prefix):
 class Case:
   """One golden file: the student, its parameters, the batch and the objective as a function of the parameters."""
 
-  def __init__(self, name):
+  def __init__(self, name, form):
     self.file = np.load(golden(f'{name}.npz'))
     self.params = from_release(section(self.file, 'param/'))
     arrays = section(self.file, 'batch/')
@@ -46,18 +47,21 @@ class Case:
       max_words=positions['token_encoder']['position_embedding'].shape[0],
       dual='exploration' in self.params,
     )
+    videos, captions = len(arrays['student_videos']), len(arrays['text_labels'])
     self.batch = Batch(
       student_frames=arrays['student_videos'],
-      frame_mask=arrays['student_videos_mask'] > 0,
       student_tokens=arrays['student_text'],
-      token_mask=arrays['student_text_mask'] > 0,
+      frames=padded_layout(arrays['student_videos_mask'] > 0),
+      tokens=padded_layout(arrays['student_text_mask'] > 0),
       labels=arrays['text_labels'].astype(np.int32),
-      video_mask=np.ones(len(arrays['student_videos']), bool),
-      caption_mask=np.ones(len(arrays['text_labels']), bool),
+      video_mask=np.ones(videos, bool),
+      caption_mask=np.ones(captions, bool),
+      video_ordinals=np.arange(videos, dtype=np.int32),
+      caption_ordinals=np.arange(captions, dtype=np.int32),
       teacher_frames=arrays['teacher_videos'],
       teacher_text=arrays['teacher_text'][:, 0],
     ).check()
-    options = LossOptions(hard_pool=1, soft_labels=name != 'step_hard')
+    options = ObjectiveOptions(LossOptions(hard_pool=1, soft_labels=name != 'step_hard'), form=form)
     coefficients = Coefficients(*(jnp.asarray(v) for v in (0.8, 0.8, FILES[name])), hard_negatives=jnp.asarray(True))
 
     @jax.jit
@@ -75,9 +79,12 @@ class Case:
     self.objective = objective
 
 
-@pytest.fixture(params=FILES, scope='module')
+CASES = [(name, 'blocked') for name in FILES] + [('step_soft', 'plain'), ('step_soft', 'pallas')]
+
+
+@pytest.fixture(params=CASES, ids=' '.join, scope='module')
 def case(request):
-  return Case(request.param)
+  return Case(*request.param)
 
 
 def relative(actual, expected):
@@ -87,17 +94,17 @@ def relative(actual, expected):
 def test_encodings_and_similarities(case):
   batch, file = case.batch, case.file
   frames, queries = case.student.apply(
-    {'params': case.params}, batch.student_frames, batch.frame_mask, batch.student_tokens, batch.token_mask
+    {'params': case.params}, batch.student_frames, batch.frames, batch.student_tokens, batch.tokens
   )
   assert set(frames) == set(case.params)
   for name in frames:
-    real = batch.frame_mask
+    real = np.asarray(batch.frames.mask)
     np.testing.assert_allclose(frames[name][real], file[f'enc/{name}_video'][real], rtol=1e-4, atol=2e-6)
-    np.testing.assert_allclose(queries[name], file[f'enc/{name}_query'], rtol=1e-4, atol=2e-6)
-    similarity = max_frame_similarity(queries[name], frames[name], real)
+    np.testing.assert_allclose(queries[name], file[f'enc/{name}_query'][:, None], rtol=1e-4, atol=2e-6)
+    similarity = max_frame_similarity(queries[name][:, 0], frames[name], batch.frames)
     np.testing.assert_allclose(similarity.cosine, file[f'sim/{name}_cos'], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(similarity.dot, file[f'sim/{name}_dot'], rtol=1e-5, atol=1e-6)
-  teacher = max_frame_similarity(batch.teacher_text, batch.teacher_frames, batch.frame_mask)
+  teacher = max_frame_similarity(batch.teacher_text, batch.teacher_frames, batch.frames)
   np.testing.assert_allclose(teacher.cosine, file['sim/teacher_cos'], rtol=1e-5, atol=1e-6)
   np.testing.assert_allclose(teacher.dot, file['sim/teacher_dot'], rtol=1e-5, atol=1e-6)
 
