@@ -1,21 +1,42 @@
 """Checkpoints behind one small module: the newest two and the best, each with the place in the data.
 
-A checkpoint holds the training state and a JSON record of the run's progress (iterator state, best result so far).
-It is written to a temporary folder and renamed when whole.
+A checkpoint is a folder `checkpoints/<step>` of the training state, written by Orbax, a JSON record of the run's
+progress, and a list of check sums. It is written under another name and renamed when whole, and checked before it is
+used: one that is damaged is put aside as `<step>.damaged`, and the one before it is taken.
+
+In several processes all of them call every method; the folder must be one that all of them see.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
+import shutil
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
+from absl import logging
 from orbax.checkpoint import v1 as ocp
 
-_STATE, _PROGRESS, _METRIC = 'state', 'progress', 'sum_r'
+from dlkd_jax import files
+from dlkd_jax.training import cluster, integrity
+
+_STATE, _PROGRESS = 'state', 'progress.json'
+_PARTIAL, _REPLACED, _DAMAGED = '.partial', '.replaced', '.damaged'
 _KEPT_NEWEST = 2
-_policies = ocp.training.preservation_policies
+_LINES = 8  # of arrays that do not fit, in a message
+
+
+# The threads of Orbax log pages of traces of what `save` raises anyway, some of them when it has returned.
+_NOISE = 'orbax/checkpoint/_src/futures/future.py'
+logging.get_absl_logger().addFilter(lambda record: not record.pathname.endswith(_NOISE))
+
+
+class CheckpointError(RuntimeError):
+  """A checkpoint could not be written, or none of those that are there can be read; the message says what to do."""
 
 
 @dataclasses.dataclass
@@ -38,55 +59,66 @@ class Progress:
 
 
 class Checkpoints:
-  """The checkpoints of one work directory; use as a context manager."""
+  """The checkpoints of one work directory."""
 
   def __init__(self, workdir: pathlib.Path, read_only: bool = False):
-    """Opens `workdir/checkpoints`.
+    """Opens `workdir/checkpoints`, and finishes or undoes what a killed run left half done there.
 
     Args:
       workdir: of the run; its folder of checkpoints is made where absent.
-      read_only: leave unfinished checkpoints alone: a training that still runs may be writing one.
+      read_only: change nothing: a training that still runs may be writing.
 
     Raises:
       FileNotFoundError: `read_only`, and there is no folder of checkpoints.
+      OSError: the folder cannot be made or written to.
     """
-    policy = _policies.AnyPreservationPolicy(
-      [
-        _policies.LatestN(_KEPT_NEWEST),
-        # Only a new best is saved with a metric, so the newest of those is the best.
-        _policies.BestN(get_metric_fn=lambda m: m[_METRIC], n=1, keep_checkpoints_without_metrics=False),
-      ]
-    )
     self._directory = (workdir / 'checkpoints').absolute()
-    if read_only and not self._directory.is_dir():
+    self._read_only = read_only
+    self._checked: dict[int, bool] = {}
+    if not read_only:
+      cluster.on_main(self._tidy)
+    elif not self._directory.is_dir():
       raise FileNotFoundError(f'{workdir} holds no checkpoint; expected the --workdir of a training.')
-    self._checkpointer = ocp.training.Checkpointer(
-      self._directory, preservation_policy=policy, cleanup_tmp_directories=not read_only
-    )
-
-  def __enter__(self) -> Checkpoints:
-    return self
-
-  def __exit__(self, *exception) -> None:
-    self._checkpointer.close()
 
   @property
   def latest_step(self) -> int | None:
-    """Step of the newest checkpoint, or None."""
-    latest = self._checkpointer.latest
-    return None if latest is None else latest.step
+    """Step of the newest checkpoint that is whole, or None where there never was one.
+
+    Raises:
+      CheckpointError: there are checkpoints, and every one is damaged.
+    """
+    return self._first(lambda: sorted(self._steps(), reverse=True), required=True)
 
   @property
   def best_step(self) -> int | None:
-    """Step of the checkpoint with the best SumR on validation, or None."""
-    rated = [c for c in self._checkpointer.checkpoints if c.metrics]
-    return max(rated, key=lambda c: (c.metrics[_METRIC], c.step)).step if rated else None
+    """Step of the checkpoint with the best SumR on validation, of those that are whole, or None."""
+    return self._first(lambda: sorted(self._ratings(), key=self._ratings().get, reverse=True))
 
   def save(self, step: int, state: Any, progress: Progress) -> None:
-    """Saves a checkpoint and waits until it is whole. Where progress says that this step is the best, it is rated."""
-    metrics = {_METRIC: progress.best_sum_r} if progress.best_step == step and step else None
-    content = {_STATE: state, _PROGRESS: dataclasses.asdict(progress)}
-    self._checkpointer.save_checkpointables(step, content, metrics=metrics, overwrite=True)
+    """Saves a checkpoint and waits until it is whole. Where progress says that this step is the best, it is rated.
+
+    Raises:
+      CheckpointError: it could not be written; nothing of it is left, and the checkpoints before it are.
+    """
+    final = self._folder(step)
+    partial = final.with_name(final.name + _PARTIAL)
+    try:
+      cluster.on_main(lambda: _remove(partial))
+      ocp.save(partial / _STATE, state)
+      cluster.on_main(lambda: self._commit(partial, final, progress))
+    except cluster.OtherProcessError:
+      raise
+    except Exception as error:  # Of the system or of Orbax, which has no type of its own for a full disk.
+      if cluster.is_main():
+        shutil.rmtree(partial, ignore_errors=True)
+      newest = max(self._steps(), default=None)
+      there = 'none was saved before' if newest is None else f'the newest whole one is of step {newest}'
+      raise CheckpointError(
+        f'the checkpoint of step {step} could not be written to {self._directory} ({there}): {_brief(error)}\n'
+        'Make room or give access, then run the same command: it goes on from the newest whole checkpoint.'
+      ) from error
+    self._checked[step] = True
+    cluster.on_main(self._prune)
 
   def restore(self, step: int, like: Any) -> tuple[Any, Progress]:
     """Loads a checkpoint.
@@ -101,24 +133,115 @@ class Checkpoints:
     Raises:
       ValueError: the checkpoint does not fit the model; the message names the folder.
     """
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
-    try:
-      loaded = self._checkpointer.load_checkpointables(step, {_STATE: abstract, _PROGRESS: None})
-    except (ValueError, KeyError, TypeError) as error:
+    folder = self._folder(step) / _STATE
+    saved, wanted = _arrays(ocp.metadata(folder).metadata), _arrays(like)
+    odd = [name for name in sorted(saved.keys() | wanted.keys()) if saved.get(name) != wanted.get(name)]
+    if odd:
+      lines = [f'{name}: {saved.get(name, "absent")} → {wanted.get(name, "absent")}' for name in odd[:_LINES]]
+      more = [f'and {len(odd) - _LINES} more'] if len(odd) > _LINES else []
       raise ValueError(
-        f'the checkpoint {self._directory / str(step)} does not fit this configuration and data set: {error}'
-      ) from error
-    return loaded[_STATE], Progress(**loaded[_PROGRESS])
+        f'the checkpoint {folder.parent} does not fit this configuration and data set (saved → now):\n  '
+        + '\n  '.join(lines + more)
+      )
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
+    state = ocp.load(folder, abstract)
+    return state, self.progress(step)
 
   def restore_params(self, step: int) -> Any:
     """Loads the parameters alone, onto the first local device, whatever devices wrote them."""
-    folder = self._directory / str(step)
+    folder = self._folder(step) / _STATE
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     state = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
-      ocp.checkpointables_metadata(folder).metadata[_STATE],
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), ocp.metadata(folder).metadata
     )
-    return ocp.load_checkpointables(folder, {_STATE: state})[_STATE]['params']
+    return ocp.load(folder, state)['params']
+
+  def progress(self, step: int) -> Progress:
+    """Reads the progress that a checkpoint holds."""
+    return Progress(**json.loads((self._folder(step) / _PROGRESS).read_text(encoding='utf-8')))
+
+  def _folder(self, step: int) -> pathlib.Path:
+    return self._directory / str(step)
+
+  def _steps(self) -> list[int]:
+    """Steps of all checkpoints, whole or not, but for those put aside."""
+    return [int(path.name) for path in self._directory.iterdir() if path.name.isdigit()]
+
+  def _ratings(self) -> dict[int, tuple[float, int]]:
+    """Returns {step: (SumR, step)} of the checkpoints that were a new best when they were saved."""
+    ratings = {}
+    for step in self._steps():
+      try:
+        progress = self.progress(step)
+      except (OSError, ValueError, TypeError):
+        continue  # It is damaged, and will be found so when it is used.
+      if progress.best_step == step:
+        ratings[step] = progress.best_sum_r, step
+    return ratings
+
+  def _first(self, candidates: Callable[[], list[int]], required: bool = False) -> int | None:
+    """Returns the first of the candidates that is whole, as process 0 finds it, and puts those before it aside."""
+
+    def find() -> int:
+      steps, damaged = candidates(), {}
+      for step in steps:
+        if step not in self._checked:
+          problem = integrity.problem(self._folder(step))
+          self._checked[step] = problem is None
+          if problem is not None:
+            damaged[step] = problem
+        if self._checked[step]:
+          self._put_aside(damaged)
+          return step
+      if required and steps:
+        raise CheckpointError(
+          f'no checkpoint in {self._directory} is whole: '
+          + '; '.join(f'{step}: {problem}' for step, problem in damaged.items())
+          + '. Restore the folder from a copy, or remove it to start anew.'
+        )
+      self._put_aside(damaged)
+      return -1
+
+    step = cluster.from_main(find)
+    return None if step < 0 else step
+
+  def _put_aside(self, damaged: dict[int, str]) -> None:
+    for step, problem in damaged.items():
+      text = f'the checkpoint of step {step} in {self._directory} is damaged ({problem}) and is not used'
+      if not self._read_only:
+        aside = self._folder(step).with_name(f'{step}{_DAMAGED}')
+        _remove(aside)
+        self._folder(step).rename(aside)
+        text += f'; it lies aside as {aside.name}'
+      print(f'warning: {text}', file=sys.stderr, flush=True)
+
+  def _tidy(self) -> None:
+    self._directory.mkdir(parents=True, exist_ok=True)
+    for path in list(self._directory.iterdir()):
+      if path.suffix == _REPLACED and not (final := path.with_suffix('')).exists():
+        path.rename(final)  # Killed between the two renames of a replacement.
+      elif path.suffix in (_PARTIAL, _REPLACED):
+        _remove(path)
+
+  def _commit(self, partial: pathlib.Path, final: pathlib.Path, progress: Progress) -> None:
+    files.write_json(partial / _PROGRESS, dataclasses.asdict(progress))
+    integrity.seal(partial)
+    replaced = final.with_name(final.name + _REPLACED)
+    if final.exists():
+      final.rename(replaced)
+    partial.rename(final)
+    integrity.sync_folder(self._directory)
+    _remove(replaced)
+
+  def _prune(self) -> None:
+    """Removes all but the newest and the best."""
+    steps, ratings = sorted(self._steps()), self._ratings()
+    kept = {*steps[-_KEPT_NEWEST:], *sorted(ratings, key=ratings.get)[-1:]}
+    for step in set(steps) - kept:
+      # Renamed first: a checkpoint that is only half removed must not look like one.
+      doomed = self._folder(step).with_name(f'{step}{_PARTIAL}')
+      self._folder(step).rename(doomed)
+      _remove(doomed)
 
 
 def read_best(workdir: pathlib.Path) -> tuple[Any, int]:
@@ -128,10 +251,30 @@ def read_best(workdir: pathlib.Path) -> tuple[Any, int]:
 
   Raises:
     FileNotFoundError: there is no checkpoint.
+    CheckpointError: every checkpoint is damaged.
   """
-  with Checkpoints(workdir, read_only=True) as checkpoints:
-    step = checkpoints.best_step
-    step = checkpoints.latest_step if step is None else step
-    if step is None:
-      raise FileNotFoundError(f'{workdir} holds no checkpoint; expected the --workdir of a training.')
-    return checkpoints.restore_params(step), step
+  checkpoints = Checkpoints(workdir, read_only=True)
+  step = checkpoints.best_step
+  step = checkpoints.latest_step if step is None else step
+  if step is None:
+    raise FileNotFoundError(f'{workdir} holds no checkpoint; expected the --workdir of a training.')
+  return checkpoints.restore_params(step), step
+
+
+def _arrays(tree: Any) -> dict[str, str]:
+  """Describes the arrays of a tree: name → type and shape."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {jax.tree_util.keystr(path, simple=True, separator='/'): f'{x.dtype}{list(x.shape)}' for path, x in leaves}
+
+
+def _remove(folder: pathlib.Path) -> None:
+  if folder.exists():
+    shutil.rmtree(folder)
+
+
+def _brief(error: BaseException) -> str:
+  """The first line of an error, which Orbax follows by pages; the system's own words where they are the cause."""
+  cause: BaseException | None = error
+  while cause is not None and not isinstance(cause, OSError):
+    cause = cause.__cause__ or cause.__context__
+  return str(cause or error).strip().splitlines()[0][:300]

@@ -5,7 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+import jax
 import numpy as np
+
+
+def say(text: str) -> None:
+  """Prints, in the first of several processes alone."""
+  if jax.process_index() == 0:
+    print(text, flush=True)
 
 
 def clock(seconds: float) -> str:
@@ -32,13 +39,22 @@ class StepWindow:
     """Adds time that the loop waited for a batch."""
     self._waited += seconds
 
+  def paused(self, seconds: float) -> None:
+    """Leaves time out of the window: that of a checkpoint, which says nothing about steps."""
+    self._start += seconds
+
   def summary(self) -> dict[str, float]:
-    """Returns the means of the window, `time/steps_per_second`, and `time/data_wait` in seconds a step."""
+    """Returns the means of the window, its `time/steps_per_second`, and in seconds a step: `time/step` as a whole, and
+    `time/data_wait`, the part of it that went by waiting for a batch."""
     steps = max(len(self._values), 1)
     elapsed = max(time.perf_counter() - self._start, 1e-9)
     names = self._values[-1] if self._values else {}
     means = {name: float(np.mean([values[name] for values in self._values])) for name in names}
-    return means | {'time/steps_per_second': steps / elapsed, 'time/data_wait': self._waited / steps}
+    return means | {
+      'time/steps_per_second': steps / elapsed,
+      'time/step': elapsed / steps,
+      'time/data_wait': self._waited / steps,
+    }
 
 
 def progress_line(

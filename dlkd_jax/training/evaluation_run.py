@@ -11,13 +11,20 @@ from dlkd_jax import config as config_lib
 from dlkd_jax import files, sharding
 from dlkd_jax.models.parameter_files import check_shapes, read_parameters
 from dlkd_jax.models.student import init_parameters
-from dlkd_jax.training import recipe, splits
+from dlkd_jax.retrieval.evaluation import EvaluationInterrupted
+from dlkd_jax.training import cluster, recipe, splits
 from dlkd_jax.training.checkpoints import read_best
+from dlkd_jax.training.console import say
 from dlkd_jax.training.report import evaluate_split
+from dlkd_jax.training.shutdown import StopRequest
 
 
 def evaluate(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path, split: str, params_file: str | None = None
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  split: str,
+  params_file: str | None = None,
+  stop: StopRequest | None = None,
 ) -> dict[str, float]:
   """Evaluates the best checkpoint of a work directory, or a file of parameters, on one split, and prints the table.
 
@@ -26,16 +33,20 @@ def evaluate(
     workdir: the run; `eval_<split>.json` is written to it, with the name of `params_file` in it where that is given.
     split: 'train', 'val' or 'test'.
     params_file: a safetensors file of parameters, or None for the best checkpoint.
+    stop: whether to stop early; None never does.
 
   Returns:
     The metrics by name.
 
   Raises:
     FileNotFoundError: there is no checkpoint, no such file or no such data set.
+    CheckpointError: every checkpoint is damaged.
     ValueError: the parameters do not fit the configuration and the data set.
+    StoppedError: it was asked to stop; nothing was written.
   """
   config_lib.validate(config)
-  mesh, student = sharding.make_mesh(), recipe.make_student(config)
+  stop = stop or StopRequest()
+  mesh, student = sharding.make_mesh(model=config.mesh.model), recipe.make_student(config)
   sizes = splits.feature_sizes(splits.open_split(config, split))
   like = jax.eval_shape(lambda: init_parameters(student, jax.random.key(0), sizes.frames, sizes.tokens))
   if params_file is not None:
@@ -45,8 +56,11 @@ def evaluate(
     params, step = read_best(workdir)
     check_shapes(params, like, f'the checkpoint of step {step} in {workdir}')
     origin, report = f'checkpoint of step {step} in {workdir}', workdir / f'eval_{split}.json'
-  params = jax.device_put(params, sharding.replicated(mesh))
-  metrics, text, _ = evaluate_split(config, student, params, mesh, split)
-  print(f'{origin}\n{text}', flush=True)
-  files.write_json(report, metrics)
+  params = jax.device_put(jax.device_get(params), sharding.replicated(mesh))
+  try:
+    metrics, text, _ = evaluate_split(config, student, params, mesh, split, stop.noted)
+  except EvaluationInterrupted as interrupted:
+    raise stop.stopped(f'({interrupted}); the same command makes it again') from None
+  say(f'{origin}\n{text}')
+  cluster.on_main(lambda: files.write_json(report, metrics))
   return metrics

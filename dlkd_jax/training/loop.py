@@ -1,11 +1,13 @@
 """The account of a run: resume, train an epoch, evaluate, keep the best, stop early, report.
 
 Order within a run: the state and the place in the data are restored as one; an epoch that was trained but not yet
-evaluated is evaluated first; a checkpoint is written before the next batch is taken.
+evaluated is evaluated first; a checkpoint is written before the next batch is taken. A request to stop is obeyed
+behind the step at hand, or in the middle of an evaluation, which is then made again on resuming.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import pathlib
 import time
@@ -15,101 +17,108 @@ import ml_collections
 
 from dlkd_jax import config as config_lib
 from dlkd_jax import sharding
-from dlkd_jax.data.input_pipeline import train_pipeline
-from dlkd_jax.models.student import init_parameters
-from dlkd_jax.training import recipe, splits
+from dlkd_jax.retrieval.evaluation import EvaluationInterrupted
+from dlkd_jax.training import cluster, setup
 from dlkd_jax.training.checkpoints import Checkpoints, Progress
-from dlkd_jax.training.console import StepWindow, progress_line
+from dlkd_jax.training.console import StepWindow, progress_line, say
+from dlkd_jax.training.profiling import StepTracer
 from dlkd_jax.training.report import final_report
-from dlkd_jax.training.state import create_state, make_train_step
-from dlkd_jax.training.writers import MetricWriter
+from dlkd_jax.training.shutdown import StopRequest
+from dlkd_jax.training.usage import Compilations, memory
+from dlkd_jax.training.writers import MetricWriter, NoWriter
 
 
 class NonFiniteLossError(RuntimeError):
   """The loss became NaN or infinite; the newest checkpoint is from before."""
 
 
-def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, float]:
+def train(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path, stop: StopRequest | None = None
+) -> dict[str, float]:
   """Trains to the end, or from where the work directory stopped, and reports.
 
-  Running it again on a finished work directory only reports.
+  Running it again on a finished work directory only reports. In several processes all of them call it alike.
 
   Args:
     config: the configuration; see `configs/common.py`.
-    workdir: where checkpoints, logs and results go.
+    workdir: where checkpoints, logs and results go; the same folder for all processes.
+    stop: whether to stop early; None never does.
 
   Returns:
     The final metrics by name (`test/fused/SumR`, …).
 
   Raises:
+    StoppedError: it was asked to stop, and all that it needs to go on is saved.
     NonFiniteLossError: the loss became NaN or infinite.
+    CheckpointError: a checkpoint could not be written, or none that is there can be read.
     ValueError: the configuration is wrong, or differs from that of the run in `workdir`.
     FileNotFoundError: the data set was not built.
+    OSError: the work directory cannot be written to.
   """
   config_lib.validate(config)
   workdir = workdir.expanduser().absolute()
-  run = _Run(config, workdir)
-  config_lib.write_or_compare(config, workdir)
-  with Checkpoints(workdir) as checkpoints:
-    run.restore_or_start(checkpoints)
-    with MetricWriter(workdir, int(run.state.step)) as writer:
-      run.train(checkpoints, writer)
-    params = run.best_params(checkpoints)
-    return final_report(config, workdir, run.student, params, run.mesh, run.progress)
+  stop = stop or StopRequest()
+  with contextlib.ExitStack() as stack:
+    compilations = stack.enter_context(Compilations())
+    steps = config.logging.profile_steps if cluster.is_main() else ()
+    tracer = stack.enter_context(StepTracer(workdir, steps))
+    run = _Run(config, workdir, setup.assemble(config), stop)
+    cluster.on_main(lambda: config_lib.write_or_compare(config, workdir))
+    run.restore_or_start(Checkpoints(workdir))
+    stack.callback(run.iterator.close)
+    with run.open_writer() as writer:
+      run.train(writer, tracer, compilations)
+    params = run.best_params()
+    try:
+      return final_report(config, workdir, run.parts.student, params, run.parts.mesh, run.progress, stop.noted)
+    except EvaluationInterrupted:
+      raise stop.stopped('in the final evaluation; the same command makes it again') from None
 
 
 class _Run:
   """One run: what it consists of, and its loop."""
 
-  def __init__(self, config: ml_collections.ConfigDict, workdir: pathlib.Path):
-    self.config, self.workdir = config, workdir
-    self.mesh = sharding.make_mesh()
-    source = splits.open_split(config, 'train')
-    options = recipe.make_pipeline_options(config, self.mesh.size, config.loss.teacher)
-    self.pipeline = train_pipeline(source, options, config.seed)
-    self.steps_per_epoch = self.pipeline.steps_per_epoch
-    self.total_steps = self.steps_per_epoch * config.training.epochs
-
-    self.student = recipe.make_student(config)
-    self.optimizer, learning_rate = recipe.make_optimizer(config, self.steps_per_epoch)
-    init_key, self.step_key = jax.random.split(jax.random.key(config.seed))
-    sizes = splits.feature_sizes(source)
-    self.state = create_state(
-      lambda: init_parameters(self.student, init_key, sizes.frames, sizes.tokens), self.optimizer, self.mesh
-    )
-    self.train_step = make_train_step(
-      self.student,
-      self.optimizer,
-      recipe.make_coefficients(config, self.steps_per_epoch),
-      learning_rate,
-      recipe.make_loss_options(config),
-      self.mesh,
-    )
-    self.validator = splits.SplitEvaluator(config, self.student, self.mesh, 'val')
-    self.iterator = iter(self.pipeline)
+  def __init__(self, config: ml_collections.ConfigDict, workdir: pathlib.Path, parts: setup.Parts, stop: StopRequest):
+    self.config, self.workdir, self.parts, self.stop = config, workdir, parts, stop
+    self.state, self.iterator = parts.state, iter(parts.pipeline)
     self.progress = Progress(self.iterator.get_state())
-    parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
-    print(
-      f'{config.data.dataset}: {len(source):,} training videos, {self.steps_per_epoch} steps an epoch; '
-      f'{parameters:,} parameters; {self.mesh.size} {jax.default_backend()} device(s)',
-      flush=True,
-    )
+    self.saved_step: int | None = None
+    self.save_seconds = 0.0
 
   def restore_or_start(self, checkpoints: Checkpoints) -> None:
     """Restores the newest checkpoint, if there is one: state, place in the data and progress as one."""
+    self.checkpoints = checkpoints
     step = checkpoints.latest_step
     if step is None:
       return
     self.state, self.progress = checkpoints.restore(step, self.state)
     self.iterator.set_state(self.progress.iterator)
-    print(f'resumed from the checkpoint of step {step} in {self.workdir}', flush=True)
+    self.saved_step = step
+    say(f'resumed from the checkpoint of step {step} in {self.workdir}')
+    if self.progress.best_step != (best := checkpoints.best_step or 0):
+      self._forget_best(best)
 
-  def best_params(self, checkpoints: Checkpoints):
+  def _forget_best(self, step: int) -> None:
+    """Takes the best of the checkpoints that are left for the best so far; that of the progress is lost."""
+    lost, progress = self.progress.best_step, self.progress
+    left = self.checkpoints.progress(step) if step else Progress({}, best_epoch=progress.evaluated_epochs)
+    progress.best_sum_r, progress.best_epoch, progress.best_step = left.best_sum_r, left.best_epoch, left.best_step
+    instead = f'that of step {step} takes its place' if step else 'the next to be evaluated takes its place'
+    say(f'warning: the best checkpoint, of step {lost}, is damaged or gone; {instead}')
+
+  def open_writer(self) -> MetricWriter | NoWriter:
+    """Opens the log behind the restored step."""
+    if not cluster.is_main():
+      return NoWriter()
+    evaluated = self.progress.evaluated_epochs * self.parts.steps_per_epoch
+    return MetricWriter(self.workdir, int(self.state.step), evaluated)
+
+  def best_params(self):
     """Returns the parameters of the epoch with the best SumR on validation."""
-    best = checkpoints.best_step
-    if best is None or best == int(self.state.step):
+    best = self.progress.best_step
+    if best in (0, int(self.state.step)):
       return self.state.params
-    return checkpoints.restore(best, self.state)[0].params
+    return self.checkpoints.restore(best, self.state)[0].params
 
   @property
   def finished(self) -> bool:
@@ -118,42 +127,62 @@ class _Run:
     stale = progress.evaluated_epochs - progress.best_epoch
     return progress.evaluated_epochs >= training.epochs or stale >= training.patience
 
-  def train(self, checkpoints: Checkpoints, writer: MetricWriter) -> None:
-    """Trains until finished; between epochs, evaluates and saves."""
+  def train(self, writer: MetricWriter | NoWriter, tracer: StepTracer, compilations: Compilations) -> None:
+    """Trains until finished; between epochs, evaluates and saves.
+
+    Raises:
+      StoppedError: it was asked to stop, and saved.
+    """
     step = int(self.state.step)
     while True:
-      if step and step == (self.progress.evaluated_epochs + 1) * self.steps_per_epoch:
-        self._end_epoch(step, checkpoints, writer)
+      if self.stop():
+        self._leave(step)
+      if step and step == (self.progress.evaluated_epochs + 1) * self.parts.steps_per_epoch:
+        self._end_epoch(step, writer)
       if self.finished:
         break
-      step = self._train_epoch(step, checkpoints, writer)
-    self.iterator.close()
+      step = self._train_epoch(step, writer, tracer, compilations)
 
-  def _train_epoch(self, step: int, checkpoints: Checkpoints, writer: MetricWriter) -> int:
-    """Trains to the end of the current epoch; returns the step reached."""
-    end = (step // self.steps_per_epoch + 1) * self.steps_per_epoch
+  def _train_epoch(self, step: int, writer, tracer: StepTracer, compilations: Compilations) -> int:
+    """Trains to the end of the current epoch, or to where it is asked to stop; returns the step reached."""
+    end = (step // self.parts.steps_per_epoch + 1) * self.parts.steps_per_epoch
     every, save_every = self.config.logging.every_steps, self.config.training.checkpoint_every_steps
-    window, pending = StepWindow(), None
-    while step < end:
+    window, pending, stopping = StepWindow(), None, False
+    while step < end and not stopping:
+      question = self.stop.ask()
       waiting = time.perf_counter()
-      batch = sharding.shard_batch(next(self.iterator), self.mesh)
+      batch = sharding.shard_batch(next(self.iterator), self.parts.mesh)
       window.waited(time.perf_counter() - waiting)
-      self.state, metrics = self.train_step(self.state, batch, self.step_key)
+      with tracer.step(step + 1):
+        self.state, metrics = self.parts.train_step(self.state, batch, self.parts.step_key)
       step += 1
       # The metrics of a step are read after the next one was dispatched, so that the device never waits for the host.
       if pending is not None:
         window.add(self._read(pending, step - 1))
       pending = metrics
+      window.paused(tracer.after(step, metrics))
+      stopping = self.stop.answer(question)
+      logs = step == end or step % every == 0
       saves = save_every and step % save_every == 0 and step < end
-      if step == end or step % every == 0 or saves:
+      if logs or saves or stopping:
         window.add(self._read(pending, step))
         pending = None
-      if step == end or step % every == 0:
-        self._log(step, window.summary(), writer)
+      if logs:
+        self._log(step, window.summary() | memory() | compilations.scalars(), writer)
         window = StepWindow()
-      if saves:
-        self._save(step, checkpoints)
+      if saves and not stopping:
+        window.paused(self._save(step))
     return step
+
+  def _leave(self, step: int) -> None:
+    """Saves what is not saved yet, and leaves.
+
+    Raises:
+      StoppedError: always.
+    """
+    if step and self.saved_step != step:
+      self._save(step)
+    raise self.stop.stopped(f'at step {step}; the same command goes on from there')
 
   def _read(self, metrics, step: int) -> dict[str, float]:
     """Fetches the metrics of a step.
@@ -170,27 +199,33 @@ class _Run:
       )
     return values
 
-  def _log(self, step: int, summary: dict[str, float], writer: MetricWriter) -> None:
-    progress = self.progress
+  def _log(self, step: int, summary: dict[str, float], writer) -> None:
+    progress, steps_per_epoch, epochs = self.progress, self.parts.steps_per_epoch, self.config.training.epochs
     validation = 'val SumR -'
     if progress.best_epoch:
       validation = f'val SumR best {progress.best_sum_r:.1f} (epoch {progress.best_epoch})'
-    left = (self.total_steps - step) / summary['time/steps_per_second']
     line = progress_line(
       step=step,
-      steps_per_epoch=self.steps_per_epoch,
-      epochs=self.config.training.epochs,
+      steps_per_epoch=steps_per_epoch,
+      epochs=epochs,
       summary=summary,
-      seconds_left=left,
+      seconds_left=(steps_per_epoch * epochs - step) * summary['time/step'],
       validation=validation,
     )
-    print(line, flush=True)
+    say(line)
     writer.write(step, summary)
 
-  def _end_epoch(self, step: int, checkpoints: Checkpoints, writer: MetricWriter) -> None:
-    """Evaluates on validation, notes a new best, saves."""
+  def _end_epoch(self, step: int, writer) -> None:
+    """Evaluates on validation, notes a new best, saves.
+
+    Raises:
+      StoppedError: it was asked to stop meanwhile; the epoch trained is saved, its evaluation is made on resuming.
+    """
     start = time.perf_counter()
-    result = self.validator(self.state.params)
+    try:
+      result = self.parts.validator(self.state.params, should_stop=self.stop.noted)
+    except EvaluationInterrupted:
+      self._leave(step)
     progress = self.progress
     progress.evaluated_epochs += 1
     sum_r = result.primary.sum_r
@@ -199,10 +234,17 @@ class _Run:
       progress.best_sum_r, progress.best_epoch, progress.best_step = sum_r, progress.evaluated_epochs, step
       news = ', new best'
     seconds = time.perf_counter() - start
-    print(f'epoch {progress.evaluated_epochs:3d} | validation SumR {sum_r:.1f}{news} ({seconds:.1f} s)', flush=True)
-    writer.write(step, result.as_dict('val/') | {'time/evaluation': seconds})
-    self._save(step, checkpoints)
+    say(f'epoch {progress.evaluated_epochs:3d} | validation SumR {sum_r:.1f}{news} ({seconds:.1f} s)')
+    times = {'time/evaluation': seconds}
+    if self.save_seconds:
+      times['time/checkpoint'] = self.save_seconds
+    writer.write(step, result.as_dict('val/') | times)
+    self._save(step)
 
-  def _save(self, step: int, checkpoints: Checkpoints) -> None:
+  def _save(self, step: int) -> float:
+    """Saves a checkpoint; returns how many seconds that took."""
+    start = time.perf_counter()
     self.progress.iterator = self.iterator.get_state()
-    checkpoints.save(step, self.state, self.progress)
+    self.checkpoints.save(step, self.state, self.progress)
+    self.saved_step, self.save_seconds = step, time.perf_counter() - start
+    return self.save_seconds

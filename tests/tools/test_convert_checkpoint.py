@@ -190,11 +190,11 @@ def test_best_checkpoint_of_a_run(tmp_path, capsys):
   student = Student(hidden=8, heads=2, max_frames=4, max_words=3)
   make = functools.partial(init_parameters, student, jax.random.key(0), 6, 5)
   best = create_state(make, optax.adam(1e-3), sharding.make_mesh())
-  with Checkpoints(tmp_path) as checkpoints:
-    for step, state in ((1, best), (2, jax.tree.map(jnp.zeros_like, best))):
-      checkpoints.save(step, state, Progress({}, best_sum_r=50.0, best_step=1))
+  checkpoints = Checkpoints(tmp_path)
+  for step, state in ((1, best), (2, jax.tree.map(jnp.zeros_like, best))):
+    checkpoints.save(step, state, Progress({}, best_sum_r=50.0, best_step=1))
   (tmp_path / 'config.json').write_text(json.dumps({'model': {'heads': 2}}))
-  unfinished = tmp_path / 'checkpoints' / '4.orbax-checkpoint-tmp'
+  unfinished = tmp_path / 'checkpoints' / '4.partial'
   unfinished.mkdir()
   target = tmp_path / 'student.safetensors'
   convert_checkpoint.main([f'--workdir={tmp_path}', str(target)])

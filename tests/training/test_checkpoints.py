@@ -1,4 +1,6 @@
-"""Checkpoints: what comes back, which are kept, and onto which devices."""
+"""Checkpoints: what comes back, which are kept, onto which devices, and what is done about damage."""
+
+import errno
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,8 @@ import optax
 import pytest
 
 from dlkd_jax import sharding
-from dlkd_jax.training.checkpoints import Checkpoints, Progress
+from dlkd_jax.training import checkpoints as module
+from dlkd_jax.training.checkpoints import CheckpointError, Checkpoints, Progress, read_best
 from dlkd_jax.training.optimizer import bert_adam
 from dlkd_jax.training.state import TrainState
 
@@ -37,70 +40,195 @@ def assert_same(actual, expected):
 @pytest.mark.parametrize(('written', 'read'), [(1, 1), (8, 1), (1, 8), (8, 2)])
 def test_state_and_progress_come_back_on_other_devices(tmp_path, written, read):
   progress = Progress({'next': [1, 2], 'nested': {'seed': 3}, 'name': 'x'}, 4, 51.25, 2, 20)
-  with Checkpoints(tmp_path) as checkpoints:
-    checkpoints.save(40, make_state(written, value=7.0), progress)
-  with Checkpoints(tmp_path) as checkpoints:
-    assert checkpoints.latest_step == 40
-    state, restored = checkpoints.restore(40, make_state(read, value=0.0))
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(40, make_state(written, value=7.0), progress)
+  checkpoints = Checkpoints(tmp_path)
+  assert checkpoints.latest_step == 40
+  state, restored = checkpoints.restore(40, make_state(read, value=0.0))
   assert restored == progress
   assert_same(state, make_state(read, value=7.0))
 
 
 def test_nothing_saved(tmp_path):
-  with Checkpoints(tmp_path) as checkpoints:
-    assert checkpoints.latest_step is None and checkpoints.best_step is None
+  checkpoints = Checkpoints(tmp_path)
+  assert checkpoints.latest_step is None and checkpoints.best_step is None
 
 
 def test_newest_two_and_the_best_are_kept(tmp_path):
-  with Checkpoints(tmp_path) as checkpoints:
-    save(checkpoints, 5, best_step=0, best=-1.0)  # Within the first epoch: not rated.
-    assert checkpoints.best_step is None
-    save(checkpoints, 10, best_step=10, best=30.0)
-    save(checkpoints, 20, best_step=20, best=40.0)
-    for step in (30, 40, 50):
-      save(checkpoints, step, best_step=20, best=40.0)
-    assert checkpoints.best_step == 20 and checkpoints.latest_step == 50
+  checkpoints = Checkpoints(tmp_path)
+  save(checkpoints, 5, best_step=0, best=-1.0)  # Within the first epoch: not rated.
+  assert checkpoints.best_step is None
+  save(checkpoints, 10, best_step=10, best=30.0)
+  save(checkpoints, 20, best_step=20, best=40.0)
+  for step in (30, 40, 50):
+    save(checkpoints, step, best_step=20, best=40.0)
+  assert checkpoints.best_step == 20 and checkpoints.latest_step == 50
   assert steps_kept(tmp_path) == [20, 40, 50]
-  with Checkpoints(tmp_path) as checkpoints:  # The rating survives reopening.
-    assert checkpoints.best_step == 20
-    assert checkpoints.restore(20, make_state())[0].params['inheritance']['kernel'][0, 1] == 20
-    save(checkpoints, 60, best_step=60, best=41.0)
-    save(checkpoints, 70, best_step=60, best=41.0)
-    save(checkpoints, 80, best_step=60, best=41.0)
-    assert checkpoints.best_step == 60
+  checkpoints = Checkpoints(tmp_path)  # The rating survives reopening.
+  assert checkpoints.best_step == 20
+  assert checkpoints.restore(20, make_state())[0].params['inheritance']['kernel'][0, 1] == 20
+  save(checkpoints, 60, best_step=60, best=41.0)
+  save(checkpoints, 70, best_step=60, best=41.0)
+  save(checkpoints, 80, best_step=60, best=41.0)
+  assert checkpoints.best_step == 60
   assert steps_kept(tmp_path) == [60, 70, 80]
 
 
 def test_of_equal_ratings_the_newer_is_best(tmp_path):
-  with Checkpoints(tmp_path) as checkpoints:
-    save(checkpoints, 10, best_step=10, best=30.0)
-    save(checkpoints, 20, best_step=20, best=30.0)
-    assert checkpoints.best_step == 20
+  checkpoints = Checkpoints(tmp_path)
+  save(checkpoints, 10, best_step=10, best=30.0)
+  save(checkpoints, 20, best_step=20, best=30.0)
+  assert checkpoints.best_step == 20
 
 
 def test_the_same_step_is_overwritten(tmp_path):
-  with Checkpoints(tmp_path) as checkpoints:
-    save(checkpoints, 10, best_step=0)
-    save(checkpoints, 10, best_step=10, best=9.0)
-    assert checkpoints.best_step == 10
-    assert checkpoints.restore(10, make_state())[1].best_sum_r == 9.0
+  checkpoints = Checkpoints(tmp_path)
+  save(checkpoints, 10, best_step=0)
+  save(checkpoints, 10, best_step=10, best=9.0)
+  assert checkpoints.best_step == 10
+  assert checkpoints.restore(10, make_state())[1].best_sum_r == 9.0
 
 
 @pytest.mark.parametrize('other', [{'width': 5}, {'width': 2}, {'name': 'weights'}])
 def test_another_model_is_refused(tmp_path, other):
-  with Checkpoints(tmp_path) as checkpoints:
-    save(checkpoints, 10, best_step=10)
-    with pytest.raises(ValueError, match=r'checkpoints.10 does not fit this configuration'):
-      checkpoints.restore(10, make_state(**other))
+  checkpoints = Checkpoints(tmp_path)
+  save(checkpoints, 10, best_step=10)
+  with pytest.raises(ValueError, match=r'checkpoints.10 does not fit this configuration'):
+    checkpoints.restore(10, make_state(**other))
 
 
 def test_another_number_of_parameters_is_refused(tmp_path):
   more = make_state()
   more = more.replace(params=more.params | {'exploration': more.params['inheritance']})
-  with Checkpoints(tmp_path) as checkpoints:
-    checkpoints.save(10, more, Progress({}))
-    with pytest.raises(ValueError, match='does not fit'):
-      checkpoints.restore(10, make_state())
-    save(checkpoints, 20, best_step=0)
-    with pytest.raises(ValueError, match='does not fit'):
-      checkpoints.restore(20, more)
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(10, more, Progress({}))
+  with pytest.raises(ValueError, match='does not fit'):
+    checkpoints.restore(10, make_state())
+  save(checkpoints, 20, best_step=0)
+  with pytest.raises(ValueError, match='does not fit'):
+    checkpoints.restore(20, more)
+
+
+def test_what_does_not_fit_is_listed(tmp_path):
+  checkpoints = Checkpoints(tmp_path)
+  save(checkpoints, 10, best_step=10)
+  with pytest.raises(ValueError, match=r'params/inheritance/kernel: float32.2, 3. → float32.2, 5.'):
+    checkpoints.restore(10, make_state(width=5))
+
+
+def three(tmp_path, best_step=0):
+  """Opens a folder with checkpoints of steps 10 (the best, where asked), 20 and 30."""
+  checkpoints = Checkpoints(tmp_path)
+  for step in (10, 20, 30):
+    save(checkpoints, step, best_step=best_step)
+  return tmp_path / 'checkpoints'
+
+
+def largest_file(folder):
+  return max((path for path in folder.rglob('*') if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def flip(folder):
+  path = largest_file(folder)
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 16
+  path.write_bytes(content)
+
+
+def cut(folder):
+  path = largest_file(folder)
+  path.write_bytes(path.read_bytes()[:-7])
+
+
+def lose(folder):
+  largest_file(folder).unlink()
+
+
+def lose_progress(folder):
+  (folder / 'progress.json').unlink()
+
+
+def lose_list(folder):
+  (folder / 'manifest.json').unlink()
+
+
+@pytest.mark.parametrize('damage', [flip, cut, lose, lose_progress, lose_list])
+def test_a_damaged_checkpoint_is_put_aside_for_the_one_before(tmp_path, capsys, damage):
+  folder = three(tmp_path)
+  damage(folder / '30')
+  assert Checkpoints(tmp_path, read_only=True).latest_step == 20
+  assert (folder / '30').exists()  # A reader changes nothing.
+  checkpoints = Checkpoints(tmp_path)
+  assert checkpoints.latest_step == 20
+  warning = capsys.readouterr().err
+  assert 'warning: the checkpoint of step 30' in warning and 'it lies aside as 30.damaged' in warning
+  assert (folder / '30.damaged').is_dir() and not (folder / '30').exists()
+  assert int(checkpoints.restore(20, make_state())[0].step) == 20
+  save(checkpoints, 30, best_step=0)  # The run gets there again.
+  assert checkpoints.latest_step == 30
+
+
+def test_a_damaged_best_gives_way_to_the_newest(tmp_path, capsys):
+  folder = three(tmp_path, best_step=10)
+  assert read_best(tmp_path)[1] == 10
+  flip(folder / '10')
+  assert read_best(tmp_path)[1] == 30
+  assert Checkpoints(tmp_path).best_step is None
+  assert '10.damaged' in capsys.readouterr().err
+
+
+def test_nothing_is_touched_where_all_are_damaged(tmp_path):
+  folder = three(tmp_path)
+  for step in (20, 30):
+    flip(folder / str(step))
+  with pytest.raises(CheckpointError, match=r'no checkpoint in .* is whole: 30: .* 20: .*remove it to start anew'):
+    print(Checkpoints(tmp_path).latest_step)
+  assert steps_kept(tmp_path) == [20, 30]
+
+
+def test_what_a_killed_run_left_is_tidied(tmp_path):
+  folder = three(tmp_path)
+  (folder / '40.partial' / 'state').mkdir(parents=True)
+  (folder / '20').rename(folder / '20.replaced')  # Killed between the renames of a replacement…
+  (folder / '30.replaced').mkdir()  # …and after both.
+  assert Checkpoints(tmp_path, read_only=True).latest_step == 30
+  assert (folder / '40.partial').exists()
+  assert Checkpoints(tmp_path).latest_step == 30
+  assert sorted(path.name for path in folder.iterdir()) == ['20', '30']
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
+  folder = three(tmp_path)
+  before = sorted(path.name for path in folder.rglob('*'))
+
+  def full(path):
+    raise OSError(errno.ENOSPC, 'No space left on device', str(path))
+
+  monkeypatch.setattr(module.integrity, 'seal', full)
+  checkpoints = Checkpoints(tmp_path)
+  with pytest.raises(CheckpointError, match=r'step 40 .*newest whole one is of step 30.*No space left') as caught:
+    save(checkpoints, 40, best_step=0)
+  assert 'same command' in str(caught.value)
+  assert sorted(path.name for path in folder.rglob('*')) == before
+  monkeypatch.undo()
+  save(checkpoints, 40, best_step=0)
+  assert checkpoints.latest_step == 40
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+  (tmp_path / 'file').touch()
+  with pytest.raises(OSError, match='Not a directory'):
+    Checkpoints(tmp_path / 'file')
+
+
+@pytest.mark.parametrize(('written', 'read'), [((8, 4), (1, 1)), ((1, 1), (8, 4)), ((8, 4), (8, 1)), ((8, 2), (2, 2))])
+def test_a_state_split_over_devices_opens_on_others(tmp_path, written, read):
+  def split(devices, model, scale):
+    state = TrainState(np.int32(3), {'kernel': scale * np.arange(8192, dtype=np.float32).reshape(64, 128)}, ())
+    mesh = sharding.make_mesh(jax.devices()[:devices], model=model)
+    return jax.device_put(state, sharding.state_shardings(state, mesh))
+
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(3, split(*written, scale=1.0), Progress({}))
+  like = split(*read, scale=0.0)
+  assert_same(checkpoints.restore(3, like)[0], split(*read, scale=1.0))

@@ -25,8 +25,25 @@ def test_window(monkeypatch):
   now[0] += 6.0
   summary = window.summary()
   assert summary == pytest.approx(
-    {'loss/total': 3.0, 'schedule/alpha': 0.8, 'time/steps_per_second': 0.5, 'time/data_wait': 0.25}
+    {'loss/total': 3.0, 'schedule/alpha': 0.8, 'time/steps_per_second': 0.5, 'time/step': 2.0, 'time/data_wait': 0.25}
   )
+
+
+def test_a_pause_is_left_out(monkeypatch):
+  now = [100.0]
+  monkeypatch.setattr(console.time, 'perf_counter', lambda: now[0])
+  window = console.StepWindow()
+  window.add({})
+  now[0] += 5.0
+  window.paused(3.0)
+  assert window.summary()['time/step'] == 2.0
+
+
+@pytest.mark.parametrize(('index', 'expected'), [(0, 'hello\n'), (1, '')])
+def test_only_the_first_process_speaks(monkeypatch, capsys, index, expected):
+  monkeypatch.setattr(console.jax, 'process_index', lambda: index)
+  console.say('hello')
+  assert capsys.readouterr().out == expected
 
 
 def test_empty_window_is_finite():

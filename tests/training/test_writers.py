@@ -1,5 +1,6 @@
 """The metric writer, above all what it does on resuming."""
 
+import errno
 import json
 
 import pytest
@@ -51,6 +52,44 @@ def test_a_whole_last_line_without_its_newline_is_kept(tmp_path):
   path.write_text(path.read_text().rstrip('\n'))
   write(tmp_path, [30], resumed=20)
   assert [r['step'] for r in records(tmp_path)] == [10, 20, 30]
+
+
+def test_an_evaluation_that_is_made_again_is_dropped(tmp_path):
+  with MetricWriter(tmp_path) as writer:
+    for step in (10, 20):
+      writer.write(step, {'loss/total': 1})
+      writer.write(step, {'val/fused/SumR': step})
+  with MetricWriter(tmp_path, 20, evaluated_step=10) as writer:
+    writer.write(20, {'val/fused/SumR': 21})
+  found = [(r['step'], r.get('val/fused/SumR')) for r in records(tmp_path)]
+  assert found == [(10, None), (10, 10.0), (20, None), (20, 21.0)]
+
+
+def test_tensorboard_reads_the_events(tmp_path):
+  reader = pytest.importorskip('tensorboard.backend.event_processing.event_accumulator')
+  write(tmp_path, [10, 20])
+  write(tmp_path, [20, 30], resumed=10)
+  events = reader.EventAccumulator(str(tmp_path / 'tensorboard'))
+  events.Reload()
+  assert [(e.step, e.value) for e in events.Scalars('loss/total')] == [(10, 5.0), (20, 10.0), (30, 15.0)]
+
+
+class FullDisk:
+  """A file that nothing can be written to."""
+
+  def write(self, text):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  def close(self):
+    pass
+
+
+def test_a_full_disk_is_told_at_once(tmp_path):
+  with MetricWriter(tmp_path) as writer:
+    writer._lines.close()
+    writer._lines = FullDisk()
+    with pytest.raises(OSError, match=r'No space left on device.*metrics.jsonl'):
+      writer.write(1, {'a': 1})
 
 
 def test_a_new_run_in_a_used_folder_starts_over(tmp_path):

@@ -1,0 +1,83 @@
+"""What a run consists of, built from its configuration; nothing is written yet."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import ml_collections
+from jax.sharding import Mesh
+
+from dlkd_jax import sharding
+from dlkd_jax.data.input_pipeline import TrainPipeline, train_pipeline
+from dlkd_jax.data.lengths import open_lengths
+from dlkd_jax.models.student import Student, init_parameters
+from dlkd_jax.training import recipe, splits
+from dlkd_jax.training.console import say
+from dlkd_jax.training.state import StepFunction, TrainState, create_state, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+  """The parts of a run.
+
+  Attributes:
+    mesh: the devices of all processes.
+    pipeline: the stream of batches, this process's share of each.
+    student: the module.
+    state: the training state of step 0, in buffers that the first step takes over.
+    train_step: the jitted step.
+    step_key: key of the run that every step folds its number into.
+    validator: evaluates parameters on the validation split.
+  """
+
+  mesh: Mesh
+  pipeline: TrainPipeline
+  student: Student
+  state: TrainState
+  train_step: StepFunction
+  step_key: jax.Array
+  validator: splits.SplitEvaluator
+
+  @property
+  def steps_per_epoch(self) -> int:
+    """Batches in an epoch."""
+    return self.pipeline.steps_per_epoch
+
+
+def assemble(config: ml_collections.ConfigDict) -> Parts:
+  """Builds the parts of a run over the devices of all processes, and says what they are.
+
+  Raises:
+    ValueError: the configuration is wrong, or does not suit the data set or the devices.
+    FileNotFoundError: the data set was not built.
+  """
+  mesh = sharding.make_mesh(model=config.mesh.model)
+  source = splits.open_split(config, 'train')
+  options = recipe.make_pipeline_options(config, mesh.size, config.loss.teacher)
+  lengths = open_lengths(config.data.data_dir, config.data.dataset, 'train')
+  lengths = None if lengths is None else lengths.first(len(source))
+  processes = jax.process_count()
+  pipeline = train_pipeline(source, options, config.seed, jax.process_index(), processes, lengths=lengths)
+  student = recipe.make_student(config)
+  optimizer, learning_rate = recipe.make_optimizer(config, pipeline.steps_per_epoch)
+  init_key, step_key = jax.random.split(jax.random.key(config.seed))
+  sizes = splits.feature_sizes(source)
+  state = create_state(lambda: init_parameters(student, init_key, sizes.frames, sizes.tokens), optimizer, mesh)
+  train_step = make_train_step(
+    student,
+    optimizer,
+    recipe.make_coefficients(config, pipeline.steps_per_epoch),
+    learning_rate,
+    recipe.make_objective_options(config),
+    mesh,
+  )
+  parameters = sum(x.size for x in jax.tree.leaves(state.params))
+  say(
+    f'{config.data.dataset}: {len(source):,} training videos, {pipeline.steps_per_epoch} steps an epoch; '
+    f'{parameters:,} parameters; {mesh.size} {jax.default_backend()} device(s)'
+    + (f' of {processes} processes' if processes > 1 else '')
+  )
+  say(repr(pipeline.plan))
+  validator = splits.SplitEvaluator(config, student, mesh, 'val')
+  return Parts(mesh, pipeline, student, state, train_step, step_key, validator)

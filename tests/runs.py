@@ -1,0 +1,124 @@
+"""Commands as a user gives them, each a process of its own, on a tiny synthetic data set.
+
+All of them share one cache of compiled programs, made anew for each session of the tests: a step is compiled once.
+"""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from dlkd_jax.training.checkpoints import Checkpoints
+from tests.paths import repository
+
+# A small student and few steps, on two virtual devices. Checkpoints come in the middle of epochs, too: 64 training
+# videos make 4 steps an epoch.
+SMALL = (
+  '--config.data.dataset=synthetic_prvr/small',
+  '--config.data.batch_videos=16',
+  '--config.model.hidden=16',
+  '--config.training.epochs=3',
+  '--config.training.checkpoint_every_steps=3',
+  '--config.logging.every_steps=1',
+)
+
+
+class Commands:
+  """Runs commands that share a data set and a cache of compiled programs below one folder."""
+
+  def __init__(self, folder: pathlib.Path, recipe: str = 'configs/demo.py'):
+    """Builds the data set where it is absent."""
+    self.folder, self.recipe = folder, recipe
+    self.data_dir = folder / 'data'
+    if not self.data_dir.exists():
+      self.run('tfds_builders.build', 'synthetic', '--config=small', f'--data_dir={self.data_dir}')
+
+  def options(self, module, *arguments, devices=2):
+    """Arguments of `subprocess.run` and `Popen`."""
+    environment = dict(
+      os.environ,
+      XLA_FLAGS=f'--xla_force_host_platform_device_count={devices}',
+      JAX_PLATFORMS='cpu',
+      JAX_COMPILATION_CACHE_DIR=str(self.folder / 'compiled'),
+      JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0',
+    )
+    return {'args': [sys.executable, '-m', module, *arguments], 'env': environment, 'cwd': repository(), 'text': True}
+
+  def try_to(self, module, *arguments, **more):
+    """Runs a command to its end, whatever that is."""
+    return subprocess.run(**self.options(module, *arguments, **more), capture_output=True, check=False)
+
+  def run(self, module, *arguments, **more):
+    """Runs a command that must succeed; returns what it printed."""
+    done = self.try_to(module, *arguments, **more)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+  def training(self, workdir, *more):
+    """The module and the arguments of a small training."""
+    where = (f'--config.data.data_dir={self.data_dir}', f'--workdir={workdir}')
+    return ('dlkd_jax.main', f'--config={self.recipe}', *SMALL, *where, *more)
+
+  def start(self, workdir, *more):
+    """Starts a training in a session of its own."""
+    options = self.options(*self.training(workdir, *more))
+    return subprocess.Popen(**options, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+
+  def start_two(self, workdir, *more):
+    """Starts a training in two processes of two devices each."""
+    with socket.socket() as listening:
+      listening.bind(('localhost', 0))
+      address = f'localhost:{listening.getsockname()[1]}'
+    join = (f'--coordinator_address={address}', '--num_processes=2')
+    return [self.start(workdir, *more, *join, f'--process_id={i}') for i in range(2)]
+
+
+def records(workdir):
+  """The whole lines of the log, as far as there is one."""
+  path = workdir / 'metrics.jsonl'
+  lines = path.read_text().splitlines() if path.exists() else []
+  return [json.loads(line) for line in lines if line.endswith('}')]
+
+
+def logged_steps(workdir):
+  """The steps of the log, those of evaluations negative, in their order."""
+  return [record['step'] * (1 if 'loss/total' in record else -1) for record in records(workdir)]
+
+
+def wait_until(condition, process, seconds=200):
+  """Waits for a condition while a process runs."""
+  deadline = time.monotonic() + seconds
+  while not condition():
+    assert process.poll() is None, process.communicate()
+    assert time.monotonic() < deadline
+    time.sleep(0.005)
+
+
+def assert_same_end(one, other):
+  """Asserts that two finished runs have the same results, parameters to the bit, progress, and steps logged."""
+  assert (one / 'results.json').read_text() == (other / 'results.json').read_text()
+  a, b = Checkpoints(one, read_only=True), Checkpoints(other, read_only=True)
+  assert a.latest_step == b.latest_step and a.best_step == b.best_step
+  assert a.progress(a.latest_step) == b.progress(b.latest_step)
+  assert_same_bits(a.restore_params(a.latest_step), b.restore_params(b.latest_step))
+  assert logged_steps(one) == logged_steps(other)
+
+
+def assert_same_bits(one, other):
+  """Asserts that two trees of arrays are equal."""
+  jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y), strict=True), one, other)
+
+
+@pytest.fixture(scope='module')
+def commands(tmp_path_factory):
+  """Commands over the data set that all modules of a session share."""
+  folder = tmp_path_factory.getbasetemp() / 'runs'
+  folder.mkdir(exist_ok=True)
+  return Commands(folder)

@@ -1,0 +1,114 @@
+"""Several processes: finding each other, agreeing to stop, failing together, and sharing a checkpoint."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from dlkd_jax import sharding
+from dlkd_jax.training import cluster
+from dlkd_jax.training.checkpoints import Checkpoints
+from tests.paths import repository
+from tests.training.two_processes import STATE, place
+
+
+def play(scene, folder, timeout=150):
+  """Runs a scene in two processes of two virtual devices; returns their (exit codes, standard errors)."""
+  with socket.socket() as listening:
+    listening.bind(('localhost', 0))
+    port = listening.getsockname()[1]
+  environment = dict(os.environ, XLA_FLAGS='--xla_force_host_platform_device_count=2', JAX_PLATFORMS='cpu')
+  arguments = [sys.executable, '-m', 'tests.training.two_processes', scene, f'localhost:{port}']
+  processes = [
+    subprocess.Popen(
+      [*arguments, str(i), str(folder)], env=environment, cwd=repository(), stderr=subprocess.PIPE, text=True
+    )
+    for i in range(2)
+  ]
+  errors = [process.communicate(timeout=timeout)[1] for process in processes]
+  return [process.returncode for process in processes], errors
+
+
+def notes(folder):
+  return [json.loads((folder / f'{i}.json').read_text()) for i in range(2)]
+
+
+@pytest.mark.parametrize(
+  ('environment', 'expected'),
+  [
+    ({}, False),
+    ({'SLURM_JOB_ID': '5', 'SLURM_NTASKS': '4'}, False),  # A shell in an allocation, not a step of four tasks.
+    ({'SLURM_JOB_ID': '5', 'SLURM_STEP_NUM_TASKS': '4'}, True),
+    ({'SLURM_STEP_NUM_TASKS': '1'}, False),
+    ({'OMPI_COMM_WORLD_SIZE': '2'}, True),
+    ({'TPU_WORKER_HOSTNAMES': 'localhost'}, False),
+    ({'TPU_WORKER_HOSTNAMES': 'a,b'}, True),
+    ({'MEGASCALE_NUM_SLICES': '2'}, True),
+    ({'JAX_COORDINATOR_ADDRESS': 'a:1'}, True),
+  ],
+)
+def test_evident_clusters(environment, expected):
+  assert cluster.evident(environment) is expected
+
+
+def test_a_lone_machine_needs_nothing():
+  cluster.initialize()  # JAX is in use already: it would raise if it did anything.
+  assert cluster.alone() and cluster.is_main()
+  assert cluster.from_main(lambda: 5) == 5
+  with pytest.raises(ZeroDivisionError):
+    cluster.on_main(lambda: 1 / 0)
+
+
+def test_a_cluster_that_is_not_there_is_explained():
+  code = 'from dlkd_jax.training import cluster; cluster.initialize(num_processes=2)'
+  environment = dict(os.environ, JAX_PLATFORMS='cpu', TPU_SKIP_MDS_QUERY='1')
+  done = subprocess.run([sys.executable, '-c', code], env=environment, cwd=repository(), capture_output=True, text=True)
+  assert 'ValueError: the processes of the run could not be joined' in done.stderr
+  assert '--coordinator_address=HOST:PORT' in done.stderr
+
+
+def test_processes_stop_at_the_same_step(tmp_path):
+  codes, errors = play('stop', tmp_path)
+  assert codes == [75, 75], errors
+  one, other = notes(tmp_path)
+  assert one['step'] == other['step'] in (50, 51)
+  assert (one['signal'], other['signal']) == (None, 'SIGTERM')
+  assert 'stopped on request' in errors[0] and 'stopped on request' not in errors[1]
+
+
+def test_a_failure_of_the_main_process_is_known_to_all(tmp_path):
+  codes, errors = play('main_fails', tmp_path)
+  assert codes == [0, 0], errors
+  assert notes(tmp_path) == ['no room', 'process 0 failed; its message says why.']
+
+
+@pytest.mark.slow  # It waits for the heartbeat to fail.
+def test_one_process_that_fails_does_not_leave_the_other_waiting(tmp_path):
+  start = time.monotonic()
+  codes, errors = play('one_dies', tmp_path)
+  assert codes[1] == 1 and '[process 1] error: bad features' in errors[1]
+  assert codes[0] != 0, errors[0]
+  assert time.monotonic() - start < 120
+
+
+def test_a_checkpoint_of_two_processes_opens_in_one(tmp_path):
+  codes, errors = play('checkpoint', tmp_path)
+  assert codes == [0, 0], errors
+  failed, told = notes(tmp_path)
+  assert 'step 8 could not be written' in failed and 'the newest whole one is of step 7' in failed
+  assert told == 'process 0 failed; its message says why.'
+  assert sorted(path.name for path in (tmp_path / 'checkpoints').iterdir()) == ['7']
+
+  checkpoints = Checkpoints(tmp_path)
+  for devices, model in ((1, 1), (8, 1), (8, 4)):
+    like = place(STATE, sharding.make_mesh(jax.devices()[:devices], model=model))
+    restored, progress = checkpoints.restore(checkpoints.latest_step, like)
+    jax.tree.map(np.testing.assert_array_equal, restored, STATE)
+    assert restored.params['large'].sharding == like.params['large'].sharding
+    assert progress.iterator == {'batches': 7}

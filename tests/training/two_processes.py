@@ -1,0 +1,116 @@
+"""What each of two processes runs in the tests of `cluster`, `shutdown` and `checkpoints`; see `test_cluster.py`.
+
+python -m tests.training.two_processes SCENE HOST:PORT PROCESS_ID FOLDER
+"""
+
+import json
+import os
+import pathlib
+import signal
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlkd_jax import sharding
+from dlkd_jax.training import cluster
+from dlkd_jax.training.checkpoints import CheckpointError, Checkpoints, Progress
+from dlkd_jax.training.shutdown import StopRequest
+from dlkd_jax.training.state import TrainState
+
+# A state of which `large` is split over a `model` axis, and the others are not.
+STATE = TrainState(
+  np.asarray(7, np.int32),
+  {'large': np.arange(128 * 64, dtype=np.float32).reshape(128, 64), 'small': np.arange(6, dtype=np.float32)},
+  (np.ones(3, np.float32),),
+)
+
+
+def place(state, mesh):
+  """Puts a state of numpy arrays on a mesh, also where others hold a part of it."""
+  shardings = sharding.state_shardings(state, mesh)
+  return jax.tree.map(lambda x, s: jax.make_array_from_callback(x.shape, s, lambda i: x[i]), state, shardings)
+
+
+def stop(folder):
+  """Steps with a reduction each, until process 1 gets a signal; both write where they stopped, and what asking cost."""
+  me, seconds = jax.process_index(), []
+  with StopRequest() as request:
+    assert not request()
+    step, stopping = 0, False
+    while not stopping:
+      start = time.perf_counter()
+      question = request.ask()
+      step += 1
+      if step == 50 and me == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+      stopping = request.answer(question)
+      seconds.append(time.perf_counter() - start)
+      assert step < 1000
+    assert request()  # Still so when asked again.
+    found = {'step': step, 'signal': request.signal and request.signal.name, 'seconds': float(np.median(seconds))}
+    (folder / f'{me}.json').write_text(json.dumps(found))
+    cluster.leave_together(str(request.stopped('as asked')), request.stopped('').code)
+
+
+def main_fails(folder):
+  """Process 0 fails in what it alone does."""
+
+  def fail():
+    raise OSError('no room')
+
+  try:
+    cluster.on_main(fail)
+  except OSError as error:
+    (folder / '0.json').write_text(json.dumps(str(error)))
+  except cluster.OtherProcessError as error:
+    (folder / '1.json').write_text(json.dumps(str(error)))
+
+
+def one_dies(folder):
+  """Process 1 leaves while process 0 waits for it in a step."""
+  values = jax.make_array_from_process_local_data(sharding.rows(sharding.make_mesh()), np.ones(2, np.float32))
+  total = jax.jit(jnp.sum)
+  assert float(total(values)) == 4.0
+  if jax.process_index() == 1:
+    cluster.leave('error: bad features', 1)
+  try:
+    for _ in range(1000):
+      float(total(values))
+  except Exception as error:
+    cluster.leave(f'error: {str(error)[:200]}', 1)
+
+
+def checkpoint(folder):
+  """Saves a state that is split over both processes, and reads it back; a failure of process 0 is told to both."""
+  checkpoints, state = Checkpoints(folder), place(STATE, sharding.make_mesh(model=4))
+  assert not state.params['large'].is_fully_addressable
+  assert checkpoints.latest_step is None
+  checkpoints.save(7, state, Progress({'batches': 7}, best_sum_r=3.0, best_step=7))
+  assert checkpoints.latest_step == checkpoints.best_step == 7
+  restored, progress = checkpoints.restore(7, state)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_array_equal(a.addressable_data(0), b.addressable_data(0)), restored, state
+  )
+  assert progress.best_step == 7
+  if jax.process_index() == 0:
+    Checkpoints._commit = None  # Cannot be called.
+  try:
+    checkpoints.save(8, state, progress)
+  except (CheckpointError, cluster.OtherProcessError) as error:
+    (folder / f'{jax.process_index()}.json').write_text(json.dumps(str(error)))
+
+
+def main():
+  """Runs the scene as one of two processes."""
+  scene, address, process_id, folder = sys.argv[1:]
+  cluster.initialize(address, 2, int(process_id))
+  assert jax.process_count() == 2 and not cluster.alone()
+  globals()[scene](pathlib.Path(folder))
+
+
+if __name__ == '__main__':
+  main()
