@@ -1,20 +1,25 @@
-"""Measures an evaluation of random features: time, queries per second and the peak memory of the process.
+"""Measures an evaluation of random features: time, memory, and the share of the machine's matmul rate that it reaches.
 
-  python -m dlkd_jax.tools.benchmark_evaluation --size=activitynet
-  python -m dlkd_jax.tools.benchmark_evaluation --size=charades --no-teacher
+  python -m dlkd_jax.tools.benchmark_evaluation --size=activitynet --json=/tmp/evaluation.json
+  python -m dlkd_jax.tools.benchmark_evaluation --size=small --teacher
 
-Features are drawn block by block, so the memory measured is that of the evaluation, not of a data set.
+The rate is that of a plain product of two 2048 × 2048 float32 matrices, measured before, between the repetitions and
+after; the best counts. The work is the FLOPs of all matrix products that real captions and frames need, encoding
+included. Features are cut from one small pool, so that neither their making nor their keeping is measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
+import pathlib
 import resource
 import time
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dlkd_jax.data.evaluation_blocks import CaptionBlock, VideoBlock
@@ -22,6 +27,10 @@ from dlkd_jax.models.student import Student, init_parameters
 from dlkd_jax.retrieval.evaluation import EvaluationOptions
 from dlkd_jax.retrieval.evaluator import Evaluator
 from dlkd_jax.retrieval.tables import text_table
+from dlkd_jax.sharding import make_mesh
+from dlkd_jax.tools.rates import MatmulRate, product_flops
+
+_POOL_ROWS = 1 << 14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,21 +50,35 @@ SIZES = {
   'activitynet': Size(15753, 4430, 128),
   'charades': Size(3720, 1334, 40),
   'tvr': Size(10895, 2179, 128, frame_features=3072, token_features=768),
+  'small': Size(2000, 512, 128),
   'tiny': Size(200, 64, 16, 8, frame_features=32, token_features=32, teacher_features=16),
 }
 
 
+class _Pool:
+  """Random rows; a block of features is a view at a random place."""
+
+  def __init__(self, features: int, seed: int):
+    self._rng = np.random.default_rng(seed)
+    self._rows = self._rng.standard_normal((_POOL_ROWS, features), np.float32)
+
+  def take(self, *shape: int) -> np.ndarray:
+    """Returns features of the shape, without the last axis."""
+    count = int(np.prod(shape))
+    start = self._rng.integers(max(1, _POOL_ROWS - count))
+    return np.resize(self._rows[start : start + count], (*shape, self._rows.shape[1]))
+
+
 def random_captions(size: Size, block: int, teacher: bool) -> Iterator[CaptionBlock]:
-  """Yields blocks of random captions; caption i belongs to video i modulo V."""
-  rng = np.random.default_rng(0)
+  """Yields blocks of random captions, all words real; caption i belongs to video i modulo V."""
+  tokens, texts = _Pool(size.token_features, 0), _Pool(size.teacher_features, 1)
   for start in range(0, size.captions, block):
-    real = np.arange(start, start + block) < size.captions
     rows = range(start, min(start + block, size.captions))
     yield CaptionBlock(
-      student_tokens=rng.standard_normal((block, size.words, size.token_features), np.float32),
+      student_tokens=tokens.take(block, size.words),
       token_mask=np.ones((block, size.words), bool),
-      teacher_text=_normal(rng, (block, size.teacher_features)) if teacher else None,
-      caption_mask=real,
+      teacher_text=texts.take(block) if teacher else None,
+      caption_mask=np.arange(start, start + block) < size.captions,
       caption_ids=[f'c{i}' for i in rows],
       video_ids=[f'v{i % size.videos}' for i in rows],
       captions=[''] * len(rows),
@@ -66,63 +89,118 @@ def random_captions(size: Size, block: int, teacher: bool) -> Iterator[CaptionBl
 
 def random_videos(size: Size, block: int, teacher: bool) -> Iterator[VideoBlock]:
   """Yields blocks of random videos, all frames real."""
-  rng = np.random.default_rng(1)
+  frames, teacher_frames = _Pool(size.frame_features, 2), _Pool(size.teacher_features, 3)
   mask = np.ones((block, size.frames), bool)
   for start in range(0, size.videos, block):
     yield VideoBlock(
-      student_frames=_normal(rng, (block, size.frames, size.frame_features)),
+      student_frames=frames.take(block, size.frames),
       frame_mask=mask,
-      teacher_frames=_normal(rng, (block, size.frames, size.teacher_features)) if teacher else None,
+      teacher_frames=teacher_frames.take(block, size.frames) if teacher else None,
       teacher_mask=mask if teacher else None,
       video_mask=np.arange(start, start + block) < size.videos,
       video_ids=[f'v{i}' for i in range(start, min(start + block, size.videos))],
     )
 
 
-def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-  return rng.standard_normal(shape, np.float32)
+def peak_bytes() -> int:
+  """Peak resident memory of this process so far."""
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def peak_megabytes() -> float:
-  """Peak resident memory of this process so far, in MB of 2**20 bytes."""
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def work_flops(evaluator: Evaluator, params, size: Size, hidden: int, teacher: bool) -> int:
+  """Returns the FLOPs of the matrix products of an evaluation: encoding and scoring."""
+  shape = jax.ShapeDtypeStruct
+  words, frames = (1, size.words), (1, size.frames)
+  a_caption = product_flops(
+    evaluator.encoders.tokens, params, shape((*words, size.token_features), jnp.float32), shape(words, bool)
+  )
+  a_video = product_flops(
+    evaluator.encoders.frames, params, shape((*frames, size.frame_features), jnp.float32), shape(frames, bool)
+  )
+  width = 2 * hidden + (size.teacher_features if teacher else 0)
+  scores = 2 * size.captions * size.videos * size.frames * width
+  return a_caption * size.captions + a_video * size.videos + scores
 
 
-def main(arguments: list[str] | None = None) -> None:
-  """Runs the benchmark and prints what it measured."""
+def matmul_rate(seconds: float = 0.5) -> float:
+  """Measures the rate of a plain product, in FLOP/s: the best of those done in so many seconds."""
+  rate, until, best = MatmulRate(), time.perf_counter() + seconds, 0.0
+  while time.perf_counter() < until:
+    best = max(best, rate.measure())
+  return best
+
+
+def _flags(arguments: list[str] | None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-  parser.add_argument('--size', choices=SIZES, default='charades')
+  parser.add_argument('--size', choices=SIZES, default='small')
   parser.add_argument('--video_block', type=int, default=32, help='videos encoded at once')
   parser.add_argument('--caption_block', type=int, default=128, help='captions encoded at once')
-  parser.add_argument('--product_mb', type=int, default=32, help='largest array of products, MB')
+  parser.add_argument('--product_mb', type=float, help='largest product of queries and frames, MiB')
   parser.add_argument('--hidden', type=int, default=384)
+  parser.add_argument('--captions', type=int, help='fewer captions than the size has, to save time')
   parser.add_argument('--videos', type=int, help='fewer videos than the size has, to save time')
   parser.add_argument('--repeat', type=int, default=1, help='evaluations; only the first compiles')
-  parser.add_argument('--teacher', action=argparse.BooleanOptionalAction, default=True)
-  flags = parser.parse_args(arguments)
+  parser.add_argument('--teacher', action=argparse.BooleanOptionalAction, default=False)
+  parser.add_argument('--json', type=pathlib.Path, help='file to write the measurements to')
+  return parser.parse_args(arguments)
 
+
+def measure(flags: argparse.Namespace) -> dict:
+  """Runs the evaluations and returns what was measured; seconds, FLOP/s and bytes."""
   size = SIZES[flags.size]
-  if flags.videos:
-    size = dataclasses.replace(size, videos=flags.videos)
+  fewer = {name: getattr(flags, name) for name in ('captions', 'videos') if getattr(flags, name)}
+  size = dataclasses.replace(size, **fewer)
   student = Student(hidden=flags.hidden)
   params = init_parameters(student, jax.random.key(0), size.frame_features, size.token_features)
-  options = EvaluationOptions(teacher=flags.teacher, product_bytes=flags.product_mb << 20)
-  evaluator = Evaluator(student, options)
-  print(f'{size}, {jax.devices()}; {peak_megabytes():.0f} MB before')
+  product_bytes = None if flags.product_mb is None else int(flags.product_mb * 2**20)
+  mesh = make_mesh()
+  evaluator = Evaluator(student, EvaluationOptions(teacher=flags.teacher, product_bytes=product_bytes, mesh=mesh))
+  rates, seconds, before = [matmul_rate()], [], peak_bytes()
   for _ in range(flags.repeat):
-    started, cpu_started = time.perf_counter(), time.process_time()
+    started = time.perf_counter()
     result = evaluator(
       params,
       lambda: random_captions(size, flags.caption_block, flags.teacher),
       lambda: random_videos(size, flags.video_block, flags.teacher),
       size.videos,
     )
-    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu_started
-    print(
-      f'{seconds:.1f} s ({cpu:.1f} s of CPU time), {size.captions / seconds:.0f} queries/s, '
-      f'{size.captions * size.videos / seconds / 1e6:.2f} M pairs/s, peak {peak_megabytes():.0f} MB'
-    )
+    seconds.append(time.perf_counter() - started)
+    peak = peak_bytes()
+    rates.append(matmul_rate())
+  flops = work_flops(evaluator, params, size, flags.hidden, flags.teacher)
+  # What the encoders give for V videos; blocks that are not full add to what the devices hold.
+  features = size.videos * size.frames * 4 * (2 * flags.hidden + (size.teacher_features if flags.teacher else 0))
   print(text_table(result.metrics, size.videos))
+  return {
+    'size': dataclasses.asdict(size),
+    'devices': [str(device) for device in jax.devices()],
+    'seconds': seconds,
+    'flops': flops,
+    'matmul_rates': rates,
+    'share_of_matmul_rate': flops / min(seconds) / max(rates),
+    'queries_per_second': size.captions / min(seconds),
+    'peak_bytes': peak,
+    'peak_bytes_before': before,
+    'gallery_bytes': result.gallery_bytes,
+    'feature_bytes': features,
+    'peak_beyond_features': peak - features,
+  }
+
+
+def main(arguments: list[str] | None = None) -> None:
+  """Runs the benchmark and prints what it measured."""
+  flags = _flags(arguments)
+  found = measure(flags)
+  mib = {name: round(size / 2**20) for name, size in found.items() if name.endswith(('bytes', 'before', 'features'))}
+  times = ', '.join(f'{x:.1f}' for x in found['seconds'])
+  print(f'{found["size"]} on {found["devices"]}')
+  print(f'seconds {times} (the first compiles); {found["queries_per_second"]:.0f} queries/s')
+  rate = f'matmul rate {max(found["matmul_rates"]) / 1e9:.0f} GFLOP/s'
+  print(f'{found["flops"] / 1e12:.3f} TFLOP, {rate}; share of the rate {found["share_of_matmul_rate"]:.2f}')
+  print(f'peak memory {mib["peak_bytes"]} MiB ({mib["peak_bytes_before"]} before the first evaluation)')
+  print(f'gallery {mib["gallery_bytes"]} MiB; peak beyond the features {mib["peak_beyond_features"]} MiB')
+  if flags.json:
+    flags.json.write_text(json.dumps(found, indent=2) + '\n', encoding='utf-8')
 
 
 if __name__ == '__main__':

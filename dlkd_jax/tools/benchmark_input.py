@@ -1,18 +1,22 @@
-"""Measures how fast training batches are made, and how long a training step waits for them.
+"""Measures how fast training batches are made, how long a step waits for them, and how much of them is padding.
 
   python -m dlkd_jax.tools.benchmark_input
+  python -m dlkd_jax.tools.benchmark_input --model=activitynet --shards=8
   python -m dlkd_jax.tools.benchmark_input --data_dir=data --name=charades_prvr --split=train
 
-Without a data set, one of random features at the sizes of TVR is written to a temporary folder (about 0.9 MB a video)
-and read back from it. Printed are the rate of the pipeline alone, and for each step time asked for the wait per step of
-a consumer that sleeps that long (an accelerator works, this machine's cores are free) or multiplies matrices (`--busy`:
-it works on the same cores).
+Without a data set, one of random features is written to a temporary folder, of lengths drawn from a model of TVR's or
+ActivityNet's (`dlkd_jax.tools.lengths`: models, not the data sets) and read back from it. Packed and padded batches are
+measured in turn. Printed are, for each form, the plan of its shapes; padding share and number of shapes over an epoch
+of the whole model (or of the data set), from lengths alone; the rate of the pipeline alone; and for each step time
+asked for the wait per step of a consumer that sleeps that long (an accelerator works, this machine's cores are free) or
+multiplies matrices (`--busy`: it works on the same cores).
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import pathlib
 import statistics
 import tempfile
@@ -22,35 +26,18 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
+from dlkd_jax.data.arrangement import arrange
 from dlkd_jax.data.batch import Batch
-from dlkd_jax.data.input_pipeline import train_pipeline
+from dlkd_jax.data.input_pipeline import plan_of_run, train_pipeline
+from dlkd_jax.data.lengths import Lengths, open_lengths, scan_lengths
 from dlkd_jax.data.options import PipelineOptions
-from dlkd_jax.data.sources import Record, open_source
+from dlkd_jax.data.sources import Source, open_source
+from dlkd_jax.tools import lengths as models
+from dlkd_jax.tools.random_data import random_record
 
 
-def random_record(index: int, sizes: argparse.Namespace, rng: np.random.Generator) -> Record:
-  """Returns the record of a video with random features, float16, of the given sizes."""
-
-  def features(rows: int, width: int) -> np.ndarray:
-    return rng.standard_normal((rows, width), np.float32).astype(np.float16)
-
-  captions = sizes.captions
-  return {
-    'video_id': f'video_{index:05d}',
-    'student_frames': features(sizes.frames, sizes.student_dim),
-    'teacher_frames': features(sizes.teacher_frames or sizes.frames, sizes.teacher_dim),
-    'student_tokens': features(captions * sizes.words, sizes.token_dim),
-    'token_lengths': np.full(captions, sizes.words, np.int32),
-    'teacher_text': features(captions, sizes.teacher_dim),
-    'captions': [f'caption {k} of video {index}' for k in range(captions)],
-    'caption_ids': [f'video_{index:05d}#enc#{k}' for k in range(captions)],
-    'moments': np.full((captions, 2), np.nan, np.float32),
-    'duration': np.float32(np.nan),
-  }
-
-
-def write_random_set(data_dir: pathlib.Path, sizes: argparse.Namespace) -> str:
-  """Writes a data set of random features and returns its name."""
+def write_random_set(data_dir: pathlib.Path, lengths: Lengths, sizes: tuple[int, int, int]) -> str:
+  """Writes a data set of random features, one record for each of the lengths, and returns its name."""
   import tensorflow_datasets as tfds
 
   def tensor(width: int) -> tfds.features.Tensor:
@@ -59,11 +46,11 @@ def write_random_set(data_dir: pathlib.Path, sizes: argparse.Namespace) -> str:
   features = tfds.features.FeaturesDict(
     {
       'video_id': tfds.features.Text(),
-      'student_frames': tensor(sizes.student_dim),
-      'teacher_frames': tensor(sizes.teacher_dim),
-      'student_tokens': tensor(sizes.token_dim),
+      'student_frames': tensor(sizes[0]),
+      'teacher_frames': tensor(sizes[2]),
+      'student_tokens': tensor(sizes[1]),
       'token_lengths': tfds.features.Tensor(shape=(None,), dtype=np.int32),
-      'teacher_text': tensor(sizes.teacher_dim),
+      'teacher_text': tensor(sizes[2]),
       'captions': tfds.features.Sequence(tfds.features.Text()),
       'caption_ids': tfds.features.Sequence(tfds.features.Text()),
       'moments': tfds.features.Tensor(shape=(None, 2), dtype=np.float32),
@@ -85,8 +72,8 @@ def write_random_set(data_dir: pathlib.Path, sizes: argparse.Namespace) -> str:
 
     def _generate_examples(self):
       rng = np.random.default_rng(0)
-      for index in range(sizes.videos):
-        yield index, random_record(index, sizes, rng)
+      for index in range(len(lengths)):
+        yield index, random_record(index, lengths, sizes, rng)
 
   builder = BenchmarkPrvr(data_dir=str(data_dir), file_format='array_record')
   builder.download_and_prepare()
@@ -145,6 +132,12 @@ def _parser() -> argparse.ArgumentParser:
   add('--data_dir', type=pathlib.Path, help='folder of built data sets; random features without it')
   add('--name', default='tvr_prvr', help='data set in --data_dir (default %(default)s)')
   add('--split', default='train', help='split of it (default %(default)s)')
+  add(
+    '--model', default='tvr', choices=models.MODELS, help='lengths and sizes of random features (default %(default)s)'
+  )
+  add('--videos', type=int, default=512, help='videos of random features to write (default %(default)s)')
+  add('--form', nargs='*', default=['packed', 'padded'], choices=['packed', 'padded'], help='(default: both)')
+  add('--shards', type=int, default=1, help='devices that share a batch (default %(default)s)')
   add('--no_teacher', action='store_true', help='read no teacher features')
   add('--batches', type=int, default=8, help='batches to time (default %(default)s)')
   add('--batch_videos', type=int, default=128, help='videos in a batch (default %(default)s)')
@@ -153,56 +146,105 @@ def _parser() -> argparse.ArgumentParser:
   add('--workers', type=int, default=0, help='worker processes (default %(default)s)')
   add('--steps', type=float, nargs='*', default=[0.05, 1.0], help='seconds a step to wait for (default %(default)s)')
   add('--busy', action='store_true', help='multiply matrices during a step in place of sleeping')
-  random = parser.add_argument_group('sizes of the random features')
-  for name, value in (('videos', 512), ('frames', 128), ('teacher_frames', 0), ('student_dim', 3072)):
-    random.add_argument(f'--{name}', type=int, default=value, help='(default %(default)s)')
-  for name, value in (('teacher_dim', 512), ('token_dim', 768), ('captions', 5), ('words', 30)):
-    random.add_argument(f'--{name}', type=int, default=value, help='(default %(default)s)')
+  add('--json', type=pathlib.Path, help='also write the numbers to this file')
   return parser
 
 
-def _report(flags: argparse.Namespace, data_dir: pathlib.Path, name: str) -> None:
+def epoch_shapes(lengths: Lengths, options: PipelineOptions) -> dict[str, float]:
+  """Returns padding shares and number of shapes over the second epoch of a run, from lengths alone."""
+  plan = plan_of_run(lengths, options, seed=0)
+  print(plan)
+  order = np.random.default_rng(1).permutation(len(lengths))
+  batches = [order[start : start + options.batch_videos] for start in range(0, len(order), options.batch_videos)]
+  start = time.perf_counter()
+  shapes, real = [], np.zeros(2)
+  for rows in batches:
+    shards = arrange(rows, lengths, options, plan.slots)
+    shapes.append(plan.shape_for(shards))
+    real += sum(shard.frames.sum() for shard in shards), sum(shard.words.sum() for shard in shards)
+  seconds = (time.perf_counter() - start) / len(batches)
+  room = sum(np.array([s.frame_rows * s.frame_positions, s.token_rows * s.token_positions]) for s in shapes)
+  padding = 1 - real / (room * options.shards)
+  return {
+    'padding_frames': padding[0],
+    'padding_tokens': padding[1],
+    'shapes': len(set(shapes)),
+    'arranging_ms': seconds * 1e3,
+  }
+
+
+def _report(flags: argparse.Namespace, data_dir: pathlib.Path, name: str, epoch: Lengths | None) -> list[dict]:
+  """Measures and prints all forms; `epoch` are lengths to plan with, the set's own where None."""
   source = open_source(data_dir, name, flags.split)
-  options = PipelineOptions(
-    batch_videos=flags.batch_videos,
-    read_threads=flags.threads,
-    prefetch_batches=flags.prefetch,
-    num_workers=flags.workers,
-    teacher=not flags.no_teacher,
-  )
-  print(f'{name}/{flags.split}: {len(source)} videos, {options}')
+  lengths = open_lengths(data_dir, name, flags.split) or scan_lengths(source)
   start = time.perf_counter()
   reads = min(len(source), 64)
   for index in range(reads):
     source[index]
-  print(f'reading alone, one thread: {(time.perf_counter() - start) / reads * 1e3:.2f} ms a video')
+  print(
+    f'{name}/{flags.split}: {len(source)} videos; reading alone, one thread: '
+    f'{(time.perf_counter() - start) / reads * 1e3:.2f} ms a video'
+  )
+  results = []
+  for form in flags.form:
+    options = PipelineOptions(
+      batch_videos=flags.batch_videos,
+      packing=form == 'packed',
+      shards=flags.shards,
+      read_threads=flags.threads,
+      prefetch_batches=flags.prefetch,
+      num_workers=flags.workers,
+      teacher=not flags.no_teacher,
+    )
+    result = {'form': form, **epoch_shapes(lengths if epoch is None else epoch, options)}
+    print(
+      f'{form}: over an epoch {result["padding_frames"]:.1%} of frames and {result["padding_tokens"]:.1%} of tokens '
+      f'are padding, {result["shapes"]} shapes; arranging a batch takes {result["arranging_ms"]:.1f} ms'
+    )
+    results.append(result | _speed(flags, source, options, lengths, form))
+  return results
+
+
+def _speed(
+  flags: argparse.Namespace, source: Source, options: PipelineOptions, lengths: Lengths, form: str
+) -> dict[str, float]:
+  """Measures and prints the pipeline alone and what a step waits."""
+  result = {}
+  pipeline = train_pipeline(source, options, seed=0, lengths=lengths)
   for step in (0.0, *flags.steps):
-    batches = iter(train_pipeline(source, options, seed=0))
+    batches = iter(pipeline)
     timing = consume(batches, flags.batches, step, flags.busy)
     batches.close()
     megabytes = timing.batch_bytes / 1e6
     if not step:
+      result |= {'batch_ms': timing.per_batch * 1e3, 'batch_megabytes': megabytes}
       print(
-        f'pipeline alone: {timing.per_batch * 1e3:.0f} ms a batch of {options.batch_videos} ({megabytes:.0f} MB), '
-        f'{1 / timing.per_batch:.2f} batches/s, {megabytes / timing.per_batch:.0f} MB/s'
+        f'{form}: pipeline alone {timing.per_batch * 1e3:.0f} ms a batch of {options.batch_videos} ({megabytes:.0f} MB)'
+        f', {1 / timing.per_batch:.2f} batches/s, {megabytes / timing.per_batch:.0f} MB/s'
       )
       continue
+    result[f'wait_ms_at_{step:g}_s'] = statistics.mean(timing.waits) * 1e3
     print(
-      f'step of {step:g} s {"working" if flags.busy else "sleeping"}: waits {statistics.mean(timing.waits) * 1e3:.1f} '
-      f'ms a step on average, {max(timing.waits) * 1e3:.1f} ms at most '
+      f'{form}: step of {step:g} s {"working" if flags.busy else "sleeping"}: waits '
+      f'{statistics.mean(timing.waits) * 1e3:.1f} ms a step on average, {max(timing.waits) * 1e3:.1f} ms at most '
       f'({sum(timing.waits) / timing.total:.1%} of the time)'
     )
+  return result
 
 
 def main(argv: list[str] | None = None) -> None:
   """Runs the benchmark."""
   flags = _parser().parse_args(argv)
   if flags.data_dir is not None:
-    _report(flags, flags.data_dir, flags.name)
-    return
-  with tempfile.TemporaryDirectory(prefix='benchmark_input_') as folder:
-    print(f'writing {flags.videos} videos of random features to {folder} …', flush=True)
-    _report(flags, pathlib.Path(folder), write_random_set(pathlib.Path(folder), flags))
+    results = _report(flags, flags.data_dir, flags.name, None)
+  else:
+    with tempfile.TemporaryDirectory(prefix='benchmark_input_') as folder:
+      print(f'writing {flags.videos} videos of random features to {folder} …', flush=True)
+      model = models.MODELS[flags.model]
+      name = write_random_set(pathlib.Path(folder), model(flags.videos), models.SIZES[flags.model])
+      results = _report(flags, pathlib.Path(folder), name, model())
+  if flags.json is not None:
+    flags.json.write_text(json.dumps(results, indent=2))
 
 
 if __name__ == '__main__':

@@ -1,128 +1,210 @@
-"""Benchmark of one training step against the matrix product rate of the same machine, in the same run.
+"""Benchmark of the training step: packed rows and the blocked similarity against full padding and a plain einsum.
 
     python -m dlkd_jax.tools.benchmark_step
-    python -m dlkd_jax.tools.benchmark_step --videos=32 --captions=160 --repeats=10 --trace=runs/trace
+    python -m dlkd_jax.tools.benchmark_step --model=activitynet --videos=64
+    python -m dlkd_jax.tools.benchmark_step --model=full --forms=packed --trace=runs/trace
+    python -m dlkd_jax.tools.benchmark_step --forms=packed --scaling=64,256,1024,4096
 
-Prints seconds a step, floating-point operations of the compiled step by the compiler's cost analysis, the rate that
-they imply, and its share of the rate of a plain jitted product of `[videos·frames, Dv]` by `[Dv, 768]`. Step and
-product alternate, so that other load on the machine falls on both; medians are reported.
+Features are random, lengths those of a model of a data set (`dlkd_jax.tools.lengths`; `full` has every frame and word
+real). Both forms train on the same videos with the same step, dropout on; they and a plain product of
+`[videos·frames, Dv]` by `[Dv, 768]` are timed in turn, so that other load on the machine falls on all, and medians are
+reported. The share is the rate of the step's matrix products over the rate of the plain product.
 """
 
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
 import pathlib
 import statistics
-import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from absl import app, flags, logging
-from ml_collections import config_flags
+import ml_collections
 
+from configs import activitynet, tvr
 from dlkd_jax import sharding
 from dlkd_jax.data.batch import Batch
-from dlkd_jax.models.student import init_parameters
+from dlkd_jax.models.student import Student, init_parameters
+from dlkd_jax.tools import lengths as models
+from dlkd_jax.tools.random_data import random_batch
+from dlkd_jax.tools.rates import MatmulRate, product_flops, seconds
 from dlkd_jax.tools.step_profile import time_by_kind
 from dlkd_jax.training import recipe
+from dlkd_jax.training.objective import Embeddings, ObjectiveOptions, contrast
 from dlkd_jax.training.state import create_state, make_train_step
 
-_CONFIG = config_flags.DEFINE_config_file('config', 'configs/tvr.py', 'Recipe to take the step from.')
-_VIDEOS = flags.DEFINE_integer('videos', 128, 'Videos in the batch.')
-_CAPTIONS = flags.DEFINE_integer('captions', 640, 'Captions in the batch.')
-_FRAMES = flags.DEFINE_integer('frames', 128, 'Frames a video, all real.')
-_WORDS = flags.DEFINE_integer('words', 30, 'Words a caption, all real.')
-_DV = flags.DEFINE_integer('dv', 3072, 'Feature size of student frames.')
-_DQ = flags.DEFINE_integer('dq', 768, 'Feature size of student tokens.')
-_DT = flags.DEFINE_integer('dt', 512, 'Feature size of the teacher.')
-_REPEATS = flags.DEFINE_integer('repeats', 5, 'Timed repetitions.')
-_TRACE = flags.DEFINE_string(
-  'trace', None, 'Folder for a profile of two steps (TensorBoard, Perfetto); also prints the time by kind of operation.'
-)
+RECIPES = {'tvr': tvr, 'activitynet': activitynet, 'full': tvr}
+FORMS = ('packed', 'baseline')
 
 
-def random_batch() -> Batch:
-  """Makes a batch in which every frame and every word is real."""
-  rng = np.random.default_rng(0)
-  b, q, l, w = _VIDEOS.value, _CAPTIONS.value, _FRAMES.value, _WORDS.value
+@dataclasses.dataclass
+class Step:
+  """A compiled training step on one batch."""
 
-  def unit(*shape):
-    rows = rng.standard_normal(shape, np.float32)
-    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+  config: ml_collections.ConfigDict
+  student: Student
+  options: ObjectiveOptions
+  batch: Batch
+  state: Any
+  compiled: Any
+  flops: int
 
-  return Batch(
-    student_frames=unit(b, l, _DV.value),
-    frame_mask=np.ones((b, l), bool),
-    student_tokens=unit(q, w, _DQ.value),
-    token_mask=np.ones((q, w), bool),
-    labels=np.sort(np.arange(q) % b).astype(np.int32),
-    video_mask=np.ones(b, bool),
-    caption_mask=np.ones(q, bool),
-    teacher_frames=10 * unit(b, l, _DT.value),
-    teacher_text=10 * unit(q, _DT.value),
-  ).check()
-
-
-def seconds(function) -> float:
-  """Times one call, to the end of its computation."""
-  start = time.perf_counter()
-  jax.block_until_ready(function())
-  return time.perf_counter() - start
-
-
-def main(_):
-  """Runs the benchmark and prints its table."""
-  config = _CONFIG.value
-  mesh = sharding.make_mesh()
-  student = recipe.make_student(config)
-  optimizer, rate = recipe.make_optimizer(config, 100)
-  key = jax.random.key(0)
-  state = create_state(lambda: init_parameters(student, key, _DV.value, _DQ.value), optimizer, mesh)
-  coefficients = recipe.make_coefficients(config, 100)
-  step = make_train_step(student, optimizer, coefficients, rate, recipe.make_loss_options(config), mesh)
-  batch = sharding.shard_batch(random_batch(), mesh)
-
-  compiled = step.lower(state, batch, key).compile()
-  cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
-  flops = cost['flops'] * mesh.size
-
-  n, d = _VIDEOS.value * _FRAMES.value, _DV.value
-  left, right = jnp.ones((n, d)) * 0.5, jnp.ones((d, 768)) * 0.5
-  product = jax.jit(jnp.dot)
-
-  def run_step():
-    nonlocal state
-    state, metrics = compiled(state, batch, key)
+  def run(self) -> Any:
+    """Trains one step; returns its metrics."""
+    self.state, metrics = self.compiled(self.state, self.batch, jax.random.key(0))
     return metrics
 
-  times = {'step': [], 'product': []}
-  for _ in range(2):
-    seconds(run_step), seconds(lambda: product(left, right))
-  for _ in range(_REPEATS.value):
-    times['product'].append(seconds(lambda: product(left, right)))
-    times['step'].append(seconds(run_step))
-    times['product'].append(seconds(lambda: product(left, right)))
-  step_time, product_time = (statistics.median(times[k]) for k in ('step', 'product'))
-  step_rate, product_rate = flops / step_time, 2.0 * n * d * 768 / product_time
-  print(f'device            {mesh.size} x {jax.devices()[0].device_kind}')
-  videos, captions = (
-    f'{_VIDEOS.value} videos x {_FRAMES.value} frames',
-    f'{_CAPTIONS.value} captions x {_WORDS.value} words',
-  )
-  print(f'batch             {videos}, {captions}')
-  print(f'step              {step_time:.3f} s (median of {_REPEATS.value}; least {min(times["step"]):.3f})')
-  print(f'operations        {flops / 1e9:.0f} GFLOP a step (cost analysis of the compiled step)')
-  print(f'temporary memory  {memory.temp_size_in_bytes / 2**30:.2f} GiB')
-  print(f'step rate         {step_rate / 1e9:.1f} GFLOP/s')
-  print(f'product rate      {product_rate / 1e9:.1f} GFLOP/s ({n} x {d} by {d} x 768, {product_time * 1e3:.0f} ms)')
-  print(f'share             {100 * step_rate / product_rate:.1f}%')
+  @property
+  def temporary_bytes(self) -> int:
+    """What the compiler reserves besides arguments and results, a device."""
+    return self.compiled.memory_analysis().temp_size_in_bytes
 
-  if _TRACE.value:
-    with jax.profiler.trace(_TRACE.value):
-      seconds(run_step), seconds(run_step)
+
+def make_config(model: str, form: str, videos: int) -> ml_collections.ConfigDict:
+  """Returns the recipe of a model of lengths in one form, encoded in parts of at most 128 videos."""
+  config = RECIPES[model].get_config()
+  with config.unlocked():
+    config.data.batch_videos = videos
+    config.training.micro_batches = max(1, videos // 128)
+    if form == 'baseline':
+      config.data.packing, config.similarity.form = False, 'plain'
+      config.data.frame_sizes, config.data.word_sizes = (config.data.max_frames,), (config.data.max_words,)
+  return config
+
+
+def make_step(model: str, form: str, videos: int) -> Step:
+  """Compiles the step of a form for a batch of so many videos of a model."""
+  config, mesh = make_config(model, form, videos), sharding.make_mesh()
+  student, options = recipe.make_student(config), recipe.make_objective_options(config)
+  batch = random_batch(model, recipe.make_pipeline_options(config, mesh.size, teacher=True))
+  optimizer, rate = recipe.make_optimizer(config, 100)
+  sizes = models.SIZES[model]
+  state = create_state(lambda: init_parameters(student, jax.random.key(0), *sizes[:2]), optimizer, mesh)
+  step = make_train_step(student, optimizer, recipe.make_coefficients(config, 100), rate, options, mesh)
+  batch = sharding.shard_batch(batch, mesh)
+  flops = product_flops(step, state, batch, jax.random.key(0))
+  compiled = step.lower(state, batch, jax.random.key(0)).compile()
+  return Step(config, student, options, batch, state, compiled, flops)
+
+
+def contrast_bytes(step: Step) -> int:
+  """Returns the temporary memory of similarities and losses alone, with their gradient, for the batch of a step."""
+  hidden, mesh = step.config.model.hidden, sharding.make_mesh()
+  rows = lambda layout, *shape: jax.ShapeDtypeStruct(  # noqa: E731
+    (layout.slot.shape[0], *shape), step.student.dtype, sharding=sharding.rows(mesh)
+  )
+  embeddings = Embeddings(
+    {n: rows(step.batch.frames, step.batch.frames.slot.shape[1], hidden) for n in step.student.branch_names},
+    {n: rows(step.batch.tokens, step.batch.tokens.slots, hidden) for n in step.student.branch_names},
+  )
+  loss = functools.partial(
+    contrast,
+    coefficients=recipe.make_coefficients(step.config, 100)(jnp.asarray(0)),
+    key=jax.random.key(0),
+    options=step.options,
+    mesh=mesh,
+  )
+  compiled = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(embeddings, step.batch).compile()
+  return compiled.memory_analysis().temp_size_in_bytes
+
+
+def measure(model: str, forms: tuple[str, ...], videos: int, repeats: int) -> dict[str, Any]:
+  """Times the forms and a plain product in turn.
+
+  Returns:
+    By form: seconds a step, FLOPs of its products, share of the product's rate, temporary bytes of the step and of
+    similarities and losses alone, share of padding among frames and tokens; and the product's rate.
+  """
+  steps = {form: make_step(model, form, videos) for form in forms}
+  rate = MatmulRate(videos * 128, models.SIZES[model][0], 768)
+  times, rates = {form: [] for form in forms}, []
+  for step in steps.values():
+    seconds(step.run)
+  for _ in range(repeats):
+    for form, step in steps.items():
+      rates.append(rate.measure())
+      times[form].append(seconds(step.run))
+  result: dict[str, Any] = {'model': model, 'videos': videos, 'product_rate': statistics.median(rates)}
+  for form, step in steps.items():
+    middle = statistics.median(times[form])
+    result[form] = {
+      'seconds': middle,
+      'videos_per_second': videos / middle,
+      'flops': step.flops,
+      'share_of_product_rate': step.flops / middle / result['product_rate'],
+      'temporary_bytes': step.temporary_bytes,
+      'contrast_temporary_bytes': contrast_bytes(step),
+      'padding_frames': float(1 - jnp.mean(step.batch.frames.mask)),
+      'padding_tokens': float(1 - jnp.mean(step.batch.tokens.mask)),
+    }
+  return result
+
+
+def table(result: dict[str, Any]) -> str:
+  """Formats what `measure` returned."""
+  lines = [f'{result["model"]}, {result["videos"]} videos; plain product {result["product_rate"] / 1e9:.1f} GFLOP/s']
+  for form in (f for f in FORMS if f in result):
+    r = result[form]
+    lines.append(
+      f'  {form:9s} {r["seconds"]:8.3f} s a step  {r["videos_per_second"]:7.1f} videos/s  '
+      f'{r["flops"] / 1e9:7.0f} GFLOP '
+      f'({r["share_of_product_rate"]:.0%} of the product)  temporary {r["temporary_bytes"] / 2**20:7.0f} MiB  '
+      f'similarity and losses {r["contrast_temporary_bytes"] / 2**20:7.1f} MiB  '
+      f'padding {r["padding_frames"]:.1%} of frames, {r["padding_tokens"]:.1%} of tokens'
+    )
+  if all(form in result for form in FORMS):
+    ratio = lambda key: result['packed'][key] / result['baseline'][key]  # noqa: E731
+    lines.append(
+      f'  packed over baseline: time {ratio("seconds"):.2f}, temporary memory {ratio("temporary_bytes"):.2f}, '
+      f'similarity and losses {ratio("contrast_temporary_bytes"):.3f}'
+    )
+  return '\n'.join(lines)
+
+
+def profile(model: str, form: str, videos: int, folder: pathlib.Path) -> dict[str, float]:
+  """Writes a profile of two steps (TensorBoard, Perfetto); returns the share of time by kind of operation."""
+  step = make_step(model, form, videos)
+  seconds(step.run)
+  with jax.profiler.trace(str(folder)):
+    seconds(step.run), seconds(step.run)
+  return time_by_kind(folder, step.compiled.as_text())
+
+
+def _flags(arguments: list[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--model', choices=RECIPES, default='tvr', help='lengths and sizes (default %(default)s)')
+  parser.add_argument('--videos', type=int, default=128, help='videos in the batch (default %(default)s)')
+  parser.add_argument('--forms', default=','.join(FORMS), help='packed, baseline or both (default)')
+  parser.add_argument('--repeats', type=int, default=5, help='timed repetitions (default %(default)s)')
+  parser.add_argument('--scaling', help='comma-separated numbers of videos to measure one after another')
+  parser.add_argument('--trace', type=pathlib.Path, help='folder for a profile of the first form')
+  parser.add_argument('--json', type=pathlib.Path, help='file to write the numbers to')
+  return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+  """Runs the benchmark and prints what it measured."""
+  flags = _flags(arguments)
+  forms = tuple(flags.forms.split(','))
+  if unknown := set(forms) - set(FORMS):
+    raise SystemExit(f'unknown form(s) {sorted(unknown)}; expected some of {", ".join(FORMS)}')
+  sizes = [int(size) for size in flags.scaling.split(',')] if flags.scaling else [flags.videos]
+  print(f'{jax.device_count()} x {jax.devices()[0].device_kind}', flush=True)
+  results = []
+  for videos in sizes:
+    results.append(measure(flags.model, forms, videos, flags.repeats))
+    print(table(results[-1]), flush=True)
+  if flags.trace:
     print('time of operations')
-    for kind, share in time_by_kind(pathlib.Path(_TRACE.value), compiled.as_text()).items():
+    for kind, share in profile(flags.model, forms[0], sizes[0], flags.trace).items():
       print(f'  {100 * share:5.1f}%  {kind}')
+  if flags.json:
+    flags.json.write_text(json.dumps(results, indent=2) + '\n', encoding='utf-8')
 
 
 if __name__ == '__main__':
-  logging.set_verbosity(logging.WARNING)
-  app.run(main)
+  main()

@@ -1,0 +1,75 @@
+"""Benchmark of checkpoints: seconds to save and to restore the training state of a recipe, and its bytes.
+
+python -m dlkd_jax.tools.benchmark_checkpoint
+python -m dlkd_jax.tools.benchmark_checkpoint --model=activitynet --repeats=10 --json=checkpoint.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import statistics
+import tempfile
+import time
+from typing import Any
+
+import jax
+
+from configs import activitynet, tvr
+from dlkd_jax import sharding
+from dlkd_jax.models.student import init_parameters
+from dlkd_jax.tools import lengths as models
+from dlkd_jax.training import recipe
+from dlkd_jax.training.checkpoints import Checkpoints, Progress
+from dlkd_jax.training.state import create_state
+
+RECIPES = {'tvr': tvr, 'activitynet': activitynet}
+
+
+def measure(model: str, repeats: int) -> dict[str, Any]:
+  """Saves and restores a state `repeats` times; returns median seconds of both, and bytes in memory and on disk."""
+  config, mesh = RECIPES[model].get_config(), sharding.make_mesh()
+  student, (optimizer, _) = recipe.make_student(config), recipe.make_optimizer(config, 100)
+  sizes = models.SIZES[model]
+  state = create_state(lambda: init_parameters(student, jax.random.key(0), *sizes[:2]), optimizer, mesh)
+  jax.block_until_ready(state)
+  saving, restoring = [], []
+  with tempfile.TemporaryDirectory() as folder:
+    checkpoints = Checkpoints(pathlib.Path(folder))
+    for step in range(1, repeats + 1):
+      start = time.perf_counter()
+      checkpoints.save(step, state, Progress({'batches': step}))
+      saving.append(time.perf_counter() - start)
+      start = time.perf_counter()
+      jax.block_until_ready(checkpoints.restore(step, state))
+      restoring.append(time.perf_counter() - start)
+    newest = pathlib.Path(folder) / 'checkpoints' / str(repeats)
+    on_disk = sum(path.stat().st_size for path in newest.rglob('*') if path.is_file())
+  return {
+    'model': model,
+    'save_seconds': statistics.median(saving),
+    'restore_seconds': statistics.median(restoring),
+    'state_bytes': sum(x.nbytes for x in jax.tree.leaves(state)),
+    'disk_bytes': on_disk,
+  }
+
+
+def main(arguments: list[str] | None = None) -> None:
+  """Runs the benchmark and prints what it measured."""
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--model', choices=RECIPES, default='tvr', help='whose state (default %(default)s)')
+  parser.add_argument('--repeats', type=int, default=5, help='(default %(default)s)')
+  parser.add_argument('--json', type=pathlib.Path, help='file to write the numbers to')
+  flags = parser.parse_args(arguments)
+  found = measure(flags.model, flags.repeats)
+  print(
+    f'{flags.model}: state of {found["state_bytes"] / 2**20:.0f} MiB, {found["disk_bytes"] / 2**20:.0f} MiB on disk; '
+    f'save {found["save_seconds"]:.2f} s, restore {found["restore_seconds"]:.2f} s (medians of {flags.repeats})'
+  )
+  if flags.json:
+    flags.json.write_text(json.dumps(found, indent=2) + '\n', encoding='utf-8')
+
+
+if __name__ == '__main__':
+  main()
