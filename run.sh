@@ -5,12 +5,14 @@
 #   ./run.sh test         the tests; further arguments go to pytest (--slow adds the slow ones)
 #   ./run.sh --config.seed=1   arguments of dlkd_jax.main override the recipe
 #
-# PYTHON names the interpreter to make the environment with (3.11 or newer), DLKD_VENV its folder.
+# PYTHON names the interpreter to make the environment with (3.11 or newer), DLKD_VENV its folder, DLKD_EXTRAS the extras
+# of setup.py to install: test,tpu adds the compiler for TPUs, and with it the tests that compile for them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 python=${PYTHON:-python3}
 venv=${DLKD_VENV:-.venv}
+extras=${DLKD_EXTRAS:-test}
 data=runs/data
 workdir=runs/demo
 
@@ -22,14 +24,21 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
 fi
 
 # The stamp is written last, so an installation that was interrupted is done again.
-stamp="$venv/.installed-$(cat setup.py constraints.txt | cksum | cut -d' ' -f1)"
+stamp="$venv/.installed-$extras-$(cat setup.py constraints.txt | cksum | cut -d' ' -f1)"
 if [ ! -e "$stamp" ]; then
   say "installing into $venv (once; about a minute)"
   [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$extras]"
   touch "$stamp"
 fi
 python="$venv/bin/python"
+
+# Where the TPU's compiler is installed and nothing but a CPU is there, JAX would look for a TPU at each start, and complain.
+there() { [ -n "$(compgen -G "$1")" ]; }
+if [ -z "${JAX_PLATFORMS:-}" ] && there "$venv/lib/python3*/site-packages/libtpu" &&
+  ! there '/dev/accel*' && ! there '/dev/vfio/[0-9]*' && ! there '/dev/nvidia[0-9]*'; then
+  export JAX_PLATFORMS=cpu
+fi
 
 if [ "${1:-}" = test ]; then
   shift

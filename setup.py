@@ -37,6 +37,6 @@ setup(
     'cuda': ['jax[cuda12]'],
     'test': ['hypothesis', 'psutil', 'pytest', 'ruff'],
     'torch': ['torch'],  # Only to read the authors' checkpoints.
-    'tpu': ['jax[tpu]'],
+    'tpu': ['jax[tpu]'],  # Also to compile for TPUs where there is none.
   },
 )
