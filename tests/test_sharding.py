@@ -74,7 +74,8 @@ def test_mesh_and_placement():
   assert sharding.make_mesh(model=4).shape == {'data': len(jax.devices()) // 4, 'model': 4}
   with pytest.raises(ValueError, match='model is 3, and there are 8 devices'):
     sharding.make_mesh(model=3)
-  assert sharding.rows(mesh).spec == PartitionSpec(sharding.BATCH_AXES) and sharding.replicated(mesh).spec == PartitionSpec()
+  assert sharding.rows(mesh).spec == PartitionSpec(sharding.BATCH_AXES)
+  assert sharding.replicated(mesh).spec == PartitionSpec()
   batch = worlds.make_batch()
   placed = sharding.shard_batch(batch, mesh)
   for array, original in zip(jax.tree.leaves(placed), jax.tree.leaves(batch), strict=True):
