@@ -35,7 +35,7 @@ setup(
   ],
   extras_require={
     'cuda': ['jax[cuda12]'],
-    'test': ['hypothesis', 'psutil', 'pytest', 'ruff'],
+    'test': ['hypothesis', 'psutil', 'pytest', 'pytest-xdist', 'ruff'],
     'torch': ['torch'],  # Only to read the authors' checkpoints.
     'tpu': ['jax[tpu]'],  # Also to compile for TPUs where there is none.
   },

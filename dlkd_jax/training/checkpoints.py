@@ -14,6 +14,7 @@ import json
 import pathlib
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -110,7 +111,7 @@ class Checkpoints:
       raise
     except Exception as error:  # Of the system or of Orbax, which has no type of its own for a full disk.
       if cluster.is_main():
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove_while_written(partial)
       newest = max(self._steps(), default=None)
       there = 'none was saved before' if newest is None else f'the newest whole one is of step {newest}'
       raise CheckpointError(
@@ -270,6 +271,14 @@ def _arrays(tree: Any) -> dict[str, str]:
 def _remove(folder: pathlib.Path) -> None:
   if folder.exists():
     shutil.rmtree(folder)
+
+
+def _remove_while_written(folder: pathlib.Path, seconds: float = 5.0) -> None:
+  """Removes a folder that threads of a failed save may still be writing to; what is left then, the next start removes."""
+  until = time.monotonic() + seconds
+  while folder.exists() and time.monotonic() < until:
+    shutil.rmtree(folder, ignore_errors=True)
+    time.sleep(0.05)
 
 
 def _brief(error: BaseException) -> str:

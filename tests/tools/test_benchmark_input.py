@@ -21,7 +21,12 @@ def test_it_runs_small(tmp_path, capsys, monkeypatch):
   assert packed['shapes'] <= 4 and packed['batch_ms'] > 0
 
 
-@pytest.mark.parametrize('model', lengths.MODELS)
+def test_the_full_model_leaves_nothing_to_pack():
+  found = lengths.full(10)
+  assert set(found.student) == set(found.teacher) == {128} and set(found.tokens) == {30} and len(found) == 10
+
+
+@pytest.mark.parametrize('model', ['tvr', 'activitynet'])
 def test_models_are_as_described(model):
   found = lengths.MODELS[model]()
   frames = np.minimum(found.student, 128).mean()
