@@ -274,7 +274,7 @@ def _remove(folder: pathlib.Path) -> None:
 
 
 def _remove_while_written(folder: pathlib.Path, seconds: float = 5.0) -> None:
-  """Removes a folder that threads of a failed save may still be writing to; what is left then, the next start removes."""
+  """Removes a folder that threads of a failed save may still be writing to; what is left goes at the next start."""
   until = time.monotonic() + seconds
   while folder.exists() and time.monotonic() < until:
     shutil.rmtree(folder, ignore_errors=True)
