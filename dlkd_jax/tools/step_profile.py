@@ -11,7 +11,7 @@ import re
 # First match wins. An operation is named by the path of modules and primitives that it came from.
 KINDS = (
   ('matrix products', r'dot_general'),
-  ('dropout: random bits and masks', r'Dropout'),
+  ('dropout: random bits and masks', r'dropout|draw_seeds|fold_in'),
   ('layer normalisation', r'norm'),
   ('attention: softmax, scores', r'attention'),
   ('encoders: other (ReLU, positions, biases)', r'encode_'),
