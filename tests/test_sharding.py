@@ -45,7 +45,7 @@ def test_neither_packing_nor_uneven_shares_change_anything(one_device, devices):
 def test_split_parameters_give_the_same(one_device, monkeypatch):
   step, expected = one_device
   monkeypatch.setattr(sharding, '_SPLIT_FROM', 16)
-  world = worlds.World(4, 0.3, worlds.DRAWN, model=2)
+  world = worlds.world(4, 0.3, worlds.DRAWN, model=2)
   assert sum(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(world.create().params)) > 10
   assert_same(world.run(worlds.packed_batch(4), step), expected)
   state, _ = world.step(world.state(), sharding.shard_batch(worlds.packed_batch(4), world.mesh), jax.random.key(0))
