@@ -25,7 +25,7 @@ from dlkd_jax.retrieval.join import own_columns, real_ids, require_finite, requi
 from dlkd_jax.retrieval.metrics import FUSION_WEIGHTS, RetrievalMetrics, metrics_from_ranks
 from dlkd_jax.retrieval.processes import EvaluationInterrupted, Processes
 from dlkd_jax.retrieval.scoring import Array
-from dlkd_jax.retrieval.sharded_gallery import GalleryBuilder, ShardedGallery, local_mesh, split_rows
+from dlkd_jax.retrieval.sharded_gallery import GalleryBuilder, ShardedGallery, encoding_mesh, split_rows
 
 __all__ = ['Encoders', 'EvaluationInterrupted', 'EvaluationOptions', 'EvaluationResult', 'evaluate']
 
@@ -172,11 +172,11 @@ def _one_device() -> Mesh:
 
 
 def _on_this_process(params: Any, mesh: Mesh, processes: Processes) -> Any:
-  """Puts parameters on this process's devices, all of them on each where there are several processes.
+  """Puts parameters on the devices that this process encodes on, whole on each where there are several processes.
 
   One process leaves parameters as they lie on the mesh, split or not.
   """
-  whole = NamedSharding(local_mesh(mesh), PartitionSpec())
+  whole = NamedSharding(encoding_mesh(mesh), PartitionSpec())
   if processes.several:
     # Parameters may be split over processes, and the encoders run in each process apart.
     gather = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))
@@ -192,7 +192,7 @@ def _on_this_process(params: Any, mesh: Mesh, processes: Processes) -> Any:
 
 def _encode_captions(params, blocks, encode_tokens, options, mesh, processes, should_stop) -> _Queries:
   """First pass: one vector a caption for each branch, and the teacher's."""
-  local = local_mesh(mesh)
+  local = encoding_mesh(mesh)
   collected: dict[str, list[Array]] = {}
   caption_ids: list[str] = []
   video_ids: list[str] = []
@@ -235,7 +235,7 @@ def _encode_captions(params, blocks, encode_tokens, options, mesh, processes, sh
 
 def _encode_gallery(params, blocks, num_videos, encode_frames, teacher, mesh, processes, should_stop) -> ShardedGallery:
   """Second pass: the frames of all videos, on the devices."""
-  local, builder = local_mesh(mesh), GalleryBuilder(mesh)
+  local, builder = encoding_mesh(mesh), GalleryBuilder(mesh)
 
   def encode(block: VideoBlock) -> None:
     real = np.asarray(block.video_mask)

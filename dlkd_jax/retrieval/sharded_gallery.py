@@ -48,6 +48,24 @@ def local_mesh(mesh: Mesh) -> Mesh:
   return Mesh(np.asarray(devices), ('local',), axis_types=(AxisType.Auto,))
 
 
+def encoding_mesh(mesh: Mesh) -> Mesh:
+  """Returns the mesh on which a process runs programs of its own: its devices, or its first one alone.
+
+  On large TPU v5e slices, of several hosts, programs run on all chips of the slice or on a single
+  one; the compiler refuses those over the chips of one host.
+  """
+  local = local_mesh(mesh)
+  if not _all_or_one(mesh):
+    return local
+  return Mesh(local.devices[:1], local.axis_names, axis_types=(AxisType.Auto,))
+
+
+def _all_or_one(mesh: Mesh) -> bool:
+  """Whether programs over some of the devices are refused: seen with v5e slices of 32 chips and more."""
+  kind = mesh.devices.flat[0].device_kind.lower()
+  return mesh.size >= 32 and mesh.size > local_mesh(mesh).size and ('v5 lite' in kind or 'v5e' in kind)
+
+
 def split_rows(array, mesh: Mesh, what: str) -> jax.Array:
   """Splits the first axis over the devices of a process.
 
@@ -68,8 +86,9 @@ class GalleryBuilder:
   def __init__(self, mesh: Mesh, segment_bytes: int = _SEGMENT_BYTES):
     """Takes all devices, and how large a segment may be on one of them."""
     self.video_ids: list[str] = []
-    self._mesh, self._local = mesh, local_mesh(mesh)
-    self._segment_bytes = segment_bytes
+    self._mesh, self._local, self._encoding = mesh, local_mesh(mesh), encoding_mesh(mesh)
+    # Blocks are joined by a program over the process's devices; where there can be none, each is a segment.
+    self._segment_bytes = segment_bytes if self._encoding == self._local else 0
     self._shape: dict | None = None  # What all blocks share: videos of a block, size and type of each scorer.
     self._waiting: dict[int, list[dict[str, jax.Array]]] = {}  # By frames: blocks that are not yet in a segment.
     self._segments: dict[int, list[dict[str, jax.Array]]] = {}
@@ -79,7 +98,7 @@ class GalleryBuilder:
     """Adds one block; its real videos come first.
 
     Args:
-      frames: scorer → `[b, L, H]`, split over this process's devices.
+      frames: scorer → `[b, L, H]`, split over the devices of `encoding_mesh`.
       masks: scorer → `[b, L]` bool.
       ids: of the real videos.
 
@@ -99,7 +118,10 @@ class GalleryBuilder:
     columns = np.full(rows, -1, np.int32)
     columns[: len(ids)] = len(self.video_ids) + np.arange(len(ids))
     self.video_ids += ids
-    self._append(length, prepare_frames(frames, masks, mesh=self._local), columns)
+    prepared = prepare_frames(frames, masks, mesh=self._encoding)
+    if self._encoding != self._local:
+      prepared = {name: split_rows(array, self._local, 'videos') for name, array in prepared.items()}
+    self._append(length, prepared, columns)
 
   def wait(self) -> None:
     """Waits until at most the last block is being encoded, so that the blocks' inputs do not pile up."""

@@ -1,6 +1,8 @@
 """Blockwise evaluation against plain loops; invariance to blocks, padding, order and devices; its errors."""
 
 import dataclasses
+import types
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 from dlkd_jax.models.student import Student, init_parameters
-from dlkd_jax.retrieval import metrics
+from dlkd_jax.retrieval import metrics, sharded_gallery
 from dlkd_jax.retrieval.evaluation import EvaluationInterrupted, EvaluationOptions, evaluate
 from dlkd_jax.retrieval.evaluator import Evaluator
 from dlkd_jax.sharding import make_mesh
@@ -125,6 +127,36 @@ def test_devices_do_not_matter(devices):
   for name in ALL:
     np.testing.assert_allclose(found.scores[name], expected.scores[name], atol=1e-6)
     np.testing.assert_array_equal(found.ranks[name], expected.ranks[name])
+
+
+def test_encoding_on_one_device_alone_gives_the_same(monkeypatch):
+  # As on large TPU v5e slices, where programs over some of the devices are refused.
+  world = worlds.make_world(videos=21)
+  expected = _run(world, dataclasses.replace(KEEP, mesh=make_mesh()), videos=8)
+  monkeypatch.setattr(sharded_gallery, '_all_or_one', lambda mesh: True)
+  found = _run(world, dataclasses.replace(KEEP, mesh=make_mesh()), videos=8)
+  for name in ALL:
+    np.testing.assert_allclose(found.scores[name], expected.scores[name], atol=1e-6)
+    np.testing.assert_array_equal(found.ranks[name], expected.ranks[name])
+
+
+def test_which_slices_run_programs_on_all_devices_or_one():
+  def mesh(kind, devices, processes):
+    each = devices // processes
+    fakes = [types.SimpleNamespace(device_kind=kind, process_index=i // each) for i in range(devices)]
+    local = types.SimpleNamespace(size=each)
+    return types.SimpleNamespace(devices=np.array(fakes), size=devices), local
+
+  for kind, devices, processes, expected in (
+    ('TPU v5 lite', 256, 64, True),
+    ('TPU v5 lite', 16, 4, False),
+    ('TPU v5e', 32, 8, True),
+    ('TPU v5', 256, 64, False),
+    ('cpu', 64, 2, False),
+  ):
+    whole, local = mesh(kind, devices, processes)
+    with mock.patch.object(sharded_gallery, 'local_mesh', lambda _, local=local: local):
+      assert sharded_gallery._all_or_one(whole) is expected, (kind, devices)
 
 
 @pytest.mark.parametrize('keep', [True, False])

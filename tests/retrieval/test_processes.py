@@ -44,8 +44,9 @@ def _two(case):
 
 
 @pytest.mark.slow
-def test_two_processes_find_what_one_finds():
-  first, second = _two('agree')
+@pytest.mark.parametrize('case', ['agree', 'one chip'])
+def test_two_processes_find_what_one_finds(case):
+  first, second = _two(case)
   assert 'error' not in first, first
   assert first == second
   one = one_of_two.run(make_mesh(jax.devices()[:4], model=2), 0, 1, 'agree') | {'bytes': first['bytes']}
