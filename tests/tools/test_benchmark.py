@@ -63,7 +63,8 @@ def test_one_table_and_json_of_the_sections_asked_for(tmp_path, capfd):
   benchmark.main(['--sections=checkpoint', '--quick', f'--json={tmp_path / "found.json"}'])
   assert '| checkpoint, tvr,' in capfd.readouterr().out
   (found,) = json.loads((tmp_path / 'found.json').read_text())['checkpoint']
-  assert found['save_seconds'] > 0 and found['disk_bytes'] > found['state_bytes'] * 0.5
+  # The optimiser's moments are zeros still, and take no room on disk.
+  assert found['save_seconds'] > 0 and found['disk_bytes'] > found['state_bytes'] * 0.2
 
 
 def test_unknown_sections_are_refused(capsys):

@@ -79,10 +79,14 @@ class Case:
     self.objective = objective
 
 
-CASES = [(name, 'blocked') for name in FILES] + [('step_soft', 'plain'), ('step_soft', 'pallas')]
+# The kernel is interpreted here, which is slow.
+CASES = [(name, 'blocked') for name in FILES] + [
+  ('step_soft', 'plain'),
+  pytest.param(('step_soft', 'pallas'), marks=pytest.mark.slow),
+]
 
 
-@pytest.fixture(params=CASES, ids=' '.join, scope='module')
+@pytest.fixture(params=CASES, ids=str, scope='module')
 def case(request):
   return Case(*request.param)
 

@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from dlkd_jax import sharding
 from dlkd_jax.models.student import init_parameters
 from dlkd_jax.retrieval import scoring
+from dlkd_jax.retrieval.sharded_gallery import encoding_mesh
 from dlkd_jax.tools.planning.topologies import Topology
 from dlkd_jax.tools.planning.workload import Workload, abstract_batch
 from dlkd_jax.training import recipe
@@ -98,15 +99,14 @@ def evaluation_step(config: ml_collections.ConfigDict, topology: Topology, galle
 
 
 def encoding_step(config: ml_collections.ConfigDict, topology: Topology, workload: Workload) -> jax.stages.Traced:
-  """Traces the encoding of one block of the gallery's videos, on the devices of one process.
+  """Traces the encoding of one block of the gallery's videos, on the devices that one process encodes on.
 
   Args:
     config: the recipe; `config.evaluation.block_videos` videos, made up to a multiple of the devices.
-    topology: its first process's devices are taken.
+    topology: the devices of its first process are taken, or one alone where programs over some are refused.
     workload: for the feature size.
   """
-  first = topology.devices[0].process_index
-  mesh = sharding.make_mesh([device for device in topology.devices if device.process_index == first])
+  mesh = encoding_mesh(sharding.make_mesh(topology.devices))
   student = recipe.make_student(config, topology.platform)
   videos, length = -(-config.evaluation.block_videos // mesh.size) * mesh.size, config.data.max_frames
 
@@ -117,7 +117,7 @@ def encoding_step(config: ml_collections.ConfigDict, topology: Topology, workloa
   params = _place(jax.eval_shape(_make_params(student, workload)), sharding.replicated(mesh))
   frames = jax.ShapeDtypeStruct((videos, length, workload.features[0]), jnp.float32)
   mask = jax.ShapeDtypeStruct((videos, length), jnp.bool_)
-  return jax.jit(encode).trace(params, *_place((frames, mask), sharding.rows(mesh)))
+  return jax.jit(encode).trace(params, *_place((frames, mask), NamedSharding(mesh, scoring.over_devices(mesh))))
 
 
 def _make_params(student, workload: Workload):
