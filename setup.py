@@ -17,6 +17,7 @@ setup(
   install_requires=[
     'absl-py',
     'array_record',
+    'av',  # Decodes videos; its wheels bring FFmpeg along.
     'chex',
     'etils',
     'flax>=0.12',
@@ -28,9 +29,11 @@ setup(
     'numpy',
     'optax',
     'orbax-checkpoint>=0.12',
+    'pillow',
     'safetensors',
     'tensorboardX',
     'tensorflow-datasets>=4.9.10',
+    'tokenizers',
     'tqdm',
   ],
   extras_require={
