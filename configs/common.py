@@ -9,6 +9,7 @@
 | single | the inheritance branch alone |
 | no_teacher | no distillation, and soft labels that follow the student itself; needs no teacher features |
 | random_split | draw the rows that keep hard labels at random, instead of taking the first of the sorted batch |
+| uniform_negatives | draw the triplet's negatives among all wrong ones in every epoch, not among the best-scoring |
 | seed=N | seed of initialisation, data order, dropout and draws |
 | epochs=N | length of the training and of its learning-rate schedule |
 """
@@ -24,6 +25,7 @@ ARGUMENTS = {
   'single': False,
   'no_teacher': False,
   'random_split': False,
+  'uniform_negatives': False,
   'seed': 0,
   'epochs': 0,  # 0: the recipe's own.
 }
@@ -130,4 +132,6 @@ def finish(config: ml_collections.ConfigDict, arg: str | None) -> ml_collections
     config.training.epochs = 2
   if arguments.epochs:
     config.training.epochs = arguments.epochs
+  if arguments.uniform_negatives:
+    config.loss.hard_negative_start_epoch = config.training.epochs
   return config.lock()

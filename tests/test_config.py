@@ -111,7 +111,8 @@ def test_published_values(name):
 
 
 def test_arguments_reach_their_fields():
-  config = get_config('tvr', 'hard,single,no_teacher,random_split,seed=3,epochs=5')
+  config = get_config('tvr', 'hard,single,no_teacher,random_split,uniform_negatives,seed=3,epochs=5')
+  assert config.loss.hard_negative_start_epoch == config.training.epochs  # Never.
   assert not (config.loss.soft_labels or config.model.dual or config.loss.teacher)
   assert config.loss.random_split and config.seed == 3 and config.training.epochs == 5
   debug = get_config('tvr', 'debug')
