@@ -49,8 +49,12 @@ class Source(NamedTuple):
   epoch: int | None = None
 
 
-def load_torch_checkpoint(path: pathlib.Path) -> Any:
+def load_torch_checkpoint(path: pathlib.Path, expected: str = 'the .ckpt of the release') -> Any:
   """Reads a torch checkpoint without executing anything of it; an EasyDict in it becomes an OrderedDict.
+
+  Args:
+    path: the file.
+    expected: what it should be, for messages.
 
   Raises:
     ModuleNotFoundError: PyTorch is not installed.
@@ -74,8 +78,8 @@ def load_torch_checkpoint(path: pathlib.Path) -> Any:
       ) from error
     reason = re.search(r'WeightsUnpickler error: (.*)', str(error)) or re.search('(.*)', str(error))
     raise ValueError(
-      f'{path} is not a whole torch checkpoint ({type(error).__name__}: {reason[1]}); expected the .ckpt of the '
-      f'release. Download or copy it again and compare its size.'
+      f'{path} is not a whole torch checkpoint ({type(error).__name__}: {reason[1]}); expected {expected}. '
+      f'Download or copy it again and compare its size.'
     ) from error
 
 
