@@ -28,6 +28,7 @@ ROOMS = {
     'dlkd_jax.layout',
     'dlkd_jax.sharding',
   ),
+  'dlkd_jax.video': ('dlkd_jax.models', 'dlkd_jax.files', 'dlkd_jax.layout', 'dlkd_jax.sharding'),
   'tfds_builders': (),
 }
 
