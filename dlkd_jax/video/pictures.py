@@ -12,6 +12,11 @@ _HIGH_DEFINITION = 720
 _UNTAGGED = 2
 
 
+def untagged_space(height: int) -> str:
+  """The colour space, by PyAV's name, that frames of this height are taken to have if they do not say."""
+  return 'ITU709' if height >= _HIGH_DEFINITION else 'ITU601'
+
+
 def _matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
   """The display matrix (a, b, c, d): pixel (x, y) is shown at (ax + cy, bx + dy); unity where there is none."""
   for data in frame.side_data:
@@ -65,7 +70,7 @@ class Converter:
       uint8 [H, W, 3], RGB, turned and mirrored as the frame's display matrix says; read-only.
     """
     width, height = _unturned_size(frame, aspect, self._max_side)
-    guess = 'ITU709' if frame.colorspace == _UNTAGGED and frame.height >= _HIGH_DEFINITION else None
+    guess = untagged_space(frame.height) if frame.colorspace == _UNTAGGED else None
     image = self._reformatter.reformat(
       frame, width, height, 'rgb24', src_colorspace=guess, interpolation='BICUBIC', threads=1
     ).to_ndarray()
