@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Sequence
@@ -31,6 +32,15 @@ class SheetRow:
 
   title: str
   cells: Sequence[SheetCell]
+
+
+@functools.cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+  """DejaVu where the system has it, since it knows many alphabets; otherwise Pillow's own, which knows English."""
+  try:
+    return ImageFont.truetype('DejaVuSans.ttf', size)
+  except OSError:
+    return ImageFont.load_default(size)
 
 
 def _lines(text: str, font: ImageFont.FreeTypeFont, width: int, most: int | None = None) -> list[str]:
@@ -76,14 +86,14 @@ class _Sheet:
     return self.bands[-1]
 
   def text(self, text: str, size: int) -> None:
-    font = ImageFont.load_default(size)
+    font = _font(size)
     lines = _lines(text, font, self.width - 2 * _MARGIN)
     band = ImageDraw.Draw(self.space(len(lines) * (size + 6) + 4))
     for n, line in enumerate(lines):
       band.text((_MARGIN, n * (size + 6)), line, _INK, font)
 
   def cells(self, cells: Sequence[SheetCell], width: int, height: int) -> None:
-    font = ImageFont.load_default(_LABEL)
+    font = _font(_LABEL)
     labels = [_lines(cell.label, font, width, _LABEL_LINES) for cell in cells]
     step = _LABEL + 4
     band = self.space(height + 2 * _BORDER + max(map(len, labels), default=0) * step + _GAP)

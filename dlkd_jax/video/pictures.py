@@ -58,6 +58,7 @@ class Converter:
     """`max_side`: the longer side is shrunk to this many pixels; a smaller picture is left as it is."""
     self._max_side = max_side
     self._reformatter = av.video.reformatter.VideoReformatter()  # One for all frames: it keeps its tables.
+    self._turns: dict[int, tuple[int, int, int, int]] = {}
 
   def __call__(self, frame: av.VideoFrame, aspect: Fraction | None = None) -> np.ndarray:
     """Converts one frame.
@@ -74,7 +75,10 @@ class Converter:
     image = self._reformatter.reformat(
       frame, width, height, 'rgb24', src_colorspace=guess, interpolation='BICUBIC', threads=1
     ).to_ndarray()
-    a, b, c, d = _matrix(frame)
+    # A frame whose side data was read stays in memory until a garbage collection: read one for each rotation.
+    if frame.rotation not in self._turns:
+      self._turns[frame.rotation] = _matrix(frame)
+    a, b, c, d = self._turns[frame.rotation]
     if abs(b) > abs(a):
       image, a, d = image.transpose(1, 0, 2), c, b
     image = np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

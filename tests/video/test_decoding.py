@@ -1,5 +1,6 @@
 """Tests of decoding and sampling: the right frame at the right time, and every kind of broken file reported."""
 
+import gc
 import itertools
 import json
 import os
@@ -175,6 +176,18 @@ class _Pipe:
 
   def __init__(self, file):
     self.write = file.write
+
+
+def test_frames_are_let_go_at_once_and_not_at_a_garbage_collection(tmp_path):
+  path = films.render(tmp_path / 'a.mp4', films.steady(100), rotation=90)
+  gc.collect()
+  gc.disable()
+  try:
+    samples = list(decoding.sample_frames(path, 25))
+    held = sum(isinstance(thing, av.VideoFrame) for thing in gc.get_objects())
+  finally:
+    gc.enable()
+  assert len(samples) == 100 and held < 5
 
 
 def test_stopping_early_closes_the_file(tmp_path):
