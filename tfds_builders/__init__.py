@@ -1,6 +1,6 @@
 """Data sets for partially relevant video retrieval, built and read with TFDS, without TensorFlow.
 
-Importing this package registers tvr_prvr, activitynet_prvr and charades_prvr (from feature packs)
+Importing this package registers tvr_prvr, activitynet_prvr, charades_prvr and composites_prvr (from feature packs)
 and synthetic_prvr (generated), so that `tfds.builder('charades_prvr', data_dir=…)` finds them.
 """
 
@@ -8,6 +8,7 @@ from tfds_builders.activitynet_prvr.activitynet_prvr_dataset_builder import (
   Builder as ActivitynetPrvr,
 )
 from tfds_builders.charades_prvr.charades_prvr_dataset_builder import Builder as CharadesPrvr
+from tfds_builders.composites_prvr.composites_prvr_dataset_builder import Builder as CompositesPrvr
 from tfds_builders.errors import PackError
 from tfds_builders.options import BuildOptions
 from tfds_builders.synthetic_prvr.synthetic_prvr_dataset_builder import Builder as SyntheticPrvr
@@ -17,6 +18,7 @@ __all__ = [
   'ActivitynetPrvr',
   'BuildOptions',
   'CharadesPrvr',
+  'CompositesPrvr',
   'PackError',
   'SyntheticPrvr',
   'TvrPrvr',

