@@ -28,7 +28,13 @@ ROOMS = {
     'dlkd_jax.layout',
     'dlkd_jax.sharding',
   ),
-  'dlkd_jax.video': ('dlkd_jax.models', 'dlkd_jax.files', 'dlkd_jax.layout', 'dlkd_jax.sharding'),
+  'dlkd_jax.video': (
+    'dlkd_jax.models',
+    'dlkd_jax.files',
+    'dlkd_jax.layout',
+    'dlkd_jax.sharding',
+    'tfds_builders',  # Extraction packs what it extracted.
+  ),
   'tfds_builders': (),
 }
 

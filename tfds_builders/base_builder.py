@@ -20,7 +20,7 @@ from absl import logging
 from array_record.python import array_record_module
 from tensorflow_datasets.core import example_serializer
 
-from tfds_builders import errors, lengths, progress, records
+from tfds_builders import earlier, errors, lengths, progress, records
 
 _RECORD_VERSION = 1
 
@@ -83,7 +83,7 @@ class PrvrBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     kwargs.pop('download_dir', None)
     download_config = download_config or tfds.download.DownloadConfig()
     manual_dir = pathlib.Path(download_config.manual_dir) if download_config.manual_dir else None
-    with _only_builder(pathlib.Path(self.data_path).parent):
+    with only_builder(pathlib.Path(self.data_path).parent):
       self._remove_leftovers()
       if self.data_path.exists() and not download_config.download_mode.overwrite_dataset:
         self.check_same(manual_dir)
@@ -106,7 +106,11 @@ class PrvrBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     Raises:
       BuiltDifferentlyError: it is not; the message says where the two differ.
     """
-    built = json.loads(json.dumps(dict(self.info.metadata.items())))
+    self._check_like(self.info, manual_dir)
+
+  def _check_like(self, info: tfds.core.DatasetInfo, manual_dir: pathlib.Path | None) -> None:
+    """Checks that the finished set of `info` was made as this builder would; arguments and errors of `check_same`."""
+    built = json.loads(json.dumps(dict(info.metadata.items())))
     differences = _differences(built.get('options', {}), self._requested())
     files = self._source_files(manual_dir)
     if files is not None:
@@ -148,43 +152,57 @@ class PrvrBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
       splits={split: count.as_json() for split, count in counts.items()},
     )
 
+  def _earlier(self) -> earlier.EarlierVersion | None:
+    """Returns a finished version of this set that the one to be written goes on from; None: it starts anew."""
+    return None
+
   def _write_splits(
     self, source: records.Source, dtype: np.dtype, counts: dict[str, records.SplitCounts]
   ) -> list[tfds.core.SplitInfo]:
     """Writes all splits and returns what TFDS notes of them."""
-    features = self.info.features
-    serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
     bar = progress.Progress(sum(map(len, source.videos().values())), 'videos')
+    infos = [self._write_split(source, split, dtype, counts[split], bar) for split in source.videos()]
+    bar.finish('all')
+    return infos
 
-    def examples(split: str, videos: Sequence[str], noted: lengths.SplitLengths) -> Iterator[bytes]:
-      for video in videos:
+  def _write_split(
+    self, source: records.Source, split: str, dtype: np.dtype, counts: records.SplitCounts, bar: progress.Progress
+  ) -> tfds.core.SplitInfo:
+    """Writes the videos of one split behind those of an earlier version, where there is one."""
+    features, videos = self.info.features, source.videos()[split]
+    serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
+    noted = lengths.SplitLengths()
+
+    def examples(names: Sequence[str]) -> Iterator[bytes]:
+      for video in names:
         record = records.store(source.record(split, video), dtype)
-        counts[split].add(record)
+        counts.add(record)
         noted.add(record)
         yield serializer.serialize_example(features.encode_example(record))
         bar.step(split)
 
-    infos = []
-    for split, videos in source.videos().items():
-      template = self._get_filename_template(split_name=split)
-      asked = self._requested()['num_shards']
-      shards = min(asked, len(videos)) if asked else records.choose_num_shards(source, split, dtype)
-      borders = [round(shard * len(videos) / shards) for shard in range(shards + 1)]
-      paths = [template.sharded_filepath(shard_index=i, num_shards=shards) for i in range(shards)]
-      noted = lengths.SplitLengths()
-      for path, (start, end) in zip(paths, itertools.pairwise(borders), strict=True):
-        _write_shard(path, examples(split, videos[start:end], noted))
-      noted.write(self.data_dir, split)
-      infos.append(
-        tfds.core.SplitInfo(
-          name=split,
-          shard_lengths=[end - start for start, end in itertools.pairwise(borders)],
-          num_bytes=sum(pathlib.Path(path).stat().st_size for path in paths),
-          filename_template=template,
-        )
-      )
-    bar.finish('all')
-    return infos
+    before = self._earlier()
+    files, sizes = before.shards(split) if before else ([], [])
+    if files:
+      before.continue_from(split, counts, noted)
+    asked = self._requested().get('num_shards')
+    fewest = {'fewest': 1} if files else {}
+    more = min(asked, len(videos)) if asked else records.choose_num_shards(source, split, dtype, **fewest)
+    template = self._get_filename_template(split_name=split)
+    total = len(files) + more
+    paths = [pathlib.Path(template.sharded_filepath(shard_index=i, num_shards=total)) for i in range(total)]
+    for old, path in zip(files, paths, strict=False):
+      earlier.link(old, path)
+    borders = [round(shard * len(videos) / more) for shard in range(more + 1)] if more else []
+    for path, (start, end) in zip(paths[len(files) :], itertools.pairwise(borders), strict=True):
+      _write_shard(path, examples(videos[start:end]))
+    noted.write(self.data_dir, split)
+    return tfds.core.SplitInfo(
+      name=split,
+      shard_lengths=[*sizes, *(end - start for start, end in itertools.pairwise(borders))],
+      num_bytes=sum(path.stat().st_size for path in paths),
+      filename_template=template,
+    )
 
   def _log_download_bytes(self) -> None:
     logging.info('Building %s in %s', self.name, self.data_dir)  # Nothing is downloaded.
@@ -220,7 +238,7 @@ def _differences(built: dict[str, Any], asked: dict[str, Any]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _only_builder(folder: pathlib.Path) -> Iterator[None]:
+def only_builder(folder: pathlib.Path) -> Iterator[None]:
   """Holds a lock on a folder, so that nobody removes the temporary folder of a live build."""
   folder.mkdir(parents=True, exist_ok=True)
   with (folder / '.build.lock').open('w') as lock:

@@ -15,6 +15,7 @@ from tfds_builders import base_builder, errors, options, summary
 from tfds_builders.activitynet_prvr import activitynet_prvr_dataset_builder as activitynet
 from tfds_builders.charades_prvr import charades_prvr_dataset_builder as charades
 from tfds_builders.composites_prvr import composites_prvr_dataset_builder as composites
+from tfds_builders.custom_prvr import custom_prvr_dataset_builder as custom
 from tfds_builders.synthetic_prvr import config as synthetic_config
 from tfds_builders.synthetic_prvr import synthetic_prvr_dataset_builder as synthetic
 from tfds_builders.tvr_prvr import tvr_prvr_dataset_builder as tvr
@@ -55,6 +56,14 @@ A second run finds the finished set and says so. An interrupted one leaves nothi
 finished: run the same command again.
 """
 
+_CUSTOM_EPILOG = """\
+--manual_dir is the folder that an extraction leaves beside a data set; the extraction packs it itself:
+  python -m dlkd_jax.extract --videos=films --captions=captions.jsonl --data_dir=data
+  python -m tfds_builders.build custom --manual_dir=data/custom_prvr_extracted --data_dir=other
+
+Videos that the newest version of the set lacks make a new version, 1.0.1, 1.0.2, …: files are added, none is rewritten.
+"""
+
 _SYNTHETIC_EPILOG = """\
 examples:
   python -m tfds_builders.build synthetic --data_dir=data                     the small set, for tests
@@ -86,6 +95,15 @@ def make_parser() -> argparse.ArgumentParser:
     _add_pack_options(sub, builder.DEFAULT_FEATURE)
     _add_common_options(sub)
   sub = collections.add_parser(
+    'custom',
+    help='custom_prvr, your own videos, from what dlkd_jax.extract left',
+    description='Builds custom_prvr from the features that were extracted from videos, or adds what is new of them.',
+    formatter_class=raw,
+    epilog=_CUSTOM_EPILOG,
+  )
+  sub.add_argument('--manual_dir', type=pathlib.Path, required=True, help='folder that the extraction left')
+  _add_common_options(sub, teacher=False)
+  sub = collections.add_parser(
     'synthetic',
     help='synthetic_prvr, generated: needs no files',
     description='Generates synthetic_prvr, a world of moments, backgrounds and captions.',
@@ -97,7 +115,7 @@ def make_parser() -> argparse.ArgumentParser:
   return parser
 
 
-def _add_common_options(parser: argparse.ArgumentParser) -> None:
+def _add_common_options(parser: argparse.ArgumentParser, teacher: bool = True) -> None:
   parser.add_argument(
     '--data_dir',
     type=pathlib.Path,
@@ -115,7 +133,8 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
     type=int,
     help='files per split (default: near 384 MB each, 4 at least)',
   )
-  parser.add_argument('--no_teacher', action='store_true', help='build without teacher features, for training alone')
+  if teacher:
+    parser.add_argument('--no_teacher', action='store_true', help='build without teacher features, for training alone')
 
 
 def _add_pack_options(parser: argparse.ArgumentParser, feature: str) -> None:
@@ -151,6 +170,9 @@ def make_builder(args: argparse.Namespace) -> base_builder.PrvrBuilder:
   Raises:
     PackError: an option has a value that is not allowed.
   """
+  if args.collection == 'custom':
+    asked = options.BuildOptions(dtype=args.dtype, num_shards=args.num_shards)
+    return custom.Builder(data_dir=args.data_dir, options=asked, extracted=args.manual_dir)
   common = {
     'dtype': args.dtype,
     'num_shards': args.num_shards,

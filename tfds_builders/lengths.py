@@ -28,6 +28,12 @@ class SplitLengths:
     self._teacher: list[int] = []
     self._tokens: list[np.ndarray] = []
 
+  def continue_from(self, folder: str | os.PathLike[str], split: str) -> None:
+    """Starts with the lengths that an earlier version of the split has in its folder."""
+    with np.load(pathlib.Path(folder) / f'lengths-{split}.npz', allow_pickle=False) as arrays:
+      self._student, self._teacher = arrays['student'].tolist(), arrays['teacher'].tolist()
+      self._tokens = np.split(arrays['tokens'], np.cumsum(arrays['captions'])[:-1])
+
   def add(self, record: dict[str, Any]) -> None:
     """Notes one record; to be called in the order of the records."""
     self._student.append(len(record['student_frames']))

@@ -36,6 +36,13 @@ class Progress:
       self._last = now
       self._show(label, now)
 
+  def note(self, label: str) -> None:
+    """Shows how far it is, if it is time to, without counting a step."""
+    now = time.monotonic()
+    if now - self._last >= self._interval:
+      self._last = now
+      self._show(label, now)
+
   def finish(self, label: str) -> None:
     """Shows the end."""
     self._show(label, time.monotonic())
@@ -48,7 +55,7 @@ class Progress:
     rate = self._done / elapsed
     left = (self._total - self._done) / rate if rate else 0.0
     line = (
-      f'{label:<6} {self._done:,}/{self._total:,} {self._what}, {rate:,.0f}/s, '
+      f'{label:<6} {self._done:,}/{self._total:,} {self._what}, {_rate(rate)}/s, '
       f'{_clock(elapsed)} gone, {_clock(left)} left'
     )
     if self._terminal:
@@ -57,6 +64,11 @@ class Progress:
     else:
       self._stream.write(line + '\n')
     self._stream.flush()
+
+
+def _rate(rate: float) -> str:
+  """Returns a rate with two digits at least."""
+  return f'{rate:,.0f}' if rate >= 10 else f'{rate:.2g}'
 
 
 def _clock(seconds: float) -> str:

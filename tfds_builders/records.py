@@ -12,6 +12,9 @@
 | caption_ids | k texts | |
 | moments | [k, 2] float32 | start and end in seconds, NaN where unknown |
 | duration | float32 | seconds, NaN where unknown |
+| times | [n] float32 | seconds of each student frame; only in sets that were extracted from videos |
+
+A video that is only searched has k = 0 captions.
 """
 
 from __future__ import annotations
@@ -40,11 +43,13 @@ class Sizes:
     student: Dv of the frames.
     tokens: Dq of the tokens.
     teacher: Dt; None without a teacher.
+    times: whether the records tell the time of each student frame.
   """
 
   student: int
   tokens: int
   teacher: int | None
+  times: bool = False
 
   def as_json(self) -> dict[str, int | None]:
     """Returns the sizes under the names of the documentation: Dv, Dq, Dt."""
@@ -85,6 +90,8 @@ def schema(sizes: Sizes, dtype: np.dtype) -> tfds.features.FeaturesDict:
   }
   if sizes.teacher is not None:
     features |= {'teacher_frames': rows(sizes.teacher), 'teacher_text': rows(sizes.teacher)}
+  if sizes.times:
+    features['times'] = tfds.features.Tensor(shape=(None,), dtype=np.float32, encoding='bytes')
   return tfds.features.FeaturesDict(features)
 
 
@@ -101,16 +108,18 @@ def store(record: dict[str, Any], dtype: np.dtype) -> dict[str, Any]:
   }
 
 
-def choose_num_shards(source: Source, split: str, dtype: np.dtype) -> int:
-  """Returns how many files keep one near 384 MB: 4 at least, but never more than videos."""
+def choose_num_shards(source: Source, split: str, dtype: np.dtype, fewest: int = _FEWEST_SHARDS) -> int:
+  """Returns how many files keep one near 384 MB: `fewest` at least, but never more than videos."""
   videos = source.videos()[split]
+  if not videos:
+    return 0
   sample = videos[:: max(1, len(videos) // _SAMPLED_VIDEOS)]
   values = 0
   for video in sample:
     record = source.record(split, video)
     values += sum(record[name].size for name in FEATURES if name in record)
   total = values * dtype.itemsize / len(sample) * len(videos)
-  return min(len(videos), max(_FEWEST_SHARDS, round(total / _TARGET_SHARD_BYTES)))
+  return min(len(videos), max(fewest, round(total / _TARGET_SHARD_BYTES)))
 
 
 class SplitCounts:
@@ -123,6 +132,11 @@ class SplitCounts:
     )
     self._with_teacher = 0
 
+  def continue_from(self, counts: dict[str, int | bool]) -> None:
+    """Starts from the counts of an earlier version of the split, as `as_json` gave them."""
+    self._counts = {name: int(counts[name]) for name in self._counts}
+    self._with_teacher = int(counts['teacher'])
+
   def add(self, record: dict[str, Any]) -> None:
     """Counts one record."""
     counts, lengths = self._counts, record['token_lengths']
@@ -132,7 +146,7 @@ class SplitCounts:
     counts['frames'] += frames
     counts['tokens'] += int(lengths.sum())
     counts['max_frames'] = max(counts['max_frames'], frames)
-    counts['max_tokens'] = max(counts['max_tokens'], int(lengths.max()))
+    counts['max_tokens'] = max(counts['max_tokens'], int(lengths.max(initial=0)))
     counts['max_captions'] = max(counts['max_captions'], len(lengths))
     self._with_teacher += bool(len(record.get('teacher_frames', ())))
 

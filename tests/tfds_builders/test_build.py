@@ -102,7 +102,7 @@ def test_interrupted_build_leaves_nothing_that_looks_finished(stop, tmp_path):
 
 
 def test_two_builds_at_once_are_refused(tmp_path):
-  lock = base_builder._only_builder
+  lock = base_builder.only_builder
   with lock(tmp_path), pytest.raises(errors.BusyError, match='another process'), lock(tmp_path):
     pass
   with lock(tmp_path):

@@ -1,0 +1,93 @@
+"""Makes a data set of your own videos: features of their pictures and captions, packed for training and search.
+
+    python -m dlkd_jax.extract --videos=films --captions=captions.jsonl --clip=clip-vit-base-patch32 --data_dir=data
+    python -m dlkd_jax.extract --videos=films --clip=clip-vit-base-patch32 --data_dir=data        a gallery to search
+
+Captions are JSON, one a line; start and end (seconds) and split (train, val, test) may be left out:
+
+    {"video": "lake.mp4", "text": "a dog jumps into a lake", "start": 12.5, "end": 17.0, "split": "test"}
+
+The same command goes on where it was stopped, and adds videos that are new. It ends with an account of every file.
+
+Exit codes: 0 there is a data set; 1 an error, with a message, or no video could be extracted; 75 stopped by SIGTERM and
+130 by Ctrl-C, with all saved that the same command needs to go on.
+"""
+
+import pathlib
+import signal
+import sys
+
+from absl import app, flags, logging
+
+_VIDEOS = flags.DEFINE_string('videos', None, 'Folder of the videos, and of folders of them.')
+_CAPTIONS = flags.DEFINE_string(
+  'captions', None, 'JSON lines of captions; without it, a gallery that is only searched.'
+)
+_CLIP = flags.DEFINE_string('clip', None, 'Folder of a CLIP in the Hugging Face format: the teacher.')
+_DATA_DIR = flags.DEFINE_string('data_dir', None, 'Folder of data sets; this one is custom_prvr below it.')
+_TEACHER = flags.DEFINE_string('teacher', None, 'Backbone of the teacher; default clip:<--clip>, or none.')
+_STUDENT = flags.DEFINE_string(
+  'student',
+  'statistics',
+  "Backbone of the student's frames: statistics, efficientnet_lite0:FILE.safetensors, clip:DIR or clip:DIR@layer=-2.",
+)
+_TOKENS = flags.DEFINE_string('tokens', 'words:256', 'Backbone of the caption tokens: words:256, clip:DIR@layer=-2.')
+_RATE = flags.DEFINE_float('rate', 1.0, 'Pictures a second.')
+_MAX_SIDE = flags.DEFINE_integer('max_side', None, 'Shrink larger pictures to this many pixels while they are decoded.')
+_BATCH = flags.DEFINE_integer('batch', 32, 'Most pictures a backbone is given at once.')
+_READERS = flags.DEFINE_integer('readers', None, 'Videos decoded at the same time; default: up to 4.')
+_DTYPE = flags.DEFINE_enum('dtype', 'float16', ['float16', 'float32'], 'Type that the features are stored in.')
+
+
+def _request():
+  from dlkd_jax.video import extraction
+
+  teacher = _TEACHER.value or (f'clip:{_CLIP.value}' if _CLIP.value else None)
+  if teacher is None:
+    raise ValueError('there is no teacher: give --clip=DIR, or --teacher=none for a set without one')
+  return extraction.Request(
+    videos=pathlib.Path(_VIDEOS.value),
+    data_dir=pathlib.Path(_DATA_DIR.value),
+    captions=pathlib.Path(_CAPTIONS.value) if _CAPTIONS.value else None,
+    teacher=None if teacher == 'none' else teacher,
+    student=_STUDENT.value,
+    tokens=_TOKENS.value,
+    rate=_RATE.value,
+    max_side=_MAX_SIDE.value,
+    batch=_BATCH.value,
+    dtype=_DTYPE.value,
+    **({'readers': _READERS.value} if _READERS.value else {}),
+  )
+
+
+def main(argv):
+  """Extracts, packs and reports; errors of the user's input end with one message and exit code 1."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected arguments: {argv[1:]}')
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+  try:
+    # Imported here, so that --help answers at once.
+    from dlkd_jax.video import extraction
+    from tfds_builders import summary
+
+    result = extraction.extract(_request())
+  except (ValueError, OSError) as error:
+    logging.debug('the traceback', exc_info=True)
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(1)
+  except (KeyboardInterrupt, SystemExit) as stop:
+    print('stopped: what is extracted is kept; the same command goes on', file=sys.stderr)
+    sys.exit(stop.code if isinstance(stop, SystemExit) else 130)
+  print(result.report)
+  print(f'every file: {result.report_file}')
+  if result.builder is None:
+    print('error: no video could be extracted', file=sys.stderr)
+    sys.exit(1)
+  print(f'{result.builder.info.full_name}: {result.builder.data_dir}')
+  print(summary.describe(result.builder))
+
+
+if __name__ == '__main__':
+  logging.set_verbosity(logging.WARNING)
+  flags.mark_flags_as_required(['videos', 'data_dir'])
+  app.run(main)

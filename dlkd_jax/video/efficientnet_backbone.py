@@ -1,0 +1,45 @@
+"""EfficientNet-Lite0 as a backbone of frames."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from dlkd_jax.models import efficientnet
+from dlkd_jax.video import backbones
+
+_MOST = 32
+
+
+class EfficientNetFrames:
+  """1,280 features of a picture, from ImageNet."""
+
+  features = 1280
+
+  def __init__(self, path: pathlib.Path):
+    """Reads the file that `python -m dlkd_jax.tools.convert_backbone` wrote; errors of `load_efficientnet`."""
+    module, params, self._preprocess = efficientnet.load_efficientnet(path)
+    self.name = 'efficientnet_lite0'
+    self.fingerprint = f'{self.name}:{backbones.fingerprint_of_files(path)}'
+    self._params = jax.device_put(params)
+    self._apply = jax.jit(lambda params, pixels: module.apply({'params': params}, pixels)[0])
+
+  def prepare(self, image: np.ndarray) -> np.ndarray:
+    """Returns a picture, uint8 [H, W, 3], as the network takes it, float32 [224, 224, 3]."""
+    return self._preprocess(image)
+
+  def encode(self, prepared: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns features, float32 [N, D], of prepared pictures."""
+    parts = []
+    for start in range(0, len(prepared), _MOST):
+      pixels = np.stack(prepared[start : start + _MOST])
+      rows = self._apply(self._params, backbones.padded(pixels, _MOST))
+      parts.append(np.asarray(rows, np.float32)[: len(pixels)])
+    return np.concatenate(parts)
+
+  def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns features, float32 [N, D], of pictures, uint8 [H, W, 3]."""
+    return self.encode([self.prepare(image) for image in images])

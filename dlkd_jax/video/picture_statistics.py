@@ -1,0 +1,85 @@
+"""Picture features that need no weights: colours, gradients, and where the colours are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+_SIDE = 48  # Pictures are averaged down to this many pixels a side, whatever their shape.
+_GRID = 4  # Cells a side for means and contrasts.
+_COARSE = 3  # Cells a side for orientations.
+_ORIENTATIONS = 8
+_LEVELS = 3  # Of each of red, green and blue in the histogram.
+_HUES = 6
+
+
+class PictureStatistics:
+  """193 features of a picture, all of them of magnitude about 1.
+
+  Means of red, green and blue on a grid of 4 by 4 (48), the contrast of each cell (16), a histogram of 27 colours, the
+  orientations of gradients on a grid of 3 by 3 (72), and for 6 hues their share, centre and extent (30).
+  """
+
+  name = 'statistics'
+  fingerprint = 'statistics:1'
+  features = 3 * _GRID**2 + _GRID**2 + _LEVELS**3 + _ORIENTATIONS * _COARSE**2 + 5 * _HUES
+
+  def prepare(self, image: np.ndarray) -> np.ndarray:
+    """Returns the features [D] of a picture, uint8 [H, W, 3]; all the work is done here."""
+    small = Image.fromarray(image).resize((_SIDE, _SIDE), Image.Resampling.BOX)
+    pixels = np.asarray(small, np.float32) / 255
+    grey = pixels.mean(axis=2)
+    parts = (_cells(pixels, _GRID).mean(axis=(1, 3)), _cells(grey, _GRID).std(axis=(1, 3)) * 4)
+    parts += (_histogram(pixels), _orientations(grey), _hues(pixels))
+    return np.concatenate([part.ravel() for part in parts]).astype(np.float32)
+
+  def encode(self, prepared: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns prepared pictures as rows, [N, D]."""
+    return np.stack(prepared)
+
+  def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns features, float32 [N, D], of pictures, uint8 [H, W, 3]."""
+    return self.encode([self.prepare(image) for image in images])
+
+
+def _cells(pixels: np.ndarray, grid: int) -> np.ndarray:
+  """Returns [S, S, …] as [grid, S / grid, grid, S / grid, …]."""
+  size = _SIDE // grid
+  return pixels.reshape(grid, size, grid, size, *pixels.shape[2:])
+
+
+def _histogram(pixels: np.ndarray) -> np.ndarray:
+  """Returns the square roots of the shares of 27 colours."""
+  levels = np.minimum((pixels * _LEVELS).astype(np.int64), _LEVELS - 1)
+  index = levels @ np.array([_LEVELS**2, _LEVELS, 1])
+  return np.sqrt(np.bincount(index.ravel(), minlength=_LEVELS**3) / index.size)
+
+
+def _orientations(grey: np.ndarray) -> np.ndarray:
+  """Returns the mean strength of gradients by cell and orientation, [9, 8]."""
+  down, right = np.gradient(grey)
+  strength, angle = np.hypot(down, right), np.arctan2(down, right)
+  which = np.round(angle / (2 * np.pi) * _ORIENTATIONS).astype(np.int64) % _ORIENTATIONS
+  bins = _cells((which[..., None] == np.arange(_ORIENTATIONS)) * strength[..., None], _COARSE)
+  return np.sqrt(bins.mean(axis=(1, 3)))
+
+
+def _hues(pixels: np.ndarray) -> np.ndarray:
+  """Returns for each hue the root of its share, and its centre and extent across, then down, from -1 to 1: [6, 5]."""
+  low, high = pixels.min(axis=2), pixels.max(axis=2)
+  red, green, blue = np.moveaxis(pixels, 2, 0)
+  hue = np.arctan2(np.sqrt(3) * (green - blue), 2 * red - green - blue)
+  which = np.round(hue / (2 * np.pi) * _HUES).astype(np.int64) % _HUES
+  weight = np.where(which[..., None] == np.arange(_HUES), (high - low)[..., None], 0)  # Of grey: none.
+  total = weight.sum(axis=(0, 1))
+  place = np.linspace(-1, 1, _SIDE)
+  rows = [np.sqrt(total / _SIDE**2)]
+  # A trace of a hue has no place: it moves from the middle as there is more of it.
+  trust = total / (total + _SIDE**2 / 200)
+  for along in (weight.sum(axis=0), weight.sum(axis=1)):
+    centre = (along * place[:, None]).sum(axis=0) / (total + 1e-6)
+    extent = np.sqrt((along * (place[:, None] - centre) ** 2).sum(axis=0) / (total + 1e-6))
+    rows += [centre * trust, extent * trust]
+  return np.stack(rows, axis=1)

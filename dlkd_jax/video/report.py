@@ -1,0 +1,83 @@
+"""What became of every file: for the terminal, and as JSON."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import pathlib
+from typing import Any
+
+from dlkd_jax import files
+
+# In the order of the account. All but the first two are listed by name on the terminal.
+STATUSES = {
+  'extracted': 'extracted',
+  'kept': 'extracted before',
+  'truncated': 'truncated or damaged: what was whole was kept',
+  'failed': 'failed',
+  'missing': 'named by captions, and not there',
+  'skipped': 'not a video by its name',
+}
+_LISTED = ('truncated', 'failed', 'missing', 'skipped')
+_LINES = 40
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """One file.
+
+  Attributes:
+    video: path below the folder of videos.
+    status: one of `STATUSES`.
+    reason: what is wrong with it; empty where nothing is.
+    split: where it went.
+    frames, captions: how many of them.
+    duration: seconds.
+  """
+
+  video: str
+  status: str
+  reason: str = ''
+  split: str = ''
+  frames: int = 0
+  captions: int = 0
+  duration: float | None = None
+
+
+class Report:
+  """The entries of one extraction."""
+
+  def __init__(self):
+    """Starts empty."""
+    self.entries: list[Entry] = []
+
+  def add(self, *entries: Entry) -> None:
+    """Takes entries."""
+    self.entries += entries
+
+  def count(self, *statuses: str) -> int:
+    """Returns how many entries have one of the statuses."""
+    return sum(entry.status in statuses for entry in self.entries)
+
+  @property
+  def usable(self) -> int:
+    """How many videos there are features of."""
+    return self.count('extracted', 'kept', 'truncated')
+
+  def write(self, path: pathlib.Path) -> None:
+    """Writes every entry as JSON."""
+    counts = collections.Counter(entry.status for entry in self.entries)
+    content: dict[str, Any] = {'counts': {status: counts[status] for status in STATUSES}}
+    content['files'] = [dataclasses.asdict(entry) for entry in sorted(self.entries, key=lambda entry: entry.video)]
+    files.write_json(path, content)
+
+  def __str__(self) -> str:
+    """Returns the counts, and every file with which something is wrong."""
+    lines = [f'{self.count(status):6,}  {text}' for status, text in STATUSES.items() if self.count(status)]
+    odd = [entry for status in _LISTED for entry in self.entries if entry.status == status]
+    lines += [
+      f'  {entry.status:<10} {entry.video}{": " if entry.reason else ""}{entry.reason}' for entry in odd[:_LINES]
+    ]
+    if len(odd) > _LINES:
+      lines.append(f'  … and {len(odd) - _LINES} more: the report file names them')
+    return '\n'.join(lines)

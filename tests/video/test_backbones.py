@@ -1,0 +1,113 @@
+"""Backbones: what their features are made of, against plain computations, and which names are refused."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import pathlib
+
+import numpy as np
+import pytest
+
+from dlkd_jax.video import backbones
+
+
+def _picture(height=96, width=128):
+  image = np.zeros((height, width, 3), np.uint8)
+  image[: height // 2, : width // 2] = (200, 10, 10)
+  return image
+
+
+def test_statistics_describe_the_picture():
+  backbone = backbones.open_frame_backbone('statistics')
+  features = backbone([_picture(), np.full((50, 40, 3), 128, np.uint8)])
+  assert features.shape == (2, backbone.features) == (2, 193) and features.dtype == np.float32
+  assert np.isfinite(features).all() and np.abs(features).max() < 10
+  means = features[:, :48].reshape(2, 4, 4, 3)
+  np.testing.assert_allclose(means[0, :2, :2], np.broadcast_to(np.array([200, 10, 10]) / 255, (2, 2, 3)), atol=1e-5)
+  assert not means[0, 2:].any() and np.allclose(means[1], 128 / 255)
+  contrast, histogram = features[:, 48:64], features[:, 64:91]
+  assert not contrast[1].any()
+  np.testing.assert_allclose((histogram**2).sum(axis=1), 1, rtol=1e-6)
+  np.testing.assert_allclose(histogram[0, [0, 18]] ** 2, [0.75, 0.25], rtol=1e-6)
+  hues = features[:, 163:].reshape(2, 6, 5)
+  assert hues[0, 0, 0] > 0 and not hues[0, 1:, 0].any()  # Red, and no other hue.
+  np.testing.assert_allclose(hues[0, 0, [1, 3]], -0.5, atol=0.01)  # Its centre, above and on the left.
+  assert not hues[1].any()  # Grey has no hue.
+
+
+def test_orientations_follow_the_edges():
+  backbone = backbones.open_frame_backbone('statistics')
+  image = np.zeros((48, 48, 3), np.uint8)
+  image[:, 24:] = 255
+  across, down = backbone([image, np.swapaxes(image, 0, 1).copy()])[:, 91:163].reshape(2, 9, 8)
+  # Brighter to the right is orientation 0, brighter downwards a quarter turn on; the middle third holds the edge.
+  assert across[[1, 4, 7], 0].min() > 0.1 and across.sum() == pytest.approx(across[[1, 4, 7], 0].sum())
+  assert down[3:6, 2].min() > 0.1 and down.sum() == pytest.approx(down[3:6, 2].sum())
+
+
+def test_pictures_do_not_depend_on_their_batch():
+  backbone = backbones.open_frame_backbone('statistics')
+  images = [_picture(40 + n, 60) for n in range(5)]
+  together = backbone(images)
+  np.testing.assert_array_equal(together, np.concatenate([backbone([image]) for image in images]))
+
+
+def _word(word, dims):
+  """Box and Muller's transform of a word's hash, number by number."""
+  half = (dims + 1) // 2
+  data = hashlib.shake_256(word.encode()).digest(16 * half)
+  uniform = [((int.from_bytes(data[8 * i : 8 * i + 8], 'little') >> 11) + 0.5) / 2**53 for i in range(2 * half)]
+  pairs = [(math.sqrt(-2 * math.log(u)), 2 * math.pi * v) for u, v in zip(uniform[:half], uniform[half:], strict=True)]
+  normal = [r * math.cos(a) for r, a in pairs] + [r * math.sin(a) for r, a in pairs]
+  return np.array(normal[:dims]) / math.sqrt(dims)
+
+
+@pytest.mark.parametrize('dims', [1, 7, 256])
+def test_words_are_vectors_of_their_hash(dims):
+  backbone = backbones.open_text_backbone(f'words:{dims}')
+  tokens = backbone.tokens(["A dog's ball.", 'ball, a BALL', '...'])
+  assert [rows.shape for rows in tokens] == [(3, dims), (3, dims), (1, dims)]
+  for rows, names in zip(tokens, (('a', "dog's", 'ball'), ('ball', 'a', 'ball'), ('...',)), strict=True):
+    np.testing.assert_allclose(rows, [_word(name, dims) for name in names], rtol=1e-5, atol=1e-6)
+  means = backbone.sentences(["A dog's ball.", '...'])
+  np.testing.assert_allclose(means, [tokens[0].mean(axis=0), tokens[2][0]], rtol=1e-6)
+  assert backbone.sentences([]).shape == (0, dims)
+
+
+def test_words_are_far_apart_and_of_length_one():
+  rows = np.concatenate(backbones.open_text_backbone('words:256').tokens([' '.join(f'w{n}' for n in range(200))]))
+  products = rows @ rows.T
+  assert abs(np.diag(products).mean() - 1) < 0.05
+  assert np.abs(products - np.diag(np.diag(products))).max() < 0.4
+
+
+@pytest.mark.parametrize(
+  'spec', ['resnet', 'statistics:3', 'words:256', 'clip', 'clip:DIR@depth=2', 'efficientnet_lite0', '']
+)
+def test_unknown_frame_backbones_are_refused(spec):
+  with pytest.raises(ValueError, match='expected one of clip:DIR'):
+    backbones.open_frame_backbone(spec)
+
+
+@pytest.mark.parametrize('spec', ['statistics', 'words:many', 'words:0', 'bert', 'clip:DIR@layer=last'])
+def test_unknown_text_backbones_are_refused(spec):
+  with pytest.raises(ValueError, match='expected'):
+    backbones.open_text_backbone(spec)
+
+
+def test_padding_repeats_the_last_row():
+  rows = np.arange(10).reshape(5, 2)
+  assert backbones.padded(rows, 32).tolist() == [*rows.tolist(), [8, 9], [8, 9], [8, 9]]
+  assert backbones.padded(rows, 5) is rows
+  assert [backbones.in_powers_of_two(n, 32) for n in (1, 2, 3, 17, 32)] == [1, 2, 4, 32, 32]
+
+
+def test_fingerprints_follow_the_contents(tmp_path: pathlib.Path):
+  one, other = tmp_path / 'one', tmp_path / 'other'
+  one.write_bytes(b'weights')
+  other.write_bytes(b'weights')
+  assert backbones.fingerprint_of_files(one) == backbones.fingerprint_of_files(other)
+  other.write_bytes(b'weightz')
+  assert backbones.fingerprint_of_files(one) != backbones.fingerprint_of_files(other)
+  assert backbones.fingerprint_of_files(one, other) != backbones.fingerprint_of_files(other, one)

@@ -1,0 +1,337 @@
+"""From films to records: against features computed on the pictures, whatever is broken, stopped or added."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from dlkd_jax.data import lengths, sources
+from dlkd_jax.video import backbones, decoding, extraction, work_folder
+from tests.paths import repository
+from tests.video import films
+from tfds_builders import base_builder
+
+
+class _Teacher:
+  """Means and extremes of a picture; a hash of a sentence."""
+
+  name = fingerprint = 'fake:1'
+  features = sentence_features = token_features = 6
+
+  def prepare(self, image):
+    return image.reshape(-1, 3)
+
+  def encode(self, prepared):
+    return np.stack(
+      [np.concatenate([rows.mean(axis=0), rows.std(axis=0)]) / 255 for rows in prepared], dtype=np.float32
+    )
+
+  def __call__(self, images):
+    return self.encode([self.prepare(image) for image in images])
+
+  def tokens(self, texts):
+    return [self.sentences([text]) for text in texts]
+
+  def sentences(self, texts):
+    digests = [hashlib.sha256(text.encode()).digest()[:6] for text in texts]
+    return np.array([list(digest) for digest in digests], np.float32) / 255
+
+
+@pytest.fixture(autouse=True)
+def fake_teacher(monkeypatch):
+  for name in ('open_frame_backbone', 'open_text_backbone'):
+    real = getattr(backbones, name)
+    monkeypatch.setattr(backbones, name, lambda spec, real=real: _Teacher() if spec == 'fake' else real(spec))
+
+
+@pytest.fixture(scope='module')
+def corpus(tmp_path_factory):
+  """Four films of several kinds and a file of captions, some of them of moments."""
+  folder = tmp_path_factory.mktemp('films')
+  films.render(folder / 'a.mp4', films.steady(60), sound=1)
+  films.render(folder / 'b.mkv', [Fraction(n * n, 100) for n in range(20)])  # Ever slower.
+  (folder / 'more').mkdir()
+  films.render(folder / 'more' / 'c.webm', films.steady(20, 10))
+  films.render(folder / 'more' / 'd.mp4', films.steady(30, 10), rotation=90)
+  said = [
+    {'video': 'a.mp4', 'text': 'the beginning', 'start': 0, 'end': 1.5, 'split': 'train'},
+    {'video': 'a.mp4', 'text': 'all of it', 'split': 'train'},
+    {'video': 'b', 'text': 'it slows down', 'start': 1, 'end': 2.25},
+    {'video': 'more/c.webm', 'text': 'numbers, in a row'},
+  ]
+  captions = folder / 'captions.jsonl'
+  captions.write_text('\n'.join(map(json.dumps, said)) + '\n')
+  return folder
+
+
+def _request(folder, data_dir, **changed):
+  request = extraction.Request(folder, data_dir, folder / 'captions.jsonl', teacher='fake', rate=4, batch=7, readers=2)
+  return dataclasses.replace(request, **{'dtype': 'float32'} | changed)
+
+
+def _records(data_dir, split):
+  source = sources.open_source(data_dir, 'custom_prvr', split)
+  return {sources.text(record['video_id']): record for record in (source[i] for i in range(len(source)))}
+
+
+def _status(result):
+  return {entry.video: entry.status for entry in result.report.entries}
+
+
+def _assert_same_records(one, other, splits):
+  for split in splits:
+    first, second = _records(one, split), _records(other, split)
+    assert list(first) == list(second)
+    for video in first:
+      assert first[video].keys() == second[video].keys()
+      for name, value in first[video].items():
+        np.testing.assert_array_equal(value, second[video][name])
+
+
+def test_records_hold_features_of_the_pictures_shown(corpus, tmp_path):
+  result = extraction.extract(_request(corpus, tmp_path))
+  assert set(_status(result).values()) == {'extracted'} and result.report.usable == 4
+  records = {**_records(tmp_path, 'train'), **_records(tmp_path, 'test'), **_records(tmp_path, 'gallery')}
+  assert sorted(records) == ['a.mp4', 'b.mkv', 'more/c.webm', 'more/d.mp4']
+  student, teacher = backbones.open_frame_backbone('statistics'), _Teacher()
+  for video, record in records.items():
+    frames = list(decoding.sample_frames(corpus / video, 4))
+    images = [frame.image for frame in frames]
+    np.testing.assert_array_equal(record['times'], np.array([frame.time for frame in frames], np.float32))
+    np.testing.assert_allclose(record['student_frames'], student(images), atol=1e-6)
+    np.testing.assert_allclose(record['teacher_frames'], teacher(images), atol=1e-6)
+    assert record['duration'] == pytest.approx(decoding.probe(corpus / video).duration)
+  # Film b shows number n from n² / 100 s on: at time t the one of floor(10 sqrt(t)).
+  shown = [films.read(frame.image) for frame in decoding.sample_frames(corpus / 'b.mkv', 4)]
+  assert shown == [int(10 * np.sqrt(t) + 1e-6) for t in records['b.mkv']['times']]
+
+
+def test_records_hold_the_captions(corpus, tmp_path):
+  extraction.extract(_request(corpus, tmp_path))
+  record = _records(tmp_path, 'train')['a.mp4']
+  assert sources.texts(record['captions']) == ['the beginning', 'all of it']
+  assert sources.texts(record['caption_ids']) == ['a.mp4#0', 'a.mp4#1']
+  np.testing.assert_array_equal(record['moments'], np.array([[0, 1.5], [np.nan, np.nan]], np.float32))
+  assert record['token_lengths'].tolist() == [2, 3]
+  words = backbones.open_text_backbone('words:256')
+  np.testing.assert_array_equal(record['student_tokens'], np.concatenate(words.tokens(['the beginning', 'all of it'])))
+  np.testing.assert_array_equal(record['teacher_text'], _Teacher().sentences(['the beginning', 'all of it']))
+  assert _records(tmp_path, 'test')['b.mkv']['moments'].tolist() == [[1, 2.25]]
+  assert len(_records(tmp_path, 'gallery')['more/d.mp4']['captions']) == 0
+
+
+def test_without_captions_it_is_a_gallery(corpus, tmp_path):
+  extraction.extract(_request(corpus, tmp_path, captions=None))
+  assert sources.split_names(tmp_path, 'custom_prvr') == ['gallery']
+  assert len(_records(tmp_path, 'gallery')) == 4
+  found = lengths.open_lengths(tmp_path, 'custom_prvr', 'gallery')
+  assert found.captions.tolist() == [0] * 4 and found.student.min() > 0
+
+
+def test_student_and_teacher_may_be_one(corpus, tmp_path):
+  extraction.extract(_request(corpus, tmp_path, student='fake', tokens='fake'))
+  record = _records(tmp_path, 'test')['b.mkv']
+  np.testing.assert_array_equal(record['student_frames'], record['teacher_frames'])
+  np.testing.assert_array_equal(record['student_tokens'], record['teacher_text'])
+
+
+@pytest.fixture(scope='module')
+def broken(corpus, tmp_path_factory):
+  """A folder with one good film, and what else lies in folders."""
+  folder = tmp_path_factory.mktemp('broken')
+  good = films.render(folder / 'good.mp4', films.steady(60))
+  films.cut(films.render(folder / 'whole.mkv', films.steady(200), keyframes=5), 0.6, folder / 'cut.mkv')
+  (folder / 'whole.mkv').unlink()
+  late = films.render(folder / 'late.mp4', films.steady(60), faststart=False)
+  films.cut(late, 0.5, folder / 'no_index.mp4')
+  late.unlink()
+  films.spoil(good, 0.5, 2000, folder / 'spoiled.mp4')
+  films.sound_only(folder / 'sound.mp4')
+  films.no_frames(folder / 'no_frames.avi')
+  (folder / 'empty.mkv').touch()
+  (folder / 'text.mp4').write_text('this is no video')
+  (folder / 'noise.webm').write_bytes(np.random.default_rng(0).bytes(5000))
+  (folder / 'folder.mp4').mkdir()
+  (folder / 'gone.mp4').symlink_to(folder / 'nowhere.mp4')
+  (folder / 'notes.txt').write_text('not a video')
+  said = [{'video': name, 'text': 'something'} for name in ('good.mp4', 'text.mp4', 'never_there.mp4')]
+  (folder / 'captions.jsonl').write_text('\n'.join(map(json.dumps, said)))
+  return folder
+
+
+def test_broken_files_are_reported_by_name(broken, tmp_path):
+  result = extraction.extract(_request(broken, tmp_path))
+  status = _status(result)
+  assert status.pop('good.mp4') == 'extracted'
+  assert {status.pop(name) for name in ('cut.mkv', 'spoiled.mp4')} == {'truncated'}
+  assert status.pop('never_there.mp4') == 'missing' and status.pop('notes.txt') == 'skipped'
+  assert set(status.values()) == {'failed'}
+  assert sorted(status) == [
+    'empty.mkv',
+    'gone.mp4',
+    'no_frames.avi',
+    'no_index.mp4',
+    'noise.webm',
+    'sound.mp4',
+    'text.mp4',
+  ]
+  assert all(entry.reason for entry in result.report.entries if entry.status in ('failed', 'truncated'))
+  assert 'empty.mkv: is empty (0 bytes)' in str(result.report)
+  written = json.loads(result.report_file.read_text())
+  assert written['counts']['failed'] == 7 and len(written['files']) == len(result.report.entries)
+  kept = _records(tmp_path, 'gallery')
+  assert sorted(kept) == ['cut.mkv', 'spoiled.mp4']
+  frames = []
+  with pytest.raises(decoding.DamagedVideoError):
+    for frame in decoding.sample_frames(broken / 'cut.mkv', 4):
+      frames.append(frame.time)
+  np.testing.assert_array_equal(kept['cut.mkv']['times'], np.array(frames, np.float32))
+  assert kept['cut.mkv']['duration'] <= frames[-1] + 0.25
+  # A second run tries the failed ones again, and still names the damaged ones.
+  again = _status(extraction.extract(_request(broken, tmp_path)))
+  assert again['good.mp4'] == 'kept' and again['cut.mkv'] == 'truncated' and again['text.mp4'] == 'failed'
+
+
+def test_nothing_but_broken_files(tmp_path):
+  (tmp_path / 'films').mkdir()
+  (tmp_path / 'films' / 'a.mp4').touch()
+  result = extraction.extract(_request(tmp_path / 'films', tmp_path / 'data', captions=None))
+  assert result.builder is None and result.report.usable == 0
+  assert not list((tmp_path / 'data').glob('custom_prvr/[0-9]*'))
+
+
+def test_stopped_and_restarted_gives_the_same_records(corpus, tmp_path):
+  write, written = work_folder.WorkFolder.write, []
+
+  def stopping(self, job, *more):
+    if len(written) == 2:
+      raise KeyboardInterrupt
+    written.append(job.video)
+    write(self, job, *more)
+
+  with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(work_folder.WorkFolder, 'write', stopping)
+    extraction.extract(_request(corpus, tmp_path / 'stopped'))
+  assert not (tmp_path / 'stopped' / 'custom_prvr').exists()
+  result = extraction.extract(_request(corpus, tmp_path / 'stopped'))
+  assert sorted(_status(result).values()) == ['extracted', 'extracted', 'kept', 'kept']
+  extraction.extract(_request(corpus, tmp_path / 'whole', batch=7, readers=1))
+  _assert_same_records(tmp_path / 'stopped', tmp_path / 'whole', ('train', 'test', 'gallery'))
+
+
+def _command(corpus, data_dir, *more):
+  flags = [f'--videos={corpus}', f'--captions={corpus / "captions.jsonl"}', f'--data_dir={data_dir}', '--teacher=none']
+  return [sys.executable, '-m', 'dlkd_jax.extract', *flags, '--rate=4', *more]
+
+
+def test_killed_and_restarted_gives_the_same_records(corpus, tmp_path):
+  environment = dict(os.environ, JAX_PLATFORMS='cpu', XLA_FLAGS='')
+  process = subprocess.Popen(_command(corpus, tmp_path / 'killed'), cwd=repository(), env=environment)
+  while not list((tmp_path / 'killed').glob('*/videos/*.safetensors')):
+    assert process.poll() is None
+    time.sleep(0.002)
+  process.kill()
+  process.wait()
+  for data_dir in (tmp_path / 'killed', tmp_path / 'whole'):
+    done = subprocess.run(
+      _command(corpus, data_dir), cwd=repository(), env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'report.json' in done.stdout and 'custom_prvr/1.0.0' in done.stdout
+  _assert_same_records(tmp_path / 'killed', tmp_path / 'whole', ('train', 'test', 'gallery'))
+
+
+def test_a_terminated_command_says_how_to_go_on(corpus, tmp_path):
+  environment = dict(os.environ, JAX_PLATFORMS='cpu', XLA_FLAGS='')
+  command = _command(corpus, tmp_path, '--readers=1')
+  process = subprocess.Popen(command, cwd=repository(), env=environment, stderr=subprocess.PIPE, text=True)
+  while not (tmp_path / 'custom_prvr_extracted').exists():
+    assert process.poll() is None
+    time.sleep(0.002)
+  process.send_signal(signal.SIGTERM)
+  _, message = process.communicate(timeout=30)
+  assert process.returncode in (0, 75)  # 0 where it was faster.
+  assert process.returncode == 0 or 'the same command goes on' in message
+  assert 'Traceback' not in message
+
+
+def test_added_videos_add_records(corpus, tmp_path):
+  folder, data = tmp_path / 'films', tmp_path / 'data'
+  shutil.copytree(corpus, folder)
+  (folder / 'b.mkv').rename(tmp_path / 'b.mkv')
+  result = extraction.extract(_request(folder, data))
+  assert _status(result)['b'] == 'missing'
+  old = {path.name: path.read_bytes() for path in pathlib.Path(result.builder.data_dir).glob('*array_record*')}
+  (tmp_path / 'b.mkv').rename(folder / 'b.mkv')
+  result = extraction.extract(_request(folder, data))
+  assert _status(result) == {'a.mp4': 'kept', 'b.mkv': 'extracted', 'more/c.webm': 'kept', 'more/d.mp4': 'kept'}
+  assert result.builder.data_dir.endswith('1.0.1')
+  new = [path.read_bytes() for path in pathlib.Path(result.builder.data_dir).glob('*array_record*')]
+  assert len(new) == len(old) + 1 and all(content in new for content in old.values())
+  assert list(_records(data, 'test')) == ['more/c.webm', 'b.mkv']
+  # Extracted files are not needed any more once they are packed.
+  shutil.rmtree(data / 'custom_prvr_extracted' / 'videos')
+  assert set(_status(extraction.extract(_request(folder, data))).values()) == {'kept'}
+  assert not (data / 'custom_prvr' / '1.0.2').exists()
+
+
+def test_what_changed_is_refused(corpus, tmp_path):
+  folder, data = tmp_path / 'films', tmp_path / 'data'
+  shutil.copytree(corpus, folder)
+  extraction.extract(_request(folder, data))
+  with pytest.raises(ValueError, match=r"rate: 4\.0 before, 2\.0 now\n  student: 'statistics:1' before, 'fake:1' now"):
+    extraction.extract(_request(folder, data, rate=2, student='fake'))
+  shutil.rmtree(data / 'custom_prvr_extracted')  # The data set itself knows, too.
+  with pytest.raises(ValueError, match=r'rate: 4\.0 before, 2\.0 now'):
+    extraction.extract(_request(folder, data, rate=2))
+  with pytest.raises(ValueError, match='captions or splits, are not what they were'):
+    extraction.extract(_request(folder, data, captions=None))
+  films.render(folder / 'a.mp4', films.steady(30))
+  with pytest.raises(ValueError, match=r"1 videos, or their captions.*\['a.mp4'\]"):
+    extraction.extract(_request(folder, data))
+
+
+def test_a_damaged_work_file_is_made_again(corpus, tmp_path):
+  extraction.extract(_request(corpus, tmp_path / 'whole'))
+  shutil.copytree(tmp_path / 'whole' / 'custom_prvr_extracted', tmp_path / 'data' / 'custom_prvr_extracted')
+  path = next((tmp_path / 'data').glob('*/videos/a*'))
+  path.write_bytes(path.read_bytes()[:50])
+  assert _status(extraction.extract(_request(corpus, tmp_path / 'data')))['a.mp4'] == 'extracted'
+  _assert_same_records(tmp_path / 'whole', tmp_path / 'data', ('train', 'test', 'gallery'))
+
+
+@pytest.mark.parametrize(
+  'changed, message',
+  [
+    ({'rate': 0}, '--rate is 0'),
+    ({'batch': -1}, '--batch is -1'),
+    ({'teacher': 'statistics'}, 'no backbone of sentences'),
+    ({'student': 'resnet'}, 'no backbone of frames'),
+    ({'videos': pathlib.Path('nowhere')}, 'is not a folder'),
+    ({'captions': pathlib.Path('nowhere.jsonl')}, 'nowhere.jsonl'),
+  ],
+)
+def test_bad_requests_leave_nothing(changed, message, corpus, tmp_path):
+  with pytest.raises((ValueError, OSError), match=message):
+    extraction.extract(_request(corpus, tmp_path, **changed))
+  assert not list(tmp_path.iterdir())
+
+
+def test_two_extractions_at_once_are_refused(corpus, tmp_path):
+  with (
+    base_builder.only_builder(tmp_path / 'custom_prvr_extracted'),
+    pytest.raises(ValueError, match='another process'),
+  ):
+    extraction.extract(_request(corpus, tmp_path))

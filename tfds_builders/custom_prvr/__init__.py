@@ -1,0 +1,1 @@
+"""Anybody's own videos, from the files that an extraction of features left."""

@@ -1,0 +1,114 @@
+"""Anybody's own videos as a data set for partially relevant video retrieval."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from tfds_builders import base_builder, earlier, errors
+from tfds_builders.custom_prvr import extracted as extracted_lib
+from tfds_builders.options import BuildOptions
+
+PACKED = 'videos.json'
+
+
+class Builder(base_builder.PrvrBuilder):
+  """Packs extracted features: see README.md beside this file.
+
+  A set with N additions has version 1.0.N; the newest is opened. Where the extraction holds videos that the newest
+  version lacks, the builder stands for the next version, which is not built yet.
+  """
+
+  MANUAL_DOWNLOAD_INSTRUCTIONS = 'extracted is the folder that `python -m dlkd_jax.extract` leaves beside a data set.'
+
+  def __init__(
+    self, *, options: BuildOptions | None = None, extracted: pathlib.Path | str | None = None, **kwargs: Any
+  ):
+    """Opens the newest version below `data_dir`, or the one that adds what is new in `extracted`.
+
+    Args:
+      options: dtype and num_shards (files of the videos that are added) are used; the defaults where it is None.
+      extracted: the folder of an extraction; None opens the newest version.
+      **kwargs: of `tfds.core.DatasetBuilder`: data_dir, version.
+
+    Raises:
+      PackError: the folder is damaged, or a video in it was changed since it was packed.
+    """
+    self.options = options or BuildOptions()
+    self._extracted = None if extracted is None else pathlib.Path(extracted)
+    self._before: earlier.EarlierVersion | None = None
+    self._source: extracted_lib.Extracted | None = None
+    self._asked_dir = kwargs.get('data_dir')
+    super().__init__(**kwargs)
+    # So that a pickled builder keeps them.
+    self._original_state |= {'options': options, 'extracted': extracted}
+
+  def _pick_version(self, requested_version: tfds.core.Version | str | None) -> tfds.core.Version:
+    self.VERSION = self._find_version(requested_version)  # TFDS builds no other version than this.
+    return self.VERSION
+
+  def _find_version(self, requested_version: tfds.core.Version | str | None) -> tfds.core.Version:
+    folder = pathlib.Path(self._asked_dir or tfds.core.constants.DATA_DIR).expanduser() / self.name
+    there = earlier.versions(folder)
+    if requested_version is not None:
+      return tfds.core.Version(str(requested_version))
+    if self._extracted is None:
+      return tfds.core.Version(there[-1].name) if there else self.VERSION
+    if not there:
+      self._source = extracted_lib.Extracted(self._extracted)
+      return self.VERSION
+    newest_there = earlier.EarlierVersion(there[-1])
+    self._source = extracted_lib.Extracted(self._extracted, packed_videos(there[-1]), newest_there.splits())
+    if not self._source.digests:
+      return tfds.core.Version(there[-1].name)
+    self._before = newest_there
+    major, minor, patch = map(int, there[-1].name.split('.'))
+    return tfds.core.Version(f'{major}.{minor}.{patch + 1}')
+
+  def _earlier(self) -> earlier.EarlierVersion | None:
+    return self._before
+
+  def _requested(self) -> dict[str, Any]:
+    made_with = self._source.options if self._source else dict(self.info.metadata.get('options', {}))
+    return {**made_with, 'dtype': self.options.dtype}
+
+  def _open_source(self, manual_dir: pathlib.Path | None) -> extracted_lib.Extracted:
+    del manual_dir
+    if self._source is None:
+      raise errors.MissingFileError(
+        f'{self.name}: nothing to build from; give `extracted`, on the command line '
+        '--manual_dir: the folder that `python -m dlkd_jax.extract` left'
+      )
+    if not self._source.digests:
+      raise errors.EmptyError(f'{self._extracted}: holds no videos; the report.json there says why')
+    if self._before is not None:
+      self._check_like(self._before.info, None)
+    return self._source
+
+  def _download_and_prepare(self, dl_manager: Any, download_config: tfds.download.DownloadConfig) -> None:
+    super()._download_and_prepare(dl_manager, download_config)
+    packed = packed_videos(self._before.folder) if self._before else {}
+    text = json.dumps({**packed, **self._source.digests}, indent=0)
+    (pathlib.Path(self.data_dir) / PACKED).write_text(text, encoding='utf-8')
+
+
+def packed_videos(folder: pathlib.Path) -> dict[str, str]:
+  """Returns video → digest of all that a finished version in `folder` holds.
+
+  Raises:
+    MalformedFileError: the file that says it is absent or damaged.
+  """
+  path = folder / PACKED
+  try:
+    return dict(json.loads(path.read_text(encoding='utf-8')))
+  except (OSError, ValueError) as error:
+    raise errors.MalformedFileError(f'{path}: cannot be read ({error}); copy the data set again') from error
+
+
+def newest(data_dir: pathlib.Path) -> pathlib.Path | None:
+  """Returns the folder of the newest finished version below `data_dir`; None where there is none."""
+  there = earlier.versions(pathlib.Path(data_dir) / 'custom_prvr')
+  return there[-1] if there else None

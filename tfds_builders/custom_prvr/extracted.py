@@ -1,0 +1,168 @@
+"""The folder that an extraction of features leaves, and that this data set is built from.
+
+    <folder>/extraction.json          what it was made with, see below
+    <folder>/videos/<key>.safetensors one file a video, written whole or not at all; any names
+
+`extraction.json` holds `layout` (1), `sizes` ({'Dv': …, 'Dq': …, 'Dt': … or null without a teacher}) and `options`:
+plain values that change the features, kept with the data set and compared when videos are added.
+
+Arrays of a file: `student_frames` [n, Dv], `teacher_frames` [n, Dt] and `teacher_text` [k, Dt] (where there is a
+teacher), `student_tokens` [sum(token_lengths), Dq], `token_lengths` [k] int32, `moments` [k, 2] float32 and `times` [n]
+float32, in seconds. Its metadata, all of it text: `video`, `split`, `duration` (seconds), `captions` and `caption_ids`
+(JSON lists of k texts), and `digest`, which changes where the video or its captions do. k may be 0.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import safetensors
+
+from tfds_builders import arrays, errors
+from tfds_builders.records import Sizes
+
+LAYOUT = 1
+SPLITS = ('train', 'val', 'test', 'gallery')
+
+
+class Extracted:
+  """The source of the records: the videos of the folder that a set does not hold yet.
+
+  Attributes:
+    options: what the features were made with.
+  """
+
+  def __init__(self, folder: pathlib.Path, packed: dict[str, str] | None = None, splits: Sequence[str] = ()):
+    """Reads what there is, and no features.
+
+    Args:
+      folder: see the module.
+      packed: video → digest of those that the set holds already.
+      splits: splits that the set has already.
+
+    Raises:
+      PackError: no such folder, or a file of it is damaged, or a video that the set holds was changed since.
+    """
+    self._folder = folder
+    content = _read_options(folder / 'extraction.json')
+    self.options: dict[str, Any] = content['options']
+    self._sizes = content['sizes']
+    found = _read_videos(folder / 'videos')
+    packed = packed or {}
+    changed = sorted(video for video, (_, meta) in found.items() if packed.get(video, meta['digest']) != meta['digest'])
+    if changed:
+      raise errors.BuiltDifferentlyError(
+        f'{folder}: {len(changed)} videos, or their captions, were changed since they were packed: {changed[:6]}. '
+        'Records are not written again: give changed videos another name, or choose another --data_dir'
+      )
+    new = {video: each for video, each in sorted(found.items()) if video not in packed}
+    self._files = {video: path for video, (path, _) in new.items()}
+    self.digests = {video: meta['digest'] for video, (_, meta) in new.items()}
+    by_split = {split: [video for video, (_, meta) in new.items() if meta['split'] == split] for split in SPLITS}
+    self._videos = {split: videos for split, videos in by_split.items() if videos or split in splits}
+
+  def sizes(self) -> Sizes:
+    """Returns the features a row, as the folder says."""
+    return Sizes(self._sizes['Dv'], self._sizes['Dq'], self._sizes['Dt'], times=True)
+
+  def videos(self) -> dict[str, list[str]]:
+    """Returns split → new videos by name; the splits that the set has already are among them."""
+    return self._videos
+
+  def description(self) -> dict[str, Any]:
+    """Returns the folder."""
+    return {'manual_dir': str(self._folder.resolve())}
+
+  def record(self, split: str, video: str) -> dict[str, Any]:
+    """Returns one record.
+
+    Raises:
+      PackError: the file is damaged, or an array has another size than the folder says or is not finite.
+    """
+    del split
+    path = self._files[video]
+    data, meta = _read(path, features=True)
+    sizes = self.sizes()
+    captions, ids = json.loads(meta['captions']), json.loads(meta['caption_ids'])
+    frames = arrays.as_rows(data['student_frames'], f'{path}: student_frames', sizes.student)
+    record = {
+      'video_id': video,
+      'student_frames': frames,
+      'student_tokens': _rows(data, 'student_tokens', int(data['token_lengths'].sum()), sizes.tokens, path),
+      'token_lengths': data['token_lengths'].astype(np.int32),
+      'captions': captions,
+      'caption_ids': ids,
+      'moments': _rows(data, 'moments', len(captions), 2, path, finite=False).astype(np.float32),
+      'duration': np.float32(meta['duration']),
+      'times': data['times'].astype(np.float32),
+    }
+    if sizes.teacher is not None:
+      record['teacher_frames'] = _rows(data, 'teacher_frames', len(frames), sizes.teacher, path)
+      record['teacher_text'] = _rows(data, 'teacher_text', len(captions), sizes.teacher, path)
+    counts = {len(captions), len(ids), len(record['token_lengths'])}
+    if len(counts) > 1 or record['times'].shape != (len(frames),):
+      raise errors.WrongSizeError(f'{path}: numbers of captions or of times disagree; extract this video again')
+    return record
+
+
+def _rows(
+  data: dict[str, np.ndarray], name: str, rows: int, dims: int, path: pathlib.Path, finite: bool = True
+) -> np.ndarray:
+  """Returns one array after checking its shape; it may have no rows."""
+  array = data.get(name, np.zeros(0))
+  if array.shape != (rows, dims):
+    raise errors.WrongSizeError(f'{path}: {name} is {list(array.shape)}, expected {[rows, dims]}; extract it again')
+  return arrays.as_rows(array, f'{path}: {name}', dims) if finite and rows else array
+
+
+def _read_options(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    content = json.loads(path.read_text(encoding='utf-8'))
+    right = (
+      content['layout'] == LAYOUT
+      and isinstance(content['options'], dict)
+      and content['sizes'].keys()
+      >= {
+        'Dv',
+        'Dq',
+        'Dt',
+      }
+    )
+  except FileNotFoundError as error:
+    raise errors.MissingFileError(
+      f'{path}: absent; --manual_dir must be the folder that `python -m dlkd_jax.extract` left beside a data set'
+    ) from error
+  except (ValueError, KeyError, AttributeError, TypeError) as error:
+    raise errors.MalformedFileError(f'{path}: not the JSON of an extraction ({error})') from error
+  if not right:
+    raise errors.MalformedFileError(f'{path}: expected layout {LAYOUT}, found {content.get("layout")!r}')
+  return content
+
+
+def _read_videos(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, dict[str, str]]]:
+  """Returns video → file and metadata."""
+  found: dict[str, tuple[pathlib.Path, dict[str, str]]] = {}
+  for path in sorted(folder.glob('*.safetensors')):
+    _, meta = _read(path, features=False)
+    absent = {'video', 'split', 'duration', 'captions', 'caption_ids', 'digest'} - meta.keys()
+    if absent or meta['split'] not in SPLITS:
+      raise errors.MalformedFileError(f'{path}: lacks {sorted(absent)} or has a split not in {SPLITS}; remove it')
+    if meta['video'] in found:
+      raise errors.DuplicateIdError(f'{path}: video {meta["video"]!r} is in {found[meta["video"]][0]} too; remove one')
+    found[meta['video']] = path, meta
+  return found
+
+
+def _read(path: pathlib.Path, features: bool) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+  try:
+    with safetensors.safe_open(path, 'numpy') as file:
+      data = {name: file.get_tensor(name) for name in file.keys()} if features else {}  # noqa: SIM118
+      return data, file.metadata() or {}
+  except (safetensors.SafetensorError, OSError) as error:
+    raise errors.MalformedFileError(
+      f'{path}: not a whole safetensors file ({error}); remove it and run the extraction again'
+    ) from error
