@@ -27,7 +27,7 @@ def write_parameters(params: Any, path: pathlib.Path, heads: int | None = None) 
 def save_arrays(arrays: Mapping[str, Any], path: pathlib.Path, metadata: dict[str, str]) -> None:
   """Writes arrays by name as safetensors; the file appears only when it is whole."""
   temporary = path.with_name(path.name + '.tmp')
-  contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+  contiguous = {name: np.asarray(array, order='C') for name, array in arrays.items()}
   safetensors.numpy.save_file(contiguous, temporary, metadata=metadata)
   temporary.replace(path)
 
