@@ -3,7 +3,7 @@
 | name | pictures | sentences |
 |---|---|---|
 | clip:DIR | the joint space, Dt features | the joint space; tokens are the text tower's last states |
-| clip:DIR@layer=-2 | the class state after that block, less its mean | tokens after that block of the text tower |
+| clip:DIR@layer=-2 | the class state after that block, less its mean | the joint space; tokens after that block |
 | efficientnet_lite0:FILE.safetensors | 1,280 features of ImageNet | |
 | statistics | colours, gradients and positions, no weights | |
 | words:256 | | a fixed random vector a word |
@@ -105,17 +105,6 @@ def open_text_backbone(spec: str) -> TextBackbone:
 
     return ClipText(pathlib.Path(where), layer)
   raise ValueError(f'there is no backbone of sentences {spec!r}; expected one of {TEXT_SPECS}')
-
-
-def in_powers_of_two(rows: int, most: int) -> int:
-  """Returns the rows that a batch of `rows` is padded to, so that few programs are compiled: 1, 2, 4, … `most`."""
-  return min(1 << (rows - 1).bit_length(), most)
-
-
-def padded(rows: np.ndarray, most: int) -> np.ndarray:
-  """Repeats the last row of `[n, …]`, n at most `most`, until there are as many as `in_powers_of_two` says."""
-  more = in_powers_of_two(len(rows), most) - len(rows)
-  return np.concatenate([rows, np.repeat(rows[-1:], more, axis=0)]) if more else rows
 
 
 def fingerprint_of_files(*paths: pathlib.Path) -> str:

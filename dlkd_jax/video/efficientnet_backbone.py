@@ -5,13 +5,11 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 
 from dlkd_jax.models import efficientnet
 from dlkd_jax.video import backbones
-
-_MOST = 32
+from dlkd_jax.video.in_batches import InBatches
 
 
 class EfficientNetFrames:
@@ -24,8 +22,7 @@ class EfficientNetFrames:
     module, params, self._preprocess = efficientnet.load_efficientnet(path)
     self.name = 'efficientnet_lite0'
     self.fingerprint = f'{self.name}:{backbones.fingerprint_of_files(path)}'
-    self._params = jax.device_put(params)
-    self._apply = jax.jit(lambda params, pixels: module.apply({'params': params}, pixels)[0])
+    self._encode = InBatches(lambda params, pixels: module.apply({'params': params}, pixels)[0], params)
 
   def prepare(self, image: np.ndarray) -> np.ndarray:
     """Returns a picture, uint8 [H, W, 3], as the network takes it, float32 [224, 224, 3]."""
@@ -33,12 +30,7 @@ class EfficientNetFrames:
 
   def encode(self, prepared: Sequence[np.ndarray]) -> np.ndarray:
     """Returns features, float32 [N, D], of prepared pictures."""
-    parts = []
-    for start in range(0, len(prepared), _MOST):
-      pixels = np.stack(prepared[start : start + _MOST])
-      rows = self._apply(self._params, backbones.padded(pixels, _MOST))
-      parts.append(np.asarray(rows, np.float32)[: len(pixels)])
-    return np.concatenate(parts)
+    return self._encode(np.stack(prepared))
 
   def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
     """Returns features, float32 [N, D], of pictures, uint8 [H, W, 3]."""

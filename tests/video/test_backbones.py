@@ -96,13 +96,6 @@ def test_unknown_text_backbones_are_refused(spec):
     backbones.open_text_backbone(spec)
 
 
-def test_padding_repeats_the_last_row():
-  rows = np.arange(10).reshape(5, 2)
-  assert backbones.padded(rows, 32).tolist() == [*rows.tolist(), [8, 9], [8, 9], [8, 9]]
-  assert backbones.padded(rows, 5) is rows
-  assert [backbones.in_powers_of_two(n, 32) for n in (1, 2, 3, 17, 32)] == [1, 2, 4, 32, 32]
-
-
 def test_fingerprints_follow_the_contents(tmp_path: pathlib.Path):
   one, other = tmp_path / 'one', tmp_path / 'other'
   one.write_bytes(b'weights')

@@ -1,0 +1,144 @@
+"""CLIP as a backbone of frames and of sentences: the joint space, or the states of a layer."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlkd_jax.models import clip, clip_files
+from dlkd_jax.video import backbones
+from dlkd_jax.video.in_batches import InBatches
+
+_FILES = ('*.safetensors', 'config.json', 'open_clip_config.json', 'preprocessor_config.json', 'tokenizer.json')
+
+
+class ClipFrames:
+  """Features of pictures: those of the joint space, or the class token's state after a block, less its own mean."""
+
+  def __init__(self, path: pathlib.Path, layer: int | None = None):
+    """Reads a model.
+
+    Args:
+      path: as of `clip_files.load_clip`.
+      layer: number of the block, -1 is the last; None takes the joint space.
+
+    Raises:
+      ValueError: there is no such block, or the files do not say how pictures are prepared; errors of `load_clip`.
+    """
+    model = _load(path)
+    if model.preprocess is None:
+      raise ValueError(f'{path}: does not say how pictures are prepared; add its preprocessor_config.json')
+    config, self._preprocess = model.config, model.preprocess
+    blocks = None if layer is None else _blocks(layer, config.image.tower.layers, path)
+    self.name = 'clip' if blocks is None else f'clip@layer={blocks}'
+    self.fingerprint = f'{self.name}:{_fingerprint(path)}'
+    self.features = config.features if blocks is None else config.image.tower.width
+    tower = clip.ImageTower(config.image, config.features, _dtype())
+
+    def encode(params: Any, pixels: jax.Array) -> jax.Array:
+      output = tower.apply({'params': params}, pixels, blocks)
+      if blocks is None:
+        return output.features
+      return output.states[:, 0] - output.states[:, 0].mean(axis=1, keepdims=True)
+
+    self._encode = InBatches(encode, model.params['image'])
+
+  def prepare(self, image: np.ndarray) -> np.ndarray:
+    """Returns the middle of a picture, uint8 [H, W, 3], at the model's size, uint8 [S, S, 3]."""
+    return self._preprocess.crop(image)
+
+  def encode(self, prepared: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns features, float32 [N, D], of prepared pictures."""
+    return self._encode(self._preprocess.normalize(np.stack(prepared)))
+
+  def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns features, float32 [N, D], of pictures, uint8 [H, W, 3]."""
+    return self.encode([self.prepare(image) for image in images])
+
+
+class ClipText:
+  """Features of sentences: tokens are the text tower's states, through its last norm, of all tokens but the first one.
+
+  The first token is the same in every sentence and sees no other; the last one ends the sentence and has seen all.
+  """
+
+  def __init__(self, path: pathlib.Path, layer: int | None = None):
+    """Reads a model; `layer` is the block after which tokens are taken, None the last. Errors of `ClipFrames`."""
+    model = _load(path)
+    if model.tokenizer is None:
+      raise ValueError(f'{path}: has no tokenizer; add its tokenizer.json')
+    config, self._tokenizer = model.config, model.tokenizer
+    tower = config.text.tower
+    blocks = tower.layers if layer is None else _blocks(layer, tower.layers, path)
+    self.name = 'clip' if layer is None else f'clip@layer={blocks}'
+    self.fingerprint = f'{self.name}:{_fingerprint(path)}'
+    self.token_features, self.sentence_features = tower.width, config.features
+    whole = clip.TextTower(config.text, config.features, _dtype())
+    short_config = dataclasses.replace(config.text, tower=dataclasses.replace(tower, layers=blocks))
+    short = clip.TextTower(short_config, config.features, _dtype())
+    params = model.params['text']
+    apply = lambda tower, params, ids: tower.apply({'params': params}, ids)  # noqa: E731
+    self._states = InBatches(lambda params, ids: apply(short, params, ids).states, params)
+    self._features = InBatches(lambda params, ids: apply(whole, params, ids).features, params)
+
+  def tokens(self, texts: Sequence[str]) -> list[np.ndarray]:
+    """Returns the states of each sentence's tokens, float32 [n_i, Dq]; a sentence too long for the model is cut."""
+    if not texts:
+      return []
+    ids = self._tokenizer(texts)
+    lengths = self._tokenizer.lengths(ids)
+    return [rows[1:length] for rows, length in zip(self._states(ids), lengths, strict=True)]
+
+  def sentences(self, texts: Sequence[str]) -> np.ndarray:
+    """Returns the sentences in the joint space, float32 [N, Dt]."""
+    return self._features(self._tokenizer(texts)) if texts else np.zeros((0, self.sentence_features), np.float32)
+
+
+def _blocks(layer: int, layers: int, path: pathlib.Path) -> int:
+  """Returns how many blocks there are up to a layer, which may be counted from the end."""
+  blocks = layers + 1 + layer if layer < 0 else layer
+  if not 0 < blocks <= layers:
+    raise ValueError(f'{path}: layer is {layer}; the tower has 1 to {layers}, or -1 to -{layers} from its end')
+  return blocks
+
+
+def _dtype() -> Any:
+  """Returns the type of products: bfloat16 on accelerators."""
+  return jnp.float32 if jax.default_backend() == 'cpu' else jnp.bfloat16
+
+
+@functools.lru_cache(maxsize=1)
+def _load_stamped(path: pathlib.Path, stamp: int) -> clip_files.ClipModel:
+  del stamp
+  return clip_files.load_clip(path)
+
+
+def _load(path: pathlib.Path) -> clip_files.ClipModel:
+  """Reads a model, once for both towers."""
+  return _load_stamped(path, max((file.stat().st_mtime_ns for file in _files(path)), default=0))
+
+
+def forget() -> None:
+  """Lets go of the model that was read last; what was opened of it stays."""
+  _load_stamped.cache_clear()
+
+
+def _files(path: pathlib.Path) -> list[pathlib.Path]:
+  files = {file for pattern in _FILES for file in path.glob(pattern)} if path.is_dir() else {path}
+  return sorted(file for file in files if file.is_file())
+
+
+@functools.lru_cache(maxsize=4)
+def _hash(files: tuple[tuple[pathlib.Path, int], ...]) -> str:
+  return backbones.fingerprint_of_files(*(file for file, _ in files))
+
+
+def _fingerprint(path: pathlib.Path) -> str:
+  return _hash(tuple((file, file.stat().st_mtime_ns) for file in _files(path)))
