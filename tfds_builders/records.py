@@ -5,6 +5,7 @@
 | video_id | text | |
 | student_frames | [n, Dv] | float16, or float32 on request |
 | teacher_frames | [m, Dt] | same type; 0 rows in a split without teacher; absent without teacher |
+| teacher_pixels | [m, S, S, 3] uint8 | what the teacher saw, resized and cropped for it, RGB; absent unless asked for |
 | student_tokens | [sum(token_lengths), Dq] | same type; tokens of all captions, one after another |
 | token_lengths | [k] int32 | tokens of each caption |
 | teacher_text | [k, Dt] | same type; 0 rows or absent like teacher_frames |
@@ -44,16 +45,18 @@ class Sizes:
     tokens: Dq of the tokens.
     teacher: Dt; None without a teacher.
     times: whether the records tell the time of each student frame.
+    pixels: S, width and height of the pictures that the teacher saw; None where they are not kept.
   """
 
   student: int
   tokens: int
   teacher: int | None
   times: bool = False
+  pixels: int | None = None
 
   def as_json(self) -> dict[str, int | None]:
-    """Returns the sizes under the names of the documentation: Dv, Dq, Dt."""
-    return {'Dv': self.student, 'Dq': self.tokens, 'Dt': self.teacher}
+    """Returns the sizes under the names of the documentation: Dv, Dq, Dt, and S where there is one."""
+    return {'Dv': self.student, 'Dq': self.tokens, 'Dt': self.teacher} | ({'S': self.pixels} if self.pixels else {})
 
 
 class Source(Protocol):
@@ -92,6 +95,9 @@ def schema(sizes: Sizes, dtype: np.dtype) -> tfds.features.FeaturesDict:
     features |= {'teacher_frames': rows(sizes.teacher), 'teacher_text': rows(sizes.teacher)}
   if sizes.times:
     features['times'] = tfds.features.Tensor(shape=(None,), dtype=np.float32, encoding='bytes')
+  if sizes.pixels is not None:
+    shape = (None, sizes.pixels, sizes.pixels, 3)
+    features['teacher_pixels'] = tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding='bytes')
   return tfds.features.FeaturesDict(features)
 
 
@@ -114,11 +120,12 @@ def choose_num_shards(source: Source, split: str, dtype: np.dtype, fewest: int =
   if not videos:
     return 0
   sample = videos[:: max(1, len(videos) // _SAMPLED_VIDEOS)]
-  values = 0
+  size = 0
   for video in sample:
     record = source.record(split, video)
-    values += sum(record[name].size for name in FEATURES if name in record)
-  total = values * dtype.itemsize / len(sample) * len(videos)
+    size += sum(record[name].size for name in FEATURES if name in record) * dtype.itemsize
+    size += record['teacher_pixels'].size if 'teacher_pixels' in record else 0
+  total = size / len(sample) * len(videos)
   return min(len(videos), max(fewest, round(total / _TARGET_SHARD_BYTES)))
 
 

@@ -34,8 +34,10 @@ class Batch:
       on how the batch is shared or packed.
     caption_ordinals: `[Q]` int32, the same of captions.
     teacher_frames: `[R, L, Dt]` float32, not normalised, of the same frames as the student's, in the same layout;
-      None without a teacher.
+      None without a teacher, or where its pixels are there instead.
     teacher_text: `[Q, Dt]` float32, not normalised; None without a teacher.
+    teacher_pixels: `[R, L, S·S·3]` uint8 RGB, 0 at padding: what the teacher sees of these frames, for the step to
+      encode; the middle picture where several frames were averaged. None where the features are there.
   """
 
   student_frames: Array
@@ -49,6 +51,7 @@ class Batch:
   caption_ordinals: Array
   teacher_frames: Array | None = None
   teacher_text: Array | None = None
+  teacher_pixels: Array | None = None
 
   def check(self) -> Batch:
     """Returns the batch itself after checking that its shapes agree.
@@ -66,4 +69,7 @@ class Batch:
     if self.teacher_frames is not None:
       chex.assert_shape(self.teacher_frames, (*self.student_frames.shape[:2], None))
       chex.assert_shape(self.teacher_text, (q, self.teacher_frames.shape[-1]))
+    if self.teacher_pixels is not None:
+      chex.assert_shape(self.teacher_pixels, (*self.student_frames.shape[:2], None))
+      chex.assert_shape(self.teacher_text, (q, None))
     return self

@@ -8,6 +8,7 @@ by several threads: numpy lets go of the interpreter while it works.
 from __future__ import annotations
 
 import concurrent.futures
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -73,11 +74,11 @@ class Collator:
     if self._pool is None:
       self._pool = concurrent.futures.ThreadPoolExecutor(self._options.read_threads, thread_name_prefix='collate')
     if self._widths is None:
-      self._widths = _widths(self._source[int(rows[0])], self._options.teacher)
+      self._widths = _widths(self._source[int(rows[0])], self._options)
     shards = arrange(np.asarray(rows), self._lengths, self._options, self._plan.slots)
     shape = self._plan.shape_for(shards)
     mine = [shards[shard] for shard in self._mine]
-    batch = _empty_batch(mine, self._mine, shape, self._widths, self._options.teacher)
+    batch = _empty_batch(mine, self._mine, shape, self._widths, self._options)
     writers = [_ShardWriter(self, local, shard, shape, batch) for local, shard in enumerate(mine)]
     tasks = [(writer, video) for writer in writers for video in range(len(writer.shard.rows))]
     # The list makes the errors of the threads surface here.
@@ -87,7 +88,7 @@ class Collator:
   def read(self, row: int) -> sources.Record:
     """Returns a record after checking that training can use it and that it is as long as listed."""
     record = self._source[row]
-    _check_trainable(record, self._options.teacher)
+    _check_trainable(record, self._options)
     lengths = self._lengths
     tokens = np.asarray(record['token_lengths'])
     start = lengths.starts[row]
@@ -104,9 +105,10 @@ class Collator:
         'build the data set again, or remove its lengths-*.npz files'
       )
     for name, width in self._widths.items():
-      if record[name].shape[-1] != width:
+      found = _width(record[name])
+      if found != width:
         raise ValueError(
-          f'video {sources.text(record["video_id"])!r} has {name} of {record[name].shape[-1]} features; expected '
+          f'video {sources.text(record["video_id"])!r} has {name} of {found} features; expected '
           f'{width}, as the others have; build the data set again'
         )
     return record
@@ -142,6 +144,11 @@ class _ShardWriter:
     teacher = record['teacher_frames']
     write_student_frames(student, batch.student_frames[row, own], options, len(teacher))
     # A teacher with more rows than the student comes down to the student's, as the student would to the teacher's.
+    if options.pixels:
+      chosen = transforms.middle_rows(len(teacher), len(student))
+      chosen = chosen[transforms.middle_rows(len(chosen), options.max_frames)]
+      batch.teacher_pixels[row, own] = record['teacher_pixels'][chosen].reshape(len(chosen), -1)
+      return
     if len(teacher) > len(student):
       teacher = transforms.resample_frames(teacher, len(student))
     transforms.check_finite(transforms.resample_frames(teacher, options.max_frames, batch.teacher_frames[row, own]))
@@ -220,7 +227,7 @@ def lengths_mask(lengths: Sequence[int] | np.ndarray, rows: int, columns: int) -
 
 
 def _empty_batch(
-  mine: Sequence[ShardArrangement], numbers: range, shape: ShardShape, widths: dict[str, int], teacher: bool
+  mine: Sequence[ShardArrangement], numbers: range, shape: ShardShape, widths: dict[str, int], options: PipelineOptions
 ) -> Batch:
   """Allocates this process's part of a batch, complete but for the features."""
 
@@ -239,8 +246,8 @@ def _empty_batch(
     fields = ('slot', 'position', 'ordinals', 'where')
     return Layout(**{field: joined([getattr(each, field) for each in made]) for field in fields})
 
-  def zeros(rows: int, *shape: int) -> np.ndarray:
-    return np.zeros((rows * len(mine), *shape), np.float32)
+  def zeros(rows: int, *shape: int, dtype: type = np.float32) -> np.ndarray:
+    return np.zeros((rows * len(mine), *shape), dtype)
 
   frames, tokens = (shape.frame_rows, shape.frame_positions), (shape.token_rows, shape.token_positions)
   labels = [
@@ -259,8 +266,9 @@ def _empty_batch(
     caption_mask=caption_ordinals >= 0,
     video_ordinals=video_ordinals,
     caption_ordinals=caption_ordinals,
-    teacher_frames=zeros(*frames, widths['teacher_frames']) if teacher else None,
-    teacher_text=zeros(shape.captions, widths['teacher_text']) if teacher else None,
+    teacher_frames=zeros(*frames, widths['teacher_frames']) if 'teacher_frames' in widths else None,
+    teacher_text=zeros(shape.captions, widths['teacher_text']) if options.teacher else None,
+    teacher_pixels=zeros(*frames, widths['teacher_pixels'], dtype=np.uint8) if options.pixels else None,
   )
 
 
@@ -275,21 +283,25 @@ def check_lengths(source: sources.Source, lengths: Lengths, options: PipelineOpt
     unfit |= lengths.teacher < 1
   unfit[np.repeat(np.arange(len(lengths)), lengths.captions)[lengths.tokens < 1]] = True
   for row in np.flatnonzero(unfit)[:1]:
-    _check_trainable(source[int(row)], options.teacher)
+    _check_trainable(source[int(row)], options)
     raise ValueError(
       f'record {row} has frames, captions or tokens of length 0 by its lengths, and none by itself; '
       'the lengths are of other records: build the data set again'
     )
 
 
-def _widths(record: sources.Record, teacher: bool) -> dict[str, int]:
-  """Returns the features a row of each array that a batch is made of."""
-  _check_trainable(record, teacher)
-  names = ('student_frames', 'student_tokens', *(('teacher_frames', 'teacher_text') if teacher else ()))
-  return {name: record[name].shape[-1] for name in names}
+def _widths(record: sources.Record, options: PipelineOptions) -> dict[str, int]:
+  """Returns the features a row, or the numbers a picture, of each array that a batch is made of."""
+  _check_trainable(record, options)
+  teacher = ('teacher_pixels' if options.pixels else 'teacher_frames', 'teacher_text') if options.teacher else ()
+  return {name: _width(record[name]) for name in ('student_frames', 'student_tokens', *teacher)}
 
 
-def _check_trainable(record: sources.Record, teacher: bool) -> None:
+def _width(rows: np.ndarray) -> int:
+  return math.prod(rows.shape[1:])
+
+
+def _check_trainable(record: sources.Record, options: PipelineOptions) -> None:
   """Raises ValueError, naming the video, where a record lacks what training needs."""
   video = sources.text(record['video_id'])
   if len(record['student_frames']) == 0:
@@ -298,7 +310,7 @@ def _check_trainable(record: sources.Record, teacher: bool) -> None:
     raise ValueError(f'video {video!r} has no captions; leave it out of the training split')
   if np.min(record['token_lengths']) < 1:
     raise ValueError(f'video {video!r} has a caption without tokens; leave the caption out')
-  if not teacher:
+  if not options.teacher:
     return
   if not sources.has_rows(record, 'teacher_frames'):
     raise ValueError(
@@ -308,4 +320,10 @@ def _check_trainable(record: sources.Record, teacher: bool) -> None:
     raise ValueError(
       f'video {video!r} has {len(record["token_lengths"])} captions and {len(record.get("teacher_text", ()))} '
       'teacher text features; expected one a caption; train with teacher=False or build the set again'
+    )
+  if options.pixels and len(record.get('teacher_pixels', ())) != len(record['teacher_frames']):
+    raise ValueError(
+      f'video {video!r} has {len(record["teacher_frames"])} teacher frames and pixels of '
+      f'{len(record.get("teacher_pixels", ()))}; expected those of each; train on the frozen features '
+      '(teacher.online=False) or build a set with pixels'
     )

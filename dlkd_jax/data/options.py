@@ -35,6 +35,7 @@ class PipelineOptions:
     sort_by_captions: whether the videos of a batch are ordered by their number of captions, most first, as in the
       authors' program; otherwise they stay in the order drawn. It matters where a loss splits a batch by position.
     teacher: whether teacher features are wanted. Training then demands them of every video.
+    pixels: whether the pictures that the teacher sees are wanted in place of its features of them, in training.
     num_workers: worker processes that make batches; 0 makes them in threads of this process, which is enough where
       numpy does the work.
     read_threads: threads that read and transform the videos of one batch.
@@ -55,6 +56,7 @@ class PipelineOptions:
   word_sizes: tuple[int, ...] = (30,)
   sort_by_captions: bool = True
   teacher: bool = True
+  pixels: bool = False
   num_workers: int = 0
   read_threads: int = 4
   prefetch_batches: int = 2
@@ -77,6 +79,8 @@ class PipelineOptions:
     _check_covers('frame_sizes', self.frame_sizes, 'max_frames', self.max_frames)
     _check_covers('word_sizes', self.word_sizes, 'max_words', self.max_words)
     _check_at_least('row_words', self.row_words, 1)
+    if self.pixels and not self.teacher:
+      raise ValueError('pixels are of the teacher, and there is none; set teacher, or unset pixels')
     if self.packing and self.row_words < self.max_words:
       raise ValueError(
         f'row_words is {self.row_words} and max_words is {self.max_words}; a row must hold the longest caption: make '

@@ -8,6 +8,7 @@ arrays; a TFDS data source is one, a list is another. A record holds
 | video_id | | text |
 | student_frames | `[n, Dv]` | as extracted: neither resampled nor normalised |
 | teacher_frames | `[m, Dt]` | m may differ from n; absent, or 0 rows, without a teacher |
+| teacher_pixels | `[m, S, S, 3]` uint8 | the pictures that the teacher made `teacher_frames` of; mostly absent |
 | student_tokens | `[sum(token_lengths), Dq]` | tokens of all captions, one after another, not cut |
 | token_lengths | `[k]` | tokens of each caption |
 | teacher_text | `[k, Dt]` | absent, or 0 rows, without a teacher |

@@ -92,6 +92,24 @@ def resample_frames(rows: np.ndarray, count: int, out: np.ndarray | None = None)
   return out
 
 
+def middle_rows(rows: int, count: int) -> np.ndarray:
+  """Returns which rows stand for a video that is brought to at most `count`: the middle one of each equal slot.
+
+  What cannot be averaged, as pictures, is resampled by it; the slots are those of `resample_frames`.
+
+  Args:
+    rows: of the video.
+    count: rows wanted.
+
+  Returns:
+    `[min(rows, count)]` rows, ascending; of two middle ones the first.
+  """
+  if rows <= count:
+    return np.arange(rows)
+  starts, sizes = slots(rows, count)
+  return starts + (sizes - 1) // 2
+
+
 def normalize_rows(rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
   """Divides each row by its L2 norm + 1e-5.
 

@@ -64,10 +64,16 @@ def make_objective_options(config: ml_collections.ConfigDict, platform: str | No
   )
 
 
-def make_pipeline_options(config: ml_collections.ConfigDict, devices: int, teacher: bool) -> PipelineOptions:
-  """Makes the options of the pipeline for so many devices, of all processes, with or without the teacher."""
+def make_pipeline_options(
+  config: ml_collections.ConfigDict, devices: int, teacher: bool, pixels: bool = False
+) -> PipelineOptions:
+  """Makes the options of the pipeline for so many devices, of all processes, with or without the teacher.
+
+  `pixels` asks for the pictures that the teacher sees, in place of its features of them; evaluation never does.
+  """
   fields = {name: value for name, value in config.data.items() if name in PipelineOptions.__dataclass_fields__}
-  return PipelineOptions(teacher=teacher, shards=devices, row_multiple=config.training.micro_batches, **fields)
+  parts = config.training.micro_batches
+  return PipelineOptions(teacher=teacher, pixels=pixels, shards=devices, row_multiple=parts, **fields)
 
 
 def make_evaluation_options(config: ml_collections.ConfigDict, mesh, teacher: bool) -> EvaluationOptions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from dlkd_jax.losses.total import Coefficients
 from dlkd_jax.models.student import Student
 from dlkd_jax.training.gradients import objective_and_gradients
 from dlkd_jax.training.objective import ObjectiveOptions
+from dlkd_jax.training.online_teacher import OnlineTeacher
 
 
 @flax.struct.dataclass
@@ -68,6 +70,7 @@ def make_train_step(
   learning_rate: optax.Schedule,
   options: ObjectiveOptions,
   mesh: Mesh,
+  teacher: OnlineTeacher | None = None,
 ) -> StepFunction:
   """Builds the jitted step `(state, batch, key) → (state, metrics)`; the old state is donated.
 
@@ -81,6 +84,8 @@ def make_train_step(
     learning_rate: step → rate, to be logged.
     options: of the objective.
     mesh: the devices; the batch is split over them, the state lies as `sharding.state_shardings` says.
+    teacher: encodes the pictures of each batch, whose parameters every device holds whole; None where batches have
+      the teacher's features, or no teacher.
 
   Returns:
     The step. Its metrics are every part of the loss, the norms of gradient and parameters, and all scheduled scalars.
@@ -114,4 +119,11 @@ def make_train_step(
 
   whole, split = sharding.replicated(mesh), sharding.rows(mesh)
   # The state's own sharding is taken as it comes; the constraint above gives it back the same.
-  return jax.jit(step, in_shardings=(None, split, whole), donate_argnums=0)
+  if teacher is None:
+    return jax.jit(step, in_shardings=(None, split, whole), donate_argnums=0)
+
+  def step_from_pixels(teacher_params: Any, state: TrainState, batch: Batch, key: jax.Array):
+    return step(state, teacher.fill(teacher_params, batch, mesh), key)
+
+  compiled = jax.jit(step_from_pixels, in_shardings=(whole, None, split, whole), donate_argnums=1)
+  return functools.partial(compiled, teacher.params)

@@ -24,8 +24,12 @@ def record(
   teacher_frames: int | None = 9,
   token_lengths: tuple[int, ...] = (3, 4),
   dtype: type = np.float16,
+  pixels: int | None = None,
 ) -> dict:
-  """Returns a record of random features; without teacher features where `teacher_frames` is None."""
+  """Returns a record of random features; without teacher features where `teacher_frames` is None.
+
+  Where `pixels` is a number, it has a random picture of so many pixels squared for each teacher frame.
+  """
 
   def features(*shape: int) -> np.ndarray:
     return rng.standard_normal(shape).astype(dtype)
@@ -44,10 +48,14 @@ def record(
   if teacher_frames is not None:
     made['teacher_frames'] = features(teacher_frames, TEACHER)
     made['teacher_text'] = features(captions if teacher_frames else 0, TEACHER)
+  if pixels is not None:
+    made['teacher_pixels'] = rng.integers(0, 256, (teacher_frames, pixels, pixels, 3), np.uint8)
   return made
 
 
-def source(videos: int, seed: int = 0, teacher: bool = True, dtype: type = np.float16) -> list[dict]:
+def source(
+  videos: int, seed: int = 0, teacher: bool = True, dtype: type = np.float16, pixels: int | None = None
+) -> list[dict]:
   """Returns records of many lengths: frames and captions around the limits of `options`."""
   rng = np.random.default_rng(seed)
   return [
@@ -58,6 +66,7 @@ def source(videos: int, seed: int = 0, teacher: bool = True, dtype: type = np.fl
       teacher_frames=int(rng.integers(1, 40)) if teacher else None,
       token_lengths=tuple(int(n) for n in rng.integers(1, 9, size=rng.integers(1, 6))),
       dtype=dtype,
+      pixels=pixels,
     )
     for video in range(videos)
   ]
@@ -105,7 +114,8 @@ def contents(batch: Batch, shards: int, first_shard: int = 0) -> dict[int, dict]
   found, columns = {}, {}
   for video in np.flatnonzero(batch.video_mask):
     row, at = _place(batch.frames, video, videos, batch.video_ordinals[video])
-    teacher = None if batch.teacher_frames is None else batch.teacher_frames[row, at]
+    rows = batch.teacher_frames if batch.teacher_pixels is None else batch.teacher_pixels
+    teacher = None if rows is None else rows[row, at]
     content = {'student': batch.student_frames[row, at], 'teacher': teacher, 'captions': {}}
     found[int(batch.video_ordinals[video])] = columns[first_shard * videos + int(video)] = content
   for caption in np.flatnonzero(batch.caption_mask):

@@ -153,13 +153,14 @@ def recorder():
 class World:
   """A train step on so many devices."""
 
-  def __init__(self, devices, dropout, loss, model=1, **options):
+  def __init__(self, devices, dropout, loss, model=1, teacher=None, **options):
     self.mesh = sharding.make_mesh(jax.devices()[:devices], model)
     self.student = make_student(dropout)
     self.options = ObjectiveOptions(loss, **options)
     self.rate = schedules.warmup_linear(1e-2, 100)
     self.optimizer = optax.chain(recorder(), bert_adam(self.rate))
-    self.step = make_train_step(self.student, self.optimizer, coefficients, self.rate, self.options, self.mesh)
+    arguments = self.student, self.optimizer, coefficients, self.rate, self.options, self.mesh
+    self.step = make_train_step(*arguments, teacher)
 
   def create(self):
     return create_state(make_parameters, self.optimizer, self.mesh)
