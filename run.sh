@@ -44,7 +44,7 @@ fi
 if [ "${1:-}" = test ]; then
   shift
   say "tests"
-  exec "$python" -m pytest -n "${DLKD_TEST_JOBS:-2}" --dist loadfile "$@"
+  exec "$python" -m pytest -n "${DLKD_TEST_JOBS:-2}" --dist loadfile --no-loadscope-reorder "$@"
 fi
 
 say "data set: $data"

@@ -10,12 +10,22 @@ if 'host_platform_device_count' not in flags:
   os.environ['XLA_FLAGS'] = f'{flags} --xla_force_host_platform_device_count=8'.strip()
 os.environ.setdefault('JAX_NUMPY_RANK_PROMOTION', 'raise')
 
+# Files that take minutes come first, so that none of them is left for one process while the others have nothing to do.
+LONG = (
+  'test_reliability.py',
+  'test_whole_path.py',
+  'test_compiled_for_tpu.py',
+  'test_sharding.py',
+  'test_processes.py',
+)
+
 
 def pytest_addoption(parser):
   parser.addoption('--slow', action='store_true', help='also run the tests marked slow')
 
 
 def pytest_collection_modifyitems(config, items):
+  items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
   if config.getoption('--slow'):
     return
   for item in items:

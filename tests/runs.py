@@ -3,6 +3,7 @@
 All of them share one cache of compiled programs, made anew for each session of the tests: a step is compiled once.
 """
 
+import fcntl
 import json
 import os
 import pathlib
@@ -37,8 +38,10 @@ class Commands:
     """Builds the data set where it is absent."""
     self.folder, self.recipe = folder, recipe
     self.data_dir = folder / 'data'
-    if not self.data_dir.exists():
-      self.run('tfds_builders.build', 'synthetic', '--config=small', f'--data_dir={self.data_dir}')
+    with open(folder / 'lock', 'w') as lock:
+      fcntl.flock(lock, fcntl.LOCK_EX)
+      if not self.data_dir.exists():
+        self.run('tfds_builders.build', 'synthetic', '--config=small', f'--data_dir={self.data_dir}')
 
   def options(self, module, *arguments, devices=2):
     """Arguments of `subprocess.run` and `Popen`."""
@@ -80,6 +83,16 @@ class Commands:
     return [self.start(workdir, *more, *join, f'--process_id={i}') for i in range(2)]
 
 
+def shared_folder(tmp_path_factory):
+  """The folder of data set and compiled programs, one for all processes that share the tests."""
+  folder = tmp_path_factory.getbasetemp()
+  if 'PYTEST_XDIST_WORKER' in os.environ:
+    folder = folder.parent
+  folder /= 'runs'
+  folder.mkdir(exist_ok=True)
+  return folder
+
+
 def records(workdir):
   """The whole lines of the log, as far as there is one."""
   path = workdir / 'metrics.jsonl'
@@ -119,6 +132,4 @@ def assert_same_bits(one, other):
 @pytest.fixture(scope='module')
 def commands(tmp_path_factory):
   """Commands over the data set that all modules of a session share."""
-  folder = tmp_path_factory.getbasetemp() / 'runs'
-  folder.mkdir(exist_ok=True)
-  return Commands(folder)
+  return Commands(shared_folder(tmp_path_factory))

@@ -12,7 +12,7 @@ import pytest
 
 from dlkd_jax.training import integrity
 from dlkd_jax.training.checkpoints import Checkpoints
-from tests.runs import Commands, assert_same_end, logged_steps, records, wait_until
+from tests.runs import Commands, assert_same_end, logged_steps, records, shared_folder, wait_until
 
 # One branch without a teacher compiles sooner; blocks of two make an evaluation that lasts.
 RECIPE = 'configs/demo.py:single,no_teacher'
@@ -22,9 +22,7 @@ KILLS = 20
 
 @pytest.fixture(scope='module')
 def commands(tmp_path_factory):
-  folder = tmp_path_factory.getbasetemp() / 'runs'
-  folder.mkdir(exist_ok=True)
-  return Commands(folder, RECIPE)
+  return Commands(shared_folder(tmp_path_factory), RECIPE)
 
 
 @pytest.fixture(scope='module')

@@ -9,15 +9,52 @@ import numpy as np
 import pytest
 
 from dlkd_jax.training.checkpoints import read_best
-from tests.runs import assert_same_end, commands, logged_steps, records, wait_until
+from tests.runs import Commands, assert_same_end, commands, logged_steps, records, wait_until
 
 __all__ = ['commands']  # The fixture.
 
 
+WATCH = """
+import runpy, sys
+
+class Watch:
+  def find_spec(self, name, path=None, target=None):
+    # etils asks whether TensorFlow could be found, without importing it.
+    if name.split('.')[0] in ('tensorflow', 'torch') and sys._getframe(2).f_code.co_name != 'find_spec':
+      raise AssertionError(f'{name} was imported')
+
+sys.meta_path.insert(0, Watch())
+module, sys.argv = sys.argv[1], sys.argv[1:]
+try:
+  runpy.run_module(module, run_name='__main__', alter_sys=True)
+except SystemExit as end:
+  assert not end.code, end.code
+assert 'tensorflow' not in sys.modules and 'torch' not in sys.modules
+print('neither TensorFlow nor torch was imported')
+"""
+
+
 @pytest.fixture(scope='module')
 def undisturbed(commands, tmp_path_factory):
+  """A run to its end, watched for what it imports."""
   workdir = tmp_path_factory.mktemp('undisturbed')
-  return workdir, commands.run(*commands.training(workdir))
+  options = commands.options(*commands.training(workdir))
+  options['args'][1:2] = ['-c', WATCH]
+  done = subprocess.run(**options, capture_output=True, check=False)
+  assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+  return workdir, done.stdout
+
+
+@pytest.fixture
+def single(commands):
+  """The same with one branch and no teacher: where the program is compiled anew and the model does not matter."""
+  return Commands(commands.folder, 'configs/demo.py:single,no_teacher')
+
+
+def test_neither_tensorflow_nor_torch_is_imported(undisturbed):
+  workdir, output = undisturbed
+  assert output.splitlines()[-1] == 'neither TensorFlow nor torch was imported'
+  assert (workdir / 'results.json').exists()
 
 
 def test_training_leaves_what_the_readme_says(undisturbed):
@@ -99,9 +136,9 @@ def test_missing_data_set_says_how_to_build_it(commands, tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
-def test_nan_stops_the_run_and_keeps_the_last_checkpoint(undisturbed, commands, tmp_path):
-  arguments = commands.training(tmp_path, '--config.optimizer.learning_rate=1e30', '--config.optimizer.warmup=0.4')
-  done = commands.try_to(*arguments)
+def test_nan_stops_the_run_and_keeps_the_last_checkpoint(single, tmp_path):
+  arguments = single.training(tmp_path, '--config.optimizer.learning_rate=1e30', '--config.optimizer.warmup=0.4')
+  done = single.try_to(*arguments)
   assert done.returncode == 1
   assert 'became NaN or infinite' in done.stderr and 'Traceback' not in done.stderr
   if (tmp_path / 'checkpoints').exists() and any((tmp_path / 'checkpoints').iterdir()):
@@ -109,39 +146,12 @@ def test_nan_stops_the_run_and_keeps_the_last_checkpoint(undisturbed, commands, 
     assert all(np.isfinite(x).all() for branch in params.values() for x in _leaves(branch))
 
 
-def test_training_stops_when_validation_does_not_improve(commands, tmp_path):
+def test_training_stops_when_validation_does_not_improve(single, tmp_path):
   still = ('--config.optimizer.learning_rate=1e-12', '--config.training.epochs=9', '--config.training.patience=2')
-  commands.run(*commands.training(tmp_path, *still))
+  single.run(*single.training(tmp_path, *still))
   results = json.loads((tmp_path / 'results.json').read_text())
   assert (results['best_epoch'], results['epochs']) == (1, 3)
 
 
 def _leaves(tree):
   return [x for value in tree.values() for x in (_leaves(value) if isinstance(value, dict) else [np.asarray(value)])]
-
-
-WATCH = """
-import runpy, sys
-
-class Watch:
-  def find_spec(self, name, path=None, target=None):
-    # etils asks whether TensorFlow could be found, without importing it.
-    if name.split('.')[0] in ('tensorflow', 'torch') and sys._getframe(2).f_code.co_name != 'find_spec':
-      raise AssertionError(f'{name} was imported')
-
-sys.meta_path.insert(0, Watch())
-module, sys.argv = sys.argv[1], sys.argv[1:]
-try:
-  runpy.run_module(module, run_name='__main__', alter_sys=True)
-except SystemExit as end:
-  assert not end.code, end.code
-assert 'tensorflow' not in sys.modules and 'torch' not in sys.modules
-"""
-
-
-def test_neither_tensorflow_nor_torch_is_imported(commands, tmp_path):
-  options = commands.options(*commands.training(tmp_path))
-  options['args'][1:2] = ['-c', WATCH]
-  done = subprocess.run(**options, capture_output=True, check=False)
-  assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-  assert (tmp_path / 'results.json').exists()
