@@ -35,6 +35,17 @@ ROOMS = {
     'dlkd_jax.sharding',
     'tfds_builders',  # Extraction packs what it extracted.
   ),
+  'dlkd_jax.demo': (
+    'dlkd_jax.video',
+    'dlkd_jax.data',
+    'dlkd_jax.models',
+    'dlkd_jax.retrieval',
+    'dlkd_jax.training',
+    'dlkd_jax.files',
+    'dlkd_jax.sharding',
+    'tfds_builders',
+    'configs',  # It is a command, and has a recipe.
+  ),
   'tfds_builders': (),
 }
 

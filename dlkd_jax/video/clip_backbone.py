@@ -14,7 +14,7 @@ import numpy as np
 
 from dlkd_jax.models import clip, clip_files
 from dlkd_jax.video import backbones
-from dlkd_jax.video.in_batches import InBatches, placed
+from dlkd_jax.video.in_batches import InBatches
 
 _FILES = ('*.safetensors', 'config.json', 'open_clip_config.json', 'preprocessor_config.json', 'tokenizer.json')
 
@@ -83,7 +83,7 @@ class ClipText:
     whole = clip.TextTower(config.text, config.features, _dtype())
     short_config = dataclasses.replace(config.text, tower=dataclasses.replace(tower, layers=blocks))
     short = clip.TextTower(short_config, config.features, _dtype())
-    params = placed(model.params['text'])
+    params = model.params['text']
     apply = lambda tower, params, ids: tower.apply({'params': params}, ids)  # noqa: E731
     self._states = InBatches(lambda params, ids: apply(short, params, ids).states, params)
     self._features = InBatches(lambda params, ids: apply(whole, params, ids).features, params)
@@ -126,7 +126,7 @@ def _load(path: pathlib.Path) -> clip_files.ClipModel:
 
 
 def forget() -> None:
-  """Lets go of the files that were read last; what was opened of them stays."""
+  """Lets go of the model that was read last; what was opened of it stays."""
   _load_stamped.cache_clear()
 
 

@@ -1,0 +1,101 @@
+"""Writes films as mp4 files, and the sentences about them as captions.jsonl."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import multiprocessing
+import os
+import pathlib
+from collections.abc import Sequence
+
+import av
+import numpy as np
+
+from dlkd_jax import files
+from dlkd_jax.demo import render, world
+from dlkd_jax.demo.settings import Settings
+from dlkd_jax.demo.world import Film
+from tfds_builders.progress import Progress
+
+
+def films_of(settings: Settings) -> list[Film]:
+  """Returns all films, split after split."""
+  return [
+    world.film(settings.seed, split, number)
+    for split, count in zip(world.SPLITS, settings.films, strict=True)
+    for number in range(count)
+  ]
+
+
+def render_corpus(settings: Settings, folder: pathlib.Path) -> None:
+  """Writes the films into `<folder>/videos` and `<folder>/captions.jsonl`; films that are there are left alone.
+
+  Raises:
+    OSError: a file cannot be written.
+  """
+  films, videos = films_of(settings), folder / 'videos'
+  write_captions(films, folder / 'captions.jsonl')
+  todo = [film for film in films if not (videos / f'{film.name}.mp4').exists()]
+  if not todo:
+    return
+  bar = Progress(len(todo), 'films', every=10.0)
+  parts = [todo[start : start + 8] for start in range(0, len(todo), 8)]
+  # New processes, since a fork of one in which JAX runs threads may hang.
+  context = multiprocessing.get_context('spawn')
+  with concurrent.futures.ProcessPoolExecutor(settings.processes, mp_context=context) as pool:
+    made = [pool.submit(_write_films, part, videos, settings.rate, settings.side) for part in parts]
+    for part, done in zip(parts, made, strict=True):
+      done.result()
+      for film in part:
+        bar.step(film.split)
+  bar.finish('all')
+
+
+def _write_films(films: Sequence[Film], folder: pathlib.Path, rate: int, side: int) -> None:
+  for film in films:
+    write_film(film, folder / f'{film.name}.mp4', rate, side)
+
+
+def write_film(film: Film, path: pathlib.Path, rate: int, side: int) -> None:
+  """Writes a film as H.264 in mp4, under a temporary name that is renamed when it is whole.
+
+  Args:
+    film: what happens.
+    path: where to, ending in .mp4.
+    rate: pictures a second.
+    side: pixels, an even number.
+  """
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f'{path.stem}.{os.getpid()}.tmp')
+  try:
+    _encode(temporary, render.film_pictures(film, rate, side), rate, side)
+    temporary.replace(path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def caption_lines(film: Film) -> list[str]:
+  """Returns the lines of captions.jsonl that a film gives: video, text, start, end (seconds) and split."""
+  lines = []
+  for caption in film.captions:
+    segment = film.segments[caption.segment]
+    line = {'video': f'{film.name}.mp4', 'text': caption.text, 'start': segment.start, 'end': segment.end}
+    lines.append(json.dumps(line | {'split': film.split}))
+  return lines
+
+
+def write_captions(films: Sequence[Film], path: pathlib.Path) -> None:
+  """Writes captions.jsonl of films."""
+  files.write_text(path, '\n'.join(line for film in films for line in caption_lines(film)) + '\n')
+
+
+def _encode(path: pathlib.Path, pictures, rate: int, side: int) -> None:
+  with av.open(str(path), 'w', format='mp4') as container:
+    stream = container.add_stream('libx264', rate=rate, options={'preset': 'ultrafast', 'crf': '22', 'threads': '1'})
+    stream.width = stream.height = side
+    stream.pix_fmt = 'yuv420p'
+    for picture in pictures:
+      frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format='rgb24')
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode())

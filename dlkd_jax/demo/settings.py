@@ -1,0 +1,48 @@
+"""How large the demonstration is."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Sizes of everything; the defaults fit two CPU cores and ten minutes.
+
+  Attributes:
+    seed: of the world and of pretraining.
+    films: of train, val and test.
+    rate: pictures a second in the files.
+    side: pixels of the pictures.
+    steps: of pretraining.
+    batch: scenes a step.
+    width: of the towers of the small CLIP, and of the space where they meet.
+    learning_rate: highest of pretraining.
+    save_every: steps of pretraining between two saved states.
+    sampled: pictures a second that features are made of.
+    epochs: of a student; 0: as many as the recipe says.
+    students: trainings that share a row of the table, with seeds from 0.
+    processes: that render.
+  """
+
+  seed: int = 0
+  films: tuple[int, int, int] = (260, 50, 120)
+  rate: int = 4
+  side: int = 64
+  steps: int = 1200
+  batch: int = 64
+  width: int = 128
+  learning_rate: float = 1e-3
+  save_every: int = 200
+  sampled: float = 2.0
+  epochs: int = 0
+  students: int = 3
+  processes: int = 2
+
+
+SIZES = {
+  'whole': Settings(),
+  'tiny': Settings(
+    films=(8, 4, 4), steps=4, batch=8, width=16, save_every=2, sampled=1.0, epochs=1, students=2, processes=1
+  ),
+}

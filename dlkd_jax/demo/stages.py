@@ -1,0 +1,90 @@
+"""Stages that are done once: each leaves a note of how it was made behind it, and is not made again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+from dlkd_jax import files
+from dlkd_jax.demo.settings import Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """A stage: `make` writes what it makes into the work directory, and goes on where it was stopped.
+
+  Attributes:
+    name: one word.
+    account: what it does, for the console.
+    make: makes it.
+  """
+
+  name: str
+  account: str
+  make: Callable[[], None]
+
+
+def claim(workdir: pathlib.Path, settings: Settings) -> None:
+  """Notes the settings in a work directory, or compares them with those that are there.
+
+  Raises:
+    ValueError: the work directory was begun with other settings; the message lists the differences.
+    OSError: it cannot be written.
+  """
+  path, own = workdir / 'settings.json', json.loads(json.dumps(dataclasses.asdict(settings)))
+  if not path.exists():
+    files.write_json(path, own)
+    return
+  try:
+    there = dict(json.loads(path.read_text(encoding='utf-8')))
+  except (ValueError, TypeError) as error:
+    raise ValueError(f'{path} is damaged ({error}); remove {workdir}, or choose another --workdir') from error
+  differences = [
+    f'{name}: {there.get(name)} there, {own.get(name)} asked for'
+    for name in sorted(there.keys() | own.keys())
+    if there.get(name) != own.get(name)
+  ]
+  if differences:
+    listed = '; '.join(differences)
+    raise ValueError(f'{workdir} was begun with other settings ({listed}); remove it, or choose another --workdir')
+
+
+def run(stages: list[Stage], workdir: pathlib.Path, say: Callable[[str], None]) -> dict[str, float]:
+  """Runs the stages that are not done, in their order.
+
+  Args:
+    stages: in their order.
+    workdir: where they write, and where `done/<name>.json` is noted of each.
+    say: prints a line.
+
+  Returns:
+    Name → seconds of each, as noted when it was made; a stage that was stopped counts from its last start.
+  """
+  seconds: dict[str, float] = {}
+  for number, stage in enumerate(stages, 1):
+    note = workdir / 'done' / f'{stage.name}.json'
+    heading = f'\n[{number}/{len(stages)}] {stage.account}'
+    known = _read(note)
+    if known is not None:
+      seconds[stage.name] = known
+      say(f'{heading}: there already')
+      continue
+    say(heading)
+    start = time.monotonic()
+    stage.make()
+    seconds[stage.name] = round(time.monotonic() - start, 1)
+    files.write_json(note, {'seconds': seconds[stage.name]})
+    say(f'{stage.name}: {seconds[stage.name]:.0f} s')
+  return seconds
+
+
+def _read(note: pathlib.Path) -> float | None:
+  try:
+    content: Any = json.loads(note.read_text(encoding='utf-8'))
+    return float(content['seconds'])
+  except (OSError, ValueError, KeyError, TypeError):
+    return None

@@ -1,0 +1,182 @@
+"""What happens in the rendered world: scenes, films of several moments, and sentences about single moments.
+
+A film is a row of segments. In each, things of a shape, a colour and a size move before a background. Some segments are
+moments: sentences describe their first thing. The others are there to distract, and so is the second thing that most
+segments show. Nothing here draws; the same seed gives the same films, in whatever order they are asked for.
+
+Films and pretraining show other scenes: a pair of shape and colour belongs to one of them alone, and each has
+backgrounds that the other lacks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from dlkd_jax.demo import words
+
+SPLITS = ('train', 'val', 'test')
+VARIANTS = 40  # Of each background.
+_PRETRAINING = 3  # Behind the splits, in the seeds.
+
+
+@dataclasses.dataclass(frozen=True)
+class Thing:
+  """A thing and how it moves: concept numbers of `words`, and what no sentence speaks of.
+
+  Attributes:
+    x, y: where the middle of its way is, in sides of the picture.
+    phase: where in its rhythm it starts, 0 to 1.
+    shade: by how much its colour is off, -1 to 1 for red, green and blue.
+  """
+
+  shape: int
+  colour: int
+  size: int
+  motion: int
+  x: float
+  y: float
+  phase: float
+  shade: tuple[float, float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+  """From `start` to `end`, seconds, `things` move before a background; the first is what sentences speak of."""
+
+  start: float
+  end: float
+  background: int
+  variant: int
+  things: tuple[Thing, ...]
+
+  def concepts(self) -> dict[str, int]:
+    """Returns factor → concept of its first thing and its background."""
+    thing = self.things[0]
+    return {
+      'shape': thing.shape,
+      'colour': thing.colour,
+      'size': thing.size,
+      'motion': thing.motion,
+      'background': self.background,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Caption:
+  """A sentence about segment number `segment` of a film."""
+
+  text: str
+  segment: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Film:
+  """A film: `light` is the factor of its brightness."""
+
+  name: str
+  split: str
+  seconds: float
+  light: float
+  segments: tuple[Segment, ...]
+  captions: tuple[Caption, ...]
+
+
+def film(seed: int, split: str, number: int, moments: tuple[int, int] = (3, 4), paraphrases: int = 2) -> Film:
+  """Returns one film.
+
+  Args:
+    seed: of the world.
+    split: train, val or test.
+    number: of the film within its split.
+    moments: fewest and most segments that sentences describe; about as many are not described.
+    paraphrases: sentences for each of them.
+  """
+  rng = np.random.default_rng(np.random.SeedSequence([seed, SPLITS.index(split), number]))
+  described = int(rng.integers(moments[0], moments[1] + 1))
+  count = described + int(rng.integers(described - 1, described + 2))
+  chosen = np.sort(rng.permutation(count)[:described])
+  segments, start = [], 0.0
+  for _ in range(count):
+    before = segments[-1] if segments else None
+    segments.append(_segment(rng, start, before))
+    start = segments[-1].end
+  captions = [
+    Caption(sentence(segments[place].concepts(), rng), int(place)) for place in chosen for _ in range(paraphrases)
+  ]
+  light = float(rng.uniform(0.8, 1.15))
+  return Film(f'{split}_{number:04d}', split, start, light, tuple(segments), tuple(captions))
+
+
+def scene(seed: int, number: int) -> tuple[Segment, float, float, str]:
+  """Returns a scene for pretraining: a segment, the time of the picture, its light, and a sentence about it."""
+  rng = np.random.default_rng(np.random.SeedSequence([seed, _PRETRAINING, number]))
+  seen = [*range(words.SHARED), *range(words.BACKGROUNDS_OF_FILMS, len(words.BACKGROUNDS))]
+  segment = Segment(0.0, 4.0, int(rng.choice(seen)), int(rng.integers(VARIANTS)), _things(rng, of_films=False))
+  return segment, float(rng.uniform(0, 4)), float(rng.uniform(0.8, 1.15)), sentence(segment.concepts(), rng)
+
+
+def of_films(shape: int, colour: int) -> bool:
+  """Whether a pair of shape and colour belongs to films; the others belong to pretraining."""
+  return (shape + colour) % 2 == 0
+
+
+def sentence(concepts: dict[str, int], rng: np.random.Generator) -> str:
+  """Returns a sentence about a moment: shape always, the other factors mostly, in varied words and order."""
+  said = {factor: str(rng.choice(words.FACTORS[factor][concept])) for factor, concept in concepts.items()}
+  size = f'{said["size"]} ' if rng.random() < 0.5 else ''
+  colour = f'{said["colour"]} ' if rng.random() < 0.85 else ''
+  thing = f'{size}{colour}{said["shape"]}'
+  article = str(rng.choice(('an' if thing[0] in 'aeiou' else 'a', 'the', 'one', 'some')))
+  what = f'{article} {thing}'
+  place = f'{rng.choice(("over", "on", "with"))} the {said["background"]}'
+  has_place, has_motion = rng.random() < 0.5, rng.random() < 0.85
+  if not has_motion:
+    what = f'{rng.choice(("there is", "we see"))} {what}'
+    return f'{what} {place}' if has_place else what
+  form = rng.random()
+  if form < 0.5:
+    text = f'{what} {said["motion"]}'
+  elif form < 0.75:
+    text = f'we see {what} that {said["motion"]}'
+  else:
+    text = f'it is {what} and it {said["motion"]}'
+  if not has_place:
+    return text
+  return f'{text} {place}' if rng.random() < 0.6 else f'{place} {text}'
+
+
+def _segment(rng: np.random.Generator, start: float, before: Segment | None) -> Segment:
+  """Draws the segment behind another one, which may stay before its background."""
+  if before is not None and rng.random() < 0.3:
+    background, variant = before.background, before.variant
+  else:
+    background, variant = int(rng.integers(words.BACKGROUNDS_OF_FILMS)), int(rng.integers(VARIANTS))
+  length = float(rng.integers(6, 11)) / 2  # Seconds.
+  return Segment(start, start + length, background, variant, _things(rng, of_films=True))
+
+
+def _things(rng: np.random.Generator, of_films: bool) -> tuple[Thing, ...]:
+  """Draws one thing, or two of other shapes and colours that do not cover each other halfway."""
+  first = _thing(rng, of_films)
+  if rng.random() < 0.35:
+    return (first,)
+  while True:
+    second = _thing(rng, of_films)
+    if second.shape == first.shape or second.colour == first.colour:
+      continue
+    if abs(first.x - second.x) > 0.21 or abs(first.y - second.y) > 0.21:
+      return (first, second)
+
+
+def _thing(rng: np.random.Generator, films: bool) -> Thing:
+  """Draws a thing of a pair of shape and colour that belongs to films, or to pretraining."""
+  while True:
+    shape, colour = int(rng.integers(len(words.SHAPES))), int(rng.integers(len(words.COLOURS)))
+    if of_films(shape, colour) == films:
+      break
+  size, motion = int(rng.integers(len(words.SIZES))), int(rng.integers(len(words.MOTIONS)))
+  x, y = (float(place) for place in rng.uniform(0.28, 0.72, 2))
+  shade = tuple(float(value) for value in rng.uniform(-1, 1, 3))
+  return Thing(shape, colour, size, motion, x, y, float(rng.random()), shade)
