@@ -79,6 +79,11 @@ def base(dataset: str) -> ml_collections.ConfigDict:
   config.loss.teacher_temperature = config_dict.placeholder(float)  # of the teacher's soft targets; unset: 1 and 0.2
   config.loss.teacher = True  # distil from the teacher
 
+  config.teacher = ml_collections.ConfigDict()
+  config.teacher.online = False  # encode the records' pictures in each step, instead of reading frozen features
+  config.teacher.clip = config_dict.placeholder(str)  # folder of the CLIP model that encodes them
+  config.teacher.micro_batch = 64  # pictures that a device encodes at once
+
   config.schedules = ml_collections.ConfigDict()
   config.schedules.distillation = 'exp'  # w: none, exp, linear or sigmoid
   config.schedules.alpha = 'sigmoid'  # share of hard labels: none, exp, linear, sigmoid or cosine

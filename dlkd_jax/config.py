@@ -87,6 +87,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
   require(config.loss.temperature > 0, 'loss.temperature', 'a positive number')
   teacher_temperature = config.loss.teacher_temperature
   require(teacher_temperature is None or teacher_temperature > 0, 'loss.teacher_temperature', 'unset or positive')
+  online = config.teacher.online
+  require(not online or config.teacher.clip, 'teacher.clip', 'the folder of a CLIP model, since teacher.online is True')
+  require(not online or config.loss.teacher, 'loss.teacher', 'True, since teacher.online is')
+  require(config.teacher.micro_batch >= 1, 'teacher.micro_batch', 'at least 1')
   for field in ('schedules.alpha_start', 'schedules.beta_start'):
     group, name = field.split('.')
     require(0.0 <= config[group][name] <= 1.0, field, 'a share in [0, 1]')

@@ -136,6 +136,7 @@ def test_arguments_reach_their_fields():
     ('logging.every_steps', 0),
     ('loss.hard_pool', 0),
     ('evaluation.inheritance_weight', 1.5),
+    ('teacher.micro_batch', 0),
   ],
 )
 def test_values_out_of_range_are_named(config, field, value):
@@ -144,6 +145,14 @@ def test_values_out_of_range_are_named(config, field, value):
   with pytest.raises(ValueError, match=rf'config\.{field} is {value}, expected') as error:
     config_lib.validate(config)
   assert str(error.value).count('config.') == 1
+
+
+def test_a_teacher_inside_the_step_needs_a_model_and_distillation(config):
+  config.teacher.online, config.loss.teacher = True, False
+  with pytest.raises(ValueError, match=r'teacher\.clip is None, expected the folder of a CLIP.*loss\.teacher is False'):
+    config_lib.validate(config)
+  config.teacher.clip, config.loss.teacher = 'models/clip', True
+  config_lib.validate(config)
 
 
 def test_all_problems_are_named_at_once(config):

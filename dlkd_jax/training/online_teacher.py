@@ -12,6 +12,7 @@ B/16, and would tie the records to one model; pixels suit every tower of their s
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,7 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from dlkd_jax import sharding
 from dlkd_jax.data.batch import Batch
+from dlkd_jax.models import clip, clip_files
 from dlkd_jax.sharding import BATCH_AXES
 from dlkd_jax.similarity.common import vary_alike
 
@@ -95,7 +98,39 @@ class OnlineTeacher:
   def normalise(self, pictures: jax.Array) -> jax.Array:
     """Returns `[N, S, S, 3]` uint8 pictures as the tower wants them, float32."""
     mean, std = (jnp.asarray(values, jnp.float32)[None, None, None, :] for values in (self.mean, self.std))
-    return (pictures.astype(jnp.float32) / 255.0 - mean) / std
+    return (pictures.astype(jnp.float32) * np.float32(1 / 255) - mean) / std
+
+
+def load_clip_teacher(
+  path: pathlib.Path, record: Mapping[str, Any], mesh: Mesh, dtype: Any = jnp.float32, micro_batch: int = 64
+) -> OnlineTeacher:
+  """Reads a CLIP model, checks that it suits a data set, and puts its image tower onto every device.
+
+  Args:
+    path: folder of the model; see `clip_files.load_clip`.
+    record: any of the training split.
+    mesh: the devices.
+    dtype: of the tower's products.
+    micro_batch: pictures that a device encodes at once.
+
+  Raises:
+    FileNotFoundError: there is no model.
+    ValueError: it is damaged, does not say how pictures are prepared, or does not suit the record.
+  """
+  model = clip_files.load_clip(path)
+  config, preprocess = model.config, model.preprocess
+  if preprocess is None:
+    raise ValueError(f'{path}: does not say how pictures are prepared; add its preprocessor_config.json')
+  check_record(record, config.image.size, config.features, str(path))
+  tower = clip.ImageTower(config.image, config.features, dtype)
+  return OnlineTeacher(
+    encode=lambda params, pixels: tower.apply({'params': params}, pixels).features,
+    params=jax.device_put(model.params['image'], sharding.replicated(mesh)),
+    size=config.image.size,
+    mean=preprocess.mean,
+    std=preprocess.std,
+    micro_batch=micro_batch,
+  )
 
 
 def check_record(record: Mapping[str, Any], size: int, features: int, model: str) -> None:

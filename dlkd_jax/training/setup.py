@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 
 import jax
 import ml_collections
@@ -14,6 +15,7 @@ from dlkd_jax.data.lengths import open_lengths
 from dlkd_jax.models.student import Student, init_parameters
 from dlkd_jax.training import recipe, splits
 from dlkd_jax.training.console import say
+from dlkd_jax.training.online_teacher import OnlineTeacher, load_clip_teacher
 from dlkd_jax.training.state import StepFunction, TrainState, create_state, make_train_step
 
 
@@ -49,12 +51,14 @@ def assemble(config: ml_collections.ConfigDict) -> Parts:
   """Builds the parts of a run over the devices of all processes, and says what they are.
 
   Raises:
-    ValueError: the configuration is wrong, or does not suit the data set or the devices.
-    FileNotFoundError: the data set was not built.
+    ValueError: the configuration is wrong, or does not suit the data set, the teacher's model or the devices.
+    FileNotFoundError: the data set was not built, or there is no such model.
   """
   mesh = sharding.make_mesh(model=config.mesh.model)
+  online = config.teacher.online
   source = splits.open_split(config, 'train')
-  options = recipe.make_pipeline_options(config, mesh.size, config.loss.teacher)
+  teacher = _load_teacher(config, mesh, source) if online else None
+  options = recipe.make_pipeline_options(config, mesh.size, config.loss.teacher, pixels=online)
   lengths = open_lengths(config.data.data_dir, config.data.dataset, 'train')
   lengths = None if lengths is None else lengths.first(len(source))
   processes = jax.process_count()
@@ -71,6 +75,7 @@ def assemble(config: ml_collections.ConfigDict) -> Parts:
     learning_rate,
     recipe.make_objective_options(config),
     mesh,
+    teacher,
   )
   parameters = sum(x.size for x in jax.tree.leaves(state.params))
   say(
@@ -81,3 +86,11 @@ def assemble(config: ml_collections.ConfigDict) -> Parts:
   say(repr(pipeline.plan))
   validator = splits.SplitEvaluator(config, student, mesh, 'val')
   return Parts(mesh, pipeline, student, state, train_step, step_key, validator)
+
+
+def _load_teacher(config: ml_collections.ConfigDict, mesh: Mesh, source) -> OnlineTeacher:
+  """Loads the teacher that encodes the pictures of the training split, onto all devices."""
+  folder, at_once = pathlib.Path(config.teacher.clip).expanduser(), config.teacher.micro_batch
+  teacher = load_clip_teacher(folder, source[0], mesh, recipe.product_dtype(config), at_once)
+  say(f'teacher inside the step: {folder}, pictures of {teacher.size}x{teacher.size}, {teacher.micro_batch} at once')
+  return teacher

@@ -34,8 +34,8 @@ class PixelPrvr(base_builder.PrvrBuilder, skip_registration=True):
 
   def record(self, split, video):
     rng = np.random.default_rng(sum(video.encode()))
-    frames, teacher_frames = rng.integers(1, 12, 2)
-    made = fakes.record(video, rng, int(frames), int(teacher_frames), (3, 2), np.float32, pixels=self.size)
+    frames = int(rng.integers(1, 12))
+    made = fakes.record(video, rng, frames, frames, (3, 2), np.float32, pixels=self.size)
     made['teacher_frames'] = np.asarray(self.encode(made['teacher_pixels']), np.float32)
     made['teacher_text'] = rng.standard_normal((2, self.features)).astype(np.float32)
     return made

@@ -1,5 +1,6 @@
 """The teacher inside the step does what its features in the batch would, wherever pictures lie, whatever pads them."""
 
+import dataclasses
 import functools
 
 import flax.traverse_util
@@ -8,8 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import tvr
+from dlkd_jax import config as config_lib
 from dlkd_jax import sharding
-from dlkd_jax.training.online_teacher import OnlineTeacher, check_record
+from dlkd_jax.data import sources
+from dlkd_jax.layout import padded_layout
+from dlkd_jax.models import clip_files
+from dlkd_jax.training import setup
+from dlkd_jax.training.online_teacher import OnlineTeacher, check_record, load_clip_teacher
+from dlkd_jax.video import backbones
+from tests.data import pixel_sets
+from tests.models import clips
 from tests.training import worlds
 
 SIZE, MEAN, STD = 4, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -160,3 +170,96 @@ def test_records_of_another_model_are_refused():
     check_record(record, 8, 6, 'models/clip')
   with pytest.raises(ValueError, match='teacher_text of 6 features and clip gives 5: they are of another model'):
     check_record(record, 4, 5, 'clip')
+
+
+@pytest.fixture(scope='module')
+def model_folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('clip') / 'tiny'
+  clip_files.save_clip(clips.tiny_model(), folder)
+  return folder
+
+
+@pytest.fixture(scope='module')
+def world_folder(tmp_path_factory, model_folder):
+  """A data set whose frozen features are those of the tiny CLIP."""
+  frames = backbones.open_frame_backbone(f'clip:{model_folder}')
+  folder = tmp_path_factory.mktemp('sets')
+  pixel_sets.write(folder, 16, frames.encode, frames.features)
+  return folder
+
+
+def clip_config(folder, model, **fields):
+  config = tvr.get_config('debug')
+  with config.unlocked():
+    config.data.update(dataset=pixel_sets.NAME, data_dir=str(folder), batch_videos=8, max_frames=12, max_words=5)
+    config.data.update(frame_sizes=(12,), word_sizes=(5,), row_words=10)
+    config.model.update(hidden=8, heads=2)
+    config.teacher.update(online=True, clip=str(model), micro_batch=8, **fields)
+  config_lib.validate(config)
+  return config
+
+
+def two_runs(folder, model):
+  """Parts and first batch of a run from pixels, and of one from frozen features, put together as a run is."""
+  for online in (True, False):
+    config = clip_config(folder, model)
+    config.teacher.online = online
+    parts = setup.assemble(config)
+    yield parts, next(iter(parts.pipeline)).check()
+
+
+def test_a_run_from_pixels_sees_the_frozen_features(world_folder, model_folder):
+  (online, pixels), (_, frozen) = two_runs(world_folder, model_folder)
+  assert pixels.teacher_frames is None and frozen.teacher_pixels is None
+  record = sources.open_source(world_folder, pixel_sets.NAME, 'train')[0]
+  teacher = load_clip_teacher(model_folder, record, online.mesh, micro_batch=8)
+  jax.tree.map(np.testing.assert_array_equal, online.train_step.args[0], teacher.params)
+  assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(online.train_step.args[0]))
+  filled = jax.jit(functools.partial(teacher.fill, mesh=online.mesh))(
+    teacher.params, sharding.shard_batch(pixels, online.mesh)
+  )
+  np.testing.assert_allclose(filled.teacher_frames, frozen.teacher_frames, atol=1e-5)
+  assert np.abs(frozen.teacher_frames).max() > 0.5
+
+
+@pytest.mark.slow
+def test_a_step_from_pixels_is_one_from_frozen_features(world_folder, model_folder):
+  """On all devices: the same losses, and the same parameters after it."""
+  (online_state, online), (frozen_state, frozen) = (
+    parts.train_step(parts.state, sharding.shard_batch(batch, parts.mesh), parts.step_key)
+    for parts, batch in two_runs(world_folder, model_folder)
+  )
+  assert frozen['loss/distillation'] > 0
+  for name, value in frozen.items():
+    np.testing.assert_allclose(online[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+  for one, other in zip(*(jax.tree.leaves(s.params) for s in (online_state, frozen_state)), strict=True):
+    np.testing.assert_allclose(one, other, atol=2e-5)
+
+
+def test_bad_models_and_sets_are_refused(world_folder, model_folder, tmp_path):
+  with pytest.raises(FileNotFoundError, match=r'there is no CLIP model .*absent'):
+    setup.assemble(clip_config(world_folder, tmp_path / 'absent'))
+  model = clips.tiny_model()
+  clip_files.save_clip(dataclasses.replace(model, preprocess=None), tmp_path / 'bare')
+  with pytest.raises(ValueError, match='bare: does not say how pictures are prepared; add its preprocessor_config'):
+    setup.assemble(clip_config(world_folder, tmp_path / 'bare'))
+  other = pixel_sets.write(tmp_path / 'small', 4, lambda images: images[:, 0, 0], 3)
+  config = clip_config(tmp_path / 'small', model_folder)
+  with pytest.raises(ValueError, match=r'pictures of 4x4x3, and .*tiny takes 16x16x3'):
+    setup.assemble(config)
+  assert other == pixel_sets.NAME
+
+
+def test_bfloat16_is_near(model_folder):
+  record = {'teacher_pixels': np.zeros((1, 16, 16, 3), np.uint8), 'teacher_text': np.zeros((1, 10))}
+  images = np.random.default_rng(0).integers(0, 256, (1, 5, 16 * 16 * 3), np.uint8)
+  batch = worlds.make_batch().replace(teacher_frames=None, teacher_pixels=images)
+  batch = batch.replace(frames=padded_layout(np.arange(5)[None] < 4))
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  full, half = (
+    np.asarray(teacher.fill(teacher.params, batch).teacher_frames)
+    for teacher in (load_clip_teacher(model_folder, record, mesh, dtype) for dtype in (jnp.float32, jnp.bfloat16))
+  )
+  assert full.dtype == half.dtype == np.float32 and not full[0, 4].any()
+  cosine = (full * half).sum(-1)[0, :4] / np.linalg.norm(full, axis=-1)[0, :4] / np.linalg.norm(half, axis=-1)[0, :4]
+  assert cosine.min() > 0.99 and not np.array_equal(full, half)

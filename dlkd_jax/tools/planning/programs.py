@@ -32,8 +32,10 @@ def train_step(config: ml_collections.ConfigDict, topology: Topology, workload: 
     workload: what batches hold.
 
   Raises:
-    ValueError: the batch or the model axis does not divide over the devices.
+    ValueError: the batch or the model axis does not divide over the devices, or the teacher is inside the step.
   """
+  if config.teacher.online:
+    raise ValueError('steps that encode pictures cannot be planned; set config.teacher.online=False to plan the rest')
   mesh = sharding.make_mesh(topology.devices, config.mesh.model)
   student = recipe.make_student(config, topology.platform)
   optimizer, rate = recipe.make_optimizer(config, _STEPS_PER_EPOCH)
