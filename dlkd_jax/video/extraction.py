@@ -45,6 +45,7 @@ class Request:
     batch: most pictures that a backbone is given at once.
     readers: videos decoded at the same time.
     dtype: float16 or float32, of the records.
+    keep_pixels: whether the records keep the pictures that the teacher saw, for training with it inside the step.
   """
 
   videos: pathlib.Path
@@ -58,6 +59,7 @@ class Request:
   batch: int = 32
   readers: int = min(4, os.cpu_count() or 1)
   dtype: str = 'float16'
+  keep_pixels: bool = False
 
   def __post_init__(self):
     """Checks the numbers.
@@ -105,10 +107,20 @@ class Backbones:
           f'{self.teacher_text.sentence_features} of a sentence; a teacher needs one space for both'
         )
 
+    self.pixels = self._side(request.teacher) if request.keep_pixels else None
+
+  def _side(self, name: str | None) -> int:
+    """Returns S, the side of the pictures that the teacher sees; ValueError where it sees none."""
+    seen = self.teacher.prepare(np.zeros((8, 8, 3), np.uint8)) if self.teacher else np.zeros(0)
+    if seen.dtype != np.uint8 or seen.ndim != 3 or seen.shape != (len(seen), len(seen), 3):
+      raise ValueError(f'pixels are kept for a teacher that sees square pictures, as clip:DIR; the teacher is {name!r}')
+    return len(seen)
+
   def sizes(self) -> dict[str, int | None]:
-    """Returns Dv, Dq and Dt."""
+    """Returns Dv, Dq and Dt, and S where pictures are kept."""
     teacher = self.teacher.features if self.teacher else None
-    return {'Dv': self.student.features, 'Dq': self.text.token_features, 'Dt': teacher}
+    pixels = {'S': self.pixels} if self.pixels else {}
+    return {'Dv': self.student.features, 'Dq': self.text.token_features, 'Dt': teacher} | pixels
 
   def fingerprints(self) -> dict[str, str | None]:
     """Returns what tells the models from others."""
@@ -127,6 +139,8 @@ class Backbones:
     if self.teacher is not None:
       own = len(each) > 1
       features['teacher_frames'] = self.teacher.encode(each[1]) if own else features['student_frames']
+    if self.pixels is not None:
+      features['teacher_pixels'] = np.stack(each[-1])
     return features
 
   def encode_text(self, texts: list[str]) -> dict[str, np.ndarray]:
@@ -169,7 +183,8 @@ def extract(request: Request) -> Result:
 
 
 def _options(request: Request, models: Backbones) -> dict[str, Any]:
-  return {'rate': float(request.rate), 'max_side': request.max_side, **models.fingerprints()}
+  options = {'rate': float(request.rate), 'max_side': request.max_side, **models.fingerprints()}
+  return options | ({'pixels': models.pixels} if models.pixels else {})
 
 
 def _sort_out(

@@ -4,7 +4,8 @@
     <folder>/videos/<key>.safetensors one file a video, written whole or not at all; any names
 
 `extraction.json` holds `layout` (1), `sizes` ({'Dv': …, 'Dq': …, 'Dt': … or null without a teacher}) and `options`:
-plain values that change the features, kept with the data set and compared when videos are added.
+plain values that change the features, kept with the data set and compared when videos are added. `sizes` may hold `S`:
+files then have `teacher_pixels` [n, S, S, 3] uint8, too, the pictures that the teacher saw.
 
 Arrays of a file: `student_frames` [n, Dv], `teacher_frames` [n, Dt] and `teacher_text` [k, Dt] (where there is a
 teacher), `student_tokens` [sum(token_lengths), Dq], `token_lengths` [k] int32, `moments` [k, 2] float32 and `times` [n]
@@ -67,7 +68,7 @@ class Extracted:
 
   def sizes(self) -> Sizes:
     """Returns the features a row, as the folder says."""
-    return Sizes(self._sizes['Dv'], self._sizes['Dq'], self._sizes['Dt'], times=True)
+    return Sizes(self._sizes['Dv'], self._sizes['Dq'], self._sizes['Dt'], times=True, pixels=self._sizes.get('S'))
 
   def videos(self) -> dict[str, list[str]]:
     """Returns split → new videos by name; the splits that the set has already are among them."""
@@ -103,6 +104,11 @@ class Extracted:
     if sizes.teacher is not None:
       record['teacher_frames'] = _rows(data, 'teacher_frames', len(frames), sizes.teacher, path)
       record['teacher_text'] = _rows(data, 'teacher_text', len(captions), sizes.teacher, path)
+    if sizes.pixels is not None:
+      pixels, shape = data.get('teacher_pixels', np.zeros(0)), (len(frames), sizes.pixels, sizes.pixels, 3)
+      if pixels.shape != shape or pixels.dtype != np.uint8:
+        raise errors.WrongSizeError(f'{path}: teacher_pixels are {list(pixels.shape)}, expected {list(shape)} of uint8')
+      record['teacher_pixels'] = pixels
     counts = {len(captions), len(ids), len(record['token_lengths'])}
     if len(counts) > 1 or record['times'].shape != (len(frames),):
       raise errors.WrongSizeError(f'{path}: numbers of captions or of times disagree; extract this video again')
