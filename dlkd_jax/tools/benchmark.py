@@ -11,6 +11,7 @@
 | evaluation | 15,753 captions, 4,430 videos of 128 frames, two branches |
 | input | the input pipeline alone, and what a step waits for it |
 | checkpoint | saving and restoring the training state |
+| clip | both towers of CLIP ViT-B/32, as the extraction runs them |
 
 Every section runs in a process of its own, so that its memory is its own; each is also a command
 (`python -m dlkd_jax.tools.benchmark_step` and so on) with more options. `--quick` shrinks all sizes: a check of the
@@ -46,6 +47,7 @@ def _commands(quick: bool) -> dict[str, list[list[str]]]:
     'evaluation': [['benchmark_evaluation', f'--size={"tiny" if quick else "activitynet"}', '--repeat=2']],
     'input': [['benchmark_input', *(['--videos=16', '--batch_videos=4', '--batches=2'] if quick else [])]],
     'checkpoint': [['benchmark_checkpoint', *(['--repeats=1'] if quick else [])]],
+    'clip': [['benchmark_clip', *(['--batch=1', '--repeats=1'] if quick else [])]],
   }
 
 
@@ -86,6 +88,13 @@ def rows(section: str, found: Any) -> Iterator[tuple[str, str]]:
         f'{result["batch_ms"]:.0f} ms a batch of {result["batch_megabytes"]:.0f} MB, {", ".join(waits)}, padding '
         f'{result["padding_frames"]:.1%} of frames, {result["padding_tokens"]:.1%} of tokens, {result["shapes"]} '
         'shapes',
+      )
+  elif section == 'clip':
+    for name in ('images', 'texts'):
+      r = found[name]
+      yield (
+        f'CLIP {found["size"]}, {found["dtype"]}, {name}',
+        f'{r["a_second"]:,.1f} a second, {r["share_of_product_rate"]:.0%} of the product rate',
       )
   else:
     yield (

@@ -12,7 +12,7 @@ from jax.extend import core
 
 
 def product_flops(function: Callable, *arguments) -> int:
-  """Returns the FLOPs of the matrix products in a function, from its trace; two for a multiply and add.
+  """Returns the FLOPs of a function's matrix products and convolutions, from its trace; two for a multiply and add.
 
   Unlike the compiler's count it takes loops as often as they run. Work of single devices inside `shard_map` is counted
   once for all devices.
@@ -27,6 +27,10 @@ def _jaxpr_flops(jaxpr) -> int:
       (contracted, _), _ = equation.params['dimension_numbers']
       inner = np.prod([equation.invars[0].aval.shape[axis] for axis in contracted])
       total += 2 * int(inner) * int(np.prod(equation.outvars[0].aval.shape))
+    elif equation.primitive.name == 'conv_general_dilated':
+      kernel = equation.invars[1].aval
+      channels = kernel.shape[equation.params['dimension_numbers'].rhs_spec[0]]
+      total += 2 * int(np.prod(equation.outvars[0].aval.shape)) * (kernel.size // channels)
     insides = [_jaxpr_flops(inner) for inner in core.jaxprs_in_params(equation.params)]
     # Of the branches of a condition one runs; they are alternatives of one computation here.
     inside = max(insides, default=0) if equation.primitive.name == 'cond' else sum(insides)

@@ -40,7 +40,7 @@ class ClipFrames:
     self.name = 'clip' if blocks is None else f'clip@layer={blocks}'
     self.fingerprint = f'{self.name}:{_fingerprint(path)}'
     self.features = config.features if blocks is None else config.image.tower.width
-    tower = clip.ImageTower(config.image, config.features, _dtype())
+    tower = clip.ImageTower(config.image, config.features, product_dtype())
 
     def encode(params: Any, pixels: jax.Array) -> jax.Array:
       output = tower.apply({'params': params}, pixels, blocks)
@@ -80,9 +80,9 @@ class ClipText:
     self.name = 'clip' if layer is None else f'clip@layer={blocks}'
     self.fingerprint = f'{self.name}:{_fingerprint(path)}'
     self.token_features, self.sentence_features = tower.width, config.features
-    whole = clip.TextTower(config.text, config.features, _dtype())
+    whole = clip.TextTower(config.text, config.features, product_dtype())
     short_config = dataclasses.replace(config.text, tower=dataclasses.replace(tower, layers=blocks))
-    short = clip.TextTower(short_config, config.features, _dtype())
+    short = clip.TextTower(short_config, config.features, product_dtype())
     params = model.params['text']
     apply = lambda tower, params, ids: tower.apply({'params': params}, ids)  # noqa: E731
     self._states = InBatches(lambda params, ids: apply(short, params, ids).states, params)
@@ -109,7 +109,7 @@ def _blocks(layer: int, layers: int, path: pathlib.Path) -> int:
   return blocks
 
 
-def _dtype() -> Any:
+def product_dtype() -> Any:
   """Returns the type of products: bfloat16 on accelerators."""
   return jnp.float32 if jax.default_backend() == 'cpu' else jnp.bfloat16
 

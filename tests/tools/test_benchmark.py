@@ -1,5 +1,6 @@
 """The benchmarks: they run, count what they say they count, and end in one table."""
 
+import functools
 import json
 
 import jax
@@ -9,9 +10,10 @@ import pytest
 
 from dlkd_jax import sharding
 from dlkd_jax.data.options import PipelineOptions
-from dlkd_jax.tools import benchmark, benchmark_step, rates
+from dlkd_jax.tools import benchmark, benchmark_clip, benchmark_step, rates
 from dlkd_jax.tools import lengths as models
 from dlkd_jax.tools.random_data import RandomSource, random_batch
+from tests.models import clips
 
 
 def test_flops_count_loops_branches_and_devices():
@@ -28,6 +30,29 @@ def test_flops_count_loops_branches_and_devices():
   )
   assert rates.product_flops(split, jnp.ones((6, 4)), b) == 2 * once
   assert rates.MatmulRate(64, 64, 64).measure() > 0
+
+
+def test_flops_count_convolutions():
+  convolve = functools.partial(
+    jax.lax.conv_general_dilated, window_strides=(2, 2), padding='VALID', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
+  # 2 images, 3 by 3 windows, each a product of 2·2·3 numbers for each of 5 channels; or of 2·2 with a group a channel.
+  images = jnp.ones((2, 6, 6, 3))
+  assert rates.product_flops(convolve, images, jnp.ones((2, 2, 3, 5))) == 2 * (2 * 3 * 3 * 5) * 12
+  grouped = functools.partial(convolve, feature_group_count=3)
+  assert rates.product_flops(grouped, images, jnp.ones((2, 2, 1, 3))) == 2 * (2 * 3 * 3 * 3) * 4
+
+
+def test_clip_benchmark_counts_its_products():
+  config = clips.tiny_config()
+  found = benchmark_clip.measure(config, batch=4, repeats=1)
+  tower = config.image.tower
+  tokens = 1 + config.image.patches
+  block = 2 * tokens * tower.width * (4 * tower.width + 2 * tower.hidden) + 4 * tokens**2 * tower.width
+  patches = 2 * config.image.patches * config.image.patch**2 * 3 * tower.width
+  expected = patches + tower.layers * block + 2 * tower.width * config.features
+  assert found['images']['gflop_each'] * 1e9 == pytest.approx(expected)
+  assert found['images']['a_second'] > 0 and found['texts']['share_of_product_rate'] > 0
 
 
 def test_random_records_are_the_same_each_time_and_fit_their_lengths():
