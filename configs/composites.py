@@ -11,13 +11,15 @@ from configs import common
 def get_config(arg=None):
   """Returns the recipe; `common` lists the arguments, of which `no_teacher` is always on."""
   config = common.base('composites_prvr')
+  config.model.hidden = 128  # size of the space in which queries and frames meet; there are few sentences to learn from
   config.data.batch_videos = 32  # videos a batch, with all their captions
   config.data.max_frames = 42  # longer videos are resampled to this many frames
   config.data.packing = False  # so few videos of nearly one length need one program, not one for each packing
   config.data.frame_sizes = (42,)  # lengths that the frames of a batch are padded to
-  config.data.word_sizes = (30,)  # lengths that the tokens of a batch are padded to
+  config.data.max_words = 20  # longer captions are cut to this many tokens
+  config.data.word_sizes = (20,)  # lengths that the tokens of a batch are padded to
   config.data.caption_sizes = (192,)  # about five captions a video
-  config.training.epochs = 40  # at most
+  config.training.epochs = 20  # at most
   config.logging.every_steps = 5  # steps between two progress lines and log records
   config = common.finish(config, arg)
   config.loss.teacher = False

@@ -36,12 +36,12 @@ class Progress:
       self._last = now
       self._show(label, now)
 
-  def note(self, label: str) -> None:
-    """Shows how far it is, if it is time to, without counting a step."""
+  def note(self, label: str, part: float) -> None:
+    """Shows how far it is, if it is time to; `part` of the step that is being made is done, from 0 to 1."""
     now = time.monotonic()
     if now - self._last >= self._interval:
       self._last = now
-      self._show(label, now)
+      self._show(label, now, min(max(part, 0.0), 1.0))
 
   def finish(self, label: str) -> None:
     """Shows the end."""
@@ -50,16 +50,15 @@ class Progress:
       self._stream.write('\n')
     self._stream.flush()
 
-  def _show(self, label: str, now: float) -> None:
-    elapsed = max(now - self._start, 1e-6)
-    rate = self._done / elapsed
-    left = (self._total - self._done) / rate if rate else 0.0
+  def _show(self, label: str, now: float, part: float = 0.0) -> None:
+    elapsed, done = max(now - self._start, 1e-6), self._done + part
+    rate = done / elapsed
+    left = _clock(max(self._total - done, 0) / rate) if rate else '?'
     line = (
-      f'{label:<6} {self._done:,}/{self._total:,} {self._what}, {_rate(rate)}/s, '
-      f'{_clock(elapsed)} gone, {_clock(left)} left'
+      f'{label:<6} {self._done:,}/{self._total:,} {self._what}, {_rate(rate)}/s, {_clock(elapsed)} gone, {left} left'
     )
     if self._terminal:
-      filled = round(_WIDTH * self._done / max(self._total, 1))
+      filled = round(_WIDTH * done / max(self._total, 1))
       self._stream.write(f'\r\x1b[K[{"#" * filled}{"." * (_WIDTH - filled)}] {line}')
     else:
       self._stream.write(line + '\n')

@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import tempfile
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flax.traverse_util
@@ -255,21 +256,40 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
   return content
 
 
-def _read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """Reads a safetensors file, or the parts that its index names, as float32."""
+class _Arrays(Mapping[str, np.ndarray]):
+  """The arrays of safetensors files, each read when it is asked for: the whole is never in memory twice."""
+
+  def __init__(self, files: dict[str, Any]):
+    self._files = files
+
+  def __getitem__(self, name: str) -> np.ndarray:
+    return np.asarray(self._files[name].get_tensor(name))
+
+  def __contains__(self, name: object) -> bool:
+    return name in self._files  # The inherited form reads the array.
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._files)
+
+  def __len__(self) -> int:
+    return len(self._files)
+
+
+def _read_arrays(path: pathlib.Path) -> _Arrays:
+  """Opens a safetensors file, or the parts that its index names."""
   index = path.with_name(path.name + '.index.json')
   parts = [path]
   if not path.is_file() and index.is_file():
     files = {pathlib.Path(name).name for name in _read_json(index).get('weight_map', {}).values()}
     parts = [path.with_name(name) for name in sorted(files)]
-  arrays = {}
+  files = {}
   for part in parts:
     if not part.is_file():
       raise FileNotFoundError(f'there is no file {part}; the weights of a CLIP model are needed as safetensors.')
     try:
       # Through JAX's types, since numpy has no bfloat16.
-      with safetensors.safe_open(part, 'flax') as file:
-        arrays |= {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+      file = safetensors.safe_open(part, 'flax')
+      files |= dict.fromkeys(file.keys(), file)
     except safetensors.SafetensorError as error:
       raise ValueError(f'{part} is not a whole safetensors file: {error}') from error
-  return arrays
+  return _Arrays(files)

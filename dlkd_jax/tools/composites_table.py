@@ -5,9 +5,9 @@
 
 --pack holds frame features of trimmed clips and one sentence of each (`frames.npz`, `captions.jsonl`). For every seed
 the clips are split, then the clips of each split are joined to untrimmed videos of four to six, the sentences become
-token vectors by a sentence encoder (that of the package, or --text_model=DIR), and students of one and of two
-branches are trained by `configs/composites.py`, without a teacher and without the moments. Split, composites and
-training all follow the seed. The same command goes on where it was stopped, and does nothing twice.
+token vectors by a sentence encoder (that of the package, or --text_model=DIR), and a student is trained by
+`configs/composites.py`, without a teacher and without the moments. Split, composites and training follow the seed. The
+same command goes on where it was stopped, and does nothing twice.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from configs import composites as recipe
+from dlkd_jax import config as config_lib
 from dlkd_jax import files
 from dlkd_jax.models.sentence_encoder import SentenceEncoder, load_sentence_encoder
 from dlkd_jax.retrieval.metrics import chance_metrics
@@ -36,10 +37,10 @@ ROWS = {
   'chance': 'chance',
   'ridge_video': 'ridge regression, told the video of each sentence',
   'ridge_moment': 'ridge regression, told the moment of each sentence',
-  'single': 'student, one branch',
   'inheritance': 'student, two branches: first',
   'exploration': 'student, two branches: second',
   'fused': 'student, two branches: fused',
+  'single': 'student, one branch',
 }
 
 
@@ -75,11 +76,17 @@ def build(folder: pathlib.Path, clips: joining.Clips, tokens: list[np.ndarray], 
 
 
 def train(folder: pathlib.Path, data: pathlib.Path, argument: str, stop: shutdown.StopRequest) -> dict[str, float]:
-  """Trains a student to the end, or reads what it gave; returns its metrics by name."""
+  """Trains a student to the end, or reads what it gave; returns its metrics by name.
+
+  Raises:
+    ValueError: the folder holds a run of another recipe.
+  """
   results = folder / 'results.json'
-  if not results.is_file():
-    config = recipe.get_config(argument)
-    config.data.data_dir = str(data)
+  config = recipe.get_config(argument)
+  config.data.data_dir = str(data)
+  if results.is_file():
+    config_lib.write_or_compare(config, folder)  # Results of another recipe are not taken for those of this one.
+  else:
     loop.train(config, folder, stop)
   return json.loads(results.read_text(encoding='utf-8'))['metrics']
 
@@ -99,10 +106,11 @@ def run_seed(
     penalty, found = ridge.best(sentences, clips.frames, videos, moments)
     rows[name] = found.as_dict() | {'penalty': penalty}
   epochs = f',epochs={args.epochs}' if args.epochs else ''
-  single = train(folder / 'single', data, f'single,seed={seed}{epochs}', stop)
   dual = train(folder / 'dual', data, f'seed={seed}{epochs}', stop)
-  rows['single'] = _part(single, 'inheritance')
-  return rows | {name: _part(dual, name) for name in ('inheritance', 'exploration', 'fused')}
+  rows |= {name: _part(dual, name) for name in ('inheritance', 'exploration', 'fused')}
+  if args.single:
+    rows['single'] = _part(train(folder / 'single', data, f'single,seed={seed}{epochs}', stop), 'inheritance')
+  return rows
 
 
 def _part(metrics: dict[str, float], scorer: str) -> dict[str, float]:
@@ -114,6 +122,8 @@ def markdown(seeds: list[dict[str, dict[str, float]]]) -> str:
   """Returns the table: mean ± standard deviation over the seeds (of a sample; one seed has none)."""
   lines = [f'| | {" | ".join(COLUMNS)} |', '|---|' + '---:|' * len(COLUMNS)]
   for row, label in ROWS.items():
+    if row not in seeds[0]:
+      continue
     cells = []
     for column, decimals in COLUMNS.items():
       values = [seed[row][column] for seed in seeds]
@@ -147,9 +157,10 @@ def make_parser() -> argparse.ArgumentParser:
   parser.add_argument('--pack', type=pathlib.Path, required=True, help='folder with frames.npz and captions.jsonl')
   parser.add_argument('--workdir', type=pathlib.Path, required=True, help='data sets, runs and table go here')
   parser.add_argument('--text_model', type=pathlib.Path, help=f'sentence encoder (default: of the package {PACKAGE})')
+  parser.add_argument('--single', action='store_true', help='also train a student of one branch')
   parser.add_argument('--seeds', type=int, default=3, help='how many, from 0 (default %(default)s)')
   sizes = {'nargs': 3, 'type': int, 'metavar': ('TRAIN', 'VAL', 'TEST')}
-  parser.add_argument('--clips', default=(600, 100, 300), help='clips of each split (default 600 100 300)', **sizes)
+  parser.add_argument('--clips', default=(560, 140, 300), help='clips of each split (default 560 140 300)', **sizes)
   parser.add_argument('--rounds', type=int, default=1, help='videos that a train clip is used in (default %(default)s)')
   parser.add_argument('--epochs', type=int, default=0, help='length of each training (default: the recipe)')
   return parser

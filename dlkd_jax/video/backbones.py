@@ -11,8 +11,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -105,6 +107,14 @@ def open_text_backbone(spec: str) -> TextBackbone:
 
     return ClipText(pathlib.Path(where), layer)
   raise ValueError(f'there is no backbone of sentences {spec!r}; expected one of {TEXT_SPECS}')
+
+
+def forget_files() -> None:
+  """Frees what was kept of files that several backbones share; to be called once all of them are open."""
+  if module := sys.modules.get('dlkd_jax.video.clip_backbone'):
+    module.forget()
+    if hasattr(libc := ctypes.CDLL(None), 'malloc_trim'):
+      libc.malloc_trim(0)  # The C library of Linux would keep most of the room for itself.
 
 
 def fingerprint_of_files(*paths: pathlib.Path) -> str:

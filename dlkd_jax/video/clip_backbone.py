@@ -14,7 +14,7 @@ import numpy as np
 
 from dlkd_jax.models import clip, clip_files
 from dlkd_jax.video import backbones
-from dlkd_jax.video.in_batches import InBatches
+from dlkd_jax.video.in_batches import InBatches, placed
 
 _FILES = ('*.safetensors', 'config.json', 'open_clip_config.json', 'preprocessor_config.json', 'tokenizer.json')
 
@@ -82,8 +82,13 @@ class ClipText:
     self.token_features, self.sentence_features = tower.width, config.features
     whole = clip.TextTower(config.text, config.features, product_dtype())
     short_config = dataclasses.replace(config.text, tower=dataclasses.replace(tower, layers=blocks))
+<<<<<<< ours
     short = clip.TextTower(short_config, config.features, product_dtype())
     params = model.params['text']
+=======
+    short = clip.TextTower(short_config, config.features, _dtype())
+    params = placed(model.params['text'])
+>>>>>>> theirs
     apply = lambda tower, params, ids: tower.apply({'params': params}, ids)  # noqa: E731
     self._states = InBatches(lambda params, ids: apply(short, params, ids).states, params)
     self._features = InBatches(lambda params, ids: apply(whole, params, ids).features, params)
@@ -126,7 +131,7 @@ def _load(path: pathlib.Path) -> clip_files.ClipModel:
 
 
 def forget() -> None:
-  """Lets go of the model that was read last; what was opened of it stays."""
+  """Lets go of the files that were read last; what was opened of them stays."""
   _load_stamped.cache_clear()
 
 

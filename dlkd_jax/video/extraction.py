@@ -106,6 +106,7 @@ class Backbones:
           f'teacher {request.teacher!r} gives {self.teacher.features} features of a picture and '
           f'{self.teacher_text.sentence_features} of a sentence; a teacher needs one space for both'
         )
+    backbones.forget_files()
 
     self.pixels = self._side(request.teacher) if request.keep_pixels else None
 
@@ -254,7 +255,7 @@ def _extract_one(
     for batch in _batches(reading, request.batch):
       times += [time for time, _ in batch]
       features.append(models.encode([prepared for _, prepared in batch]))
-      bar.note(f'{job.video} at {times[-1]:,.0f} of {info.duration:,.0f} s')
+      bar.note(job.video, times[-1] / max(info.duration, 1e-6))
   except decoding.VideoError as error:
     damage = error.reason
   if not times:

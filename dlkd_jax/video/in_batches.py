@@ -22,7 +22,7 @@ class InBatches:
   def __init__(self, function: Callable[[Any, jax.Array], jax.Array], params: Any):
     """Takes a function, (params, [N, …]) → [N, …], of rows that do not depend on each other; puts the parameters."""
     self._mesh = sharding.make_mesh(jax.local_devices())
-    self._params = jax.device_put(params, sharding.replicated(self._mesh))
+    self._params = placed(params)
     self._function = jax.jit(function)
 
   def __call__(self, rows: np.ndarray) -> np.ndarray:
@@ -32,9 +32,14 @@ class InBatches:
       part = rows[start : start + MOST]
       whole = padded(part)
       splits = len(whole) % self._mesh.size == 0
-      placed = jax.device_put(whole, (sharding.rows if splits else sharding.replicated)(self._mesh))
-      parts.append(np.asarray(self._function(self._params, placed), np.float32)[: len(part)])
+      there = jax.device_put(whole, (sharding.rows if splits else sharding.replicated)(self._mesh))
+      parts.append(np.asarray(self._function(self._params, there), np.float32)[: len(part)])
     return np.concatenate(parts)
+
+
+def placed(params: Any) -> Any:
+  """Puts parameters on all devices of this process; what lies there already is not copied."""
+  return jax.device_put(params, sharding.replicated(sharding.make_mesh(jax.local_devices())))
 
 
 def padded(rows: np.ndarray) -> np.ndarray:

@@ -168,3 +168,11 @@ def test_progress_on_a_terminal():
   assert '[############################]' in stream.getvalue()
   assert '/s' in stream.getvalue()
   assert 'left' in stream.getvalue()
+
+
+def test_progress_counts_parts_of_a_step():
+  stream = io.StringIO()
+  bar = progress.Progress(2, 'videos', stream, every=0)
+  bar._start -= 100
+  bar.note('long', 0.5)
+  assert stream.getvalue() == 'long   0/2 videos, 0.005/s, 1:40 gone, 5:00 left\n'

@@ -15,6 +15,8 @@ def test_table_has_mean_and_deviation_of_a_sample():
   lines = composites_table.markdown(rows).splitlines()
   assert lines[0] == '| | R@1 | R@5 | R@10 | SumR | median_rank | mAP |' and len(lines) == 2 + 7
   assert lines[2] == '| chance |' + ' 2.0 ± 1.4 |' * 5 + ' 2.000 ± 1.414 |'
+  del rows[0]['single']
+  assert len(composites_table.markdown(rows).splitlines()) == 2 + 6
   assert '±' not in composites_table.markdown(rows[:1])
 
 
@@ -32,14 +34,14 @@ def test_messages(tmp_path, capsys, monkeypatch):
   assert 'was begun with' in run('--rounds=2')
   write_model(tmp_path / 'model')
   (tmp_path / 'work' / 'settings.json').unlink()
-  assert 'splits of (600, 100, 300) clips were asked for, and there are 40' in run(f'--text_model={tmp_path / "model"}')
+  assert 'splits of (560, 140, 300) clips were asked for, and there are 40' in run(f'--text_model={tmp_path / "model"}')
 
 
 @pytest.mark.slow
 def test_whole_command_and_again(tmp_path, capsys):
   write_clips(tmp_path / 'pack')
   write_model(tmp_path / 'model')
-  options = ['--clips', '20', '8', '10', '--epochs=1', '--seeds=1', f'--text_model={tmp_path / "model"}']
+  options = ['--clips', '20', '8', '10', '--epochs=1', '--seeds=1', '--single', f'--text_model={tmp_path / "model"}']
   command = [f'--pack={tmp_path / "pack"}', f'--workdir={tmp_path / "work"}', *options]
   composites_table.main(command)
   (rows,) = json.loads((tmp_path / 'work' / 'table.json').read_text())
@@ -52,3 +54,8 @@ def test_whole_command_and_again(tmp_path, capsys):
   composites_table.main(command)
   assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / 'work' / 'seed_0').rglob('*')}
   assert (tmp_path / 'work' / 'table.md').read_text() == table
+  saved = tmp_path / 'work' / 'seed_0' / 'dual' / 'config.json'
+  saved.write_text(saved.read_text().replace('"hidden": 128', '"hidden": 64'))
+  with pytest.raises(SystemExit):
+    composites_table.main(command)
+  assert 'model.hidden: 64 → 128' in capsys.readouterr().err

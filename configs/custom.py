@@ -1,0 +1,17 @@
+"""DL-DKD++ on your own videos, as `python -m dlkd_jax.extract` packed them.
+
+    python -m dlkd_jax.extract --videos=films --captions=captions.jsonl --clip=clip-vit-base-patch32 --data_dir=data
+    python -m dlkd_jax.main --config=configs/custom.py --workdir=runs/custom
+
+The captions must put some videos into train, some into val and some into test. No published result belongs to it.
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+  """Returns the recipe; `common` lists the arguments."""
+  config = common.base('custom_prvr')
+  config.data.batch_videos = 32  # videos a batch, with all their captions; at most as many as there are in train
+  config.training.patience = 20  # epochs without a new best SumR on validation before the training stops
+  return common.finish(config, arg)
