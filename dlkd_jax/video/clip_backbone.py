@@ -82,13 +82,8 @@ class ClipText:
     self.token_features, self.sentence_features = tower.width, config.features
     whole = clip.TextTower(config.text, config.features, product_dtype())
     short_config = dataclasses.replace(config.text, tower=dataclasses.replace(tower, layers=blocks))
-<<<<<<< ours
     short = clip.TextTower(short_config, config.features, product_dtype())
-    params = model.params['text']
-=======
-    short = clip.TextTower(short_config, config.features, _dtype())
     params = placed(model.params['text'])
->>>>>>> theirs
     apply = lambda tower, params, ids: tower.apply({'params': params}, ids)  # noqa: E731
     self._states = InBatches(lambda params, ids: apply(short, params, ids).states, params)
     self._features = InBatches(lambda params, ids: apply(whole, params, ids).features, params)
