@@ -50,4 +50,4 @@ fi
 say "data set: $data"
 "$python" -m tfds_builders.build synthetic --config=demo --data_dir="$data"
 say "training and evaluation: $workdir"
-"$python" -m dlkd_jax.main --config=configs/demo.py --config.data.data_dir="$data" --workdir="$workdir" "$@"
+"$python" -m dlkd_jax.main --config=configs/synthetic.py --config.data.data_dir="$data" --workdir="$workdir" "$@"

@@ -1,9 +1,9 @@
-"""The one-minute run: a student on the synthetic set, small enough for two CPU cores. `./run.sh` uses it.
+"""The students of the rendered demonstration, small enough for two CPU cores. `python -m dlkd_jax.demo` uses it.
 
-    python -m tfds_builders.build synthetic --config=demo --data_dir=data
-    python -m dlkd_jax.main --config=configs/demo.py --workdir=runs/demo
+    python -m dlkd_jax.demo --workdir=runs/demo --until=features
+    python -m dlkd_jax.main --config=configs/demo.py --config.data.data_dir=runs/demo/data --workdir=runs/student
 
-No published result belongs to it; the README shows what it gives.
+No published result belongs to it.
 """
 
 from configs import common
@@ -11,12 +11,15 @@ from configs import common
 
 def get_config(arg=None):
   """Returns the recipe; `common` lists the arguments."""
-  config = common.base('synthetic_prvr/demo')
-  config.data.max_frames = 40  # longer videos are resampled to this many frames
-  config.data.frame_sizes = (40,)  # lengths that the frames of a batch are padded to
+  config = common.base('custom_prvr')
+  config.data.batch_videos = 64  # videos a batch, with all their captions
+  config.data.max_frames = 96  # longer videos are resampled to this many frames
+  config.data.frame_sizes = (64, 96)  # lengths that the frames of a batch are padded to
   config.data.max_words = 16  # longer captions are cut to this many tokens
-  config.data.word_sizes = (10, 16)  # lengths that the tokens of a batch are padded to
-  config.data.caption_sizes = (384,)  # three captions a video
+  config.data.word_sizes = (16,)  # lengths that the tokens of a batch are padded to
+  config.model.hidden = 128  # size of the space in which queries and frames meet
+  config.optimizer.learning_rate = 1e-3  # highest rate
   config.training.epochs = 30  # at most
-  config.logging.every_steps = 2  # steps between two progress lines and log records
+  config.training.patience = 30  # epochs without a new best SumR on validation before the training stops
+  config.logging.every_steps = 20  # steps between two progress lines and log records
   return common.finish(config, arg)

@@ -34,7 +34,7 @@ SMALL = (
 class Commands:
   """Runs commands that share a data set and a cache of compiled programs below one folder."""
 
-  def __init__(self, folder: pathlib.Path, recipe: str = 'configs/demo.py'):
+  def __init__(self, folder: pathlib.Path, recipe: str = 'configs/synthetic.py'):
     """Builds the data set where it is absent."""
     self.folder, self.recipe = folder, recipe
     self.data_dir = folder / 'data'

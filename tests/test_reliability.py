@@ -15,7 +15,7 @@ from dlkd_jax.training.checkpoints import Checkpoints
 from tests.runs import Commands, assert_same_end, logged_steps, records, shared_folder, wait_until
 
 # One branch without a teacher compiles sooner; blocks of two make an evaluation that lasts.
-RECIPE = 'configs/demo.py:single,no_teacher'
+RECIPE = 'configs/synthetic.py:single,no_teacher'
 BLOCKS = ('--config.evaluation.block_videos=2', '--config.evaluation.block_captions=2')
 KILLS = 20
 

@@ -48,7 +48,7 @@ def undisturbed(commands, tmp_path_factory):
 @pytest.fixture
 def single(commands):
   """The same with one branch and no teacher: where the program is compiled anew and the model does not matter."""
-  return Commands(commands.folder, 'configs/demo.py:single,no_teacher')
+  return Commands(commands.folder, 'configs/synthetic.py:single,no_teacher')
 
 
 def test_neither_tensorflow_nor_torch_is_imported(undisturbed):

@@ -1,4 +1,4 @@
-"""From nothing to a table: renders films, and pretrains a small CLIP on other pictures.
+"""From nothing to a table: renders films, pretrains a teacher, extracts features, trains students and compares them.
 
     python -m dlkd_jax.demo --workdir=runs/demo
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import pathlib
 
-from dlkd_jax.demo import films, pretraining, stages
+from dlkd_jax import files
+from dlkd_jax.demo import films, pretraining, sheet, stages, students, table
 from dlkd_jax.demo.settings import Settings
+from dlkd_jax.video import extraction
 
 
 def all_stages(settings: Settings, workdir: pathlib.Path) -> list[stages.Stage]:
@@ -17,7 +19,48 @@ def all_stages(settings: Settings, workdir: pathlib.Path) -> list[stages.Stage]:
   return [
     stages.Stage('films', f'rendering {count} untrimmed films', render),
     stages.Stage('clip', 'pretraining a small CLIP on single moments of other scenes', pretrain),
+    stages.Stage('features', 'features of films and captions', functools.partial(_extract, settings, workdir)),
+    stages.Stage(
+      'students',
+      f'training {settings.students * len(students.KINDS)} students',
+      functools.partial(_train, settings, workdir),
+    ),
+    stages.Stage('results', 'table and contact sheet', functools.partial(_report, settings, workdir)),
   ]
+
+
+def _extract(settings: Settings, workdir: pathlib.Path) -> None:
+  """Makes the data set custom_prvr of the films: the small CLIP is the teacher.
+
+  Raises:
+    ValueError: a film could not be extracted.
+  """
+  request = extraction.Request(
+    videos=workdir / 'corpus' / 'videos',
+    data_dir=workdir / 'data',
+    captions=workdir / 'corpus' / 'captions.jsonl',
+    teacher=f'clip:{workdir / "clip"}',
+    student='statistics',
+    tokens='words:256',
+    rate=settings.sampled,
+    readers=settings.processes,
+  )
+  result = extraction.extract(request)
+  if result.builder is None or result.report.usable != sum(settings.films):
+    raise ValueError(f'not every film could be extracted; {result.report_file} says which, and why:\n{result.report}')
+
+
+def _train(settings: Settings, workdir: pathlib.Path) -> None:
+  students.train_all(settings, workdir / 'data', workdir / 'students')
+
+
+def _report(settings: Settings, workdir: pathlib.Path) -> None:
+  """Writes `results.md` and `found.png`."""
+  runs = workdir / 'students'
+  text = table.markdown(students.read_results(settings, runs), settings.films[2])
+  config = students.config_of('distilled', 0, settings, workdir / 'data')
+  sheet.write_sheet(config, runs / 'distilled_0', workdir / 'corpus' / 'videos', workdir / 'found.png')
+  files.write_text(workdir / 'results.md', text + '\n')
 
 
 def demonstrate(settings: Settings, workdir: pathlib.Path, until: str | None = None) -> dict[str, float]:
@@ -41,4 +84,8 @@ def demonstrate(settings: Settings, workdir: pathlib.Path, until: str | None = N
     raise ValueError(f'there is no stage {until!r}; expected one of {", ".join(names)}')
   stages.claim(workdir, settings)
   last = len(names) if until is None else names.index(until) + 1
-  return stages.run(planned[:last], workdir, functools.partial(print, flush=True))
+  seconds = stages.run(planned[:last], workdir, functools.partial(print, flush=True))
+  if last == len(names):
+    print(f'\n{(workdir / "results.md").read_text(encoding="utf-8")}\ncontact sheet: {workdir / "found.png"}')
+    print('seconds: ' + ', '.join(f'{name} {value:.0f}' for name, value in seconds.items()), flush=True)
+  return seconds

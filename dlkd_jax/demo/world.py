@@ -114,7 +114,7 @@ def scene(seed: int, number: int) -> tuple[Segment, float, float, str]:
   rng = np.random.default_rng(np.random.SeedSequence([seed, _PRETRAINING, number]))
   seen = [*range(words.SHARED), *range(words.BACKGROUNDS_OF_FILMS, len(words.BACKGROUNDS))]
   segment = Segment(0.0, 4.0, int(rng.choice(seen)), int(rng.integers(VARIANTS)), _things(rng, of_films=False))
-  return segment, float(rng.uniform(0, 4)), float(rng.uniform(0.8, 1.15)), sentence(segment.concepts(), rng)
+  return segment, float(rng.uniform(0, 4)), float(rng.uniform(0.8, 1.15)), sentence(segment.concepts(), rng, 0.15)
 
 
 def of_films(shape: int, colour: int) -> bool:
@@ -122,8 +122,15 @@ def of_films(shape: int, colour: int) -> bool:
   return (shape + colour) % 2 == 0
 
 
-def sentence(concepts: dict[str, int], rng: np.random.Generator) -> str:
-  """Returns a sentence about a moment: shape always, the other factors mostly, in varied words and order."""
+def sentence(concepts: dict[str, int], rng: np.random.Generator, place_rate: float = 0.5) -> str:
+  """Returns a sentence about a moment, in varied words and order.
+
+  Args:
+    concepts: factor → concept. The shape is always mentioned, colour and motion mostly, the size half the time.
+    rng: chooses words and order.
+    place_rate: share of sentences that mention the background. It is low in pretraining: a background is so much
+      easier to see than things that a model which is told of it learns nothing else for long.
+  """
   said = {factor: str(rng.choice(words.FACTORS[factor][concept])) for factor, concept in concepts.items()}
   size = f'{said["size"]} ' if rng.random() < 0.5 else ''
   colour = f'{said["colour"]} ' if rng.random() < 0.85 else ''
@@ -131,7 +138,7 @@ def sentence(concepts: dict[str, int], rng: np.random.Generator) -> str:
   article = str(rng.choice(('an' if thing[0] in 'aeiou' else 'a', 'the', 'one', 'some')))
   what = f'{article} {thing}'
   place = f'{rng.choice(("over", "on", "with"))} the {said["background"]}'
-  has_place, has_motion = rng.random() < 0.5, rng.random() < 0.85
+  has_place, has_motion = rng.random() < place_rate, rng.random() < 0.85
   if not has_motion:
     what = f'{rng.choice(("there is", "we see"))} {what}'
     return f'{what} {place}' if has_place else what

@@ -1,0 +1,22 @@
+"""The one-minute run: a student on the synthetic set, small enough for two CPU cores.
+
+    python -m tfds_builders.build synthetic --config=demo --data_dir=data
+    python -m dlkd_jax.main --config=configs/synthetic.py --workdir=runs/synthetic
+
+No published result belongs to it; the README shows what it gives.
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+  """Returns the recipe; `common` lists the arguments."""
+  config = common.base('synthetic_prvr/demo')
+  config.data.max_frames = 40  # longer videos are resampled to this many frames
+  config.data.frame_sizes = (40,)  # lengths that the frames of a batch are padded to
+  config.data.max_words = 16  # longer captions are cut to this many tokens
+  config.data.word_sizes = (10, 16)  # lengths that the tokens of a batch are padded to
+  config.data.caption_sizes = (384,)  # three captions a video
+  config.training.epochs = 30  # at most
+  config.logging.every_steps = 2  # steps between two progress lines and log records
+  return common.finish(config, arg)

@@ -1,0 +1,65 @@
+"""Students of the rendered films, trained by the ordinary loop: with a teacher, without one, and of a single branch."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import jax
+import ml_collections
+
+from configs import demo as recipe
+from dlkd_jax.demo.settings import Settings
+from dlkd_jax.training import loop
+
+# Name → arguments of the recipe.
+KINDS = {'distilled': '', 'no_teacher': 'no_teacher', 'single': 'single'}
+
+
+def config_of(kind: str, seed: int, settings: Settings, data_dir: pathlib.Path) -> ml_collections.ConfigDict:
+  """Returns the configuration of one training.
+
+  Args:
+    kind: of `KINDS`.
+    seed: of everything.
+    settings: sizes of the demonstration.
+    data_dir: where `custom_prvr` is.
+  """
+  arguments = [KINDS[kind], f'seed={seed}', f'epochs={settings.epochs}' if settings.epochs else '']
+  config = recipe.get_config(','.join(filter(None, arguments)))
+  with config.unlocked():
+    config.data.data_dir = str(data_dir)
+  return config
+
+
+def train_all(settings: Settings, data_dir: pathlib.Path, runs: pathlib.Path) -> None:
+  """Trains every kind with every seed into `<runs>/<kind>_<seed>`; what is finished is left alone.
+
+  Raises:
+    FileNotFoundError: the data set was not built.
+    OSError: something cannot be written.
+  """
+  # The trainings of one kind differ in their seeds alone: compiled once, they share the programs.
+  jax.config.update('jax_compilation_cache_dir', str(runs / 'compiled'))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+  for seed in range(settings.students):
+    for kind in KINDS:
+      workdir = runs / f'{kind}_{seed}'
+      if not (workdir / 'results.json').exists():
+        print(f'\nstudent {kind}, seed {seed}', flush=True)
+        loop.train(config_of(kind, seed, settings, data_dir), workdir)
+
+
+def read_results(settings: Settings, runs: pathlib.Path) -> dict[str, list[dict[str, float]]]:
+  """Returns kind → the final metrics of each seed, as `results.json` holds them.
+
+  Raises:
+    FileNotFoundError: a training is not finished.
+  """
+  return {
+    kind: [
+      json.loads((runs / f'{kind}_{seed}' / 'results.json').read_text(encoding='utf-8'))['metrics']
+      for seed in range(settings.students)
+    ]
+    for kind in KINDS
+  }

@@ -1,0 +1,23 @@
+"""The whole demonstration in miniature: every stage, and nothing twice."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dlkd_jax.demo import account
+from dlkd_jax.demo.settings import SIZES
+
+
+@pytest.mark.slow
+def test_from_nothing_to_a_table(tmp_path, capsys):
+  settings = dataclasses.replace(SIZES['tiny'], students=1)
+  seconds = account.demonstrate(settings, tmp_path / 'demo')
+  assert list(seconds) == ['films', 'clip', 'features', 'students', 'results']
+  text = (tmp_path / 'demo' / 'results.md').read_text()
+  assert text in capsys.readouterr().out
+  assert np.asarray(Image.open(tmp_path / 'demo' / 'found.png')).ndim == 3
+  before = {path: path.stat().st_mtime_ns for path in (tmp_path / 'demo').rglob('*')}
+  assert account.demonstrate(settings, tmp_path / 'demo') == seconds
+  assert {path: path.stat().st_mtime_ns for path in (tmp_path / 'demo').rglob('*')} == before
