@@ -62,10 +62,10 @@ def write_sheet(
 
 def _cell(videos: pathlib.Path, query: dict[str, Any], record: dict[str, Any], time: float, right: bool):
   """A found frame; where the film is the right one, its label says whether the moment is, too."""
-  label = f'{_text(record["video_id"])} at {time:.1f} s'
+  label = f'{pathlib.Path(_text(record["video_id"])).stem}, {time:.1f} s'
   if right:
     start, end = query['moments'][0]
-    label += ', in the moment' if start <= time < end else f', the moment is {start:.1f} to {end:.1f} s'
+    label += ': in the moment' if start <= time < end else f': not in {start:.1f} to {end:.1f} s'
   return contact_sheet.SheetCell(_frame_at(videos / _text(record['video_id']), time), label, right)
 
 
