@@ -259,11 +259,14 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
 class _Arrays(Mapping[str, np.ndarray]):
   """The arrays of safetensors files, each read when it is asked for: the whole is never in memory twice."""
 
-  def __init__(self, files: dict[str, Any]):
+  def __init__(self, files: dict[str, pathlib.Path]):
     self._files = files
 
   def __getitem__(self, name: str) -> np.ndarray:
-    return np.asarray(self._files[name].get_tensor(name))
+    # Opened anew, because what was read of a file stays mapped until it is closed. Through JAX's types, since numpy has
+    # no bfloat16.
+    with safetensors.safe_open(self._files[name], 'flax') as file:
+      return np.asarray(file.get_tensor(name))
 
   def __contains__(self, name: object) -> bool:
     return name in self._files  # The inherited form reads the array.
@@ -287,9 +290,8 @@ def _read_arrays(path: pathlib.Path) -> _Arrays:
     if not part.is_file():
       raise FileNotFoundError(f'there is no file {part}; the weights of a CLIP model are needed as safetensors.')
     try:
-      # Through JAX's types, since numpy has no bfloat16.
-      file = safetensors.safe_open(part, 'flax')
-      files |= dict.fromkeys(file.keys(), file)
+      with safetensors.safe_open(part, 'flax') as file:
+        files |= dict.fromkeys(file.keys(), part)
     except safetensors.SafetensorError as error:
       raise ValueError(f'{part} is not a whole safetensors file: {error}') from error
   return _Arrays(files)
