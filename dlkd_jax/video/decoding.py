@@ -11,10 +11,13 @@ raises `DamagedVideoError`. So a caller keeps what it was given and reports the 
     try:
       for frame in sample_frames(path, rate=1):
         frames.append(frame)
-    except DamagedVideoError as damage:  # `frames` are right; the file is not whole.
+    except DamagedVideoError as damage:  # `frames` are what is whole of the file.
       report(damage.path, damage.reason)
     except VideoError as error:  # There is not one frame.
       report(error.path, error.reason)
+
+Damage is what demuxer and decoder notice. Where they do not (wrong bytes inside of a picture that still decode, which
+happens most in webm and avi), a frame with wrong content passes as whole.
 """
 
 from __future__ import annotations
