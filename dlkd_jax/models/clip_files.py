@@ -28,6 +28,12 @@ from dlkd_jax.models.clip_names import from_file, hugging_face_names, open_clip_
 from dlkd_jax.models.parameter_files import save_arrays
 
 _OPEN_CLIP = ('open_clip_config.json', 'open_clip_model.safetensors')
+# What a configuration may say; anything else, as another pooling, is another computation.
+_OPEN_CLIP_FIELDS = {
+  '': {'embed_dim', 'quick_gelu', 'vision_cfg', 'text_cfg'},
+  'vision_cfg': {'image_size', 'patch_size', 'width', 'layers', 'head_width', 'mlp_ratio'},
+  'text_cfg': {'context_length', 'vocab_size', 'width', 'heads', 'layers', 'mlp_ratio'},
+}
 # Older files of Hugging Face name 2 as the end token whatever it is; their models take the largest id instead.
 _LEGACY_END = 2
 
@@ -75,7 +81,7 @@ def load_clip(path: str | os.PathLike[str]) -> ClipModel:
   folder = path if path.is_dir() else path.parent
   if not path.exists():
     raise FileNotFoundError(f'there is no CLIP model {path}; expected a folder with config.json and model.safetensors.')
-  if (folder / 'config.json').is_file() and path.is_dir() and not (folder / _OPEN_CLIP[0]).is_file():
+  if path.is_dir() and (folder / 'config.json').is_file() and not all((folder / x).is_file() for x in _OPEN_CLIP):
     return _load_hugging_face(folder)
   if (folder / _OPEN_CLIP[0]).is_file():
     return _load_open_clip(folder, folder / _OPEN_CLIP[1] if path.is_dir() else path)
@@ -202,6 +208,9 @@ def _open_clip_config(content: dict[str, Any], path: pathlib.Path) -> ClipConfig
   try:
     model = content.get('model_cfg', content)
     image, text = model['vision_cfg'], model['text_cfg']
+    _refuse_unknown(model, _OPEN_CLIP_FIELDS[''], path)
+    for name in ('vision_cfg', 'text_cfg'):
+      _refuse_unknown(model[name], _OPEN_CLIP_FIELDS[name], path)
     activation = 'quick_gelu' if model.get('quick_gelu') else 'gelu'
     width = image['width']
     return ClipConfig(
@@ -227,6 +236,11 @@ def _open_clip_config(content: dict[str, Any], path: pathlib.Path) -> ClipConfig
     )
   except (KeyError, TypeError, AttributeError) as error:
     raise ValueError(f'{path} does not describe a CLIP model with a vision transformer: {error!r}.') from error
+
+
+def _refuse_unknown(part: dict[str, Any], known: set[str], path: pathlib.Path) -> None:
+  if unknown := sorted(set(part) - known):
+    raise ValueError(f'{path} asks for {unknown}, which is not supported; expected a plain vision transformer.')
 
 
 def _tree(params: dict[str, np.ndarray]) -> Any:

@@ -42,6 +42,7 @@ def test_a_model_is_read_as_written(tmp_path, activation, end):
 def test_inputs_may_be_undescribed(folder):
   (folder / 'tokenizer.json').unlink()
   (folder / 'preprocessor_config.json').unlink()
+  (folder / 'open_clip_config.json').write_text('{}')  # Without its weights: that of Hugging Face is meant.
   read = load_clip(folder)
   assert read.tokenizer is None and read.preprocess is None
 
@@ -86,6 +87,16 @@ def test_a_model_of_open_clip(tmp_path):
     assert read.preprocess.mean == (0.1, 0.2, 0.3) and read.preprocess.size == 16
   ours, theirs = (m.module().apply({'params': m.params}, *inputs()) for m in (model, read))
   np.testing.assert_array_equal(ours[0].features, theirs[0].features)
+
+
+def test_another_kind_of_open_clip_is_refused(tmp_path):
+  write_open_clip(tiny_model(), tmp_path / 'open')
+  path = tmp_path / 'open/open_clip_config.json'
+  content = json.loads(path.read_text())
+  content['model_cfg']['vision_cfg']['pool_type'] = 'avg'
+  path.write_text(json.dumps(content))
+  with pytest.raises(ValueError, match='pool_type'):
+    load_clip(tmp_path / 'open')
 
 
 def test_query_key_and_value_of_open_clip_lie_in_this_order(tmp_path):
