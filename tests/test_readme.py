@@ -1,6 +1,7 @@
 """What the README says: its commands exist as written, and its path from a pack to an evaluation runs."""
 
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -10,8 +11,11 @@ import sys
 
 import pytest
 
+from dlkd_jax.models import clip_files
+from tests.models import clips
 from tests.paths import repository
 from tests.tfds_builders import pack_writer
+from tests.video import films
 
 README = (repository() / 'README.md').read_text(encoding='utf-8')
 
@@ -73,6 +77,32 @@ def test_from_a_pack_to_an_evaluation(tmp_path):
     outputs.append(done.stdout)
   assert (tmp_path / 'runs/charades/results.md').exists() and (tmp_path / 'runs/charades/eval_test.json').exists()
   assert 'fused' in outputs[1] and 'teacher alone' in outputs[2]
+
+
+def test_your_own_videos(tmp_path):
+  """The commands of that section as they stand, on the captions that it shows and more; the model is the debug one."""
+  section = README.split('## Your own videos')[1].split('\n## ')[0]
+  (example,) = re.findall(r'```json\n(.*?)```', section, re.DOTALL)
+  shown = [json.loads(line) for line in example.splitlines()]
+  more = [
+    {'video': f'{n}.mp4', 'text': f'film number {n}', 'split': split}
+    for n, split in enumerate(['train'] * 8 + ['val'] * 3 + ['test'] * 3)
+  ]
+  for caption in [*shown, *more]:
+    path = tmp_path / 'films' / caption['video']
+    path.parent.mkdir(parents=True, exist_ok=True)
+    films.render(path, films.steady(100, 5))
+  (tmp_path / 'captions.jsonl').write_text('\n'.join(map(json.dumps, [*shown, *more])))
+  clip_files.save_clip(clips.tiny_model(), tmp_path / 'clip-vit-base-patch32')
+  shutil.copytree(repository() / 'configs', tmp_path / 'configs')
+
+  extract, train = re.search(r'```sh\n(.*?)```', section, re.DOTALL)[1].splitlines()
+  done = run(extract, tmp_path)
+  assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+  small = ('--config.data.batch_videos=8', '--config.training.epochs=1')
+  done = run(train.replace('custom.py', 'custom.py:debug'), tmp_path, *small)
+  assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+  assert 'custom_prvr, test: 4 captions, 4 videos' in done.stdout and 'teacher alone' in done.stdout
 
 
 @pytest.mark.slow

@@ -18,9 +18,7 @@ import numpy as np
 import pytest
 
 from dlkd_jax.data import lengths, sources
-from dlkd_jax.models import clip_files
 from dlkd_jax.video import backbones, decoding, extraction, work_folder
-from tests.models import clips
 from tests.paths import repository
 from tests.video import films
 from tfds_builders import base_builder
@@ -329,31 +327,6 @@ def test_bad_requests_leave_nothing(changed, message, corpus, tmp_path):
   with pytest.raises((ValueError, OSError), match=message):
     extraction.extract(_request(corpus, tmp_path, **changed))
   assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-def test_an_extracted_set_trains(tmp_path):
-  """From films and a CLIP of random weights to an evaluated student, by the commands."""
-  folder, lines = tmp_path / 'films', []
-  folder.mkdir()
-  for n, split in enumerate(['train'] * 8 + ['val'] * 4 + ['test'] * 4):
-    films.render(folder / f'{n}.mp4', films.steady(20 + n, 5))
-    lines += [{'video': f'{n}.mp4', 'text': f'{text} {n}', 'split': split} for text in ('film', 'number')]
-  (folder / 'captions.jsonl').write_text('\n'.join(map(json.dumps, lines)))
-  clip_files.save_clip(clips.tiny_model(), tmp_path / 'clip')
-  environment = dict(os.environ, JAX_PLATFORMS='cpu', XLA_FLAGS='')
-  source = (f'--videos={folder}', f'--captions={folder / "captions.jsonl"}', f'--clip={tmp_path / "clip"}')
-  small = ('--config.data.batch_videos=8', '--config.training.epochs=1')
-  for command in (
-    ('dlkd_jax.extract', *source, f'--data_dir={tmp_path / "data"}', '--rate=2'),
-    ('dlkd_jax.main', '--config=configs/custom.py:debug', *small, f'--config.data.data_dir={tmp_path / "data"}',
-     f'--workdir={tmp_path / "run"}'),
-  ):  # fmt: skip
-    done = subprocess.run(
-      [sys.executable, '-m', *command], cwd=repository(), env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-  assert 'custom_prvr, test: 8 captions, 4 videos' in done.stdout and 'teacher alone' in done.stdout
 
 
 def test_two_extractions_at_once_are_refused(corpus, tmp_path):
