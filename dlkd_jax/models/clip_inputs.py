@@ -15,6 +15,8 @@ import numpy as np
 import tokenizers
 from PIL import Image
 
+from dlkd_jax.models.pictures import check_picture
+
 # Of OpenAI's training pictures, in shares of 255.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -56,8 +58,7 @@ class Preprocess:
     Raises:
       ValueError: the picture has another shape or type, or no pixels.
     """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-      raise ValueError(f'expected a picture [H, W, 3] of uint8, found {list(image.shape)} of {image.dtype}.')
+    check_picture(image)
     height, width = image.shape[:2]
     short = self.resize or self.size
     scaled = (max(short, width * short // height), max(short, height * short // width))

@@ -27,6 +27,7 @@ import safetensors.numpy
 from PIL import Image
 
 from dlkd_jax.models.parameter_files import read_metadata
+from dlkd_jax.models.pictures import check_picture
 
 FORMAT = 'dlkd_jax efficientnet_lite0'
 _RESAMPLING = {'bilinear': Image.Resampling.BILINEAR, 'bicubic': Image.Resampling.BICUBIC}
@@ -152,8 +153,7 @@ class Preprocess:
     Raises:
       ValueError: the picture has another shape or type, or no pixels.
     """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-      raise ValueError(f'expected a picture [H, W, 3] of uint8, found {list(image.shape)} of {image.dtype}.')
+    check_picture(image)
     height, width = image.shape[:2]
     # The middle square is resampled at once: no more pixels are made than are kept.
     side = min(height, width) * self.size / self.resize
