@@ -20,25 +20,41 @@ setup(
     'av',  # Decodes videos; its wheels bring FFmpeg along.
     'chex',
     'etils',
+    'faiss-cpu',  # Candidates of the two-stage search.
     'flax>=0.12',
     'grain>=0.2.18',
     'h5py',
     'importlib_resources',  # tensorflow-datasets imports it without requiring it.
     'jax>=0.10',
+    'matplotlib',  # Plots of the report.
     'ml_collections',
     'numpy',
     'optax',
     'orbax-checkpoint>=0.12',
     'pillow',
     'safetensors',
+    'starlette',  # The page of the search, served by uvicorn.
     'tensorboardX',
     'tensorflow-datasets>=4.9.10',
     'tokenizers',
     'tqdm',
+    'uvicorn',
   ],
   extras_require={
     'cuda': ['jax[cuda12]'],
-    'test': ['hypothesis', 'psutil', 'pytest', 'pytest-xdist', 'ruff'],
+    # The page is tested in Chromium where that and its driver are installed; the notebook is executed.
+    'test': [
+      'httpx2',
+      'hypothesis',
+      'ipykernel',
+      'nbclient',
+      'nbformat',
+      'psutil',
+      'pytest',
+      'pytest-xdist',
+      'ruff',
+      'selenium',
+    ],
     'torch': ['torch'],  # Only to read the authors' checkpoints.
     'tpu': ['jax[tpu]'],  # Also to compile for TPUs where there is none.
   },
