@@ -46,6 +46,17 @@ ROOMS = {
     'tfds_builders',
     'configs',  # It is a command, and has a recipe.
   ),
+  'dlkd_jax.gallery': (
+    'dlkd_jax.video',
+    'dlkd_jax.data',
+    'dlkd_jax.models',
+    'dlkd_jax.similarity',
+    'dlkd_jax.retrieval',
+    'dlkd_jax.training',
+    'dlkd_jax.files',
+    'dlkd_jax.layout',
+    'dlkd_jax.sharding',
+  ),
   'tfds_builders': (),
 }
 

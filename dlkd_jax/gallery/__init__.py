@@ -1,0 +1,1 @@
+"""A gallery of videos on disk, searched with sentences: which video, and when in it."""

@@ -1,0 +1,101 @@
+"""What a search returns: plain values, ready to print or to send."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+  """A part of a video.
+
+  Attributes:
+    start, end: seconds.
+    peak: seconds at which the frame that fits best is shown.
+    score: the frame curve's value there.
+  """
+
+  start: float
+  end: float
+  peak: float
+  score: float
+
+  def to_json(self) -> dict[str, float]:
+    """Returns the moment as JSON knows values."""
+    return {name: round(float(value), 6) for name, value in dataclasses.asdict(self).items()}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Hit:
+  """A video that was found.
+
+  Attributes:
+    video_id: its name in the index.
+    score: the weighted sum of `scores`.
+    scores: scorer → largest cosine over the video's frames, of every scorer of the index.
+    moments: best first, disjoint; at least one.
+    times: `[n]` seconds at which the frames are shown, rising.
+    curve: `[n]` weighted sum of the scorers' cosines at each frame.
+    title: what to call it.
+    path: of its file; None where the index does not know it.
+    duration: seconds; None where unknown.
+    metadata: whatever was given for it.
+  """
+
+  video_id: str
+  score: float
+  scores: Mapping[str, float]
+  moments: tuple[Moment, ...]
+  times: np.ndarray
+  curve: np.ndarray
+  title: str
+  path: str | None = None
+  duration: float | None = None
+  metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def to_json(self, curve: bool = False) -> dict[str, Any]:
+    """Returns the hit as JSON knows values, with its frame curve where asked for."""
+    content = {
+      'video_id': self.video_id,
+      'title': self.title,
+      'score': round(float(self.score), 6),
+      'scores': {name: round(float(value), 6) for name, value in self.scores.items()},
+      'moments': [moment.to_json() for moment in self.moments],
+      'path': self.path,
+      'duration': self.duration,
+      'metadata': dict(self.metadata),
+    }
+    if curve:
+      content['times'] = [round(float(time), 3) for time in self.times]
+      content['curve'] = [round(float(value), 6) for value in self.curve]
+    return content
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchResult:
+  """What one query found.
+
+  Attributes:
+    query: the sentence, or the name of the vector that was searched with.
+    hits: best first; the part of the ranking that was asked for.
+    total: videos that the whole ranking has, after filter and threshold.
+    seconds: that the search took; queries that were searched together share the time.
+  """
+
+  query: str
+  hits: tuple[Hit, ...]
+  total: int
+  seconds: float
+
+  def to_json(self, curve: bool = False) -> dict[str, Any]:
+    """Returns the result as JSON knows values."""
+    return {
+      'query': self.query,
+      'total': self.total,
+      'seconds': round(self.seconds, 6),
+      'hits': [hit.to_json(curve) for hit in self.hits],
+    }
