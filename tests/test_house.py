@@ -57,6 +57,16 @@ ROOMS = {
     'dlkd_jax.layout',
     'dlkd_jax.sharding',
   ),
+  'dlkd_jax.reporting': (
+    'dlkd_jax.gallery',
+    'dlkd_jax.data',
+    'dlkd_jax.models',
+    'dlkd_jax.retrieval',
+    'dlkd_jax.training',
+    'dlkd_jax.config',
+    'dlkd_jax.files',
+    'dlkd_jax.sharding',
+  ),
   'tfds_builders': (),
 }
 
