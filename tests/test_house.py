@@ -53,6 +53,7 @@ ROOMS = {
     'dlkd_jax.similarity',
     'dlkd_jax.retrieval',
     'dlkd_jax.training',
+    'dlkd_jax.config',
     'dlkd_jax.files',
     'dlkd_jax.layout',
     'dlkd_jax.sharding',

@@ -1,0 +1,270 @@
+"""From records and sentences to the unit vectors that an index holds and is searched with.
+
+A student has positions for `max_frames` frames. A longer video is encoded in windows of that many frames, each half
+over the one before it, and a frame's vector is taken from the window in which it has most neighbours on both sides: so
+every frame keeps its time, however long the video is. With `long_videos='resample'` it is brought to `max_frames` rows
+by averaging, as in training and evaluation, and its moments are that coarse.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from dlkd_jax import sharding
+from dlkd_jax.data import sources, transforms
+from dlkd_jax.models import parameter_files
+from dlkd_jax.models.student import Student, init_parameters
+from dlkd_jax.training import recipe
+
+TEACHER = 'teacher'
+LONG_VIDEOS = ('windows', 'resample')
+_QUERY_BATCHES = (1, 8, 64)
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedVideo:
+  """A video as an index holds it.
+
+  Attributes:
+    times: `[n]` float32 seconds, rising; frame numbers where the record tells neither times nor a duration.
+    rows: scorer → `[n, H]` float32 unit vectors.
+  """
+
+  times: np.ndarray
+  rows: Mapping[str, np.ndarray]
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+  """Divides rows `[n, H]` by their norm, in float32; rows of zeros stay so."""
+  rows = np.asarray(rows, np.float32)
+  return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
+
+
+def windows(frames: int, size: int) -> list[tuple[int, int, int, int]]:
+  """Cuts a video of so many frames into windows of at most `size`.
+
+  Returns:
+    For each window where it starts and ends, and which of its frames, from where to where, are taken from it; the
+    latter cover every frame once.
+  """
+  if frames <= size:
+    return [(0, frames, 0, frames)]
+  count = 1 + math.ceil((frames - size) / max(1, size // 2))
+  starts = np.round(np.linspace(0, frames - size, count)).astype(int)
+  borders = [0, *((starts[1:] + starts[:-1] + size) // 2), frames]
+  return [
+    (int(start), int(start) + size, int(first), int(last))
+    for start, first, last in zip(starts, borders[:-1], borders[1:], strict=True)
+  ]
+
+
+def spread(rows: np.ndarray, count: int) -> np.ndarray:
+  """Repeats rows evenly until there are `count`, which is at least as many: no maximum over them changes."""
+  if len(rows) == count:
+    return rows
+  return rows[((np.arange(count) + 0.5) * len(rows) / count).astype(int)]
+
+
+def frame_times(record: Mapping[str, Any], count: int) -> np.ndarray:
+  """Returns when each of a video's `count` rows is shown, float32 seconds: as the record says, or evenly spread.
+
+  A record says it by `times`, of equal slots their mean; or by its duration, of which each row is in the middle of its
+  share. Without either a row's number is returned.
+  """
+  times = np.asarray(record.get('times', ()), np.float32)
+  if len(times) > count:
+    return transforms.resample_frames(times[:, None], count)[:, 0]
+  if len(times):
+    return spread(times, count)
+  duration = float(record['duration'])
+  if not np.isfinite(duration):
+    return np.arange(count, dtype=np.float32)
+  return ((np.arange(count) + 0.5) * duration / count).astype(np.float32)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _encode(student: Student, method: str, params: Any, rows: Any, mask: Any) -> dict[str, jax.Array]:
+  """Compiled once for all indexes of one kind of student."""
+  return student.apply({'params': params}, rows, mask, method=method)
+
+
+class StudentEncoder:
+  """A trained student, ready to encode; what it makes of a video does not depend on what is encoded with it.
+
+  Attributes:
+    config: of its training.
+    params: its parameters.
+    branches: its scorers.
+  """
+
+  def __init__(
+    self, config: ml_collections.ConfigDict, params: Any | pathlib.Path, sizes: Mapping[str, int], origin: str
+  ):
+    """Takes a student and places it on this process's devices.
+
+    Args:
+      config: of its training.
+      params: its parameters, or a safetensors file of them.
+      sizes: Dv and Dq of the data set.
+      origin: where the parameters are from, for the message.
+
+    Raises:
+      ValueError: the parameters do not fit the configuration and the data set.
+    """
+    student = recipe.make_student(config)
+    like = jax.eval_shape(lambda: init_parameters(student, jax.random.key(0), sizes['Dv'], sizes['Dq']))
+    if isinstance(params, pathlib.Path):
+      params = parameter_files.read_parameters(params, like, config.model.heads)
+    parameter_files.check_shapes(params, like, origin)
+    self.config, self.params, self.branches = config, params, student.branch_names
+    self._mesh = sharding.make_mesh(jax.local_devices())
+    self._placed = jax.device_put(params, sharding.replicated(self._mesh))
+    self._block = -(-config.evaluation.block_videos // self._mesh.size) * self._mesh.size
+    self._encode = functools.partial(_encode, student)
+
+  def frames(self, videos: Sequence[np.ndarray], long_videos: str) -> list[dict[str, np.ndarray]]:
+    """Encodes videos.
+
+    Args:
+      videos: `[n_i, Dv]` features each, as stored.
+      long_videos: one of `LONG_VIDEOS`.
+
+    Returns:
+      For each branch → `[n_i, H]` float32 unit vectors; at most `max_frames` of them where long videos are resampled.
+    """
+    size = self.config.data.max_frames
+    if long_videos == 'resample':
+      videos = [transforms.resample_frames(rows, size) for rows in videos]
+    encoded = [{name: [] for name in self.branches} for _ in videos]
+    parts = [(video, *window) for video, rows in enumerate(videos) for window in windows(len(rows), size)]
+    results: list[Any] = [None] * len(parts)
+    order = sorted(range(len(parts)), key=lambda part: parts[part][1] - parts[part][2])
+    for first in range(0, len(order), self._block):
+      some = order[first : first + self._block]
+      pieces = [videos[parts[part][0]][parts[part][1] : parts[part][2]] for part in some]
+      for part, vectors in zip(some, self._encode_block(pieces), strict=True):
+        results[part] = vectors
+    for (video, start, _, keep, until), vectors in zip(parts, results, strict=True):
+      for name in self.branches:
+        encoded[video][name].append(vectors[name][keep - start : until - start])
+    return [{name: np.concatenate(rows) for name, rows in video.items()} for video in encoded]
+
+  def _encode_block(self, pieces: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
+    lengths = np.array([len(rows) for rows in pieces] + [0] * (self._block - len(pieces)))
+    most, longest = self.config.data.max_frames, int(lengths.max())
+    size = min([size for size in self.config.data.frame_sizes if size >= longest] + [most])
+    padded = np.zeros((self._block, size, pieces[0].shape[-1]), np.float32)
+    for rows, out in zip(pieces, padded, strict=False):
+      transforms.normalize_rows(transforms.widen(rows), out[: len(rows)])
+    placed = sharding.shard_batch((padded, np.arange(size)[None] < lengths[:, None]), self._mesh)
+    vectors = jax.device_get(self._encode('encode_frames', self._placed, *placed))
+    return [{name: unit(vectors[name][i, : len(rows)]) for name in self.branches} for i, rows in enumerate(pieces)]
+
+  def tokens(self, captions: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """Encodes sentences.
+
+    Args:
+      captions: `[n_i, Dq]` token features each, as stored; longer ones than `max_words` are cut.
+
+    Returns:
+      branch → `[q, H]` float32 unit vectors.
+    """
+    most, block = (
+      self.config.data.max_words,
+      next((b for b in _QUERY_BATCHES if b >= len(captions)), _QUERY_BATCHES[-1]),
+    )
+    collected: dict[str, list[np.ndarray]] = {name: [] for name in self.branches}
+    for first in range(0, len(captions), block):
+      some = [rows[:most] for rows in captions[first : first + block]]
+      # Padded ones get a word, too, so that nothing is divided by zero.
+      lengths = np.array([len(rows) for rows in some] + [1] * (block - len(some)))
+      padded = np.zeros((block, most, some[0].shape[-1]), np.float32)
+      for rows, out in zip(some, padded, strict=False):
+        transforms.normalize_rows(transforms.widen(rows), out[: len(rows)])
+      vectors = self._encode('encode_tokens', self._placed, padded, np.arange(most)[None] < lengths[:, None])
+      for name in self.branches:
+        collected[name].append(unit(np.asarray(vectors[name])[: len(some)]))
+    return {name: np.concatenate(parts) for name, parts in collected.items()} if len(captions) else {}
+
+
+def encode_videos(
+  records: Sequence[Mapping[str, Any]], scorers: Sequence[str], student: StudentEncoder | None, long_videos: str
+) -> list[EncodedVideo]:
+  """Encodes the videos of records for all scorers of an index.
+
+  Where student and teacher have different numbers of rows, the fewer ones are repeated: the best score of either does
+  not change by it.
+
+  Args:
+    records: see `dlkd_jax.data.sources`.
+    scorers: 'inheritance', 'exploration', 'teacher', or some of them.
+    student: None where only the teacher scores.
+    long_videos: one of `LONG_VIDEOS`.
+
+  Raises:
+    ValueError: a video lacks frames that a scorer needs, or they hold NaN or infinities.
+  """
+  for record in records:
+    for feature in (*(['student_frames'] if student else []), *(['teacher_frames'] if TEACHER in scorers else [])):
+      if not sources.has_rows(record, feature):
+        raise ValueError(
+          f'video {sources.text(record["video_id"])!r} has no {feature}; leave its split out (--splits), or extract it '
+          'again'
+        )
+      with sources.naming_bad_rows(record):
+        transforms.check_finite(transforms.widen(np.asarray(record[feature])))
+  branches: list[dict[str, np.ndarray]] = [{} for _ in records]
+  if student:
+    branches = student.frames([np.asarray(record['student_frames']) for record in records], long_videos)
+  encoded = []
+  for record, found in zip(records, branches, strict=True):
+    rows = {name: found[name] for name in scorers if name in found}
+    if TEACHER in scorers:
+      teacher = np.asarray(record['teacher_frames'])
+      if student and long_videos == 'resample':
+        teacher = transforms.resample_frames(teacher, student.config.data.max_frames)
+      rows[TEACHER] = unit(transforms.widen(teacher))
+    count = max(len(array) for array in rows.values())
+    rows = {name: spread(array, count) for name, array in rows.items()}
+    encoded.append(EncodedVideo(frame_times(record, count), rows))
+  return encoded
+
+
+def encode_captions(
+  records: Sequence[Mapping[str, Any]], scorers: Sequence[str], student: StudentEncoder | None
+) -> list[dict[str, np.ndarray] | None]:
+  """Encodes the captions of records as queries.
+
+  Returns:
+    For each record scorer → `[k, H]` float32 unit vectors; None where it has no captions, or lacks features of them
+    that a scorer needs.
+  """
+  usable = [
+    len(record['token_lengths']) > 0 and (TEACHER not in scorers or sources.has_rows(record, 'teacher_text'))
+    for record in records
+  ]
+  some = [record for record, use in zip(records, usable, strict=True) if use]
+  branches: dict[str, np.ndarray] = {}
+  if student and some:
+    cut = [np.split(record['student_tokens'], np.cumsum(record['token_lengths'])[:-1]) for record in some]
+    branches = student.tokens([tokens for own in cut for tokens in own])
+  encoded, first = [], 0
+  for record, use in zip(records, usable, strict=True):
+    if not use:
+      encoded.append(None)
+      continue
+    own = slice(first, first := first + len(record['token_lengths']))
+    vectors = {name: array[own] for name, array in branches.items()}
+    if TEACHER in scorers:
+      vectors[TEACHER] = unit(transforms.widen(np.asarray(record['teacher_text'])))
+    encoded.append({name: vectors[name] for name in scorers})
+  return encoded

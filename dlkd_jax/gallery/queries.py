@@ -1,0 +1,68 @@
+"""Queries of the command line: sentences and captions, mixed, from a file; and what is said where nothing is found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dlkd_jax.gallery import account
+from dlkd_jax.gallery.gallery import Gallery
+from dlkd_jax.gallery.results import SearchResult
+
+# ('text', a sentence) or ('caption', the id of one), and an id to be repeated.
+Query = tuple[str, str, Any]
+_KEYS = ('text', 'caption')
+
+
+def parse(text: str, origin: str) -> list[Query]:
+  """Reads queries, one a line: a sentence, or an object as {"text": "a dog", "id": 7} or {"caption": "lake.mp4#0"}.
+
+  Raises:
+    ValueError: a line begins with { and is no such object; `origin` is named.
+  """
+  found: list[Query] = []
+  for number, line in enumerate(text.splitlines(), 1):
+    line = line.strip()
+    if not line:
+      continue
+    if not line.startswith('{'):
+      found.append(('text', line, None))
+      continue
+    try:
+      content = dict(json.loads(line))
+    except (ValueError, TypeError) as error:
+      raise ValueError(f'{origin}, line {number} is not JSON ({error}): {line[:80]!r}') from error
+    kinds = [key for key in _KEYS if isinstance(content.get(key), str)]
+    if len(kinds) != 1 or (odd := set(content) - {*_KEYS, 'id'}):
+      wrong = f'has {sorted(odd)}' if len(kinds) == 1 else f'has {sorted(content)}'
+      raise ValueError(f'{origin}, line {number} {wrong}; expected "text" or "caption", and "id" if wanted')
+    found.append((kinds[0], content[kinds[0]], content.get('id')))
+  return found
+
+
+def search(gallery: Gallery, queries: Sequence[Query], wishes: Mapping[str, Any]) -> list[SearchResult]:
+  """Searches with sentences and captions together; returns a result a query. Errors are those of `Gallery.search`."""
+  results: list[SearchResult | None] = [None] * len(queries)
+  for kind, ask in (('text', gallery.search), ('caption', gallery.search_captions)):
+    places = [number for number, query in enumerate(queries) if query[0] == kind]
+    found = ask([queries[number][1] for number in places], **wishes)
+    for number, result in zip(places, found, strict=True):
+      results[number] = result
+  return results
+
+
+def describe(gallery: Gallery, result: SearchResult, query: Query, wishes: Mapping[str, Any]) -> str:
+  """Returns a result as a table; where it is empty, why."""
+  text = account.describe_result(result, wishes['offset'])
+  if result.hits:
+    return text
+  if not len(gallery):
+    return f'{text}: the index holds no videos'
+  if result.total:
+    return f'{text} from --offset={wishes["offset"]} on: the ranking has {result.total:,} videos'
+  if wishes['threshold'] is not None:
+    (best,) = search(gallery, [query], {**wishes, 'threshold': None, 'top': 1, 'offset': 0})
+    if best.hits:
+      return f'{text} with a score of {wishes["threshold"]:g} or more; the best has {best.hits[0].score:.3f}'
+  return f'{text}: no video passes {" and ".join(wishes["where"] or [])}'

@@ -1,0 +1,295 @@
+"""Parts of an index: the videos that were added together, as plain arrays in files that are mapped, not read.
+
+A segment of V videos with n frames in all is a folder of
+
+| file | | |
+|---|---|---|
+| videos.jsonl | V lines | id, title, path, duration, split, metadata |
+| offsets.i64 | `[V + 1]` | the frames of video v are rows offsets[v] to offsets[v + 1] |
+| times.f32 | `[n]` | seconds; frame numbers in a video of unknown duration |
+| <scorer>.values | `[n, H]` | unit vectors of the frames, float16 or int8 |
+| <scorer>.scales | `[n]` float32 | with int8: what a row is multiplied by |
+| captions.jsonl | k lines | id, video, text, start and end (seconds, null where unknown) |
+| <scorer>.captions | `[k, H]` float16 | unit vectors of the captions |
+
+Nothing in it changes once it is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from dlkd_jax.gallery.quantization import Rows
+
+_SUFFIXES = {'offsets': 'offsets.i64', 'times': 'times.f32', 'videos': 'videos.jsonl', 'captions': 'captions.jsonl'}
+
+
+class IndexFolderError(ValueError):
+  """An index, or a part of it, is absent, damaged, of another version, or in use; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """What an index knows of a video.
+
+  Attributes:
+    video_id: its name, unique in the index.
+    title: what to call it.
+    path: of its file; None where unknown.
+    duration: seconds; None where unknown: the times of its frames are their numbers then.
+    split: of the data set that it came from.
+    metadata: whatever was given for it, plain values by name.
+  """
+
+  video_id: str
+  title: str
+  path: str | None = None
+  duration: float | None = None
+  split: str = ''
+  metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Caption:
+  """A sentence about a video of an index; start and end in seconds, None where unknown."""
+
+  caption_id: str
+  video_id: str
+  text: str
+  start: float | None = None
+  end: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+  """A part of an index, opened; arrays are mapped from its files.
+
+  Attributes:
+    name: of its folder.
+    entries: V videos.
+    offsets: `[V + 1]` int64.
+    times: `[n]` float32.
+    rows: scorer → the frames' vectors, n rows.
+    captions: k sentences about the videos.
+    caption_vectors: scorer → `[k, H]` float16.
+    removed: ids of videos that do not count any more.
+  """
+
+  name: str
+  entries: Sequence[Entry]
+  offsets: np.ndarray
+  times: np.ndarray
+  rows: Mapping[str, Rows]
+  captions: Sequence[Caption]
+  caption_vectors: Mapping[str, np.ndarray]
+  removed: frozenset[str] = frozenset()
+
+  def alive(self) -> np.ndarray:
+    """Returns `[V]` bool, false at videos that were removed."""
+    return np.array([entry.video_id not in self.removed for entry in self.entries], bool)
+
+  def frames(self, video: int) -> slice:
+    """Returns where the rows of a video lie."""
+    return slice(int(self.offsets[video]), int(self.offsets[video + 1]))
+
+  def rows_of(self, video: int) -> dict[str, Rows]:
+    """Returns scorer → the rows of one video, as they are stored."""
+    return {name: rows[self.frames(video)] for name, rows in self.rows.items()}
+
+
+class _HashedFile:
+  """A file that is being written, with the hash of what was written so far."""
+
+  def __init__(self, path: pathlib.Path):
+    self._file: BinaryIO = path.open('wb')
+    self._hash, self.bytes = hashlib.sha256(), 0
+
+  def write(self, data: Any) -> None:
+    view = memoryview(data).cast('B') if not isinstance(data, bytes) else data
+    self._file.write(view)
+    self._hash.update(view)
+    self.bytes += len(view)
+
+  def close(self) -> dict[str, Any]:
+    self._file.flush()
+    os.fsync(self._file.fileno())
+    self._file.close()
+    return {'bytes': self.bytes, 'sha256': self._hash.hexdigest()}
+
+  def abandon(self) -> None:
+    self._file.close()
+
+
+class SegmentWriter:
+  """Writes a segment video by video; memory does not grow with it.
+
+  Attributes:
+    videos, frames: how many were added so far.
+  """
+
+  def __init__(self, folder: pathlib.Path, scorers: Mapping[str, int], dtype: str):
+    """Makes the folder.
+
+    Args:
+      folder: must not exist.
+      scorers: name → H.
+      dtype: 'float16' or 'int8', of the frames.
+    """
+    folder.mkdir(parents=True)
+    self._folder, self._scorers, self._dtype = folder, dict(scorers), np.dtype(dtype)
+    names = [*_SUFFIXES.values(), *(f'{name}.{kind}' for name in scorers for kind in self._kinds())]
+    self._files = {name: _HashedFile(folder / name) for name in names}
+    self._files[_SUFFIXES['offsets']].write(np.zeros(1, np.int64))
+    self.videos = self.frames = self.captions = 0
+
+  def _kinds(self) -> tuple[str, ...]:
+    return ('values', 'scales', 'captions') if self._dtype == np.int8 else ('values', 'captions')
+
+  def add(
+    self,
+    entry: Entry,
+    times: np.ndarray,
+    rows: Mapping[str, Rows],
+    captions: Sequence[Caption] = (),
+    caption_vectors: Mapping[str, np.ndarray] | None = None,
+  ) -> None:
+    """Adds a video.
+
+    Args:
+      entry: what is known of it.
+      times: `[n]` seconds, rising.
+      rows: scorer → the vectors of its n frames.
+      captions: k sentences about it.
+      caption_vectors: scorer → `[k, H]`; may be left out where there is no caption.
+
+    Raises:
+      ValueError: shapes or types are not those of this segment.
+    """
+    count = len(times)
+    for name, size in self._scorers.items():
+      values, scales = rows[name].values, rows[name].scales
+      if values.shape != (count, size) or values.dtype != self._dtype or (scales is None) == (self._dtype == np.int8):
+        raise ValueError(
+          f'video {entry.video_id!r}: {name} has {values.dtype} {list(values.shape)}; expected {self._dtype} '
+          f'[{count}, {size}]'
+        )
+    self.videos, self.frames, self.captions = self.videos + 1, self.frames + count, self.captions + len(captions)
+    self._files[_SUFFIXES['offsets']].write(np.array([self.frames], np.int64))
+    self._files[_SUFFIXES['times']].write(np.ascontiguousarray(times, np.float32))
+    self._files[_SUFFIXES['videos']].write(_line(entry))
+    for caption in captions:
+      self._files[_SUFFIXES['captions']].write(_line(caption))
+    for name in self._scorers:
+      self._files[f'{name}.values'].write(np.ascontiguousarray(rows[name].values))
+      if rows[name].scales is not None:
+        self._files[f'{name}.scales'].write(np.ascontiguousarray(rows[name].scales, np.float32))
+      if len(captions):
+        self._files[f'{name}.captions'].write(np.ascontiguousarray(caption_vectors[name], np.float16))
+
+  def finish(self) -> dict[str, Any]:
+    """Brings everything to the disk and returns what the manifest says of the segment."""
+    files = {name: file.close() for name, file in self._files.items()}
+    _sync_folder(self._folder)
+    return {
+      'name': self._folder.name,
+      'videos': self.videos,
+      'frames': self.frames,
+      'captions': self.captions,
+      'removed': [],
+      'files': files,
+    }
+
+  def abandon(self) -> None:
+    """Closes the files; what was written is left for the next writer to clear away."""
+    for file in self._files.values():
+      file.abandon()
+
+
+def open_segment(folder: pathlib.Path, about: Mapping[str, Any], scorers: Mapping[str, int], dtype: str) -> Segment:
+  """Opens a segment; its arrays are mapped.
+
+  Args:
+    folder: of the segment.
+    about: what the manifest says of it.
+    scorers: name → H.
+    dtype: of the frames.
+
+  Raises:
+    FileNotFoundError: a file is absent.
+    IndexFolderError: a file has not the size that the manifest says.
+  """
+  check_sizes(folder, about)
+  n, k = about['frames'], about['captions']
+
+  def mapped(name: str, kind: Any, *shape: int) -> np.ndarray:
+    # An empty file cannot be mapped.
+    return np.memmap(folder / name, kind, 'r', shape=shape) if np.prod(shape) else np.zeros(shape, kind)
+
+  quantized = np.dtype(dtype) == np.int8
+  return Segment(
+    name=about['name'],
+    entries=[Entry(**line) for line in _lines(folder / _SUFFIXES['videos'])],
+    offsets=np.fromfile(folder / _SUFFIXES['offsets'], np.int64),
+    times=mapped(_SUFFIXES['times'], np.float32, n),
+    rows={
+      name: Rows(
+        mapped(f'{name}.values', dtype, n, size), mapped(f'{name}.scales', np.float32, n) if quantized else None
+      )
+      for name, size in scorers.items()
+    },
+    captions=[Caption(**line) for line in _lines(folder / _SUFFIXES['captions'])],
+    caption_vectors={name: mapped(f'{name}.captions', np.float16, k, size) for name, size in scorers.items()},
+    removed=frozenset(about['removed']),
+  )
+
+
+def check_sizes(folder: pathlib.Path, about: Mapping[str, Any]) -> None:
+  """Checks that every file of a segment has the size that the manifest says; errors are those of `open_segment`."""
+  for name, expected in about['files'].items():
+    found = (folder / name).stat().st_size
+    if found != expected['bytes']:
+      raise IndexFolderError(
+        f'{folder / name} has {found} bytes, expected {expected["bytes"]}: it was cut short or changed; copy the index '
+        'again, or remove its folder and build it anew'
+      )
+
+
+def check_contents(folder: pathlib.Path, about: Mapping[str, Any]) -> None:
+  """Checks the hash of every file of a segment.
+
+  Raises:
+    IndexFolderError: a file holds other bytes than were written.
+  """
+  for name, expected in about['files'].items():
+    with (folder / name).open('rb') as file:
+      found = hashlib.file_digest(file, 'sha256').hexdigest()
+    if found != expected['sha256']:
+      raise IndexFolderError(
+        f'{folder / name} has the check sum {found[:12]}…, expected {expected["sha256"][:12]}…: its bytes were '
+        'changed; copy the index again, or remove its folder and build it anew'
+      )
+
+
+def _line(value: Entry | Caption) -> bytes:
+  return (json.dumps(dataclasses.asdict(value), ensure_ascii=False) + '\n').encode()
+
+
+def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
+  with path.open(encoding='utf-8') as file:
+    return [json.loads(line) for line in file]
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+  handle = os.open(folder, os.O_RDONLY)
+  try:
+    os.fsync(handle)
+  finally:
+    os.close(handle)

@@ -1,0 +1,38 @@
+"""Weights of scorers: how they are written, and which are allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+
+def parse(text: str) -> dict[str, float]:
+  """Reads weights as `inheritance=0.5,exploration=0.2,teacher=0.3`.
+
+  Raises:
+    ValueError: they are not written so.
+  """
+  weights: dict[str, float] = {}
+  for part in text.split(','):
+    name, equals, value = part.strip().partition('=')
+    try:
+      number = float(value)
+    except ValueError:
+      number = None
+    if not name or not equals or number is None or name in weights:
+      raise ValueError(f'--weights is {text!r}; expected scorers with a number each, as inheritance=0.7,teacher=0.3')
+    weights[name] = number
+  return weights
+
+
+def choose(scorers: Sequence[str], given: Mapping[str, float] | None, default: Mapping[str, float]) -> dict[str, float]:
+  """Returns scorer → weight of all scorers: as given, 0 where not named; or the default.
+
+  Raises:
+    ValueError: a scorer is unknown, a weight is not a number from 0, or all are 0.
+  """
+  weights = dict(default if given is None else given)
+  if odd := [name for name in weights if name not in scorers]:
+    raise ValueError(f'there is no scorer {odd[0]!r} in this index; it has {", ".join(scorers)}')
+  if any(not 0 <= value < float('inf') for value in weights.values()) or not any(weights.values()):
+    raise ValueError(f'weights are {weights}; expected numbers from 0, not all 0')
+  return {name: float(weights.get(name, 0.0)) for name in scorers}

@@ -1,0 +1,196 @@
+"""Makes an index of videos to search in, and changes it.
+
+    python -m dlkd_jax.index build --workdir=runs/custom --data_dir=data --videos=films --clip=DIR --index=index
+    python -m dlkd_jax.index build --data_dir=data --clip=DIR --index=index      without a training: the teacher alone
+    python -m dlkd_jax.index add --data_dir=data --index=index                   what is new in the data set
+    python -m dlkd_jax.index remove lake.mp4 --index=index [--compact]
+    python -m dlkd_jax.index info --index=index [--verify] [--captions] [--json]
+    python -m dlkd_jax.index tune --data_dir=data --split=val --index=index      the teacher's weight that finds most
+
+build takes the best checkpoint of --workdir and the records of a data set, as `python -m dlkd_jax.extract` or
+`python -m tfds_builders.build` made it. The index holds all that a search needs but the CLIP, which is looked for where
+--clip said. Stopped or killed, the same command goes on; what is searched meanwhile is the index as it was before.
+
+Exit codes: 0 done; 1 an error, with a message; 75 stopped by SIGTERM and 130 by Ctrl-C.
+"""
+
+import json
+import pathlib
+import signal
+import sys
+
+from absl import app, flags, logging
+
+_COMMANDS = ('build', 'add', 'remove', 'info', 'tune')
+
+_INDEX = flags.DEFINE_string('index', None, 'Folder of the index.')
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'build: work directory of a training; without, the teacher alone scores.'
+)
+_DATA_DIR = flags.DEFINE_string('data_dir', None, "Folder of data sets; default: the training's, or the index's.")
+_DATASET = flags.DEFINE_string(
+  'dataset', None, "Name of the data set; default: the index's, or the training's, or custom_prvr."
+)
+_SPLITS = flags.DEFINE_list('splits', None, 'Splits whose videos are taken, as test,gallery; default: all.')
+_SPLIT = flags.DEFINE_string('split', 'val', 'tune: split whose captions are searched among its videos.')
+_VIDEOS = flags.DEFINE_string(
+  'videos', None, "Folder of the video files, to play them; a video's id is its path there."
+)
+_METADATA = flags.DEFINE_string(
+  'metadata', None, 'JSON lines on videos, as {"video": "lake.mp4", "title": "At the lake", "year": 2021}.'
+)
+_CLIP = flags.DEFINE_string('clip', None, 'Folder of the CLIP that the data set was extracted with.')
+_SCORERS = flags.DEFINE_list('scorers', None, 'build: some of inheritance,exploration,teacher; default: all there are.')
+_WEIGHTS = flags.DEFINE_string(
+  'weights', None, "build: the search's default, as inheritance=0.5,exploration=0.2,teacher=0.3."
+)
+_DTYPE = flags.DEFINE_enum('dtype', 'float16', ['float16', 'int8'], 'build: how frames are stored; int8 takes half.')
+_LONG = flags.DEFINE_enum(
+  'long_videos',
+  'windows',
+  ['windows', 'resample'],
+  "build: videos with more frames than the student's max_frames are encoded in windows that overlap, or averaged.",
+)
+_SEGMENT_FRAMES = flags.DEFINE_integer(
+  'segment_frames', 1 << 18, 'build, add: frames after which what is done is put into the index.'
+)
+_COMPACT = flags.DEFINE_bool('compact', False, 'remove: write the index anew without what was removed.')
+_WHERE = flags.DEFINE_multi_string('where', [], 'remove: which videos, as year<2000; several conditions have to hold.')
+_VERIFY = flags.DEFINE_bool('verify', False, 'info: read every file and compare its check sum.')
+_CAPTIONS = flags.DEFINE_bool('captions', False, 'info: list the captions that came with the videos.')
+_JSON = flags.DEFINE_bool('json', False, 'info, tune: print JSON.')
+
+
+def _collection(dataset, data_dir, splits=None):
+  from dlkd_jax.gallery.collection import Collection
+
+  return Collection.open(_DATA_DIR.value or data_dir, _DATASET.value or dataset, splits or _SPLITS.value)
+
+
+def _with_progress(collection, work):
+  """Runs `work(step)`, which calls `step` for each video."""
+  from tfds_builders.progress import Progress
+
+  bar = Progress(len(collection), 'videos')
+  account = work(bar.step)
+  bar.finish('all')
+  return account
+
+
+def _build(index):
+  from dlkd_jax.gallery import account, building, weights
+  from dlkd_jax.gallery.collection import Knowledge
+
+  workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else None
+  dataset, data_dir = 'custom_prvr', 'data'
+  if workdir is not None:
+    data = building.read_config(workdir).data
+    dataset, data_dir = data.dataset, data.data_dir
+  collection = _collection(dataset, data_dir)
+  settings = building.Settings(
+    scorers=_SCORERS.value,
+    dtype=_DTYPE.value,
+    long_videos=_LONG.value,
+    weights=weights.parse(_WEIGHTS.value) if _WEIGHTS.value else None,
+    clip=_CLIP.value,
+  )
+  knowledge = Knowledge.read(_VIDEOS.value, _METADATA.value)
+  done = _with_progress(
+    collection,
+    lambda step: building.build(index, collection, workdir, settings, knowledge, _SEGMENT_FRAMES.value, step),
+  )
+  print(account.describe_account(done, str(index)))
+
+
+def _add(index):
+  from dlkd_jax.gallery import account, building
+  from dlkd_jax.gallery.collection import Knowledge
+  from dlkd_jax.gallery.index_folder import IndexFolder
+
+  made = IndexFolder.open(index).manifest['settings']
+  collection = _collection(made['dataset'], made['data_dir'])
+  knowledge = Knowledge.read(_VIDEOS.value, _METADATA.value)
+  done = _with_progress(
+    collection, lambda step: building.add(index, collection, knowledge, _SEGMENT_FRAMES.value, step)
+  )
+  print(account.describe_account(done, str(index)))
+
+
+def _remove(index, names):
+  from dlkd_jax.gallery import building, filters
+
+  if not names and not _WHERE.value and not _COMPACT.value:
+    raise ValueError('say what is to be removed: ids of videos, or --where=key=value')
+  if names or _WHERE.value:
+    keep = filters.parse(_WHERE.value)
+    gone = building.remove(index, lambda entry: (not names or entry.video_id in names) and keep(entry))
+    if absent := sorted(set(names) - set(gone)):
+      print(f'not in the index: {", ".join(absent)}', file=sys.stderr)
+    print(f'{len(gone):,} videos removed from {index}')
+  if _COMPACT.value:
+    print(f'{building.compact(index) / 2**20:,.1f} MiB freed')
+
+
+def _info(index):
+  from dlkd_jax.gallery import account
+  from dlkd_jax.gallery.index_folder import IndexFolder
+
+  folder = IndexFolder.open(index)
+  summary = account.summarize(folder)
+  if _VERIFY.value:
+    folder.verify()
+  if _CAPTIONS.value:
+    for segment in folder.segments():
+      for caption in segment.captions:
+        if caption.video_id not in segment.removed:
+          print(f'{caption.caption_id}\t{caption.text}')
+  elif _JSON.value:
+    print(json.dumps(summary, indent=2))
+  else:
+    print(account.describe_index(summary, str(index)))
+    if _VERIFY.value:
+      print('every file is what was written')
+
+
+def _tune(index):
+  from dlkd_jax.gallery import tuning
+  from dlkd_jax.gallery.index_folder import IndexFolder
+
+  made = IndexFolder.open(index).manifest['settings']
+  collection = _collection(made['dataset'], made['data_dir'], [_SPLIT.value])
+  curve = tuning.tune(index, collection)
+  print(json.dumps(curve.to_json(), indent=2) if _JSON.value else tuning.describe(curve, str(index)))
+
+
+def main(argv):
+  """Dispatches to one of the commands; errors of the user's input end with one message and exit code 1."""
+  command, names = (argv[1] if len(argv) > 1 else None), argv[2:]
+  if command not in _COMMANDS:
+    raise app.UsageError(f'the command is {command!r}; expected one of {", ".join(_COMMANDS)}')
+  if names and command != 'remove':
+    raise app.UsageError(f'unexpected arguments: {names}')
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+  try:
+    # Imported here, so that --help answers at once.
+    from dlkd_jax.training.checkpoints import CheckpointError
+  except (KeyboardInterrupt, SystemExit) as stop:
+    sys.exit(stop.code if isinstance(stop, SystemExit) else 130)
+  try:
+    index = pathlib.Path(_INDEX.value)
+    if command == 'remove':
+      _remove(index, names)
+    else:
+      {'build': _build, 'add': _add, 'info': _info, 'tune': _tune}[command](index)
+  except (ValueError, OSError, CheckpointError) as error:
+    logging.debug('the traceback', exc_info=True)
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(1)
+  except (KeyboardInterrupt, SystemExit) as stop:
+    print('stopped: the index is whole; the same command goes on', file=sys.stderr)
+    sys.exit(stop.code if isinstance(stop, SystemExit) else 130)
+
+
+if __name__ == '__main__':
+  logging.set_verbosity(logging.WARNING)
+  flags.mark_flags_as_required(['index'])
+  app.run(main)

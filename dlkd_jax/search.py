@@ -1,0 +1,102 @@
+"""Searches an index: which video, and when in it.
+
+    python -m dlkd_jax.search "a red square moves left" --index=index
+    python -m dlkd_jax.search "a dog" --index=index --top=5 --moments=3 --where="year>=2019" --threshold=0.4 --json
+    python -m dlkd_jax.search --queries=sentences.txt --index=index --json       a sentence a line
+    python -m dlkd_jax.search --caption="lake.mp4#0" --index=index               a caption that came with the videos
+
+Queries in a file may be JSON lines as well: {"text": "a dog"}, or {"caption": "lake.mp4#0"}, with any "id", which the
+JSON output repeats. With --json one object a query is printed, one a line for several queries.
+
+Exit codes: 0 searched, whether or not something was found; 1 an error, with a message.
+"""
+
+import json
+import pathlib
+import sys
+
+from absl import app, flags, logging
+
+_INDEX = flags.DEFINE_string('index', None, 'Folder of the index.')
+_TOP = flags.DEFINE_integer('top', 10, 'Most hits a query.')
+_OFFSET = flags.DEFINE_integer('offset', 0, 'Hits to pass over: --offset=10 is the second page of ten.')
+_MOMENTS = flags.DEFINE_integer('moments', 1, 'Most moments of a video.')
+_FLAT = flags.DEFINE_bool(
+  'flat', False, 'One line a moment, a video may come several times, instead of one line a video.'
+)
+_THRESHOLD = flags.DEFINE_float('threshold', None, 'Least score of a hit.')
+_WHERE = flags.DEFINE_multi_string(
+  'where', [], 'Videos that count: key=value, key!=value, key>3, key<=3 or key~text; several conditions have to hold.'
+)
+_WEIGHTS = flags.DEFINE_string(
+  'weights', None, "Weights of the scorers, as inheritance=0.5,exploration=0.2,teacher=0.3; default: the index's."
+)
+_ZERO_SHOT = flags.DEFINE_bool('zero_shot', False, 'The teacher alone scores: --weights=teacher=1.')
+_TWO_STAGE = flags.DEFINE_bool(
+  'two_stage', False, 'Search an approximate index of the frames first; for large galleries.'
+)
+_QUERIES = flags.DEFINE_string('queries', None, 'File of queries, one a line; - is the standard input.')
+_CAPTION = flags.DEFINE_multi_string('caption', [], 'Id of a caption of the index to search with.')
+_CLIP = flags.DEFINE_string('clip', None, "Folder of the index's CLIP, where it has moved.")
+_VIDEOS = flags.DEFINE_string('videos', None, 'Folder of the video files, where it has moved.')
+_JSON = flags.DEFINE_bool('json', False, 'Print JSON.')
+_CURVE = flags.DEFINE_bool('curve', False, 'With --json: also the times of the frames and their scores.')
+
+
+def _queries(sentences):
+  """Returns a list of ('text' or 'caption', its content, an id or None)."""
+  found = [('text', sentence, None) for sentence in sentences] + [('caption', name, None) for name in _CAPTION.value]
+  if _QUERIES.value:
+    from dlkd_jax.gallery import queries
+
+    text = sys.stdin.read() if _QUERIES.value == '-' else pathlib.Path(_QUERIES.value).read_text(encoding='utf-8')
+    found += queries.parse(text, _QUERIES.value)
+  if not found:
+    raise ValueError('there is no query: give a sentence, --queries=FILE or --caption=ID')
+  return found
+
+
+def _search(sentences):
+  from dlkd_jax.gallery import queries, weights
+  from dlkd_jax.gallery.gallery import Gallery
+
+  asked = _queries(sentences)
+  if _ZERO_SHOT.value and _WEIGHTS.value:
+    raise ValueError('--zero_shot and --weights contradict each other; give one of them')
+  chosen = weights.parse(_WEIGHTS.value) if _WEIGHTS.value else None
+  gallery = Gallery.open(_INDEX.value, _CLIP.value, _VIDEOS.value)
+  wishes = {
+    'top': _TOP.value,
+    'offset': _OFFSET.value,
+    'moments': _MOMENTS.value,
+    'weights': {'teacher': 1.0} if _ZERO_SHOT.value else chosen,
+    'threshold': _THRESHOLD.value,
+    'where': _WHERE.value or None,
+    'exact': not _TWO_STAGE.value,
+    'flat': _FLAT.value,
+  }
+  results = queries.search(gallery, asked, wishes)
+  for number, ((_, _, name), result) in enumerate(zip(asked, results, strict=True)):
+    if _JSON.value:
+      content = result.to_json(_CURVE.value) | ({} if name is None else {'id': name})
+      print(json.dumps(content, ensure_ascii=False, indent=2 if len(asked) == 1 else None))
+    else:
+      print(('\n' if number else '') + queries.describe(gallery, result, asked[number], wishes))
+
+
+def main(argv):
+  """Searches and prints; errors of the user's input end with one message and exit code 1."""
+  try:
+    _search(argv[1:])
+  except (ValueError, OSError) as error:
+    logging.debug('the traceback', exc_info=True)
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(1)
+  except KeyboardInterrupt:
+    sys.exit(130)
+
+
+if __name__ == '__main__':
+  logging.set_verbosity(logging.WARNING)
+  flags.mark_flags_as_required(['index'])
+  app.run(main)
