@@ -13,7 +13,7 @@ setup(
   license='Apache-2.0',
   python_requires='>=3.11',
   packages=find_packages(include=['dlkd_jax*', 'tfds_builders*', 'configs']),
-  package_data={'tfds_builders': ['**/*.md', '**/*.bib']},
+  package_data={'dlkd_jax.page': ['static/*'], 'tfds_builders': ['**/*.md', '**/*.bib']},
   install_requires=[
     'absl-py',
     'array_record',

@@ -58,6 +58,7 @@ ROOMS = {
     'dlkd_jax.layout',
     'dlkd_jax.sharding',
   ),
+  'dlkd_jax.page': ('dlkd_jax.gallery', 'dlkd_jax.video', 'dlkd_jax.files', 'dlkd_jax.layout'),
   'dlkd_jax.reporting': (
     'dlkd_jax.gallery',
     'dlkd_jax.data',

@@ -1,0 +1,115 @@
+"""Queries that come while a search runs are searched together in the next one."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import concurrent.futures
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from dlkd_jax.gallery.results import SearchResult
+from dlkd_jax.page.refusal import RefusalError
+
+
+class Window(NamedTuple):
+  """The part of a ranking that is asked for; queries with the same one can be searched together."""
+
+  top: int
+  offset: int
+  moments: int
+
+
+class _Waiting(NamedTuple):
+  query: str
+  window: Window
+  answer: asyncio.Future
+
+
+class Batcher:
+  """Runs one search at a time in a thread, with all queries that have come by then.
+
+  A lone query waits for nothing. One that fails together with others is searched again alone, so that it fails alone.
+  """
+
+  def __init__(
+    self, search: Callable[[Sequence[str], Window], list[SearchResult]], batch: int = 32, waiting: int = 256
+  ):
+    """`search` answers several queries; `batch` of them at most. More than `waiting` are refused."""
+    self._search, self._batch, self._most = search, batch, waiting
+    self._queue: collections.deque[_Waiting] = collections.deque()
+    self._worker: asyncio.Task[None] | None = None
+    self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix='search')
+
+  async def __call__(self, query: str, window: Window) -> SearchResult:
+    """Returns the query's result.
+
+    Raises:
+      RefusalError: too many are waiting.
+      Exception: whatever the search raises.
+    """
+    if len(self._queue) >= self._most:
+      raise RefusalError(503, 'busy', 'Too many searches are waiting. Try again in a moment.', 2.0)
+    answer = asyncio.get_running_loop().create_future()
+    self._queue.append(_Waiting(query, window, answer))
+    if self._worker is None or self._worker.done():
+      self._worker = asyncio.create_task(self._work())
+    return await answer
+
+  async def close(self) -> None:
+    """Ends the search at hand; whoever still waits is told that there will be no answer."""
+    if self._worker is not None:
+      self._worker.cancel()
+      await asyncio.gather(self._worker, return_exceptions=True)
+    for waiting in self._queue:
+      waiting.answer.cancel()
+    self._queue.clear()
+    self._thread.shutdown(wait=False, cancel_futures=True)
+
+  async def _work(self) -> None:
+    while self._queue:
+      await asyncio.sleep(0)  # Requests that are already here join.
+      together = self._take()
+      queries = list(dict.fromkeys(one.query for one in together))
+      if queries:
+        self._hand_out(together, await self._answers(queries, together[0].window))
+
+  def _take(self) -> list[_Waiting]:
+    """Takes from the queue what goes with the first one that is still waited for."""
+    taken: list[_Waiting] = []
+    kept: list[_Waiting] = []
+    queries: set[str] = set()
+    while self._queue:
+      one = self._queue.popleft()
+      if one.answer.done():  # Nobody waits any more.
+        continue
+      fits = not taken or one.window == taken[0].window
+      if fits and (one.query in queries or len(queries) < self._batch):
+        taken.append(one)
+        queries.add(one.query)
+      else:
+        kept.append(one)
+    self._queue.extend(kept)
+    return taken
+
+  async def _answers(self, queries: list[str], window: Window) -> dict[str, Any]:
+    loop = asyncio.get_running_loop()
+    try:
+      return dict(zip(queries, await loop.run_in_executor(self._thread, self._search, queries, window), strict=True))
+    except Exception as error:
+      if len(queries) == 1:
+        return {queries[0]: error}
+    answers = {}
+    for query in queries:
+      answers |= await self._answers([query], window)
+    return answers
+
+  def _hand_out(self, together: list[_Waiting], answers: dict[str, Any]) -> None:
+    for one in together:
+      answer = answers[one.query]
+      if one.answer.done():
+        continue
+      if isinstance(answer, Exception):
+        one.answer.set_exception(answer)
+      else:
+        one.answer.set_result(answer)

@@ -1,0 +1,36 @@
+"""From a gallery to an application that is ready to answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.applications import Starlette
+
+from dlkd_jax.page.app import make_app
+from dlkd_jax.page.settings import Settings
+
+# Longer captions do not read well as suggestions.
+_LONGEST = 90
+
+
+def examples(gallery: Any, count: int = 4) -> tuple[str, ...]:
+  """Returns some captions that came with the videos, each of another video, as sentences to try; or none.
+
+  Args:
+    gallery: may have `captions`, id → caption with `text` and `video_id`.
+    count: most of them.
+  """
+  captions = list(getattr(gallery, 'captions', {}).values())
+  of_video = {caption.video_id: caption.text for caption in captions if len(caption.text) <= _LONGEST}
+  texts = list(dict.fromkeys(of_video.values()))
+  return tuple(texts[:: max(1, len(texts) // count)][:count])
+
+
+def prepare(gallery: Any, settings: Settings) -> Starlette:
+  """Returns the application, after one search: what is wrong shows now, and the first visitor does not wait.
+
+  Raises:
+    ValueError: sentences cannot be searched for; a weight or threshold does not fit.
+  """
+  gallery.search(['a first sentence'], top=1, threshold=settings.threshold, weights=settings.weights)
+  return make_app(gallery, settings)

@@ -1,0 +1,39 @@
+// Requests to the server, and its errors in words.
+
+/** What the server refused, or that it did not answer (`code` is 'offline'). */
+export class ApiError extends Error {
+  constructor(code, message, wait = null) {
+    super(message);
+    this.code = code;
+    this.wait = wait;
+  }
+}
+
+async function get(path, parameters, signal) {
+  let response;
+  try {
+    response = await fetch(`${path}?${new URLSearchParams(parameters)}`, { signal });
+  } catch (error) {
+    if (error.name === 'AbortError') throw error;
+    throw new ApiError('offline', 'The server does not answer. Is it still running?');
+  }
+  let content;
+  try {
+    content = await response.json();
+  } catch (error) {
+    if (error.name === 'AbortError') throw error;
+    throw new ApiError('failed', `The server answered with something unreadable (status ${response.status}).`);
+  }
+  if (!response.ok) {
+    const { code = 'failed', message = `Status ${response.status}.`, wait = null } = content.error ?? {};
+    throw new ApiError(code, message, wait);
+  }
+  return content;
+}
+
+export const info = () => get('/api/info', {});
+
+export const search = (query, offset, signal) => get('/api/search', { q: query, offset }, signal);
+
+/** What may be wrong with a video that did not play. */
+export const account = (id) => get('/api/video', { id });

@@ -1,0 +1,295 @@
+// The page: what is searched for, what is shown, and the address that says so.
+
+import * as api from './api.js';
+import { player } from './player.js';
+import { scale } from './plot.js';
+import { result, skeletons } from './results.js';
+import { count, lasting, make } from './text.js';
+
+const at = (id) => document.getElementById(id);
+const [form, input, note, status, notice, list, more, foot, dialog] = [
+  document.querySelector('form'), at('query'), at('query-note'), at('status'), at('notice'), at('results'), at('more'),
+  at('foot'), at('player'),
+];
+
+const state = { query: '', hits: [], total: 0, range: null, info: null, asked: null, shown: -1, retry: null };
+
+// Searching.
+
+async function search(query, { offset = 0 } = {}) {
+  clearTimeout(state.retry);
+  state.asked?.abort();
+  const asked = new AbortController();
+  state.asked = asked;
+  const first = offset === 0;
+  list.setAttribute('aria-busy', 'true');
+  more.disabled = true;
+  // A fast answer should not flicker.
+  const slow = setTimeout(() => {
+    say('Searching…');
+    if (!first) return;
+    tell(null);
+    more.hidden = true;
+    list.replaceChildren(...skeletons(4));
+  }, 120);
+  try {
+    const answer = await api.search(query, offset, asked.signal);
+    clearTimeout(slow);
+    show(answer, first);
+  } catch (error) {
+    clearTimeout(slow);
+    if (error.name === 'AbortError') return;
+    fail(error, () => search(query, { offset }), first);
+  } finally {
+    if (state.asked === asked) {
+      list.removeAttribute('aria-busy');
+      more.disabled = false;
+    }
+  }
+}
+
+function show(answer, first) {
+  tell(null);
+  if (first) {
+    state.hits = [];
+    list.replaceChildren();
+    state.range = answer.hits.length ? scale(answer.hits) : null;
+  }
+  state.total = answer.total;
+  const before = state.hits.length;
+  state.hits.push(...answer.hits);
+  list.append(...answer.hits.map((hit, n) => result(
+    hit, before + n + 1, state.range, (number, seconds) => play(before + n, number, seconds),
+  )));
+  const left = state.total - state.hits.length;
+  more.hidden = left <= 0 || !answer.hits.length;
+  more.textContent = `Show ${count(Math.min(left, state.info?.top ?? 10), 'more result')}`;
+  if (!state.hits.length) return nothing();
+  const shown = state.hits.length < state.total ? `The best ${state.hits.length} of ${count(state.total, 'video')}`
+    : count(state.total, 'video');
+  say(`${shown}, found in ${Math.max(1, Math.round(answer.seconds * 1000))} ms`);
+  if (!first) list.children[before]?.querySelector('.still').focus();
+}
+
+function nothing() {
+  if (state.info?.videos === 0) return emptyIndex();
+  say('No video fits well enough');
+  tell('Nothing fits well enough', [
+    `No video comes up to what this server was told to ask for, for “${state.query}”.`,
+    'Describe what can be seen: who, what they do, and where. Short, plain sentences work best.',
+  ], examples());
+}
+
+function fail(error, again, first) {
+  const headings = {
+    offline: 'No answer from the server', too_often: 'A little too fast', busy: 'The server is busy',
+    too_long: 'The sentence is too long',
+  };
+  if (first) {
+    list.replaceChildren();
+    more.hidden = true;
+  }
+  const button = make('button', { type: 'button', class: 'again', click: again }, 'Try again');
+  const may = !['too_long', 'refused', 'bad_number'].includes(error.code);
+  const lines = [error.message];
+  if (error.wait != null) {
+    lines[0] = 'Too many searches at once. This one will be tried again by itself.';
+    state.retry = setTimeout(again, error.wait * 1000 + 200);
+  }
+  say('');
+  tell(headings[error.code] ?? 'The search failed', lines, may ? button : null, 'alert');
+}
+
+// Words on the page.
+
+function say(text) {
+  status.textContent = text;
+}
+
+function tell(heading, lines = [], rest = null, role = null) {
+  notice.hidden = heading === null;
+  notice.replaceChildren();
+  notice.classList.toggle('notice-error', role === 'alert');
+  if (role) notice.setAttribute('role', role);
+  else notice.removeAttribute('role');
+  if (heading === null) return;
+  notice.append(...[make('h1', {}, heading), ...lines.map((line) => make('p', {}, line)), rest].filter(Boolean));
+}
+
+function examples() {
+  const sentences = state.info?.examples ?? [];
+  if (!sentences.length) return null;
+  return make('div', { class: 'examples' }, make('p', { class: 'examples-head' }, 'For instance'),
+    make('ul', {}, ...sentences.map((sentence) => make('li', {}, make('a', {
+      href: `/?${new URLSearchParams({ q: sentence })}`,
+      click: (event) => {
+        if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+        event.preventDefault();
+        go(sentence);
+      },
+    }, sentence)))));
+}
+
+function emptyIndex() {
+  say('');
+  tell('This index has no videos yet', ['Add some, and start the server again:'],
+    make('pre', {}, 'python -m dlkd_jax.index add --index=DIR …'));
+}
+
+function welcome() {
+  document.body.classList.add('idle');
+  state.hits = [];
+  list.replaceChildren();
+  more.hidden = true;
+  say('');
+  if (state.info?.videos === 0) return emptyIndex();
+  const lines = ['Describe something that happens in a video. You get the videos, and the second at which it happens.'];
+  tell('Find the moment', lines, examples());
+}
+
+function footer() {
+  const { videos, seconds } = state.info;
+  const much = seconds ? `, ${lasting(seconds)} of film` : '';
+  foot.replaceChildren(
+    make('span', {}, `${count(videos, 'video')}${much}`),
+    make('span', { class: 'keys' }, make('kbd', {}, '/'), ' search ', make('kbd', {}, '↑'), make('kbd', {}, '↓'),
+      ' results ', make('kbd', {}, 'Enter'), ' play ', make('kbd', {}, 'Esc'), ' back'));
+}
+
+// The address.
+
+function address(changes) {
+  const parameters = new URLSearchParams();
+  if (state.query) parameters.set('q', state.query);
+  for (const [name, value] of Object.entries(changes)) if (value != null) parameters.set(name, value);
+  const text = parameters.toString();
+  return text ? `/?${text}` : '/';
+}
+
+function title() {
+  document.title = state.query ? `${state.query} – Find the moment` : 'Find the moment';
+}
+
+function go(query, push = true) {
+  const words = query.trim().split(/\s+/).join(' ');
+  input.value = words;
+  lengthNote();
+  state.query = words;
+  if (push) history.pushState(null, '', address({}));
+  title();
+  if (!words) return welcome();
+  document.body.classList.remove('idle');
+  return search(words);
+}
+
+/** Brings the page to what the address says; a video in it is played. */
+async function arrive() {
+  const parameters = new URLSearchParams(location.search);
+  const query = parameters.get('q') ?? '';
+  if (query !== state.query || !state.hits.length) await go(query, false);
+  const number = state.hits.findIndex((hit) => hit.id === parameters.get('v'));
+  if (number < 0) return screen.close();
+  const seconds = Number.parseFloat(parameters.get('t'));
+  const { moments } = state.hits[number];
+  const chosen = moments.findIndex((one) => Math.abs(one.start - seconds) < 0.06);
+  return play(number, Math.max(0, chosen), chosen < 0 && Number.isFinite(seconds) ? seconds : null, false);
+}
+
+// Playing.
+
+const screen = player(dialog, {
+  onClose: () => {
+    const place = state.shown;
+    state.shown = -1;
+    if (new URLSearchParams(location.search).has('v')) history.replaceState(null, '', address({}));
+    list.children[place]?.querySelector('.still')?.focus();
+  },
+  onStep: (by) => {
+    const next = state.shown + by;
+    if (next >= 0 && next < state.hits.length) play(next, 0, null, false);
+  },
+  onMoment: (number) => mark(number, null),
+});
+
+function mark(number, seconds) {
+  const hit = state.hits[state.shown];
+  const time = seconds ?? hit.moments[number].start;
+  history.replaceState(null, '', address({ v: hit.id, t: time.toFixed(1) }));
+}
+
+function play(place, number, seconds, push = true) {
+  const hit = state.hits[place];
+  if (push && state.shown < 0) history.pushState(null, '', location.href);
+  state.shown = place;
+  mark(number, seconds);
+  screen.open(hit, state.range, number, seconds, { first: place === 0, last: place === state.hits.length - 1 });
+}
+
+// Keys and events.
+
+function lengthNote() {
+  const most = state.info?.most_characters ?? 300;
+  const { length } = input.value;
+  note.hidden = length <= most * 0.8;
+  note.textContent = `${length} of ${most} characters`;
+  note.classList.toggle('query-note-over', length > most);
+}
+
+function moveFocus(event) {
+  if (dialog.open || event.ctrlKey || event.metaKey || event.altKey) return;
+  const typing = event.target === input;
+  if (event.key === '/' && !typing) {
+    event.preventDefault();
+    input.focus();
+    input.select();
+    return;
+  }
+  if (event.key === 'Escape') {
+    if (typing && input.value && !state.hits.length) return;
+    event.preventDefault();
+    if (!typing) input.focus();
+    else input.blur();
+    return;
+  }
+  const row = event.target.closest?.('.result');
+  if (row && (event.key === 'ArrowLeft' || event.key === 'ArrowRight')) {
+    const targets = [row.querySelector('.still'), ...row.querySelectorAll('.chip')];
+    const next = targets[targets.indexOf(event.target) + (event.key === 'ArrowRight' ? 1 : -1)];
+    if (next) {
+      event.preventDefault();
+      next.focus();
+    }
+    return;
+  }
+  if (event.key !== 'ArrowDown' && event.key !== 'ArrowUp') return;
+  if (!row && !typing && event.target !== more && event.target !== list) return;
+  const stills = [...list.querySelectorAll('.result:not(.skeleton) .still'), ...(more.hidden ? [] : [more])];
+  const here = event.target === more ? stills.length - 1 : stills.indexOf(row?.querySelector('.still'));
+  const next = here + (event.key === 'ArrowDown' ? 1 : -1);
+  if (typing && event.key === 'ArrowUp') return;
+  event.preventDefault();
+  (next < 0 ? input : stills[Math.min(next, stills.length - 1)])?.focus();
+}
+
+form.addEventListener('submit', (event) => {
+  event.preventDefault();
+  go(input.value);
+});
+input.addEventListener('input', lengthNote);
+more.addEventListener('click', () => search(state.query, { offset: state.hits.length }));
+document.addEventListener('keydown', moveFocus);
+window.addEventListener('popstate', arrive);
+document.querySelector('.mark').addEventListener('click', (event) => {
+  if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  go('');
+  input.focus();
+});
+
+try {
+  state.info = await api.info();
+  footer();
+} catch {
+  // The search, or the welcome without numbers, says enough.
+}
+await arrive();

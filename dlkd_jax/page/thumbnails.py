@@ -1,0 +1,116 @@
+"""Pictures of a video at a time, small, and kept for a while."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import concurrent.futures
+import io
+from fractions import Fraction
+
+import av
+import numpy as np
+from PIL import Image
+
+from dlkd_jax.page.refusal import RefusalError
+from dlkd_jax.video import pictures
+from dlkd_jax.video.files import OpenVideo, VideoError, open_video
+
+
+def picture_at(path: str, time: float, side: int) -> np.ndarray:
+  """Decodes the frame that is shown at a time, from the key frame before it on.
+
+  Args:
+    path: of the video.
+    time: seconds since the beginning of the video stream; past the end it is the last frame.
+    side: longer side of the picture at most, pixels.
+
+  Returns:
+    uint8 [H, W, 3], RGB, upright.
+
+  Raises:
+    VideoError: the file cannot be opened, or has no frame that can be decoded.
+  """
+  # Where the file's index is wrong, a jump lands behind the time, or nowhere: then it is read from the front.
+  for jump in (True, False):
+    with open_video(path, threads=1) as video:
+      if (found := _shown_at(video, time, jump)) is not None:
+        return pictures.Converter(side)(found, video.stream.sample_aspect_ratio)
+  raise VideoError(path, 'has no frame that can be decoded')
+
+
+def _shown_at(video: OpenVideo, time: float, jump: bool) -> av.VideoFrame | None:
+  """The latest frame at the time or before it; without a jump, the first one where all are later."""
+  found, until = None, Fraction(time) + min(video.tick / 2, Fraction(1, 2000))
+  try:
+    if jump:
+      video.container.seek(int((Fraction(time) + video.start) / video.tick), stream=video.stream)
+    for frame in video.container.decode(video.stream):
+      if frame.pts is None or frame.is_corrupt:
+        continue
+      if frame.pts * video.tick - video.start > until:
+        return found or (None if jump else frame)
+      found = frame
+  except av.error.FFmpegError:
+    pass  # Damage behind the frame does not matter; without a frame, the caller says so.
+  return found
+
+
+def jpeg(image: np.ndarray) -> bytes:
+  """Returns a picture, uint8 [H, W, 3], as JPEG."""
+  buffer = io.BytesIO()
+  Image.fromarray(image).save(buffer, 'JPEG', quality=82, optimize=True, progressive=True)
+  return buffer.getvalue()
+
+
+class Thumbnails:
+  """Makes JPEG pictures in `workers` threads; keeps the latest `most_bytes` of them.
+
+  Who asks for a picture that is being made waits for that one. More than `waiting` at once are refused.
+  """
+
+  def __init__(self, side: int, most_bytes: int, waiting: int = 256, workers: int = 2):
+    """`side`: longer side, pixels."""
+    self._side, self._most_bytes, self._waiting = side, most_bytes, waiting
+    self._kept: collections.OrderedDict[tuple, bytes] = collections.OrderedDict()
+    self._made: dict[tuple, asyncio.Future[bytes]] = {}
+    self._threads = concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix='thumbnail')
+    self.kept_bytes = 0
+
+  async def get(self, path: str, etag: str, time: float) -> bytes:
+    """Returns the picture of a file at a time, seconds, to a hundredth; `etag` changes with the file.
+
+    Raises:
+      VideoError: it cannot be decoded.
+      RefusalError: too many are waiting.
+    """
+    key = (path, etag, round(time, 2))
+    if key in self._kept:
+      self._kept.move_to_end(key)
+      return self._kept[key]
+    if key not in self._made:
+      if len(self._made) >= self._waiting:
+        raise RefusalError(503, 'busy', 'Too many pictures are waiting. Try again in a moment.', 2.0)
+      self._made[key] = asyncio.ensure_future(self._make(key))
+    # Shielded: that one client leaves does not take the picture from the others.
+    return await asyncio.shield(self._made[key])
+
+  def close(self) -> None:
+    """Ends the threads; pictures that nobody has begun are not made."""
+    self._threads.shutdown(wait=False, cancel_futures=True)
+
+  async def _make(self, key: tuple) -> bytes:
+    try:
+      path, _, time = key
+      work = lambda: jpeg(picture_at(path, time, self._side))  # noqa: E731
+      data = await asyncio.get_running_loop().run_in_executor(self._threads, work)
+      self._keep(key, data)
+      return data
+    finally:
+      del self._made[key]
+
+  def _keep(self, key: tuple, data: bytes) -> None:
+    self._kept[key] = data
+    self.kept_bytes += len(data)
+    while self.kept_bytes > self._most_bytes and self._kept:
+      self.kept_bytes -= len(self._kept.popitem(last=False)[1])

@@ -1,0 +1,77 @@
+"""A page on which a gallery is searched with sentences, and the found videos play at the found second.
+
+    python -m dlkd_jax.index build --index=index …        makes the index
+    python -m dlkd_jax.serve --index=index                then open http://127.0.0.1:8000/
+
+Only this machine can reach it, unless --host says otherwise; there is no password, so do that in networks that you
+trust. It serves the videos of the index and nothing else. Ctrl-C stops it.
+
+Exit codes: 0 stopped by Ctrl-C or SIGTERM; 1 an error, with a message.
+"""
+
+import signal
+import sys
+
+from absl import app, flags, logging
+
+_INDEX = flags.DEFINE_string('index', None, 'Folder of the index.')
+_HOST = flags.DEFINE_string('host', '127.0.0.1', 'Address to listen at; 0.0.0.0 lets other machines in.')
+_PORT = flags.DEFINE_integer('port', 8000, 'Port to listen at; 0 takes a free one.', 0, 65535)
+_ALLOW_HOST = flags.DEFINE_multi_string('allow_host', [], 'Name that this server may be called by, besides localhost.')
+_VIDEOS = flags.DEFINE_string('videos', None, 'Folder of the video files, where that is not what the index says.')
+_CLIP = flags.DEFINE_string('clip', None, 'Folder of the CLIP, where that is not what the index says.')
+_WEIGHTS = flags.DEFINE_list(
+  'weights', None, 'Weights of the scorers, as inheritance=0.7,exploration=0.3; default: those of the index.'
+)
+_THRESHOLD = flags.DEFINE_float('threshold', None, 'Videos that score less are no match.')
+_TOP = flags.DEFINE_integer('top', 10, 'Results that are shown at a time.', 1, 50)
+_MOMENTS = flags.DEFINE_integer('moments', 3, 'Moments that are shown of a video.', 1, 8)
+_EXAMPLE = flags.DEFINE_multi_string('example', [], 'Sentence that the empty page suggests; default: some captions.')
+
+
+def _weights():
+  if _WEIGHTS.value is None:
+    return None
+  try:
+    return {name.strip(): float(value) for name, value in (pair.split('=') for pair in _WEIGHTS.value)}
+  except ValueError as error:
+    raise ValueError(f'--weights is {",".join(_WEIGHTS.value)}; expected NAME=NUMBER,NAME=NUMBER') from error
+
+
+def main(argv):
+  """Opens the index and serves; errors of the user's input end with one message and exit code 1."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected arguments: {argv[1:]}')
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+  try:
+    # Imported here, so that --help answers at once.
+    from dlkd_jax.gallery.gallery import Gallery
+    from dlkd_jax.page import opening, running
+    from dlkd_jax.page.settings import Settings
+
+    server = running.listen(_HOST.value, _PORT.value)
+    gallery = Gallery.open(_INDEX.value, clip=_CLIP.value, videos=_VIDEOS.value)
+    settings = Settings(
+      hosts=tuple(_ALLOW_HOST.value),
+      roots=(_VIDEOS.value,) if _VIDEOS.value else (),
+      threshold=_THRESHOLD.value,
+      weights=_weights(),
+      examples=tuple(_EXAMPLE.value) or opening.examples(gallery),
+      top=_TOP.value,
+      moments=_MOMENTS.value,
+    )
+    application = opening.prepare(gallery, settings)
+    running.run(application, server, lambda url: print(f'{url}  {len(gallery)} videos; Ctrl-C stops', flush=True))
+  except (ValueError, OSError) as error:
+    logging.debug('the traceback', exc_info=True)
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(1)
+  except KeyboardInterrupt:
+    pass
+  print('stopped', flush=True)
+
+
+if __name__ == '__main__':
+  logging.set_verbosity(logging.WARNING)
+  flags.mark_flags_as_required(['index'])
+  app.run(main)
