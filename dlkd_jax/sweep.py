@@ -1,0 +1,98 @@
+"""Ablations of a recipe: trains its variants over several seeds and makes one table of them.
+
+    python -m dlkd_jax.sweep --config=configs/charades.py --workdir=runs/sweep
+    python -m dlkd_jax.sweep --config=configs/charades.py --workdir=runs/sweep --epochs=6 --only=recipe,single
+    python -m dlkd_jax.sweep --config=configs/charades.py --workdir=runs/sweep --list
+
+Variants are changes of the recipe that --config names, with its own arguments and fields
+(`--config=configs/charades.py:uniform_negatives --config.data.data_dir=/data`): hard or soft labels, one branch, no
+teacher, shapes of the distillation's decay, hard or uniform negatives, forms of the divergence, how rows are split.
+What the recipe does already is left out. --list shows them, and how far each run is.
+
+Every run is an ordinary training in `<workdir>/<variant>/seed_<n>`. Seed after seed all variants are trained. The same
+command leaves finished runs alone, goes on with one that was stopped, and prints the table again; it is kept in
+`sweep.txt`, `sweep.md` and `sweep.json`, and shows all finished runs of the folder.
+
+Exit codes: 0 done; 1 an error, with a message, or a run failed; 75 stopped by SIGTERM and 130 by Ctrl-C, with all saved
+that the same command needs to go on.
+"""
+
+import pathlib
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'Recipe, as configs/charades.py.', lock_config=True)
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the runs and the table; made where absent.')
+_SEEDS = flags.DEFINE_integer('seeds', 3, "How many seeds, from the recipe's own on.", lower_bound=1)
+_EPOCHS = flags.DEFINE_integer('epochs', None, "Length of each training; default: the recipe's.", lower_bound=1)
+_ONLY = flags.DEFINE_list('only', [], 'Variants to train; default: all.')
+_LIST = flags.DEFINE_bool('list', False, 'Show the variants and how far they are, and train nothing.')
+
+
+def _list(config, variants, runs):
+  width = max(len(variant.name) for variant in variants)
+  for variant in variants:
+    states = ', '.join(f'seed {run.seed} {run.state}' for run in runs if run.variant.name == variant.name)
+    changes = ', '.join(f'{field}={value}' for field, value in variant.changes.items()) or 'no change'
+    print(f'{variant.name:{width}}  {variant.about} ({changes})\n{"":{width}}  {states}')
+  print(f'{len(runs)} runs of {config.training.epochs} epochs')
+
+
+def _sweep(stop):
+  from dlkd_jax import config as config_lib
+  from dlkd_jax.reporting import sweep_table, sweeping, variants
+  from dlkd_jax.training import splits
+
+  workdir = pathlib.Path(_WORKDIR.value).expanduser()
+  config = variants.prepare(_CONFIG.value, _EPOCHS.value)
+  config_lib.validate(config)
+  every = variants.variants_of(config)
+  chosen = variants.choose(every, _ONLY.value)
+  seeds = range(config.seed, config.seed + _SEEDS.value)
+  runs = sweeping.plan(config, chosen, seeds, workdir)
+  if _LIST.value:
+    _list(config, chosen, runs)
+    return []
+  split = splits.names(config, ('test', 'val'))[0]
+  videos = len(splits.open_split(config, split))
+
+  def table():
+    finished = sweeping.finished_runs(config, every, workdir)
+    return sweep_table.write(workdir, config, sweep_table.summarise(every, finished, split, videos))
+
+  failed = sweeping.train_all(runs, stop, table)
+  print(f'\n{table()}')
+  return failed
+
+
+def main(argv):
+  """Dispatches; errors of the user's input end with one message and exit code 1."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected arguments: {argv[1:]}')
+  # Imported here, so that --help answers at once.
+  from dlkd_jax.training import checkpoints, shutdown
+
+  try:
+    with shutdown.StopRequest() as stop:
+      failed = _sweep(stop)
+  except shutdown.StoppedError as stopped:
+    print(str(stopped), file=sys.stderr)
+    sys.exit(stopped.code)
+  except (ValueError, OSError, checkpoints.CheckpointError) as error:
+    logging.debug('the traceback', exc_info=True)
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(1)
+  except KeyboardInterrupt:
+    print('interrupted before anything was changed', file=sys.stderr)
+    sys.exit(shutdown.INTERRUPTED)
+  if failed:
+    print('\n'.join(['', f'error: {len(failed)} runs failed:', *failed]), file=sys.stderr)
+    sys.exit(1)
+
+
+if __name__ == '__main__':
+  logging.set_verbosity(logging.WARNING)
+  flags.mark_flags_as_required(['config', 'workdir'])
+  app.run(main)

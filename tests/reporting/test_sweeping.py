@@ -1,0 +1,96 @@
+"""Sweeps: order, what is left alone, what is refused, and the table of results written by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+from configs import charades
+from dlkd_jax.reporting import sweep_table, sweeping, variants
+from dlkd_jax.training import loop, shutdown
+
+CONFIG = variants.prepare(charades.get_config(), 5)
+EVERY = variants.variants_of(CONFIG)
+CHOSEN = variants.choose(EVERY, ['recipe', 'single', 'hard_labels'])
+
+
+def finish(run, sum_r):
+  """Writes what a training would leave: the given SumR everywhere."""
+  names = ('R@1', 'R@5', 'R@10', 'R@100', 'SumR', 'median_rank', 'mean_rank', 'mAP')
+  scorers = ('inheritance', 'exploration', 'fused', 'teacher') if run.config.model.dual else ('inheritance', 'teacher')
+  metrics = {f'test/{s}/{n}': sum_r if n == 'SumR' else 0.5 for s in scorers for n in names}
+  run.folder.mkdir(parents=True)
+  (run.folder / 'config.json').write_text(run.config.to_json_best_effort())
+  (run.folder / 'results.json').write_text(json.dumps({'best_epoch': 2, 'epochs': 5, 'metrics': metrics}))
+  return metrics
+
+
+@pytest.fixture
+def trained(monkeypatch):
+  """Trainings take no time and give 100 plus the seed; one of a single branch fails."""
+  done = []
+
+  def train(config, folder, stop):
+    done.append((folder.parent.name, config.seed))
+    if not config.model.dual:
+      raise loop.NonFiniteLossError('step 3: loss/total became NaN')
+    return finish(sweeping.Run(None, config.seed, folder, config), 100.0 + config.seed)
+
+  monkeypatch.setattr(loop, 'train', train)
+  return done
+
+
+def test_seeds_come_first_and_a_failure_does_not_end_the_sweep(trained, tmp_path):
+  runs = sweeping.plan(CONFIG, CHOSEN, range(2), tmp_path)
+  tables = []
+  failed = sweeping.train_all(runs, shutdown.StopRequest(), lambda: tables.append(1))
+  assert trained == [(name, seed) for seed in (0, 1) for name in ('recipe', 'hard_labels', 'single')]
+  assert [text.split(':')[0] for text in failed] == ['single, seed 0', 'single, seed 1'] and len(tables) == 4
+
+
+def test_finished_runs_are_left_alone(trained, tmp_path):
+  runs = sweeping.plan(CONFIG, CHOSEN, [0], tmp_path)
+  finish(runs[0], 90.0)
+  assert [run.state for run in runs] == ['finished', 'not started', 'not started']
+  sweeping.train_all(runs, shutdown.StopRequest(), lambda: None)
+  assert trained == [('hard_labels', 0), ('single', 0)]
+
+
+def test_runs_of_another_recipe_are_refused(tmp_path):
+  finish(sweeping.make_run(CONFIG, CHOSEN[0], 0, tmp_path), 1.0)
+  other = variants.prepare(charades.get_config(), 6)
+  with pytest.raises(ValueError, match=r'another configuration .*\n.*training.epochs: 5 → 6'):
+    sweeping.plan(other, CHOSEN, [0], tmp_path)
+
+
+def summary(tmp_path):
+  for name, seed, value in (('recipe', 0, 100), ('recipe', 1, 104), ('hard_labels', 1, 101), ('hard_labels', 2, 105)):
+    finish(sweeping.make_run(CONFIG, next(x for x in EVERY if x.name == name), seed, tmp_path), float(value))
+  finish(sweeping.make_run(CONFIG, next(x for x in EVERY if x.name == 'single'), 0, tmp_path), 90.0)
+  finished = sweeping.finished_runs(CONFIG, EVERY, tmp_path)
+  return sweep_table.summarise(EVERY, finished, 'test', 50)
+
+
+def test_table(tmp_path):
+  found = summary(tmp_path)
+  rows = {row[0]: dict(zip(sweep_table.cells(found)[0], row, strict=True)) for row in sweep_table.cells(found)[1:]}
+  assert list(rows) == ['chance', 'teacher alone', 'recipe', 'hard_labels', 'single']
+  assert rows['recipe']['SumR'] == f'102.0 ± {np.std([100, 104], ddof=1):.1f}' and rows['recipe']['seeds'] == '2'
+  assert rows['hard_labels']['SumR over recipe'] == '-3.0'  # Of the one seed that both have.
+  assert rows['single']['SumR over recipe'] == '-10.0' and rows['single']['exploration'] == ''
+  assert rows['chance']['R@1'] == '2.0'
+
+
+def test_table_is_written_in_three_forms(tmp_path):
+  found = summary(tmp_path)
+  text = sweep_table.write(tmp_path, CONFIG, found)
+  assert (tmp_path / 'sweep.txt').read_text() == text + '\n'
+  assert '| recipe | 2 |' in (tmp_path / 'sweep.md').read_text()
+  content = json.loads((tmp_path / 'sweep.json').read_text())
+  assert content['rows'][0]['values']['SumR'] == [100.0, 104.0] and content['epochs'] == 5
+  assert '5 epochs each' in text and f'{0.95**4:.2f} (exp)' in text and '0.96 (linear)' in text
+
+
+def test_an_empty_sweep_has_a_table(tmp_path):
+  found = sweep_table.summarise(EVERY, {}, 'test', 10)
+  assert [row[0] for row in sweep_table.cells(found)] == ['', 'chance']
