@@ -7,6 +7,7 @@ import pytest
 from dlkd_jax.gallery import building
 from dlkd_jax.gallery.collection import Collection
 from tests.gallery import worlds
+from tests.gallery.oracle import Oracle
 
 
 @pytest.fixture(scope='session')
@@ -22,3 +23,9 @@ def world(tmp_path_factory):
   return types.SimpleNamespace(
     folder=folder, clip=clip, data=data, run=run, index=folder / 'index', collection=collection
   )
+
+
+@pytest.fixture(scope='session')
+def oracle(world):
+  """The same vectors, and the search in them, by plain numpy."""
+  return Oracle(world)

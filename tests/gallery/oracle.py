@@ -16,7 +16,7 @@ def _unit(rows):
 class Oracle:
   """All vectors of a world, one video and one sentence at a time, through the student itself."""
 
-  def __init__(self, world, splits=('test', 'gallery'), clip_text=None):
+  def __init__(self, world, splits=('test', 'gallery')):
     config, (params, _) = read_config(world.run), read_best(world.run)
     self._student, self._params = recipe.make_student(config), params
     self._most, self._words = config.data.max_frames, config.data.max_words

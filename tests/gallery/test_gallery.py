@@ -12,7 +12,7 @@ from dlkd_jax.gallery.gallery import Gallery
 from dlkd_jax.gallery.moments import find_moments
 from dlkd_jax.video import backbones
 from tests.gallery import worlds
-from tests.gallery.oracle import WEIGHTS, Oracle
+from tests.gallery.oracle import WEIGHTS
 
 SENTENCES = ['a red square 3', 'moves left', 'a blue circle moves right and much more than fits']
 
@@ -20,11 +20,6 @@ SENTENCES = ['a red square 3', 'moves left', 'a blue circle moves right and much
 @pytest.fixture(scope='module')
 def gallery(world):
   return Gallery.open(world.index)
-
-
-@pytest.fixture(scope='module')
-def oracle(world):
-  return Oracle(world)
 
 
 @pytest.fixture(scope='module')

@@ -1,0 +1,57 @@
+"""Sentences are encoded with the data set's own backbones, or refused with what to do."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from dlkd_jax.gallery import building, sentences
+from dlkd_jax.gallery.gallery import Gallery
+from dlkd_jax.gallery.segments import IndexFolderError
+from tests.gallery import worlds
+
+
+def test_what_is_noted():
+  options = {'tokens': 'words:8', 'teacher': 'clip:c49bb70a1b2192cc', 'student': 'statistics'}
+  found = sentences.describe(options, '/clip')
+  assert found['tokens'] == {'fingerprint': 'words:8', 'clip': None}
+  assert found['teacher'] == {'fingerprint': 'clip:c49bb70a1b2192cc', 'clip': '/clip'}
+  # A feature pack's option of this name is a file.
+  assert sentences.describe({'tokens': 'roberta.hdf5'}, None) == {'tokens': None, 'teacher': None}
+
+
+def test_a_layer_of_a_clip(world):
+  from dlkd_jax.video import backbones
+
+  wanted = backbones.open_text_backbone(f'clip:{world.clip}@layer=-2')
+  about = {'fingerprint': wanted.fingerprint, 'clip': str(world.clip)}
+  found = sentences.open_backbone(about, None, 'tokens')
+  assert found.fingerprint == wanted.fingerprint
+  np.testing.assert_array_equal(found.tokens(['a red square'])[0], wanted.tokens(['a red square'])[0])
+
+
+def test_a_clip_that_moved_or_changed(world, tmp_path):
+  clip = shutil.copytree(world.clip, tmp_path / 'clip')
+  index = tmp_path / 'index'
+  building.build(index, world.collection, None, building.Settings(clip=str(clip)))
+  (before,) = Gallery.open(index).search(['a red square'])
+  clip.rename(tmp_path / 'moved')
+  sentences._opened.cache_clear()
+  with pytest.raises(IndexFolderError, match=r'clip does not exist; say where it is with --clip=DIR'):
+    Gallery.open(index).search(['a red square'])
+  (after,) = Gallery.open(index, clip=str(tmp_path / 'moved')).search(['a red square'])
+  assert [h.score for h in after.hits] == [h.score for h in before.hits]
+  other = worlds.clip(tmp_path / 'other', seed=3)
+  with pytest.raises(IndexFolderError, match=r'other holds .*Say with --clip=DIR where the right one is'):
+    Gallery.open(index, clip=str(other)).search(['a red square'])
+
+
+def test_an_index_of_features_alone(world, tmp_path):
+  index = shutil.copytree(world.index, tmp_path / 'index')
+  folder = building.IndexFolder.open(index)
+  folder.manifest['text'] = {'tokens': None, 'teacher': None}
+  folder.write_manifest()
+  gallery = Gallery.open(index)
+  with pytest.raises(IndexFolderError, match=r'a typed sentence cannot be searched here.*--caption=ID'):
+    gallery.search(['a red square'])
+  assert len(gallery.search_captions(['v001.mp4#0'])[0].hits) == 10
