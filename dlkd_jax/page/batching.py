@@ -39,6 +39,8 @@ class Batcher:
     self._search, self._batch, self._most = search, batch, waiting
     self._queue: collections.deque[_Waiting] = collections.deque()
     self._worker: asyncio.Task[None] | None = None
+    self._taken: list[_Waiting] = []
+    self._closed = False
     self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix='search')
 
   async def __call__(self, query: str, window: Window) -> SearchResult:
@@ -48,6 +50,8 @@ class Batcher:
       RefusalError: too many are waiting.
       Exception: whatever the search raises.
     """
+    if self._closed:
+      raise _stopping()
     if len(self._queue) >= self._most:
       raise RefusalError(503, 'busy', 'Too many searches are waiting. Try again in a moment.', 2.0)
     answer = asyncio.get_running_loop().create_future()
@@ -57,22 +61,25 @@ class Batcher:
     return await answer
 
   async def close(self) -> None:
-    """Ends the search at hand; whoever still waits is told that there will be no answer."""
+    """Refuses whoever waits; the search at hand, if there is one, is left to its end, which nobody hears of."""
+    self._closed = True
     if self._worker is not None:
       self._worker.cancel()
       await asyncio.gather(self._worker, return_exceptions=True)
-    for waiting in self._queue:
-      waiting.answer.cancel()
+    for waiting in (*self._taken, *self._queue):
+      if not waiting.answer.done():
+        waiting.answer.set_exception(_stopping())
     self._queue.clear()
     self._thread.shutdown(wait=False, cancel_futures=True)
 
   async def _work(self) -> None:
     while self._queue:
       await asyncio.sleep(0)  # Requests that are already here join.
-      together = self._take()
-      queries = list(dict.fromkeys(one.query for one in together))
+      self._taken = self._take()
+      queries = list(dict.fromkeys(one.query for one in self._taken))
       if queries:
-        self._hand_out(together, await self._answers(queries, together[0].window))
+        _hand_out(self._taken, await self._answers(queries, self._taken[0].window))
+      self._taken = []
 
   def _take(self) -> list[_Waiting]:
     """Takes from the queue what goes with the first one that is still waited for."""
@@ -104,12 +111,17 @@ class Batcher:
       answers |= await self._answers([query], window)
     return answers
 
-  def _hand_out(self, together: list[_Waiting], answers: dict[str, Any]) -> None:
-    for one in together:
-      answer = answers[one.query]
-      if one.answer.done():
-        continue
-      if isinstance(answer, Exception):
-        one.answer.set_exception(answer)
-      else:
-        one.answer.set_result(answer)
+
+def _hand_out(together: list[_Waiting], answers: dict[str, Any]) -> None:
+  for one in together:
+    answer = answers[one.query]
+    if one.answer.done():
+      continue
+    if isinstance(answer, Exception):
+      one.answer.set_exception(answer)
+    else:
+      one.answer.set_result(answer)
+
+
+def _stopping() -> RefusalError:
+  return RefusalError(503, 'stopping', 'The server is stopping.')

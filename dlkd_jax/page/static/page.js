@@ -12,6 +12,7 @@ const [form, input, note, status, notice, list, more, foot, dialog] = [
   at('foot'), at('player'),
 ];
 
+const TOUCH = matchMedia('(hover: none)');
 const state = { query: '', hits: [], total: 0, range: null, info: null, asked: null, shown: -1, retry: null };
 
 // Searching.
@@ -113,7 +114,7 @@ function tell(heading, lines = [], rest = null, role = null) {
   if (role) notice.setAttribute('role', role);
   else notice.removeAttribute('role');
   if (heading === null) return;
-  notice.append(...[make('h1', {}, heading), ...lines.map((line) => make('p', {}, line)), rest].filter(Boolean));
+  notice.append(...[heading && make('h1', {}, heading), ...lines.map((line) => make('p', {}, line)), rest].filter(Boolean));
 }
 
 function examples() {
@@ -143,8 +144,7 @@ function welcome() {
   more.hidden = true;
   say('');
   if (state.info?.videos === 0) return emptyIndex();
-  const lines = ['Describe something that happens in a video. You get the videos, and the second at which it happens.'];
-  tell('Find the moment', lines, examples());
+  tell('', [], examples());
 }
 
 function footer() {
@@ -170,9 +170,12 @@ function title() {
   document.title = state.query ? `${state.query} – Find the moment` : 'Find the moment';
 }
 
-function go(query, push = true) {
+/** Shows what a query finds, or the welcome; `typed` is left as it is where the page has only now arrived. */
+function go(query, push = true, typed = false) {
+  state.asked?.abort();
+  clearTimeout(state.retry);
   const words = query.trim().split(/\s+/).join(' ');
-  input.value = words;
+  if (words || !typed) input.value = words;
   lengthNote();
   state.query = words;
   if (push) history.pushState(null, '', address({}));
@@ -183,10 +186,10 @@ function go(query, push = true) {
 }
 
 /** Brings the page to what the address says; a video in it is played. */
-async function arrive() {
+async function arrive(event = null) {
   const parameters = new URLSearchParams(location.search);
   const query = parameters.get('q') ?? '';
-  if (query !== state.query || !state.hits.length) await go(query, false);
+  if (query !== state.query || !state.hits.length) await go(query, false, event === null);
   const number = state.hits.findIndex((hit) => hit.id === parameters.get('v'));
   if (number < 0) return screen.close();
   const seconds = Number.parseFloat(parameters.get('t'));
@@ -201,7 +204,10 @@ const screen = player(dialog, {
   onClose: () => {
     const place = state.shown;
     state.shown = -1;
-    if (new URLSearchParams(location.search).has('v')) history.replaceState(null, '', address({}));
+    if (new URLSearchParams(location.search).has('v')) {
+      if (history.state?.opened) history.back();
+      else history.replaceState(null, '', address({}));
+    }
     list.children[place]?.querySelector('.still')?.focus();
   },
   onStep: (by) => {
@@ -214,12 +220,12 @@ const screen = player(dialog, {
 function mark(number, seconds) {
   const hit = state.hits[state.shown];
   const time = seconds ?? hit.moments[number].start;
-  history.replaceState(null, '', address({ v: hit.id, t: time.toFixed(1) }));
+  history.replaceState(history.state, '', address({ v: hit.id, t: time.toFixed(1) }));
 }
 
 function play(place, number, seconds, push = true) {
   const hit = state.hits[place];
-  if (push && state.shown < 0) history.pushState(null, '', location.href);
+  if (push && state.shown < 0) history.pushState({ opened: true }, '', location.href);
   state.shown = place;
   mark(number, seconds);
   screen.open(hit, state.range, number, seconds, { first: place === 0, last: place === state.hits.length - 1 });
@@ -273,6 +279,7 @@ function moveFocus(event) {
 
 form.addEventListener('submit', (event) => {
   event.preventDefault();
+  if (TOUCH.matches) input.blur(); // Puts the keyboard on the screen away.
   go(input.value);
 });
 input.addEventListener('input', lengthNote);
@@ -286,10 +293,11 @@ document.querySelector('.mark').addEventListener('click', (event) => {
   input.focus();
 });
 
+if (!new URLSearchParams(location.search).get('q') && !TOUCH.matches) input.focus();
 try {
   state.info = await api.info();
   footer();
 } catch {
   // The search, or the welcome without numbers, says enough.
 }
-await arrive();
+if (!state.asked) await arrive(); // Unless somebody was faster.

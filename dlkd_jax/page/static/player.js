@@ -31,12 +31,14 @@ export function player(dialog, { onClose, onStep, onMoment }) {
   });
 
   function open(hit, range, number, seconds, place) {
+    const { volume = 1, muted = false } = video ?? {};
     stop();
     let moment = hit.moments[number];
     const own = make('video', {
       class: 'screen', controls: true, playsinline: true, preload: 'metadata', tabindex: '0',
       'aria-label': hit.title,
     });
+    Object.assign(own, { volume, muted });
     const stage = make('div', { class: 'stage' }, own);
     const timeline = plot(hit, range, { height: 92, chosen: number, onSeek: (time) => seek(time) });
     const buttons = hit.moments.map((one, n) => make('button', {
@@ -73,36 +75,38 @@ export function player(dialog, { onClose, onStep, onMoment }) {
       }
     });
     own.addEventListener('error', () => fail(hit, moment, stage, own));
-    if (!hit.video) fail(hit, moment, stage, own);
 
     dialog.classList.remove('in-moment');
-    dialog.replaceChildren(
+    dialog.replaceChildren(...[
       make('div', { class: 'player-head' },
         make('h2', { id: 'player-title', class: 'title', title: hit.title }, hit.title),
         step('Result before this one', 'M10 4 6 8l4 4', place.first, () => onStep(-1)),
         step('Next result', 'm6 4 4 4-4 4', place.last, () => onStep(1)),
         step('Close', 'm4 4 8 8m0-8-8 8', false, () => dialog.close())),
       stage, timeline.element,
+      facts(hit),
       make('div', { class: 'player-foot' },
         make('div', { class: 'chips', role: 'group', 'aria-label': 'Moments' }, ...buttons), loop,
         make('p', { class: 'keys' }, make('kbd', {}, 'Space'), ' pause ', make('kbd', {}, '←'), make('kbd', {}, '→'),
-          ' moments ', make('kbd', {}, '↑'), make('kbd', {}, '↓'), ' results ', make('kbd', {}, 'Esc'), ' close')));
+          ' moments ', make('kbd', {}, '↑'), make('kbd', {}, '↓'), ' results ', make('kbd', {}, 'Esc'), ' close'))].filter(Boolean));
     dialog.onkeydown = (event) => keys(event, own, hit, () => hit.moments.indexOf(moment), choose);
     if (!dialog.open) dialog.showModal();
     video = own;
-    if (hit.video) own.src = hit.video;
     own.focus({ preventScroll: true });
+    if (hit.video) own.src = hit.video;
+    else fail(hit, moment, stage, own);
   }
 
   function keys(event, own, hit, number, choose) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const onButton = event.target.closest('button');
+    // Buttons and a focused video have a use for the space bar of their own.
+    const taken = event.target.closest('button, video');
     const actions = {
       ArrowUp: () => onStep(-1),
       ArrowDown: () => onStep(1),
       ArrowLeft: () => choose(Math.max(0, number() - 1)),
       ArrowRight: () => choose(Math.min(hit.moments.length - 1, number() + 1)),
-      ' ': onButton ? null : () => (own.paused ? play(own) : own.pause()),
+      ' ': taken ? null : () => (own.paused ? play(own) : own.pause()),
       k: () => (own.paused ? play(own) : own.pause()),
     };
     const action = actions[event.key];
@@ -113,6 +117,14 @@ export function player(dialog, { onClose, onStep, onMoment }) {
   }
 
   return { open, close: () => dialog.open && dialog.close() };
+}
+
+/** Whatever the index knows of the video besides. */
+function facts(hit) {
+  const known = Object.entries(hit.metadata);
+  if (!known.length) return null;
+  return make('dl', { class: 'facts' },
+    ...known.map(([name, value]) => make('div', {}, make('dt', {}, name), make('dd', {}, value))));
 }
 
 function step(label, path, disabled, click) {

@@ -14,15 +14,22 @@ function branches(scores) {
 
 /** The moment's picture, a button that plays it. */
 function still(hit, moment, onPlay) {
-  const image = moment.thumbnail && make('img', {
-    src: moment.thumbnail, alt: '', loading: 'lazy', decoding: 'async', width: 480, height: 270,
+  const picture = (properties) => moment.thumbnail && make('img', {
+    src: moment.thumbnail, alt: '', loading: 'lazy', decoding: 'async', ...properties,
+  });
+  const fill = picture({ class: 'still-fill' });
+  const image = picture({
     load: () => button.classList.add('still-loaded'),
-    error: () => { image.remove(); button.classList.add('still-none'); },
+    error: () => {
+      image.remove();
+      fill.remove();
+      button.classList.add('still-none');
+    },
   });
   const button = make('button', {
     class: image ? 'still' : 'still still-none', type: 'button', click: onPlay,
     'aria-label': `Play ${hit.title} from ${clock(moment.start)}`,
-  }, image, make('span', { class: 'still-play', 'aria-hidden': 'true' }),
+  }, fill, image, make('span', { class: 'still-play', 'aria-hidden': 'true' }),
   make('span', { class: 'still-time', 'aria-hidden': 'true' }, clock(moment.start)));
   return button;
 }

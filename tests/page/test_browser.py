@@ -1,0 +1,271 @@
+"""The page in a real browser: found and played at the right second, by mouse and by keys; what it says of errors."""
+
+import shutil
+
+import pytest
+
+from dlkd_jax.page.app import make_app
+from dlkd_jax.page.running import serving
+from dlkd_jax.page.settings import Settings
+from tests.page.browser import chromium, complaints, until, view
+from tests.page.films import add_films
+from tests.page.memory_gallery import MemoryGallery
+
+RELAXED = Settings(query_burst=1000, top=2, examples=('a tiny star', 'a red ball grows'))
+
+
+@pytest.fixture(scope='module')
+def browser():
+  with chromium() as browser:
+    yield browser
+
+
+@pytest.fixture(autouse=True)
+def wide(browser):
+  view(browser, 1280, 860)
+  yield
+  browser.get('about:blank')
+
+
+def find(browser, selector):
+  return browser.find_elements('css selector', selector)
+
+
+def text(browser, selector):
+  return browser.execute_script('return document.querySelector(arguments[0])?.innerText ?? ""', selector)
+
+
+def rows(browser, count):
+  until(lambda: len(find(browser, '.result:not(.skeleton)')) == count, f'{count} results')
+
+
+def active(browser):
+  return browser.switch_to.active_element
+
+
+def press(browser, *keys):
+  for key in keys:
+    active(browser).send_keys(key)
+
+
+def playing(browser):
+  """Waits until a video plays and returns the second at which it is."""
+  script = "const v = document.querySelector('video'); return v && !v.paused && v.readyState > 2 ? v.currentTime : null"
+  until(lambda: browser.execute_script(script) is not None, 'a video that plays')
+  return browser.execute_script(script)
+
+
+def told(films, number=1):
+  """A caption, and the segment that it is of."""
+  film = films[number]
+  caption = film.captions[0]
+  return film, caption.text, film.segments[caption.segment]
+
+
+def test_sentence_to_video_at_the_right_second(browser, gallery, films):
+  film, sentence, segment = told(films)
+  with serving(make_app(gallery, RELAXED)) as url:
+    browser.get(url)
+    until(lambda: 'videos' in text(browser, '#foot'), 'the number of videos')
+    assert [link.text for link in find(browser, '.examples a')] == list(RELAXED.examples)
+    press(browser, sentence, '\ue007')
+    rows(browser, 2)
+    assert f'The best 2 of {len(films)} videos' in text(browser, '#status')
+    best = find(browser, '.result')[0]
+    assert best.get_attribute('data-id') == f'{film.name}.mp4'
+    until(lambda: 'still-loaded' in best.find_element('class name', 'still').get_attribute('class'), 'its picture')
+    assert best.find_elements('css selector', '.plot-moment.plot-chosen')
+    assert [name.text for name in best.find_elements('css selector', '.branch dt')] == ['inheritance', 'exploration']
+    best.find_element('class name', 'still').click()
+    assert segment.start - 1 <= playing(browser) < segment.end
+    until(lambda: 'in-moment' in find(browser, 'dialog')[0].get_attribute('class'), 'the mark of the moment')
+    assert f'v={film.name}.mp4' in browser.current_url and 'q=' in browser.current_url
+    browser.execute_script('document.querySelector("video").pause()')
+    line = browser.execute_script('return document.querySelector("dialog .plot-playhead").getAttribute("x1")')
+    wide = browser.execute_script('return document.querySelector("dialog .plot").clientWidth')
+    assert segment.start - 1 <= float(line) / wide * film.segments[-1].end <= segment.end + 1
+    assert not complaints(browser)
+
+
+def test_every_kind_of_click_plays(browser, gallery, films):
+  _, sentence, _ = told(films)
+  gallery_moments = gallery.search([sentence], moments=3)[0].hits[0].moments
+  with serving(make_app(gallery, RELAXED)) as url:
+    browser.get(url)
+    press(browser, sentence, '\ue007')
+    rows(browser, 2)
+    chips = find(browser, '.result:first-child .chip')
+    assert len(chips) == len(gallery_moments) > 1
+    chips[1].click()
+    assert gallery_moments[1].start - 0.1 <= playing(browser) <= gallery_moments[1].end + 2
+    find(browser, 'dialog .chip')[0].click()
+    until(lambda: abs(playing(browser) - gallery_moments[0].start) < 2, 'the other moment')
+    browser.execute_script("""
+      const plot = document.querySelector('dialog .plot'), box = plot.getBoundingClientRect();
+      plot.dispatchEvent(new MouseEvent('click', { clientX: box.left + box.width * .5, clientY: box.top + 9 }));""")
+    half = browser.execute_script('return document.querySelector("video").duration / 2')
+    until(lambda: abs(playing(browser) - half) < 2, 'the middle of the film')
+
+
+def test_keys_alone(browser, gallery, films):
+  _, sentence, _ = told(films)
+  up, down, right, enter, escape = '\ue013', '\ue015', '\ue014', '\ue007', '\ue00c'
+  with serving(make_app(gallery, RELAXED)) as url:
+    browser.get(f'{url}?q=something')
+    rows(browser, 2)
+    browser.execute_script('document.activeElement.blur()')
+    press(browser, '/')
+    assert active(browser).get_attribute('id') == 'query'
+    press(browser, sentence, enter)
+    until(lambda: find(browser, '.result')[0].get_attribute('data-id') == f'{films[1].name}.mp4', 'the film')
+    press(browser, down)
+    assert 'still' in active(browser).get_attribute('class')
+    outline = browser.execute_script('return getComputedStyle(document.activeElement).outlineStyle')
+    assert outline == 'solid'
+    press(browser, right)
+    assert 'chip' in active(browser).get_attribute('class')
+    press(browser, down, up)
+    first = active(browser)
+    press(browser, enter)
+    playing(browser)
+    press(browser, ' ')
+    until(lambda: browser.execute_script('return document.querySelector("video").paused'), 'a pause')
+    title = text(browser, '#player-title')
+    press(browser, down)
+    until(lambda: text(browser, '#player-title') not in ('', title), 'the next result')
+    press(browser, up)
+    until(lambda: text(browser, '#player-title') == title, 'the result before')
+    press(browser, escape)
+    until(lambda: not find(browser, 'dialog[open]'), 'the end of the dialog')
+    assert active(browser) == first and 'v=' not in browser.current_url
+    press(browser, down, down)
+    assert active(browser).get_attribute('id') == 'more'
+    press(browser, enter)
+    rows(browser, 4)
+    assert not find(browser, '#more')[0].is_displayed()
+    until(lambda: active(browser) == find(browser, '.result .still')[2], 'the first of the new ones')
+    press(browser, escape)
+    assert active(browser).get_attribute('id') == 'query'
+
+
+def test_an_address_can_be_shared(browser, gallery, films):
+  film, sentence, segment = told(films)
+  with serving(make_app(gallery, RELAXED)) as url:
+    browser.get(f'{url}?q={sentence}')
+    rows(browser, 2)
+    find(browser, '.still')[0].click()
+    playing(browser)
+    shared = browser.current_url
+    browser.back()
+    until(lambda: not find(browser, 'dialog[open]'), 'the end of the dialog')
+    browser.get('about:blank')
+    browser.get(shared)
+    until(lambda: find(browser, 'dialog[open]'), 'the player')
+    until(lambda: browser.execute_script('return document.querySelector("video").currentTime') > 0, 'the second')
+    assert segment.start - 1 <= browser.execute_script('return document.querySelector("video").currentTime')
+    assert film.name.replace('_', ' ') == text(browser, '#player-title')
+
+
+def test_narrow_screens(browser, gallery, films):
+  with serving(make_app(gallery, RELAXED)) as url:
+    for width in (320, 390, 768):
+      view(browser, width, 800, touch=width < 700)
+      browser.get(f'{url}?q={told(films)[1]}')
+      rows(browser, 2)
+      fits = 'return document.documentElement.scrollWidth <= window.innerWidth'
+      assert browser.execute_script(fits), width
+      find(browser, '.still')[0].click()
+      playing(browser)
+      inside = (
+        'const b = document.querySelector("dialog").getBoundingClientRect(); '
+        'return b.left >= 0 && b.right <= innerWidth && b.bottom <= innerHeight + 1'
+      )
+      until(lambda inside=inside: browser.execute_script(inside), f'a player {width} wide')
+
+
+def test_loading_then_results(browser, gallery):
+  gallery.delay = 1.0
+  with serving(make_app(gallery, RELAXED)) as url:
+    browser.get(f'{url}?q=slow')
+    until(lambda: len(find(browser, '.skeleton')) == 4, 'the shape of results to come')
+    assert text(browser, '#status') == 'Searching…' and find(browser, '#results')[0].get_attribute('aria-busy')
+    rows(browser, 2)
+    assert not find(browser, '#results')[0].get_attribute('aria-busy')
+
+
+def test_no_match_and_an_empty_index(browser, gallery):
+  with serving(make_app(gallery, Settings(threshold=1.5))) as url:
+    browser.get(f'{url}?q=unheard')
+    until(lambda: 'Nothing fits' in text(browser, '#notice'), 'that nothing fits')
+    assert 'unheard' in text(browser, '#notice') and not find(browser, '.result')
+  with serving(make_app(MemoryGallery(), RELAXED)) as url:
+    for address in (url, f'{url}?q=x'):
+      browser.get(address)
+      until(lambda: 'no videos yet' in text(browser, '#notice'), 'that it is empty')
+
+
+def test_errors_are_told(browser, gallery, films):
+  with serving(make_app(gallery, Settings(query_rate=1.0, query_burst=1))) as url:
+    browser.get(f'{url}?q={"x" * 301}')
+    until(lambda: 'too long' in text(browser, '#notice'), 'that it is too long')
+    assert text(browser, '#query-note') == '301 of 300 characters'
+    browser.get(f'{url}?q=one')
+    rows(browser, len(films))
+    find(browser, '#query')[0].send_keys(' two\ue007')
+    until(lambda: 'too fast' in text(browser, '#notice'), 'that it was too fast')
+    rows(browser, len(films))  # By itself, after the wait.
+    gallery.error = KeyError('broken')
+    browser.get(f'{url}?q=three')
+    until(lambda: 'The search failed' in text(browser, '#notice'), 'that it failed')
+    assert 'broken' not in text(browser, 'body')
+    gallery.error = None
+    find(browser, '.again')[0].click()
+    until(lambda: find(browser, '.result:not(.skeleton)') or find(browser, '.again')[0].click(), 'the second try')
+  find(browser, '#query')[0].send_keys(' more\ue007')
+  until(lambda: 'No answer' in text(browser, '#notice'), 'that the server is gone')
+  assert find(browser, '#notice')[0].get_attribute('role') == 'alert'
+
+
+def test_videos_that_do_not_play(browser, films, films_folder, tmp_path):
+  """One whose file is gone, one in a format that browsers do not play, one without a file, one that is damaged."""
+  import av
+
+  gallery = MemoryGallery()
+  add_films(gallery, films[:1], films_folder)
+  (name,) = gallery.videos
+  times, vectors = gallery.frames[name]
+  with av.open(str(tmp_path / 'old.avi'), 'w') as container, av.open(str(films_folder / name)) as source:
+    stream = container.add_stream('mpeg4', rate=8)
+    stream.width = stream.height = 96
+    for frame in source.decode(video=0):
+      again = av.VideoFrame.from_ndarray(frame.to_ndarray(format='rgb24'), format='rgb24')
+      container.mux(stream.encode(again))
+    container.mux(stream.encode())
+  shutil.copy(films_folder / name, tmp_path / 'gone.mp4')
+  (tmp_path / 'damaged.mp4').write_bytes((films_folder / name).read_bytes()[:2000])
+  for file in ('gone.mp4', 'old.avi', 'damaged.mp4', None):
+    gallery.add(file or 'features', ['x'], file and tmp_path / file, duration=float(len(times)))
+    gallery.frames[file or 'features'] = times, vectors
+  (tmp_path / 'gone.mp4').unlink()
+  expected = {
+    'gone.mp4': ('The file is gone', 'not where the index says'),
+    'old.avi': ('Browsers do not play this format', 'mpeg4 (yuv420p) in a .avi file'),
+    'damaged.mp4': ('The file is damaged', 'truncated'),
+    'features': ('This video cannot be played', 'no file of this video'),
+  }
+  with serving(make_app(gallery, Settings())) as url:
+    browser.get(f'{url}?q={told(films, 0)[1]}')
+    rows(browser, 5)
+    for row in find(browser, '.result'):
+      name = row.get_attribute('data-id')
+      if name not in expected:
+        continue
+      row.find_element('class name', 'still').click()
+      heading, reason = expected[name]
+      until(lambda heading=heading: heading == text(browser, '.stage-message h3'), heading)
+      assert reason in text(browser, '.stage-message p')
+      if name == 'old.avi':
+        script = 'return [...document.querySelectorAll(".strip img")].filter((i) => i.naturalWidth > 0).length'
+        until(lambda script=script: browser.execute_script(script) == 5, 'pictures of the moment')
+      press(browser, '\ue00c')
+      until(lambda: not find(browser, 'dialog[open]'), 'the end of the dialog')

@@ -1,0 +1,65 @@
+"""Who may ask: names of this server, and pages of other sites."""
+
+import pytest
+from starlette.testclient import TestClient
+
+from dlkd_jax.page.app import make_app
+from dlkd_jax.page.guards import HEADERS, allowed_host, host_of
+from dlkd_jax.page.settings import Settings
+
+
+@pytest.mark.parametrize(
+  ('header', 'host'),
+  [
+    ('localhost', 'localhost'),
+    ('LocalHost:8000', 'localhost'),
+    ('127.0.0.1:80', '127.0.0.1'),
+    ('[::1]:8000', '::1'),
+    ('[::1]', '::1'),
+    ('::1', '::1'),
+  ],
+)
+def test_host_of(header, host):
+  assert host_of(header) == host
+
+
+def test_allowed_hosts():
+  for header in ('localhost:8000', '127.0.0.1', '[::1]:1', '192.168.1.7:8000'):
+    assert allowed_host(header), header
+  for header in ('evil.example', 'evil.example:8000', 'localhost.evil.example', '127.0.0.1.evil.example', '', ':8000'):
+    assert not allowed_host(header), header
+  assert allowed_host('Films.home:8000', ['films.home'])
+
+
+@pytest.fixture
+def client(gallery):
+  with TestClient(make_app(gallery, Settings(hosts=('films.home',))), base_url='http://127.0.0.1:8000') as client:
+    yield client
+
+
+@pytest.mark.parametrize('path', ['/', '/api/search?q=x', '/api/info', '/video?id=test_0000.mp4', '/static/page.js'])
+def test_other_names_are_refused(client, path):
+  """DNS rebinding: the name of another site that leads here."""
+  refused = client.get(path, headers={'host': 'evil.example:8000'})
+  assert refused.status_code == 400 and refused.json()['error']['code'] == 'foreign_host'
+  assert refused.headers['content-security-policy'] == HEADERS['content-security-policy']
+  assert client.get(path, headers={'host': 'films.home:8000'}).status_code == 200
+
+
+def test_scripts_of_other_sites_are_refused(client):
+  for site in ('cross-site', 'same-site'):
+    headers = {'sec-fetch-site': site, 'sec-fetch-mode': 'no-cors'}
+    assert client.get('/api/search?q=x', headers=headers).status_code == 403
+    assert client.get('/thumbnail?id=test_0000.mp4&at=1', headers=headers).status_code == 403
+    link = {'sec-fetch-site': site, 'sec-fetch-mode': 'navigate'}
+    assert client.get('/?q=x', headers=link).status_code == 200
+    assert client.get('/video?id=test_0000.mp4', headers=link).status_code == 403
+  own = {'sec-fetch-site': 'same-origin', 'sec-fetch-mode': 'cors'}
+  assert client.get('/api/search?q=x', headers=own).status_code == 200
+
+
+def test_every_answer_has_the_headers(client):
+  for path in ('/', '/absent', '/api/search', '/api/search?q=x', '/video?id=absent', '/video?id=test_0000.mp4'):
+    answer = client.get(path)
+    for name, value in HEADERS.items():
+      assert answer.headers[name] == value, path
