@@ -1,0 +1,50 @@
+"""What the page is told of a result."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dlkd_jax.gallery.results import Hit, Moment, SearchResult
+from dlkd_jax.page import answers
+from dlkd_jax.page.media import VideoFiles
+from tests.page.memory_gallery import Video
+
+
+@pytest.mark.parametrize('frames', [1, 2, 9, 10, 11, 137, 4000])
+def test_thin_curve_keeps_ends_and_peaks(frames):
+  random = np.random.default_rng(frames)
+  times, curve = np.arange(frames) / 3, random.normal(size=frames)
+  thin_times, thin = answers.thin_curve(times, curve, 10)
+  assert len(thin) == min(frames, 10) and (np.diff(thin_times) > 0).all()
+  assert thin_times[0] == times[0] and thin_times[-1] == times[-1]
+  assert thin.max() == curve.max() and thin_times[np.argmax(thin)] == times[np.argmax(curve)]
+  assert set(thin) <= set(curve)
+
+
+def test_result_json():
+  videos = {
+    'a b/c&d.mp4': Video('a b/c&d.mp4', 'C', '/secret/place/a b/c&d.mp4', 9.0),
+    'x': Video('x', '', None, None),
+  }
+  moments = (Moment(1.0, 2.5, 2.0, 0.75), Moment(5.0, 6.0, 5.5, 0.5))
+  times, curve = np.arange(9, dtype=np.float32), np.linspace(0, 0.75, 9, dtype=np.float32)
+  hits = (
+    Hit('a b/c&d.mp4', np.float32(0.75), {'teacher': np.float32(0.75)}, moments, times, curve, 'C', '/secret', 9.0),
+    Hit('x', 0.5, {'teacher': 0.5}, moments[:1], times, curve, '', None, None, {'year': 2001}),
+  )
+  content = answers.result_json(SearchResult('q', hits, np.int64(7), 0.0123), VideoFiles(videos), 2, 5)
+  assert json.loads(json.dumps(content)) == content and 'secret' not in json.dumps(content)
+  first, second = content['hits']
+  assert (content['total'], content['offset'], content['seconds']) == (7, 2, 0.0123)
+  assert first['video'] == '/video?id=a+b%2Fc%26d.mp4' and first['playable']
+  assert first['moments'][0] == {
+    'start': 1.0,
+    'end': 2.5,
+    'peak': 2.0,
+    'score': 0.75,
+    'thumbnail': '/thumbnail?id=a+b%2Fc%26d.mp4&at=2.00',
+  }
+  assert len(first['curve']['times']) == len(first['curve']['values']) == 5
+  assert second['title'] == 'x' and second['video'] is None and second['moments'][0]['thumbnail'] is None
+  assert second['duration'] is None and not second['playable'] and second['metadata'] == {'year': '2001'}
