@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -95,7 +96,15 @@ def gallery_order(
 class SplitEvaluator:
   """Evaluates parameters on one split; compiled once, called after every epoch."""
 
-  def __init__(self, config: ml_collections.ConfigDict, student: Student, mesh: Mesh, split: str, teacher=False):
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    student: Student,
+    mesh: Mesh,
+    split: str,
+    teacher: bool = False,
+    keep_scores: bool = False,
+  ):
     """Opens the split.
 
     Args:
@@ -104,6 +113,7 @@ class SplitEvaluator:
       mesh: devices to evaluate on, those of all processes.
       split: 'val', 'test' or 'train'.
       teacher: also score the teacher alone, where its features exist.
+      keep_scores: keep all score matrices in the results.
     """
     self._source = source = open_split(config, split)
     options = recipe.make_pipeline_options(config, mesh.size, teacher)
@@ -118,7 +128,8 @@ class SplitEvaluator:
     share = range(process, len(source), processes)
     self._captions = functools.partial(caption_blocks, source, options, block_captions, share)
     self._videos = functools.partial(video_blocks, source, options, block_videos, order)
-    self._evaluator = Evaluator(student, recipe.make_evaluation_options(config, mesh, teacher))
+    evaluation = dataclasses.replace(recipe.make_evaluation_options(config, mesh, teacher), keep_scores=keep_scores)
+    self._evaluator = Evaluator(student, evaluation)
 
   def __call__(self, params: Any, should_stop: Callable[[], bool] | None = None) -> EvaluationResult:
     """Evaluates the parameters on the whole split; all processes of the mesh call it together.

@@ -1,0 +1,88 @@
+"""Frame curves of captions over videos: how well each frame fits, by every scorer.
+
+The score of a caption and a video is the largest value of their curve. Only the pairs asked for are computed, while
+the videos of the split are encoded block by block, so that nothing of the size of the gallery is kept.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from dlkd_jax.data.evaluation_blocks import CaptionBlock, VideoBlock, caption_blocks, video_blocks
+from dlkd_jax.data.sources import text
+from dlkd_jax.reporting.split_data import SplitData
+from dlkd_jax.reporting.trained_run import TrainedRun
+from dlkd_jax.retrieval.evaluation import FUSED, TEACHER
+from dlkd_jax.retrieval.evaluator import Evaluator
+from dlkd_jax.training import recipe, splits
+
+Pair = tuple[int, int]  # Row of a caption and column of a video.
+_BLOCK = 32
+
+
+def pair_curves(run: TrainedRun, data: SplitData, pairs: Sequence[Pair]) -> dict[str, dict[Pair, np.ndarray]]:
+  """Computes the frame curves of pairs of captions and videos.
+
+  Args:
+    run: whose scorers.
+    data: the split.
+    pairs: rows and columns of `data`.
+
+  Returns:
+    scorer → pair → `[n]` cosine of each frame: branches and 'fused' over `student_times` of the video, 'teacher' over
+    `teacher_times`; scorers are those of `data.ranks`.
+  """
+  source = splits.open_split(run.config, data.name)
+  options = recipe.make_pipeline_options(run.config, 1, TEACHER in data.ranks)
+  encoders = Evaluator(run.student).encoders
+  wanted = collections.defaultdict(list)
+  for row, column in dict.fromkeys(pairs):
+    wanted[data.video_ids[column]].append((row, column))
+  row_of = {name: row for row, name in enumerate(data.caption_ids)}
+  vectors = _caption_vectors(run, caption_blocks(source, options, _BLOCK), encoders.tokens, row_of, wanted)
+  indices = [index for index in range(len(source)) if text(source[index]['video_id']) in wanted]
+  indices.sort(key=lambda index: len(source[index]['student_frames']))  # Blocks of similar lengths.
+  curves: dict[str, dict[Pair, np.ndarray]] = {name: {} for name in data.ranks}
+  for block in video_blocks(source, options, _BLOCK, indices):
+    for name, (frames, mask) in _frame_vectors(run, block, encoders.frames).items():
+      for video, vectors_of_frames, real in zip(block.video_ids, frames, mask, strict=False):
+        for pair in wanted[video]:
+          curves[name][pair] = vectors_of_frames[real] @ vectors[name][pair[0]]
+  if FUSED in curves:
+    for pair in dict.fromkeys(pairs):
+      curves[FUSED][pair] = sum(weight * curves[name][pair] for name, weight in data.weights.items())
+  return curves
+
+
+def _caption_vectors(run, blocks, encode, row_of: Mapping[str, int], wanted) -> dict[str, dict[int, np.ndarray]]:
+  """Returns scorer → row → unit vector, of the captions of wanted pairs."""
+  rows = {row for some in wanted.values() for row, _ in some}
+  found: dict[str, dict[int, np.ndarray]] = collections.defaultdict(dict)
+  block: CaptionBlock
+  for block in blocks:
+    vectors = dict(encode(run.params, block.student_tokens, block.token_mask))
+    if block.teacher_text is not None:
+      vectors[TEACHER] = block.teacher_text
+    for name, array in vectors.items():
+      for caption, vector in zip(block.caption_ids, _unit(array), strict=False):
+        if (row := row_of[caption]) in rows:
+          found[name][row] = vector
+  return found
+
+
+def _frame_vectors(run, block: VideoBlock, encode) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+  """Returns scorer → unit vectors of a block's frames `[b, L, H]`, and which are real `[b, L]`."""
+  found = {
+    name: (_unit(x), block.frame_mask) for name, x in encode(run.params, block.student_frames, block.frame_mask).items()
+  }
+  if block.teacher_frames is not None:
+    found[TEACHER] = (_unit(block.teacher_frames), block.teacher_mask)
+  return found
+
+
+def _unit(vectors) -> np.ndarray:
+  vectors = np.asarray(vectors, np.float32)
+  return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
