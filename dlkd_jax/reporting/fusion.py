@@ -67,7 +67,12 @@ def sweep(scores: Mapping[str, np.ndarray], own_columns: np.ndarray) -> list[Poi
 
 def metrics_of(scores: Mapping[str, np.ndarray], weights: Mapping[str, float], own: np.ndarray) -> RetrievalMetrics:
   """Returns the metrics of the weighted sum of scores."""
-  return metrics_from_ranks(rank_fused(scores, weights, own))
+  return metrics_from_ranks(ranks_of(scores, weights, own))
+
+
+def ranks_of(scores: Mapping[str, np.ndarray], weights: Mapping[str, float], own: np.ndarray) -> np.ndarray:
+  """Returns the ranks `[Q]` of the own videos by the weighted sum of scores."""
+  return rank_fused(scores, weights, own)
 
 
 def best(points: Sequence[Point], teacher: bool) -> Point:

@@ -1,0 +1,93 @@
+"""An evaluation to publish, of one trained run or of several: a page that opens offline, Markdown and JSON.
+
+    python -m dlkd_jax.report --workdir=runs/charades
+    python -m dlkd_jax.report --workdir=runs/soft_0 --workdir=runs/soft_1 --workdir=runs/hard_0 --output=runs/compared
+    python -m dlkd_jax.report --workdir=runs/charades --split=test --relevant=relevant.jsonl
+
+It evaluates the best checkpoint again and writes, to --output, `report.html` (one file, figures in it), `report.md`
+with `figures/`, and `report.json`: all metrics of every branch, fused and of the teacher alone, with bootstrap
+intervals over videos and over captions; slices; whether the best frame lies in the annotated moment; fusion weights
+chosen on validation; curves of the training; best and worst queries with their frame curves. Several runs are set side
+by side, with paired tests; runs that differ in their seed alone are also averaged.
+
+--relevant names a file of captions with several relevant videos, JSON, one a line:
+
+    {"caption": "vid7#3", "videos": ["vid7", "vid9"]}
+
+Nothing in the work directories is changed, but for the folder `report` of the first where --output is not given.
+"""
+
+import pathlib
+import sys
+
+from absl import app, flags, logging
+
+_WORKDIR = flags.DEFINE_multi_string('workdir', None, 'Folder of a training; may be given several times.')
+_SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'val', 'test'], 'Split to report.')
+_OUTPUT = flags.DEFINE_string('output', None, 'Folder of the report; default: report in the first --workdir.')
+_RELEVANT = flags.DEFINE_string('relevant', None, 'JSON lines that name all relevant videos of captions.')
+_DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where the data set lies; default: where it lay in training.')
+_SAMPLES = flags.DEFINE_integer('samples', 2000, 'Bootstrap samples of each interval.', lower_bound=100)
+_PERMUTATIONS = flags.DEFINE_integer('permutations', 10_000, 'Permutations of each test.', lower_bound=100)
+_EXAMPLES = flags.DEFINE_integer('examples', 4, 'Best, and worst, queries to show.', lower_bound=0)
+
+
+def _names(workdirs):
+  """Returns what to call each run: the end of its path, as much as tells them apart."""
+  for count in range(1, max(len(path.parts) for path in workdirs) + 1):
+    names = ['/'.join(path.parts[-count:]) for path in workdirs]
+    if len(set(names)) == len(names):
+      return names
+  raise ValueError(f'a --workdir is given twice: {", ".join(map(str, workdirs))}')
+
+
+def _report():
+  from dlkd_jax.reporting import analysis, comparison, report_document, trained_run
+
+  def say(text):
+    print(text, flush=True)
+
+  workdirs = [pathlib.Path(path).expanduser().absolute() for path in _WORKDIR.value]
+  names = _names(workdirs)
+  options = analysis.Options(
+    split=_SPLIT.value,
+    relevant=pathlib.Path(_RELEVANT.value) if _RELEVANT.value else None,
+    samples=_SAMPLES.value,
+    permutations=_PERMUTATIONS.value,
+    examples=_EXAMPLES.value,
+  )
+  # All are opened before any is evaluated, which takes a while.
+  runs = [
+    trained_run.open_run(path, name, _SPLIT.value, _DATA_DIR.value) for path, name in zip(workdirs, names, strict=True)
+  ]
+  findings = [analysis.analyse(run, options, say) for run in runs]
+  compared = comparison.compare_runs(findings, [run.config for run in runs], options) if len(runs) > 1 else None
+  output = pathlib.Path(_OUTPUT.value).expanduser() if _OUTPUT.value else workdirs[0] / 'report'
+  content = report_document.build(findings, compared, options)
+  return report_document.write(output, content, report_document.as_json(findings, compared, options))
+
+
+def main(argv):
+  """Reports; errors of the user's input end with one message and exit code 1."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected arguments: {argv[1:]}')
+  # Imported here, so that --help answers at once.
+  from dlkd_jax.training import checkpoints
+
+  try:
+    paths = _report()
+  except (ValueError, OSError, checkpoints.CheckpointError) as error:
+    logging.debug('the traceback', exc_info=True)
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(1)
+  except KeyboardInterrupt:
+    print('interrupted; nothing was written', file=sys.stderr)
+    sys.exit(130)
+  for path in paths:
+    print(path)
+
+
+if __name__ == '__main__':
+  logging.set_verbosity(logging.WARNING)
+  flags.mark_flag_as_required('workdir')
+  app.run(main)

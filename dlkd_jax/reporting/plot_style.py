@@ -1,0 +1,84 @@
+"""How plots look: colours that people with colour blindness tell apart (Okabe and Ito), lines that print in grey."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Iterator
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+WIDTH = 9.2  # Inches; 883 pixels at 100%.
+INK, PALE = '#1b1b1b', '#8a8a8a'
+MOMENT = '#f5e6a8'
+# scorer → colour, line, marker.
+LOOKS = {
+  'fused': ('#000000', '-', 'o'),
+  'inheritance': ('#0072b2', '--', 's'),
+  'exploration': ('#d55e00', '-.', '^'),
+  'teacher': ('#009e73', ':', 'D'),
+}
+SERIES = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#56b4e9', '#e69f00', '#000000')
+DASHES = ('-', '--', '-.', ':', (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)))
+LABELS = {'teacher': 'teacher alone'}
+
+_STYLE = {
+  'font.family': 'sans-serif',
+  'font.sans-serif': ['DejaVu Sans', 'Verdana', 'Arial', 'Helvetica'],
+  'font.size': 10,
+  'axes.titlesize': 10.5,
+  'axes.labelsize': 10,
+  'axes.edgecolor': PALE,
+  'axes.linewidth': 0.8,
+  'axes.spines.top': False,
+  'axes.spines.right': False,
+  'axes.grid': True,
+  'axes.axisbelow': True,
+  'grid.color': '#e4e4e4',
+  'grid.linewidth': 0.8,
+  'figure.facecolor': 'white',
+  'axes.facecolor': 'white',
+  'text.color': INK,
+  'axes.labelcolor': INK,
+  'xtick.color': INK,
+  'ytick.color': INK,
+  'legend.frameon': False,
+  'legend.fontsize': 9.5,
+  'svg.fonttype': 'none',  # Text stays text: it can be read aloud, searched and copied.
+  'svg.hashsalt': 'report',  # The same plot gives the same file.
+}
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+  """Draws in the report's style."""
+  with mpl.rc_context(_STYLE):
+    yield
+
+
+def label(scorer: str) -> str:
+  """Returns what to call a scorer."""
+  return LABELS.get(scorer, scorer)
+
+
+def to_svg(figure: Figure, name: str, description: str) -> str:
+  """Returns a figure as an `<svg>` element that refers to nothing outside itself.
+
+  Args:
+    figure: drawn.
+    name: of the figure; its inner names begin so, that figures of one page do not mix theirs.
+    description: for those who cannot see it.
+  """
+  buffer = io.StringIO()
+  figure.savefig(buffer, format='svg', metadata={'Date': None, 'Creator': None, 'Format': None, 'Type': None})
+  text = buffer.getvalue()
+  text = text[text.index('<svg') :]
+  text = re.sub(r'<metadata>.*?</metadata>', '', text, flags=re.DOTALL)
+  text = text.replace('xmlns:xlink="http://www.w3.org/1999/xlink" ', '').replace('xlink:href', 'href')
+  used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
+  text = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else '', text)
+  text = re.sub(r'(url\(#|href="#)', rf'\g<1>{name}-', text)
+  escaped = description.replace('&', '&amp;').replace('<', '&lt;').replace('"', '&quot;')
+  return text.replace('<svg ', f'<svg role="img" aria-label="{escaped}" ', 1).strip()
