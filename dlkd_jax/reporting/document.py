@@ -21,12 +21,12 @@ nav a { display: inline-block; margin-right: 1.1rem; color: #00518c; }
 .scroll { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding: 0 0 .4rem; caption-side: top; }
-th, td { padding: .32rem .7rem; text-align: right; border-bottom: 1px solid #e2e2e2; white-space: nowrap; }
+th, td { padding: .32rem .6rem; text-align: right; border-bottom: 1px solid #e2e2e2; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 td.text, th.text { text-align: left; white-space: normal; min-width: 12rem; }
-thead th { border-bottom: 2px solid #8a8a8a; vertical-align: bottom; }
+thead th { white-space: normal; border-bottom: 2px solid #8a8a8a; vertical-align: bottom; }
 tbody tr.strong td { font-weight: 650; background: #f1f6fb; }
-td small { color: #555; font-size: .92em; font-weight: 400; }
+td small { display: block; color: #555; font-size: .92em; font-weight: 400; }
 figure { margin: 1.5rem 0; }
 figure svg { display: block; max-width: 100%; height: auto; }
 figcaption, .note { color: #444; font-size: .9rem; margin-top: .45rem; }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from dlkd_jax.reporting.examples import Curves, Example
-from dlkd_jax.reporting.plot_style import INK, LOOKS, MOMENT, WIDTH, label, style, to_svg
+from dlkd_jax.reporting.plot_style import INK, LOOKS, MOMENT, PALE, WIDTH, label, style, to_svg
 from dlkd_jax.retrieval.evaluation import TEACHER
 
 
@@ -47,6 +48,7 @@ def example(query: Example, scorer: str, name: str) -> str:
     handles = {
       text: x for row in rows for axes in row for x, text in zip(*axes.get_legend_handles_labels(), strict=True)
     }
+    handles['best frame'] = Line2D([], [], linestyle='', marker='o', color=PALE, markersize=8)
     figure.legend(handles.values(), handles.keys(), loc='outside lower center', ncols=min(len(handles), 6))
     return to_svg(figure, name, f'Frame curves of the query: {query.text}')
 
@@ -62,4 +64,5 @@ def _draw(axes, curves: Curves, scorers: list[str], marked: str) -> None:
       axes.plot(times, curve, 'o', color=colour)
     if strong:
       peak = int(np.argmax(curve))
-      axes.plot(times[peak], curve[peak], 'o', color=colour, markersize=8, markeredgecolor='white', label='best frame')
+      axes.plot(times[peak], curve[peak], 'o', color=colour, markersize=8, markeredgecolor='white')
+  axes.margins(y=0.14)

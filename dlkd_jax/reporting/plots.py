@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from dlkd_jax.reporting.comparison import RunComparison
 from dlkd_jax.reporting.findings import Estimates, FusionFinding, MomentFinding, RunFindings, SliceFinding
@@ -70,8 +72,6 @@ def slices(kind: str, parts: Sequence[SliceFinding], name: str) -> str:
 
 def _legend(figure: Figure, scorers: Sequence[str]) -> None:
   """Puts the scorers' legend below the plots."""
-  from matplotlib.lines import Line2D
-
   lines = []
   for scorer in scorers:
     colour, line, marker = _look(scorer)
@@ -180,6 +180,10 @@ def training(log: TrainingLog, best_epoch: int, name: str) -> str:
     for (text, series), colour, dash in zip(log.losses.items(), SERIES, DASHES, strict=False):
       losses.plot(series[:, 0], series[:, 1], color=colour, linestyle=dash, linewidth=1.7, label=text)
     losses.set_yscale('log')
+    losses.yaxis.set_major_formatter('{x:g}')
+    every = np.concatenate([series[:, 1] for series in log.losses.values()])
+    # Within a decade powers of ten alone would label nothing.
+    losses.yaxis.set_minor_formatter('{x:g}' if every.max() < 10 * every.min() else NullFormatter())
     losses.set_ylabel('loss, as it is summed\n(logarithmic)')
     for scorer, series in log.validation.items():
       colour, dash, marker = _look(scorer)
@@ -192,6 +196,7 @@ def training(log: TrainingLog, best_epoch: int, name: str) -> str:
     coefficients.set_ylim(0, 1.05)
     coefficients.set_ylabel('coefficient')
     coefficients.set_xlabel('epochs of training')
+    coefficients.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (losses, validation, coefficients):
       if best_epoch:
         axes.axvline(best_epoch, color=PALE, linewidth=1.2, linestyle=':')

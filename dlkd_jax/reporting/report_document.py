@@ -93,8 +93,8 @@ def _comparisons(compared: RunComparison) -> Section:
     Text(
       'Permutation test on the same captions, sides exchanged for all captions of a video at once, two-sided; p '
       'corrected by Holm over all rows of a table; rows that stay below 0.05 are highlighted. The tests take the '
-      'trained students as they are: they tell whether these differ on such captions and videos, not what another seed would '
-      'give.',
+      'trained students as they are: they tell whether these differ on such captions and videos, not what another '
+      'seed would give.',
       note=True,
     ),
   ]

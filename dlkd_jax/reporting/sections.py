@@ -307,10 +307,13 @@ def headline(found: RunFindings) -> list[Text]:
 
 
 def _moment_sentence(moments: Mapping, primary: str) -> str:
+  def percent(estimate: Estimate) -> str:
+    return f'{number(estimate.value)}% {interval(estimate.videos)}'
+
   def said(name: str) -> str:
     x = moments[name]
-    first = f', and {cell(x.first[COLUMNS[0]])}% of those {x.found_first:,} it ranks first' if x.first else ''
-    return f'{cell(x.every[COLUMNS[0]])}% of all annotated captions{first}'
+    first = f', and {percent(x.first[COLUMNS[0]])} of the {x.found_first:,} it ranks first' if x.first else ''
+    return f'{percent(x.every[COLUMNS[0]])} of all annotated captions{first}'
 
   text = f'Its best frame lies in the annotated moment for {said(primary)}'
   return text + (f'; that of the teacher alone for {said(TEACHER)}.' if TEACHER in moments else '.')

@@ -1,0 +1,62 @@
+"""Runs side by side: grouping by seeds, and what is compared with what."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from configs import charades
+from dlkd_jax.reporting import bootstrap, comparison
+from dlkd_jax.reporting.bootstrap import Interval
+from dlkd_jax.reporting.findings import Estimate, RunFindings
+from tests.reporting import worlds
+
+
+def findings(name, seed, captions=60):
+  data = worlds.split(captions=captions, seed=seed)
+  metrics = {
+    scorer: {m: Estimate(v, Interval(v - 1, v + 1)) for m, v in values.items()}
+    for scorer, values in data.metrics().items()
+  }
+  empty = {field.name: None for field in dataclasses.fields(RunFindings)}
+  values = {scorer: bootstrap.caption_values(ranks) for scorer, ranks in data.ranks.items()}
+  some = {'about': {'dataset': 'made_up'}, 'captions': data.caption_ids, 'clusters': data.own, 'values': values}
+  return RunFindings(**(empty | {'name': name, 'primary': 'fused', 'metrics': metrics} | some))
+
+
+def compare(names_and_arguments):
+  found = [findings(name, seed) for seed, (name, _) in enumerate(names_and_arguments)]
+  return found, comparison.compare_runs(found, [charades.get_config(x) for _, x in names_and_arguments], worlds.QUICK)
+
+
+def test_runs_that_differ_in_their_seed_alone_are_a_group():
+  found, result = compare([('soft_0', 'seed=0'), ('hard_0', 'hard'), ('soft_1', 'seed=1'), ('soft_2', 'seed=2')])
+  assert [(group.name, group.runs) for group in result.groups] == [
+    ('soft (3 seeds)', ['soft_0', 'soft_1', 'soft_2']),
+    ('hard_0', ['hard_0']),
+  ]
+  assert result.groups[0].values['SumR'] == [found[i].metrics['fused']['SumR'].value for i in (0, 2, 3)]
+  assert result.differences['hard_0'] == ['loss.soft_labels: True → False'] and not result.differences['soft_0']
+  assert len(result.runs) == 6 * 4 and len(result.of_groups) == 4
+
+
+def test_group_differences_are_those_of_means():
+  found, result = compare([('a_0', 'seed=0'), ('a_1', 'seed=1'), ('b', 'hard')])
+  (sum_r,) = [x for x in result.of_groups if x.metric == 'SumR']
+  values = [x.metrics['fused']['SumR'].value for x in found]
+  assert sum_r.difference == pytest.approx(np.mean(values[:2]) - values[2])
+
+
+def test_many_runs_are_compared_with_the_first():
+  _, result = compare([(f'r{i}', f'epochs={i + 1}') for i in range(7)])
+  assert len(result.runs) == 6 * 4 and {x.first for x in result.runs} == {'r0'} and not result.of_groups
+
+
+def test_other_captions_are_not_compared():
+  found = [findings('a', 0), findings('b', 1, captions=40)]
+  result = comparison.compare_runs(found, [charades.get_config(), charades.get_config('hard')], worlds.QUICK)
+  assert not result.runs and 'b was evaluated on 40 captions' in result.obstacle
+
+
+def test_spread():
+  assert comparison.spread([1.0, 3.0]) == '2.0 ± 1.4' and comparison.spread([0.25], 2) == '0.25'
