@@ -6,6 +6,7 @@
     python -m dlkd_jax.index remove lake.mp4 --index=index [--compact]
     python -m dlkd_jax.index info --index=index [--verify] [--captions] [--json]
     python -m dlkd_jax.index tune --data_dir=data --split=val --index=index      the teacher's weight that finds most
+    python -m dlkd_jax.index accelerate --index=index                            for search --two_stage, once
 
 build takes the best checkpoint of --workdir and the records of a data set, as `python -m dlkd_jax.extract` or
 `python -m tfds_builders.build` made it. The index holds all that a search needs but the CLIP, which is looked for where
@@ -21,7 +22,7 @@ import sys
 
 from absl import app, flags, logging
 
-_COMMANDS = ('build', 'add', 'remove', 'info', 'tune')
+_COMMANDS = ('build', 'add', 'remove', 'info', 'tune', 'accelerate')
 
 _INDEX = flags.DEFINE_string('index', None, 'Folder of the index.')
 _WORKDIR = flags.DEFINE_string(
@@ -162,6 +163,12 @@ def _tune(index):
   print(json.dumps(curve.to_json(), indent=2) if _JSON.value else tuning.describe(curve, str(index)))
 
 
+def _accelerate(index):
+  from dlkd_jax.gallery import acceleration
+
+  print(f'{acceleration.accelerate(index)} segments of {index} prepared for searching in two stages')
+
+
 def main(argv):
   """Dispatches to one of the commands; errors of the user's input end with one message and exit code 1."""
   command, names = (argv[1] if len(argv) > 1 else None), argv[2:]
@@ -180,7 +187,8 @@ def main(argv):
     if command == 'remove':
       _remove(index, names)
     else:
-      {'build': _build, 'add': _add, 'info': _info, 'tune': _tune}[command](index)
+      commands = {'build': _build, 'add': _add, 'info': _info, 'tune': _tune, 'accelerate': _accelerate}
+      commands[command](index)
   except (ValueError, OSError, CheckpointError) as error:
     logging.debug('the traceback', exc_info=True)
     print(f'error: {error}', file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dlkd_jax.gallery import acceleration
 from dlkd_jax.gallery.building import Account
 from dlkd_jax.gallery.index_folder import IndexFolder
 from dlkd_jax.gallery.results import Hit, Moment, SearchResult
@@ -92,6 +93,7 @@ def summarize(folder: IndexFolder) -> dict[str, Any]:
     'text': manifest['text'],
     'features': manifest['features'],
     'long_videos': manifest['settings']['long_videos'],
+    'two_stage': acceleration.is_ready(manifest),
     'splits': _counts(entry.split for entry in entries),
     'metadata': _counts(key for entry in entries for key in entry.metadata),
   }
@@ -102,6 +104,7 @@ def describe_index(summary: Mapping[str, Any], index: str) -> str:
   student, text = summary['student'], summary['text']
   length = '' if summary['seconds'] is None else f', {clock(summary["seconds"])} in all'
   removed = f', {summary["removed"]:,} removed (--compact frees their room)' if summary['removed'] else ''
+  prepared = '; ready for --two_stage' if summary['two_stage'] else ''
   splits = ', '.join(f'{name} {count:,}' for name, count in summary['splits'].items())
   sentences = ', '.join(f'{about["fingerprint"]}' for about in text.values() if about)
   scorers = ', '.join(
@@ -112,7 +115,7 @@ def describe_index(summary: Mapping[str, Any], index: str) -> str:
     'index': f'{index}, version {summary["version"]}, {size}',
     'videos': f'{summary["videos"]:,}{length}{removed}',
     'splits': splits or 'none',
-    'frames': f'{summary["frames"]:,} as {summary["dtype"]}; long videos: {summary["long_videos"]}',
+    'frames': f'{summary["frames"]:,} as {summary["dtype"]}; long videos: {summary["long_videos"]}{prepared}',
     'captions': f'{summary["captions"]:,}',
     'scorers': f'{scorers}: weight (size)',
     'student': f'step {student["step"]} of {student["run"]}' if student else 'none: the teacher alone',

@@ -19,7 +19,7 @@ import numpy as np
 
 from dlkd_jax import config as config_lib
 from dlkd_jax.data import sources
-from dlkd_jax.gallery import encoding, index_folder, quantization, sentences, weights
+from dlkd_jax.gallery import acceleration, encoding, index_folder, quantization, sentences, weights
 from dlkd_jax.gallery.collection import Collection, Knowledge, captions_of
 from dlkd_jax.gallery.encoding import TEACHER, StudentEncoder
 from dlkd_jax.gallery.index_folder import DTYPES, IndexFolder, IndexFolderError
@@ -31,6 +31,12 @@ from dlkd_jax.training.checkpoints import read_best
 # Frames that are encoded together, and after which a segment is put into the index unless told otherwise.
 _BATCH_FRAMES = 8192
 SEGMENT_FRAMES = 1 << 18
+# What an index needs of a training's configuration.
+_NEEDED = {
+  'data': ('dataset', 'data_dir', 'max_frames', 'max_words', 'frame_sizes'),
+  'model': ('hidden', 'heads', 'dual', 'input_dropout', 'dropout'),
+  'evaluation': ('inheritance_weight', 'block_videos'),
+}
 SCORERS = (INHERITANCE, EXPLORATION, TEACHER)
 Step = Callable[[str], None]
 
@@ -92,13 +98,21 @@ def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
 
   Raises:
     FileNotFoundError: it holds none.
+    ValueError: it is damaged, or lacks what the student needs.
   """
   path = workdir / 'config.json'
   if not path.is_file():
     raise FileNotFoundError(f'{path} is absent; expected the --workdir of a training')
-  config = ml_collections.ConfigDict(json.loads(path.read_text(encoding='utf-8')))
-  config_lib.validate(config)
-  return config
+  try:
+    content = dict(json.loads(path.read_text(encoding='utf-8')))
+  except (ValueError, TypeError) as error:
+    raise ValueError(f'{path} is damaged ({error}); restore it from a copy') from error
+  absent = [
+    f'{group}.{name}' for group, names in _NEEDED.items() for name in names if name not in content.get(group, {})
+  ]
+  if absent:  # Other fields may be those of an earlier version.
+    raise ValueError(f'{path} lacks {", ".join(absent)}; expected the --workdir of a training')
+  return ml_collections.ConfigDict(content)
 
 
 def build(
@@ -212,6 +226,7 @@ def compact(path: pathlib.Path, segment_frames: int = SEGMENT_FRAMES) -> int:
         if writer.frames >= segment_frames:
           done, writer = [*done, writer.finish()], None
     folder.commit([*done, writer.finish()] if writer else done, replace=True)
+    acceleration.prepare(folder)
     return before - folder.bytes()
 
 
@@ -313,6 +328,7 @@ def _add(
   if writer is not None:
     captions += writer.captions
     folder.commit([writer.finish()])
+  acceleration.prepare(folder)
   added = len(known) - before
   return Account(
     added=added,

@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dlkd_jax import sharding
-from dlkd_jax.gallery import building, exact, filters
+from dlkd_jax.gallery import acceleration, building, exact, filters
 from dlkd_jax.gallery import weights as weights_lib
 from dlkd_jax.gallery.index_folder import IndexFolder
 from dlkd_jax.gallery.moments import LEVEL, find_moments
@@ -89,6 +89,7 @@ class Gallery:
           self.captions[caption.caption_id] = caption
           self._caption_places[caption.caption_id] = segment, number
     self._encoder: SentenceEncoder | None = None
+    self._compressed: list[dict[str, Any]] | None = None
     self._clip = clip
 
   @classmethod
@@ -205,13 +206,14 @@ class Gallery:
       weights: scorer → weight, 0 where not named; None: those of the index. `{'teacher': 1}` is zero-shot.
       threshold: least score of a hit.
       where: which videos count: a function of an `Entry`, conditions as `['year>2019']`, or a mapping of equal values.
-      exact: False searches in two stages, which must have been prepared; None and True exactly.
+      exact: False searches in two stages, which must have been prepared; None and True exactly. In two stages only
+        the best `offset + top` videos of each segment are known, and `total` counts these.
       flat: a hit is one moment, and videos may come several times, instead of one hit a video.
       level: of `find_moments`.
       started: `time.perf_counter()` at which the search is said to have begun.
 
     Returns:
-      A result a query. Its `total` counts videos, before `top` and `offset`.
+      A result a query. Its `total` counts videos before `top` and `offset`.
 
     Raises:
       ValueError: an argument is out of range, or vectors do not fit.
@@ -242,21 +244,48 @@ class Gallery:
 
   def _rank(self, vectors: Mapping[str, np.ndarray], wish: _Wish, is_exact: bool | None):
     """Returns for each query its hits, and how many videos the whole ranking has."""
-    if is_exact is False:
-      raise ValueError('this index is not prepared for searching in two stages')
     used = {name: vectors[name] for name, weight in wish.weights.items() if weight}
-    parts = [search.video_scores(used) for search in self._searches]
-    count = len(next(iter(used.values())))
-    scores = {name: np.concatenate([np.zeros((count, 0), np.float32), *(p[name] for p in parts)], 1) for name in used}
-    fused = exact.fuse(scores, wish.weights)
+    fused = self._in_two_stages(used, wish) if is_exact is False else self._exactly(used, wish)
+    least = np.finfo(np.float32).min if wish.threshold is None else wish.threshold
     ranked = []
-    for query in range(count):
-      keep = wish.allowed if wish.threshold is None else wish.allowed & (fused[query] >= wish.threshold)
-      places = np.flatnonzero(keep)
+    for query in range(len(fused)):
+      places = np.flatnonzero(wish.allowed & (fused[query] >= least))
       own = {name: array[query] for name, array in vectors.items()}
       pick = self._moments if wish.flat else self._page
       ranked.append((pick(own, fused[query], places, wish), len(places)))
     return ranked
+
+  def _exactly(self, used: Mapping[str, np.ndarray], wish: _Wish) -> np.ndarray:
+    """Returns the scores `[q, V]` of all videos."""
+    parts = [search.video_scores(used) for search in self._searches]
+    count = len(next(iter(used.values())))
+    scores = {name: np.concatenate([np.zeros((count, 0), np.float32), *(p[name] for p in parts)], 1) for name in used}
+    return exact.fuse(scores, wish.weights)
+
+  def _in_two_stages(self, used: Mapping[str, np.ndarray], wish: _Wish) -> np.ndarray:
+    """Returns the scores `[q, V]` of the best videos of each segment, minus infinity for all others.
+
+    Raises:
+      ValueError: the index is not prepared for it.
+    """
+    from dlkd_jax.gallery import two_stage  # FAISS takes a while to load.
+
+    if self._compressed is None:
+      if not acceleration.is_ready(self.manifest):
+        raise ValueError(
+          f'{self.path} is not prepared for searching in two stages; do it once with '
+          f'`python -m dlkd_jax.index accelerate --index={self.path}`, or search exactly'
+        )
+      self._compressed = [acceleration.load(self._folder, segment) for segment in self._segments]
+    fused = np.full((len(next(iter(used.values()))), len(self._entries)), -np.inf, np.float32)
+    for segment, compressed, start in zip(self._segments, self._compressed, self._starts[:-1], strict=True):
+      allowed = wish.allowed[start : start + len(segment.entries)]
+      if allowed.any():
+        count = wish.offset + wish.top
+        found = two_stage.search(compressed, segment.rows, segment.offsets, used, wish.weights, count, allowed=allowed)
+        for row, each in zip(fused, found, strict=True):
+          row[start + each.videos] = each.fused
+    return fused
 
   def _page(self, query: Mapping[str, np.ndarray], scores: np.ndarray, places: np.ndarray, wish: _Wish):
     """Returns the hits of one page of the ranking of some videos."""

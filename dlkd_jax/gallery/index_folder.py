@@ -112,9 +112,12 @@ class IndexFolder:
         self.manifest = newer
     raise AssertionError  # The loop returns or raises.
 
+  def segment_path(self, name: str) -> pathlib.Path:
+    """Returns the folder of a segment."""
+    return self.path / _SEGMENTS / name
+
   def _open(self, about: Mapping[str, Any]) -> Segment:
-    folder = self.path / _SEGMENTS / about['name']
-    return open_segment(folder, about, self.manifest['scorers'], self.manifest['dtype'])
+    return open_segment(self.segment_path(about['name']), about, self.manifest['scorers'], self.manifest['dtype'])
 
   def verify(self) -> None:
     """Reads every file and compares its hash.

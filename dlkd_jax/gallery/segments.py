@@ -11,8 +11,9 @@ A segment of V videos with n frames in all is a folder of
 | <scorer>.scales | `[n]` float32 | with int8: what a row is multiplied by |
 | captions.jsonl | k lines | id, video, text, start and end (seconds, null where unknown) |
 | <scorer>.captions | `[k, H]` float16 | unit vectors of the captions |
+| <scorer>.frames | | compressed frames for searching in two stages, where asked for; see `frame_index` |
 
-Nothing in it changes once it is written.
+Nothing in it changes once it is written; compressed frames may be added.
 """
 
 from __future__ import annotations
@@ -262,6 +263,12 @@ def check_sizes(folder: pathlib.Path, about: Mapping[str, Any]) -> None:
       )
 
 
+def describe_file(path: pathlib.Path) -> dict[str, Any]:
+  """Returns what a manifest says of a finished file: its size and hash."""
+  with path.open('rb') as file:
+    return {'bytes': path.stat().st_size, 'sha256': hashlib.file_digest(file, 'sha256').hexdigest()}
+
+
 def check_contents(folder: pathlib.Path, about: Mapping[str, Any]) -> None:
   """Checks the hash of every file of a segment.
 
@@ -269,8 +276,7 @@ def check_contents(folder: pathlib.Path, about: Mapping[str, Any]) -> None:
     IndexFolderError: a file holds other bytes than were written.
   """
   for name, expected in about['files'].items():
-    with (folder / name).open('rb') as file:
-      found = hashlib.file_digest(file, 'sha256').hexdigest()
+    found = describe_file(folder / name)['sha256']
     if found != expected['sha256']:
       raise IndexFolderError(
         f'{folder / name} has the check sum {found[:12]}…, expected {expected["sha256"][:12]}…: its bytes were '

@@ -155,7 +155,7 @@ def test_vectors_and_their_errors(gallery):
     ({'vectors': vectors, 'weights': {'teacher': 0.0}}, 'not all 0'),
     ({'vectors': vectors, 'top': 0}, 'top is 0'),
     ({'vectors': vectors, 'offset': -1}, 'offset is -1'),
-    ({'vectors': vectors, 'exact': False}, 'two stages'),
+    ({'vectors': vectors, 'exact': False}, 'not prepared for searching in two stages'),
   ):
     with pytest.raises(ValueError, match=message):
       gallery.search_vectors(**problem)

@@ -11,8 +11,9 @@ from dlkd_jax.gallery.results import Moment
 
 def by_hand(times, curve, duration, count, level):
   """The same by plain loops over frames: a list of (start, end, peak)."""
-  n, floor, taken, found = len(curve), sorted(curve), set(), []
-  floor = (floor[(n - 1) // 2] + floor[n // 2]) / 2
+  n, taken, found = len(curve), set(), []
+  smooth = [(curve[max(0, i - 1)] + 2 * curve[i] + curve[min(n - 1, i + 1)]) / 4 for i in range(n)]
+  floor, middle = ((sorted(c)[(n - 1) // 2] + sorted(c)[n // 2]) / 2 for c in (curve, smooth))
   step = lambda i: (times[i] + times[i + 1]) / 2  # noqa: E731
   while len(found) < count:
     best = None
@@ -25,10 +26,10 @@ def by_hand(times, curve, duration, count, level):
         best = i
     if best is None:
       break
-    wanted, first, last = floor + level * (curve[best] - floor), best, best
-    while first > 0 and first - 1 not in taken and curve[first - 1] >= wanted:
+    wanted, first, last = middle + level * (smooth[best] - middle), best, best
+    while first > 0 and first - 1 not in taken and smooth[first - 1] >= wanted:
       first -= 1
-    while last < n - 1 and last + 1 not in taken and curve[last + 1] >= wanted:
+    while last < n - 1 and last + 1 not in taken and smooth[last + 1] >= wanted:
       last += 1
     taken |= set(range(first, last + 1))
     start = step(first - 1) if first else max(0.0, times[0] - (times[1] - times[0]) / 2)
@@ -73,6 +74,15 @@ def test_a_box_is_found_as_it_stands():
   curve = np.where((times >= 5) & (times < 9), 0.8, 0.1) + 0.01 * np.sin(times)
   (moment,) = find_moments(times, curve, 20.0)
   assert (moment.start, moment.end) == (4.5, 8.5)
+
+
+@pytest.mark.parametrize('length', [2, 3, 8])
+def test_one_bad_frame_does_not_end_a_moment(length):
+  times = np.arange(40.0)
+  curve = np.where((times >= 20 - length) & (times < 21 + length), 1.0, 0.0)
+  curve[20] = 0.4
+  (moment,) = find_moments(times, curve, 40.0)
+  assert (moment.start, moment.end) == (19.5 - length, 20.5 + length)
 
 
 def test_two_boxes_are_two_moments():
