@@ -42,7 +42,7 @@ def main(argv):
   """Opens the index and serves; errors of the user's input end with one message and exit code 1."""
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments: {argv[1:]}')
-  signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+  signal.signal(signal.SIGTERM, signal.default_int_handler)  # As Ctrl-C.
   try:
     # Imported here, so that --help answers at once.
     from dlkd_jax.gallery.gallery import Gallery
