@@ -82,6 +82,9 @@ def compare_runs(
   if obstacle:
     return RunComparison(differences, groups, [], [], obstacle)
   values = {found.name: found.values[found.primary] for found in findings}
+  # Seeds of one recipe are alike but for chance; to compare them would only raise the others' p values.
+  group_of = {run: group.name for group in groups for run in group.runs}
+  pairs = [(a, b) for a, b in _pairs(names) if len(groups) == 1 or group_of[a] != group_of[b]]
   clusters = findings[0].clusters
   of_groups: list[significance.Comparison] = []
   if len(groups) > 1 and any(len(group.runs) > 1 for group in groups):
@@ -89,15 +92,17 @@ def compare_runs(
       group.name: {m: np.mean([values[run][m] for run in group.runs], axis=0) for m in significance.METRICS}
       for group in groups
     }
-    of_groups = _compare(means, clusters, options)
-  return RunComparison(differences, groups, _compare(values, clusters, options), of_groups, None)
+    of_groups = _compare(means, _pairs(list(means)), clusters, options)
+  return RunComparison(differences, groups, _compare(values, pairs, clusters, options), of_groups, None)
 
 
-def _compare(values: Mapping[str, Mapping[str, np.ndarray]], clusters, options: Options):
-  names = list(values)
-  pairs = (
-    list(itertools.combinations(names, 2)) if len(names) <= _ALL_PAIRS_UP_TO else [(names[0], x) for x in names[1:]]
-  )
+def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+  if len(names) > _ALL_PAIRS_UP_TO:
+    return [(names[0], name) for name in names[1:]]
+  return list(itertools.combinations(names, 2))
+
+
+def _compare(values: Mapping[str, Mapping[str, np.ndarray]], pairs, clusters, options: Options):
   samples, permutations = options.samples, options.permutations
   return significance.compare(values, pairs, clusters, significance.METRICS, permutations, samples, options.seed)
 
@@ -127,7 +132,10 @@ def _groups(findings: Sequence[RunFindings], contents: Sequence[Mapping[str, Any
         break
     else:
       gathered.append((content, [found]))
-  return [_group(members) for _, members in gathered]
+  groups = [_group(members) for _, members in gathered]
+  names = [group.name for group in groups]
+  # Two groups whose runs' names begin alike are called by all of these.
+  return [dataclasses.replace(x, name=', '.join(x.runs)) if names.count(x.name) > 1 else x for x in groups]
 
 
 def _group(members: Sequence[RunFindings]) -> Group:

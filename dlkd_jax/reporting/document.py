@@ -21,7 +21,7 @@ nav a { display: inline-block; margin-right: 1.1rem; color: #00518c; }
 .scroll { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding: 0 0 .4rem; caption-side: top; }
-th, td { padding: .32rem .6rem; text-align: right; border-bottom: 1px solid #e2e2e2; white-space: nowrap; }
+th, td { padding: .32rem .55rem; text-align: right; border-bottom: 1px solid #e2e2e2; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 td.text, th.text { text-align: left; white-space: normal; min-width: 12rem; }
 thead th { white-space: normal; border-bottom: 2px solid #8a8a8a; vertical-align: bottom; }
@@ -180,6 +180,9 @@ def _markdown_table(table: Table) -> str:
   line = lambda cells: f'| {" | ".join(_escape(cell) for cell in cells)} |'  # noqa: E731
   marks = ['---' if i == 0 or i in table.text else '---:' for i in range(len(table.heading))]
   rows = [line(row) for row in table.rows]
+  for number in table.strong:
+    first, *others = table.rows[number]
+    rows[number] = f'| **{_escape(first)}** {line(others)}'
   return '\n'.join([f'**{_escape(table.title)}**', '', line(table.heading), f'|{"|".join(marks)}|', *rows])
 
 

@@ -40,10 +40,19 @@ def metrics(estimates: Estimates, name: str) -> str:
       axes.set_yticks(range(len(scorers)), [label(x) for x in scorers])
       axes.set_ylim(-0.6, len(scorers) - 0.4)
       axes.set_title(metric)
-      axes.set_xlabel('sum of percents' if metric == 'SumR' else '% of captions')
-      axes.locator_params(axis='x', nbins=5)
-      axes.grid(axis='y', visible=False)
+      _across(axes, metric)
     return to_svg(figure, name, 'Recall of every scorer with 95% intervals')
+
+
+def _across(axes, metric: str) -> None:
+  """Labels an axis of a metric that runs across."""
+  most = 400 if metric == 'SumR' else 100
+  axes.set_xlabel('sum of percents' if metric == 'SumR' else '% of captions')
+  low, high = axes.get_xlim()
+  axes.set_xlim(max(low, -0.02 * most), min(high, 1.02 * most))
+  axes.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=(1, 2, 5, 10)))
+  axes.xaxis.set_major_formatter('{x:g}')
+  axes.grid(axis='y', visible=False)
 
 
 def slices(kind: str, parts: Sequence[SliceFinding], name: str) -> str:
@@ -222,8 +231,7 @@ def runs(findings: Sequence[RunFindings], name: str) -> str:
       axes.set_yticks(range(len(names)), names)
       axes.set_ylim(-0.6, len(names) - 0.4)
       axes.set_title(metric)
-      axes.set_xlabel('sum of percents' if metric == 'SumR' else '% of captions')
-      axes.grid(axis='y', visible=False)
+      _across(axes, metric)
     if findings[0].metrics.get('teacher') is not None:
       _legend(figure, ('teacher',))
     return to_svg(figure, name, 'Every run with 95% intervals')

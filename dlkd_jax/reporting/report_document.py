@@ -59,7 +59,7 @@ def _overview(findings: Sequence[RunFindings]) -> Section:
 def _groups(compared: RunComparison) -> Section:
   blocks: list[Text | Table | Figure | Section] = []
   names = [m for m in compared.groups[0].values if all(m in group.values for group in compared.groups)]
-  digits = {'mAP': 4}
+  digits = {'mAP': 3}
 
   def row(text: str, values) -> tuple[str, ...]:
     return (text, *(comparison.spread(values[m], digits.get(m, 1)) if m in values else '' for m in names))

@@ -16,11 +16,13 @@ from dlkd_jax.retrieval.evaluation import TEACHER
 from dlkd_jax.retrieval.metrics import chance_metrics
 
 _DIGITS = {'mAP': 4}
+_FEW_VIDEOS = 50
 
 
 def number(value: float, metric: str = '') -> str:
   """Formats a value of a metric."""
-  return f'{value:,.{_DIGITS.get(metric, 1)}f}'
+  digits = _DIGITS.get(metric, 1)
+  return f'{round(value, digits) + 0.0:,.{digits}f}'  # No minus before a zero.
 
 
 def interval(bounds: Interval, metric: str = '') -> str:
@@ -44,7 +46,7 @@ def comparison_table(title: str, comparisons: Sequence[Comparison]) -> Table:
     (
       f'{label(x.first)} over {label(x.second)}',
       x.metric,
-      f'{x.difference:+.{_DIGITS.get(x.metric, 1)}f} {interval(x.interval, x.metric)}',
+      f'{"+" * (x.difference > 0)}{number(x.difference, x.metric)} {interval(x.interval, x.metric)}',
       p_value(x.p),
       p_value(x.corrected),
     )
@@ -85,7 +87,7 @@ def _results(found: RunFindings, prefix: str) -> Section:
     'Results',
     [
       Table('Retrieval, with 95% intervals over videos', heading, rows, strong=strong),
-      Text('Brackets: bootstrap, videos drawn with all their captions. Recall in percent; ranks from 1.', note=True),
+      Text(_brackets(found.about['videos']), note=True),
       Figure(
         f'{prefix}metrics',
         plots.metrics(found.metrics, f'{prefix}metrics'),
@@ -105,6 +107,13 @@ def _results(found: RunFindings, prefix: str) -> Section:
       ),
     ],
   )
+
+
+def _brackets(videos: int) -> str:
+  text = 'Brackets: bootstrap, videos drawn with all their captions. Recall in percent; ranks from 1.'
+  if videos < _FEW_VIDEOS:
+    text += f' With {videos} videos alone, intervals over videos are rough and mostly too narrow.'
+  return text
 
 
 def _slices(found: RunFindings, prefix: str) -> Section:

@@ -37,7 +37,9 @@ def test_runs_that_differ_in_their_seed_alone_are_a_group():
   ]
   assert result.groups[0].values['SumR'] == [found[i].metrics['fused']['SumR'].value for i in (0, 2, 3)]
   assert result.differences['hard_0'] == ['loss.soft_labels: True → False'] and not result.differences['soft_0']
-  assert len(result.runs) == 6 * 4 and len(result.of_groups) == 4
+  # Seeds of a group are not compared with each other, but where there is nothing else.
+  assert len(result.runs) == 3 * 4 and len(result.of_groups) == 4
+  assert all('hard_0' in (x.first, x.second) for x in result.runs)
 
 
 def test_group_differences_are_those_of_means():
@@ -56,6 +58,16 @@ def test_other_captions_are_not_compared():
   found = [findings('a', 0), findings('b', 1, captions=40)]
   result = comparison.compare_runs(found, [charades.get_config(), charades.get_config('hard')], worlds.QUICK)
   assert not result.runs and 'b was evaluated on 40 captions' in result.obstacle
+
+
+def test_groups_have_names_of_their_own():
+  _, result = compare([('r1', 'seed=0'), ('r2', 'seed=1'), ('r3', 'hard'), ('r4', 'hard,seed=1')])
+  assert [group.name for group in result.groups] == ['r1, r2', 'r3, r4'] and len(result.of_groups) == 4
+
+
+def test_seeds_alone_are_compared():
+  _, result = compare([('a_0', 'seed=0'), ('a_1', 'seed=1')])
+  assert len(result.runs) == 4 and not result.of_groups
 
 
 def test_spread():

@@ -78,7 +78,7 @@ def test_markdown():
   text = document.to_markdown(whole())
   assert '# Title & more' in text and '### Inner' in text and '(figures/one.svg)' in text
   assert r'\<script\>' in text and r'\*stars\*' in text and r'\| pipe' in text
-  (row,) = [line for line in text.splitlines() if line.startswith('| x ')]
+  (row,) = [line for line in text.splitlines() if line.startswith('| **x** ')]
   assert row.replace(r'\|', '').count('|') == 4
 
 
