@@ -144,6 +144,7 @@ def build(
   student, origin = None, None
   if workdir is not None:
     config, (params, at_step) = read_config(workdir), read_best(workdir)
+    _check_backbones(config, collection)
     origin = {'run': str(workdir.absolute()), 'step': at_step, 'parameters': _fingerprint(params)}
     origin['config'] = json.loads(config.to_json_best_effort())
     where = f'the checkpoint of step {at_step} in {workdir}'
@@ -252,6 +253,30 @@ def open_student(folder: IndexFolder) -> StudentEncoder | None:
   config = ml_collections.ConfigDict(about['config'])
   file = folder.path / about['file']
   return StudentEncoder(config, file, folder.manifest['features'], str(file))
+
+
+def _check_backbones(config: ml_collections.ConfigDict, collection: Collection) -> None:
+  """Checks that the features are of the backbones that the student was trained on, as far as both are known.
+
+  Raises:
+    ValueError: they are of others, which may have the same sizes.
+  """
+  try:
+    trained = Collection.open(config.data.data_dir, config.data.dataset)
+  except (OSError, ValueError):
+    return  # The data set of the training need not be here.
+  odd = [
+    f'{name}: {there} in training, {here} here'
+    for name in ('student', 'tokens')
+    if (there := trained.options.get(name)) != (here := collection.options.get(name))
+    and all(isinstance(made, str) for made in (there, here))
+  ]
+  if odd:
+    raise ValueError(
+      f'{collection.dataset} in {collection.data_dir} was made with other backbones than {config.data.dataset} in '
+      f'{config.data.data_dir}, which the student was trained on: {"; ".join(odd)}. Extract it with the same --student '
+      'and --tokens, or index it without --workdir'
+    )
 
 
 def _fingerprint(params: Any) -> str:

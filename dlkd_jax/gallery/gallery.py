@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -90,7 +91,7 @@ class Gallery:
           self._caption_places[caption.caption_id] = segment, number
     self._encoder: SentenceEncoder | None = None
     self._compressed: list[dict[str, Any]] | None = None
-    self._clip = clip
+    self._clip, self._opening = clip, threading.Lock()
 
   @classmethod
   def open(
@@ -125,10 +126,11 @@ class Gallery:
   @property
   def sentences(self) -> SentenceEncoder:
     """Turns sentences into query vectors; loads the student."""
-    if self._encoder is None:
-      student = building.open_student(self._folder)
-      self._encoder = SentenceEncoder(self._folder.manifest['text'], self.scorers, student, self._clip)
-    return self._encoder
+    with self._opening:
+      if self._encoder is None:
+        student = building.open_student(self._folder)
+        self._encoder = SentenceEncoder(self._folder.manifest['text'], self.scorers, student, self._clip)
+      return self._encoder
 
   def search(self, queries: Sequence[str], top: int = 10, **wishes: Any) -> list[SearchResult]:
     """Searches with sentences.
@@ -270,13 +272,14 @@ class Gallery:
     """
     from dlkd_jax.gallery import two_stage  # FAISS takes a while to load.
 
-    if self._compressed is None:
-      if not acceleration.is_ready(self.manifest):
-        raise ValueError(
-          f'{self.path} is not prepared for searching in two stages; do it once with '
-          f'`python -m dlkd_jax.index accelerate --index={self.path}`, or search exactly'
-        )
-      self._compressed = [acceleration.load(self._folder, segment) for segment in self._segments]
+    with self._opening:
+      if self._compressed is None:
+        if not acceleration.is_ready(self.manifest):
+          raise ValueError(
+            f'{self.path} is not prepared for searching in two stages; do it once with '
+            f'`python -m dlkd_jax.index accelerate --index={self.path}`, or search exactly'
+          )
+        self._compressed = [acceleration.load(self._folder, segment) for segment in self._segments]
     fused = np.full((len(next(iter(used.values()))), len(self._entries)), -np.inf, np.float32)
     for segment, compressed, start in zip(self._segments, self._compressed, self._starts[:-1], strict=True):
       allowed = wish.allowed[start : start + len(segment.entries)]

@@ -42,6 +42,14 @@ def test_features_of_another_kind_are_refused(world, tmp_path):
     building.add(path, other)
 
 
+def test_a_student_of_other_backbones_is_refused(world, tmp_path):
+  data = worlds.data_set(tmp_path / 'trained', world.clip, 2, student='fake:2')
+  run = worlds.run(tmp_path / 'run', data_dir=data)
+  with pytest.raises(ValueError, match='student: fake:2 in training, fake:1 here'):
+    building.build(tmp_path / 'index', world.collection, run)
+  assert not (tmp_path / 'index').exists()
+
+
 def test_zero_shot_and_single(world, tmp_path):
   building.build(tmp_path / 'teacher', world.collection, None, Settings(clip=str(world.clip)))
   teacher = Gallery.open(tmp_path / 'teacher')

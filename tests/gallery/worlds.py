@@ -31,7 +31,13 @@ def clip(folder: pathlib.Path, seed: int = 0) -> pathlib.Path:
 
 
 def data_set(
-  data_dir: pathlib.Path, clip_dir: pathlib.Path | None, videos: int, split: str = 'test', first: int = 0, seed: int = 0
+  data_dir: pathlib.Path,
+  clip_dir: pathlib.Path | None,
+  videos: int,
+  split: str = 'test',
+  first: int = 0,
+  seed: int = 0,
+  student: str = 'fake:1',
 ) -> pathlib.Path:
   """Builds, or adds to, `custom_prvr` with random frames, 1 to 30 of them, and two captions a video.
 
@@ -45,11 +51,12 @@ def data_set(
     split: that they go to.
     first: number of the first.
     seed: of their content.
+    student: what made the frames' features is said to be.
   """
   words = backbones.open_text_backbone(f'words:{TOKEN}')
   teacher = backbones.open_text_backbone(f'clip:{clip_dir}') if clip_dir else None
   width = teacher.sentence_features if teacher else None
-  made = {'rate': 1.0, 'max_side': None, 'student': 'fake:1', 'tokens': words.fingerprint}
+  made = {'rate': 1.0, 'max_side': None, 'student': student, 'tokens': words.fingerprint}
   made['teacher'] = teacher.fingerprint if teacher else None
   folder = work_folder.WorkFolder(data_dir / 'custom_prvr_extracted')
   folder.begin(made, {'Dv': FRAME, 'Dq': TOKEN, 'Dt': width}, None)
@@ -88,9 +95,11 @@ def config(dual: bool = True):
   return made
 
 
-def run(workdir: pathlib.Path, seed: int = 0, dual: bool = True) -> pathlib.Path:
-  """Writes the work directory of a run: a configuration and one checkpoint of random parameters."""
+def run(workdir: pathlib.Path, seed: int = 0, dual: bool = True, data_dir: pathlib.Path | None = None) -> pathlib.Path:
+  """Writes the work directory of a run that was trained in `data_dir`: configuration, and random parameters."""
   made = config(dual)
+  with made.unlocked():
+    made.data.data_dir = str(data_dir or 'nowhere')
   student = recipe.make_student(made)
   shapes = jax.eval_shape(lambda: init_parameters(student, jax.random.key(0), FRAME, TOKEN))
   rng = np.random.default_rng(seed)
