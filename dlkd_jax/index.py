@@ -79,13 +79,13 @@ def _with_progress(collection, work):
 
 
 def _build(index):
-  from dlkd_jax.gallery import account, building, weights
+  from dlkd_jax.gallery import account, building, runs, weights
   from dlkd_jax.gallery.collection import Knowledge
 
   workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else None
   dataset, data_dir = 'custom_prvr', 'data'
   if workdir is not None:
-    data = building.read_config(workdir).data
+    data = runs.read_config(workdir).data
     dataset, data_dir = data.dataset, data.data_dir
   collection = _collection(dataset, data_dir)
   settings = building.Settings(

@@ -7,19 +7,16 @@ the index in whole segments; killed at any moment, the same call goes on from th
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import flax.traverse_util
 import ml_collections
-import numpy as np
 
 from dlkd_jax import config as config_lib
 from dlkd_jax.data import sources
-from dlkd_jax.gallery import acceleration, encoding, index_folder, quantization, sentences, weights
+from dlkd_jax.gallery import acceleration, encoding, index_folder, quantization, runs, sentences, weights
 from dlkd_jax.gallery.collection import Collection, Knowledge, captions_of
 from dlkd_jax.gallery.encoding import TEACHER, StudentEncoder
 from dlkd_jax.gallery.index_folder import DTYPES, IndexFolder, IndexFolderError
@@ -31,12 +28,6 @@ from dlkd_jax.training.checkpoints import read_best
 # Frames that are encoded together, and after which a segment is put into the index unless told otherwise.
 _BATCH_FRAMES = 8192
 SEGMENT_FRAMES = 1 << 18
-# What an index needs of a training's configuration.
-_NEEDED = {
-  'data': ('dataset', 'data_dir', 'max_frames', 'max_words', 'frame_sizes'),
-  'model': ('hidden', 'heads', 'dual', 'input_dropout', 'dropout'),
-  'evaluation': ('inheritance_weight', 'block_videos'),
-}
 SCORERS = (INHERITANCE, EXPLORATION, TEACHER)
 Step = Callable[[str], None]
 
@@ -93,28 +84,6 @@ class Account:
   not_described: list[str]
 
 
-def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
-  """Reads the configuration of a training from its work directory.
-
-  Raises:
-    FileNotFoundError: it holds none.
-    ValueError: it is damaged, or lacks what the student needs.
-  """
-  path = workdir / 'config.json'
-  if not path.is_file():
-    raise FileNotFoundError(f'{path} is absent; expected the --workdir of a training')
-  try:
-    content = dict(json.loads(path.read_text(encoding='utf-8')))
-  except (ValueError, TypeError) as error:
-    raise ValueError(f'{path} is damaged ({error}); restore it from a copy') from error
-  absent = [
-    f'{group}.{name}' for group, names in _NEEDED.items() for name in names if name not in content.get(group, {})
-  ]
-  if absent:  # Other fields may be those of an earlier version.
-    raise ValueError(f'{path} lacks {", ".join(absent)}; expected the --workdir of a training')
-  return ml_collections.ConfigDict(content)
-
-
 def build(
   path: pathlib.Path,
   collection: Collection,
@@ -143,9 +112,9 @@ def build(
   settings = settings or Settings()
   student, origin = None, None
   if workdir is not None:
-    config, (params, at_step) = read_config(workdir), read_best(workdir)
-    _check_backbones(config, collection)
-    origin = {'run': str(workdir.absolute()), 'step': at_step, 'parameters': _fingerprint(params)}
+    config, (params, at_step) = runs.read_config(workdir), read_best(workdir)
+    runs.check_backbones(config, collection)
+    origin = {'run': str(workdir.absolute()), 'step': at_step, 'parameters': runs.fingerprint(params)}
     origin['config'] = json.loads(config.to_json_best_effort())
     where = f'the checkpoint of step {at_step} in {workdir}'
     student = StudentEncoder(config, params, collection.sizes, where)
@@ -253,38 +222,6 @@ def open_student(folder: IndexFolder) -> StudentEncoder | None:
   config = ml_collections.ConfigDict(about['config'])
   file = folder.path / about['file']
   return StudentEncoder(config, file, folder.manifest['features'], str(file))
-
-
-def _check_backbones(config: ml_collections.ConfigDict, collection: Collection) -> None:
-  """Checks that the features are of the backbones that the student was trained on, as far as both are known.
-
-  Raises:
-    ValueError: they are of others, which may have the same sizes.
-  """
-  try:
-    trained = Collection.open(config.data.data_dir, config.data.dataset)
-  except (OSError, ValueError):
-    return  # The data set of the training need not be here.
-  odd = [
-    f'{name}: {there} in training, {here} here'
-    for name in ('student', 'tokens')
-    if (there := trained.options.get(name)) != (here := collection.options.get(name))
-    and all(isinstance(made, str) for made in (there, here))
-  ]
-  if odd:
-    raise ValueError(
-      f'{collection.dataset} in {collection.data_dir} was made with other backbones than {config.data.dataset} in '
-      f'{config.data.data_dir}, which the student was trained on: {"; ".join(odd)}. Extract it with the same --student '
-      'and --tokens, or index it without --workdir'
-    )
-
-
-def _fingerprint(params: Any) -> str:
-  """Returns a short hash of parameters."""
-  digest = hashlib.sha256()
-  for name, array in sorted(flax.traverse_util.flatten_dict(params, sep='/').items()):
-    digest.update(f'{name} {array.shape}'.encode() + np.asarray(array, np.float32).tobytes())
-  return digest.hexdigest()[:12]
 
 
 def _manifest(

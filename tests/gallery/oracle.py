@@ -3,7 +3,7 @@
 import numpy as np
 
 from dlkd_jax.data import sources
-from dlkd_jax.gallery.building import read_config
+from dlkd_jax.gallery.runs import read_config
 from dlkd_jax.models.student import INHERITANCE
 from dlkd_jax.training import recipe
 from dlkd_jax.training.checkpoints import read_best

@@ -5,8 +5,8 @@ import pytest
 
 from dlkd_jax.data import sources
 from dlkd_jax.gallery import encoding
-from dlkd_jax.gallery.building import read_config
 from dlkd_jax.gallery.encoding import StudentEncoder
+from dlkd_jax.gallery.runs import read_config
 from dlkd_jax.training.checkpoints import read_best
 from tests.gallery import worlds
 

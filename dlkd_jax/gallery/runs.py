@@ -1,0 +1,75 @@
+"""What an index takes from the work directory of a training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+import flax.traverse_util
+import ml_collections
+import numpy as np
+
+from dlkd_jax.gallery.collection import Collection
+
+# Fields of the configuration that a student needs.
+_NEEDED = {
+  'data': ('dataset', 'data_dir', 'max_frames', 'max_words', 'frame_sizes'),
+  'model': ('hidden', 'heads', 'dual', 'input_dropout', 'dropout'),
+  'evaluation': ('inheritance_weight', 'block_videos'),
+}
+
+
+def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+  """Reads the configuration of a training from its work directory.
+
+  Raises:
+    FileNotFoundError: it holds none.
+    ValueError: it is damaged, or lacks what the student needs.
+  """
+  path = workdir / 'config.json'
+  if not path.is_file():
+    raise FileNotFoundError(f'{path} is absent; expected the --workdir of a training')
+  try:
+    content = dict(json.loads(path.read_text(encoding='utf-8')))
+  except (ValueError, TypeError) as error:
+    raise ValueError(f'{path} is damaged ({error}); restore it from a copy') from error
+  absent = [
+    f'{group}.{name}' for group, names in _NEEDED.items() for name in names if name not in content.get(group, {})
+  ]
+  if absent:  # Other fields may be those of an earlier version.
+    raise ValueError(f'{path} lacks {", ".join(absent)}; expected the --workdir of a training')
+  return ml_collections.ConfigDict(content)
+
+
+def check_backbones(config: ml_collections.ConfigDict, collection: Collection) -> None:
+  """Checks that the features are of the backbones that the student was trained on, as far as both are known.
+
+  Raises:
+    ValueError: they are of others, which may have the same sizes.
+  """
+  try:
+    trained = Collection.open(config.data.data_dir, config.data.dataset)
+  except (OSError, ValueError):
+    return  # The data set of the training need not be here.
+  odd = [
+    f'{name}: {there} in training, {here} here'
+    for name in ('student', 'tokens')
+    if (there := trained.options.get(name)) != (here := collection.options.get(name))
+    and all(isinstance(made, str) for made in (there, here))
+  ]
+  if odd:
+    raise ValueError(
+      f'{collection.dataset} in {collection.data_dir} was made with other backbones than {config.data.dataset} in '
+      f'{config.data.data_dir}, which the student was trained on: {"; ".join(odd)}. Extract it with the same --student '
+      'and --tokens, or index it without --workdir'
+    )
+
+
+def fingerprint(params: Any) -> str:
+  """Returns a short hash of parameters."""
+  digest = hashlib.sha256()
+  for name, array in sorted(flax.traverse_util.flatten_dict(params, sep='/').items()):
+    digest.update(f'{name} {array.shape}'.encode() + np.asarray(array, np.float32).tobytes())
+  return digest.hexdigest()[:12]
