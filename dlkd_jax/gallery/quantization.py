@@ -7,6 +7,8 @@ chosen so that the stored row has unit norm: a product with it is the cosine of 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -53,6 +55,14 @@ class Rows:
     """Takes some of the rows: a view for a slice, a copy for `[m]` int indexes."""
     return Rows(self.values[key], None if self.scales is None else self.scales[key])
 
+  def gather(self, starts: np.ndarray, ends: np.ndarray) -> Rows:
+    """Copies runs of rows, one after another: rows `starts[i]` to `ends[i]`, for each i."""
+    runs = [slice(a, b) for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
+    values = np.concatenate([self.values[:0], *(self.values[run] for run in runs)])
+    if self.scales is None:
+      return Rows(values)
+    return Rows(values, np.concatenate([self.scales[:0], *(self.scales[run] for run in runs)]))
+
   @property
   def hidden(self) -> int:
     """H, the size of a vector."""
@@ -69,6 +79,63 @@ class Rows:
     if self.scales is not None:
       rows *= self.scales[:, None]
     return rows
+
+
+class JoinedRows:
+  """Rows of several arrays, numbered through, without copying them."""
+
+  def __init__(self, parts: Sequence[Rows]):
+    """Takes one part or more.
+
+    Raises:
+      ValueError: there is none, or their sizes or types differ.
+    """
+    kinds = {(rows.values.dtype.name, rows.hidden) for rows in parts}
+    if len(kinds) != 1:
+      raise ValueError(f'parts are {sorted(kinds)}; expected one or more of one type and size.')
+    self._parts = list(parts)
+    self._starts = np.cumsum([0, *(len(rows) for rows in parts)])
+
+  def __len__(self) -> int:
+    return int(self._starts[-1])
+
+  @property
+  def hidden(self) -> int:
+    """H, the size of a vector."""
+    return self._parts[0].hidden
+
+  @property
+  def nbytes(self) -> int:
+    """Bytes of the stored form."""
+    return sum(rows.nbytes for rows in self._parts)
+
+  def __getitem__(self, key: slice) -> Rows:
+    """Copies a run of rows, which may span parts."""
+    start, end, step = key.indices(len(self))
+    if step != 1:
+      raise ValueError(f'rows are taken one after another, and the step is {step}.')
+    inner = self._starts[(self._starts > start) & (self._starts < end)]
+    return self.gather(np.asarray([start, *inner]), np.asarray([*inner, max(start, end)]))
+
+  def gather(self, starts: np.ndarray, ends: np.ndarray) -> Rows:
+    """Copies runs of rows, one after another; each lies in one part, as the frames of a video do."""
+    found = np.minimum(np.searchsorted(self._starts, starts, 'right') - 1, len(self._parts) - 1)
+    pieces = []
+    for first, last in _equal_runs(found):
+      number = int(found[first])
+      shift = self._starts[number]
+      pieces.append(self._parts[number].gather(starts[first:last] - shift, ends[first:last] - shift))
+    if len(pieces) == 1:
+      return pieces[0]
+    pieces = pieces or [self._parts[0][:0]]
+    scales = None if pieces[0].scales is None else np.concatenate([rows.scales for rows in pieces])
+    return Rows(np.concatenate([rows.values for rows in pieces]), scales)
+
+
+def _equal_runs(values: np.ndarray) -> list[tuple[int, int]]:
+  """Returns where runs of equal values begin and end."""
+  borders = np.flatnonzero(np.diff(values)) + 1
+  return list(itertools.pairwise([0, *borders.tolist(), len(values)])) if len(values) else []
 
 
 def encode(rows: np.ndarray, dtype: str) -> Rows:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dlkd_jax.gallery import quantization
-from dlkd_jax.gallery.quantization import Rows
+from dlkd_jax.gallery.quantization import JoinedRows, Rows
 
 
 @pytest.fixture
@@ -83,3 +83,25 @@ def test_stored_arrays_that_do_not_fit_each_other():
     Rows(np.zeros((3, 4), np.int8), np.ones(2, np.float32))
   with pytest.raises(ValueError, match=r'stored rows are int32 \[3, 4\]'):
     Rows(np.zeros((3, 4), np.int32))
+
+
+def test_joined_rows_are_as_one_array(rows):
+  whole = quantization.encode(rows, 'int8')
+  joined = JoinedRows([whole[:100], whole[100:101], whole[101:101], whole[101:]])
+  assert len(joined) == 300 and joined.hidden == 48 and joined.nbytes == whole.nbytes
+  for part in (slice(0, 300), slice(98, 103), slice(100, 101), slice(250, None), slice(7, 7), slice(300, 400)):
+    np.testing.assert_array_equal(joined[part].decode(), whole[part].decode())
+  starts, ends = np.asarray([5, 90, 100, 200, 0]), np.asarray([9, 100, 101, 300, 2])
+  expected = np.concatenate([whole.decode()[a:b] for a, b in zip(starts, ends, strict=True)])
+  for given in (joined, whole):
+    np.testing.assert_array_equal(given.gather(starts, ends).decode(), expected)
+    assert given.gather(starts[:0], ends[:0]).decode().shape == (0, 48)
+  with pytest.raises(ValueError, match='the step is 2'):
+    joined[::2]
+
+
+def test_only_alike_rows_are_joined(rows):
+  with pytest.raises(ValueError, match=r"parts are \[\('float16', 48\), \('int8', 48\)\]"):
+    JoinedRows([quantization.encode(rows, 'int8'), quantization.encode(rows, 'float16')])
+  with pytest.raises(ValueError, match='expected one or more'):
+    JoinedRows([])
