@@ -1,5 +1,6 @@
 """The page in a real browser: found and played at the right second, by mouse and by keys; what it says of errors."""
 
+import dataclasses
 import shutil
 
 import pytest
@@ -167,18 +168,25 @@ def test_an_address_can_be_shared(browser, gallery, films):
 
 
 def test_narrow_screens(browser, gallery, films):
+  for name, video in gallery.videos.items():
+    metadata = {'place': 'a long description of the place ' * 5}
+    gallery.videos[name] = dataclasses.replace(video, title='a title without end ' * 9 + 'x' * 300, metadata=metadata)
   with serving(make_app(gallery, RELAXED)) as url:
     for width in (320, 390, 768):
       view(browser, width, 800, touch=width < 700)
       browser.get(f'{url}?q={told(films)[1]}')
       rows(browser, 2)
-      fits = 'return document.documentElement.scrollWidth <= window.innerWidth'
+      fits = (
+        'return document.documentElement.scrollWidth <= innerWidth && [...document.querySelectorAll(".result *")]'
+        '.every((e) => e.matches(".still *") || e.getBoundingClientRect().right <= innerWidth)'
+      )
       assert browser.execute_script(fits), width
       find(browser, '.still')[0].click()
       playing(browser)
       inside = (
         'const b = document.querySelector("dialog").getBoundingClientRect(); '
-        'return b.left >= 0 && b.right <= innerWidth && b.bottom <= innerHeight + 1'
+        'return b.left >= 0 && b.right <= innerWidth && b.bottom <= innerHeight + 1 && '
+        '[...document.querySelectorAll("dialog *")].every((e) => e.getBoundingClientRect().right <= innerWidth)'
       )
       until(lambda inside=inside: browser.execute_script(inside), f'a player {width} wide')
 
@@ -266,6 +274,6 @@ def test_videos_that_do_not_play(browser, films, films_folder, tmp_path):
       assert reason in text(browser, '.stage-message p')
       if name == 'old.avi':
         script = 'return [...document.querySelectorAll(".strip img")].filter((i) => i.naturalWidth > 0).length'
-        until(lambda script=script: browser.execute_script(script) == 5, 'pictures of the moment')
+        until(lambda script=script: browser.execute_script(script) == 6, 'pictures of the moment')
       press(browser, '\ue00c')
       until(lambda: not find(browser, 'dialog[open]'), 'the end of the dialog')

@@ -4,7 +4,7 @@ import { account } from './api.js';
 import { plot, momentName } from './plot.js';
 import { clock, make, score } from './text.js';
 
-const FRAMES = 5;
+const FRAMES = 6;
 
 /**
  * dialog: the element. onClose(): after it closed. onStep(by): asks for the result before (-1) or after (1).
@@ -76,7 +76,7 @@ export function player(dialog, { onClose, onStep, onMoment }) {
     });
     own.addEventListener('error', () => fail(hit, moment, stage, own));
 
-    dialog.classList.remove('in-moment');
+    dialog.classList.remove('in-moment', 'unplayed');
     dialog.replaceChildren(...[
       make('div', { class: 'player-head' },
         make('h2', { id: 'player-title', class: 'title', title: hit.title }, hit.title),
@@ -174,6 +174,7 @@ async function fail(hit, moment, stage, video) {
   }
   const heading = { gone: 'The file is gone', format: 'Browsers do not play this format', damaged: 'The file is damaged' };
   video.hidden = true;
+  stage.parentElement.classList.add('unplayed');
   const message = make('div', { class: 'stage-message', role: 'alert', tabindex: '-1' },
     make('h3', {}, heading[why.code] ?? 'This video cannot be played'), make('p', {}, why.message),
     strip.childElementCount ? strip : null);
