@@ -28,11 +28,16 @@ thead th { white-space: normal; border-bottom: 2px solid #8a8a8a; vertical-align
 tbody tr.strong td { font-weight: 650; background: #f1f6fb; }
 td small { display: block; color: #555; font-size: .92em; font-weight: 400; }
 figure { margin: 1.5rem 0; }
-figure svg { display: block; max-width: 100%; height: auto; }
+figure svg { display: block; }
 figcaption, .note { color: #444; font-size: .9rem; margin-top: .45rem; }
 details { border: 1px solid #d9d9d9; border-radius: 6px; padding: .5rem 1rem; margin: 1rem 0; }
 summary { cursor: pointer; font-weight: 600; font-size: 1.1rem; }
-@media print { details > * { display: block; } body { max-width: none; } }
+@media print {
+  details > * { display: block; }
+  figure svg { max-width: 100%; height: auto; }
+  .scroll { overflow: visible; }
+  body { max-width: none; }
+}
 """
 
 
@@ -129,7 +134,8 @@ def _html_block(block: Text | Table | Figure | Section, level: int) -> str:
     case Table():
       return _html_table(block)
     case Figure(_, svg, caption):
-      return f'<figure>\n{svg}\n<figcaption>{html.escape(caption)}</figcaption>\n</figure>\n'
+      # On narrow screens a figure is scrolled, not shrunk: its letters stay as large.
+      return f'<figure>\n<div class="scroll">{svg}</div>\n<figcaption>{html.escape(caption)}</figcaption>\n</figure>\n'
     case Section():
       return _html_section(block, level + 1)
 
