@@ -100,7 +100,8 @@ def read_split(run: TrainedRun, split: str) -> SplitData:
     videos=[videos[name] for name in video_ids],
     own=place[result.own_columns[rows]],
     ranks={name: ranks[rows] for name, ranks in result.ranks.items()},
-    scores={name: scores[np.ix_(rows, columns)] for name, scores in result.scores.items()},
+    # One matrix after the other: of a large split all of them twice would be gigabytes.
+    scores={name: result.scores.pop(name)[np.ix_(rows, columns)] for name in list(result.scores)},
     weights=recipe.make_evaluation_options(run.config, run.mesh, True).weights,
   )
 

@@ -19,7 +19,7 @@ def finish(run, sum_r):
   names = ('R@1', 'R@5', 'R@10', 'R@100', 'SumR', 'median_rank', 'mean_rank', 'mAP')
   scorers = ('inheritance', 'exploration', 'fused', 'teacher') if run.config.model.dual else ('inheritance', 'teacher')
   metrics = {f'test/{s}/{n}': sum_r if n == 'SumR' else 0.5 for s in scorers for n in names}
-  run.folder.mkdir(parents=True)
+  run.folder.mkdir(parents=True, exist_ok=True)
   (run.folder / 'config.json').write_text(run.config.to_json_best_effort())
   (run.folder / 'results.json').write_text(json.dumps({'best_epoch': 2, 'epochs': 5, 'metrics': metrics}))
   return metrics
@@ -54,6 +54,24 @@ def test_finished_runs_are_left_alone(trained, tmp_path):
   assert [run.state for run in runs] == ['finished', 'not started', 'not started']
   sweeping.train_all(runs, shutdown.StopRequest(), lambda: None)
   assert trained == [('hard_labels', 0), ('single', 0)]
+
+
+def test_an_interrupted_run_goes_on(trained, tmp_path):
+  (run,) = sweeping.plan(CONFIG, CHOSEN[:1], [0], tmp_path)
+  run.folder.mkdir(parents=True)
+  (run.folder / 'config.json').write_text(run.config.to_json_best_effort())
+  assert run.state == 'started'
+  sweeping.train_all([run], shutdown.StopRequest(), lambda: None)
+  assert trained == [('recipe', 0)] and run.state == 'finished'
+
+
+def test_a_request_to_stop_ends_the_sweep(monkeypatch, tmp_path):
+  def train(config, folder, stop):
+    raise shutdown.StoppedError('stopped at step 4')
+
+  monkeypatch.setattr(loop, 'train', train)
+  with pytest.raises(shutdown.StoppedError, match='step 4'):
+    sweeping.train_all(sweeping.plan(CONFIG, CHOSEN, [0], tmp_path), shutdown.StopRequest(), lambda: None)
 
 
 def test_runs_of_another_recipe_are_refused(tmp_path):
