@@ -20,8 +20,12 @@ _PORT = flags.DEFINE_integer('port', 8000, 'Port to listen at; 0 takes a free on
 _ALLOW_HOST = flags.DEFINE_multi_string('allow_host', [], 'Name that this server may be called by, besides localhost.')
 _VIDEOS = flags.DEFINE_string('videos', None, 'Folder of the video files, where that is not what the index says.')
 _CLIP = flags.DEFINE_string('clip', None, 'Folder of the CLIP, where that is not what the index says.')
-_WEIGHTS = flags.DEFINE_list(
-  'weights', None, 'Weights of the scorers, as inheritance=0.7,exploration=0.3; default: those of the index.'
+_WEIGHTS = flags.DEFINE_string(
+  'weights', None, "Weights of the scorers, as inheritance=0.5,exploration=0.2,teacher=0.3; default: the index's."
+)
+_ZERO_SHOT = flags.DEFINE_bool('zero_shot', False, 'The teacher alone scores: --weights=teacher=1.')
+_TWO_STAGE = flags.DEFINE_bool(
+  'two_stage', False, 'Search an approximate index of the frames first; for large galleries.'
 )
 _THRESHOLD = flags.DEFINE_float('threshold', None, 'Videos that score less are no match.')
 _TOP = flags.DEFINE_integer('top', 10, 'Results that are shown at a time.', 1, 50)
@@ -29,13 +33,24 @@ _MOMENTS = flags.DEFINE_integer('moments', 3, 'Moments that are shown of a video
 _EXAMPLE = flags.DEFINE_multi_string('example', [], 'Sentence that the empty page suggests; default: some captions.')
 
 
-def _weights():
-  if _WEIGHTS.value is None:
-    return None
-  try:
-    return {name.strip(): float(value) for name, value in (pair.split('=') for pair in _WEIGHTS.value)}
-  except ValueError as error:
-    raise ValueError(f'--weights is {",".join(_WEIGHTS.value)}; expected NAME=NUMBER,NAME=NUMBER') from error
+def _settings(gallery):
+  from dlkd_jax.gallery import weights
+  from dlkd_jax.page import opening
+  from dlkd_jax.page.settings import Settings
+
+  if _ZERO_SHOT.value and _WEIGHTS.value:
+    raise ValueError('--zero_shot and --weights contradict each other; give one of them')
+  chosen = weights.parse(_WEIGHTS.value) if _WEIGHTS.value else None
+  return Settings(
+    hosts=(_HOST.value, *_ALLOW_HOST.value),
+    roots=(_VIDEOS.value,) if _VIDEOS.value else (),
+    threshold=_THRESHOLD.value,
+    weights={'teacher': 1.0} if _ZERO_SHOT.value else chosen,
+    exact=False if _TWO_STAGE.value else None,
+    examples=tuple(_EXAMPLE.value) or opening.examples(gallery),
+    top=_TOP.value,
+    moments=_MOMENTS.value,
+  )
 
 
 def main(argv):
@@ -47,20 +62,10 @@ def main(argv):
     # Imported here, so that --help answers at once.
     from dlkd_jax.gallery.gallery import Gallery
     from dlkd_jax.page import opening, running
-    from dlkd_jax.page.settings import Settings
 
     server = running.listen(_HOST.value, _PORT.value)
     gallery = Gallery.open(_INDEX.value, clip=_CLIP.value, videos=_VIDEOS.value)
-    settings = Settings(
-      hosts=tuple(_ALLOW_HOST.value),
-      roots=(_VIDEOS.value,) if _VIDEOS.value else (),
-      threshold=_THRESHOLD.value,
-      weights=_weights(),
-      examples=tuple(_EXAMPLE.value) or opening.examples(gallery),
-      top=_TOP.value,
-      moments=_MOMENTS.value,
-    )
-    application = opening.prepare(gallery, settings)
+    application = opening.prepare(gallery, _settings(gallery))
     running.run(application, server, lambda url: print(f'{url}  {len(gallery)} videos; Ctrl-C stops', flush=True))
   except (ValueError, OSError) as error:
     logging.debug('the traceback', exc_info=True)

@@ -42,8 +42,8 @@ def make_app(gallery: Any, settings: Settings | None = None) -> Starlette:
 
   Args:
     gallery: has `videos` (id → entry with `path`, `duration`), and
-      `search(queries, top=, offset=, moments=, threshold=, weights=) -> list[SearchResult]`, which is called by one
-      thread at a time.
+      `search(queries, top=, offset=, moments=, threshold=, weights=, exact=) -> list[SearchResult]`, which one thread at
+      a time calls.
     settings: limits; see there.
   """
   page = _Page(gallery, settings or Settings())
@@ -102,9 +102,7 @@ class _Page:
       await self.batcher.close()
 
   def _search(self, queries: Sequence[str], window: Window) -> list[SearchResult]:
-    return self.gallery.search(
-      queries, threshold=self.settings.threshold, weights=self.settings.weights, **window._asdict()
-    )
+    return self.gallery.search(queries, **window._asdict(), **self.settings.wishes)
 
   async def asset(self, request: Request) -> Response:
     name = {'/': 'index.html', '/favicon.ico': 'favicon.svg'}.get(request.url.path) or request.path_params['name']

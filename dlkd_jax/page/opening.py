@@ -32,5 +32,5 @@ def prepare(gallery: Any, settings: Settings) -> Starlette:
   Raises:
     ValueError: sentences cannot be searched for; a weight or threshold does not fit.
   """
-  gallery.search(['a first sentence'], top=1, threshold=settings.threshold, weights=settings.weights)
+  gallery.search(['a first sentence'], top=1, **settings.wishes)
   return make_app(gallery, settings)

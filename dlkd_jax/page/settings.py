@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,6 +16,7 @@ class Settings:
     roots: folders that videos may lie in; empty: each in the folder that the index names for it.
     threshold: videos whose score is below it are no match; None leaves all in.
     weights: scorer → weight of the fused score; None is the gallery's own choice.
+    exact: False searches in two stages, which the index must be prepared for; None is the gallery's own choice.
     examples: sentences that the empty page suggests.
     top, most_top: results of an answer, unless asked otherwise, and at most.
     moments, most_moments: moments of a result, the same.
@@ -33,6 +35,7 @@ class Settings:
   roots: tuple[str, ...] = ()
   threshold: float | None = None
   weights: Mapping[str, float] | None = None
+  exact: bool | None = None
   examples: tuple[str, ...] = ()
   top: int = 10
   most_top: int = 50
@@ -49,3 +52,8 @@ class Settings:
   curve_points: int = 240
   thumbnail_side: int = 480
   thumbnail_bytes: int = 64 * 2**20
+
+  @property
+  def wishes(self) -> dict[str, Any]:
+    """What every search of the gallery is told."""
+    return {'threshold': self.threshold, 'weights': self.weights, 'exact': self.exact}

@@ -55,7 +55,7 @@ class MemoryGallery:
     self.videos[video_id] = Video(video_id, title or video_id, path and str(path), duration, metadata)
     self.frames[video_id] = (np.arange(len(sentences)) / rate, rows)
 
-  def search(self, queries, top=10, offset=0, moments=1, weights=None, threshold=None):
+  def search(self, queries, top=10, offset=0, moments=1, weights=None, threshold=None, exact=None):
     self.calls.append((list(queries), {'top': top, 'offset': offset, 'moments': moments}))
     time.sleep(self.delay)
     if self.error is not None:

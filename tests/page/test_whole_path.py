@@ -65,7 +65,9 @@ def told_records(data_dir: pathlib.Path, clip: pathlib.Path, films: list, videos
     frames = random.normal(size=(len(times), teacher.sentence_features)).astype(np.float32)
     segment = film.segments[film.captions[-1].segment]
     inside = (segment.start <= times) & (times < segment.end)
-    frames[inside] = vectors[-1] / np.linalg.norm(vectors[-1]) + 0.01 * random.normal(size=(inside.sum(), 32))
+    said_last = vectors[-1] / np.linalg.norm(vectors[-1])
+    frames -= np.outer(frames @ said_last, said_last)  # Nothing else is like it by chance.
+    frames[inside] = said_last + 0.01 * random.normal(size=(inside.sum(), 32))
     spans = [film.segments[caption.segment] for caption in film.captions]
     captions = tuple(Caption(text, span.start, span.end) for text, span in zip(said, spans, strict=True))
     arrays = {
