@@ -41,9 +41,8 @@ def make_app(gallery: Any, settings: Settings | None = None) -> Starlette:
   """Returns the application.
 
   Args:
-    gallery: has `videos` (id → entry with `path`, `duration`), and
-      `search(queries, top=, offset=, moments=, threshold=, weights=, exact=) -> list[SearchResult]`, which one thread at
-      a time calls.
+    gallery: has `videos` (id → entry with `path`, `duration`), and `search`, which one thread at a time calls as
+      `search(queries, top=, offset=, moments=, threshold=, weights=, exact=) -> list[SearchResult]`.
     settings: limits; see there.
   """
   page = _Page(gallery, settings or Settings())
