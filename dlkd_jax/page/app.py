@@ -121,7 +121,6 @@ class _Page:
       'seconds': round(sum(float(video.duration or 0) for video in videos.values())),
       'examples': list(settings.examples),
       'top': settings.top,
-      'moments': settings.moments,
       'most_characters': settings.most_characters,
     }
 

@@ -27,10 +27,15 @@ def examples(gallery: Any, count: int = 4) -> tuple[str, ...]:
 
 
 def prepare(gallery: Any, settings: Settings) -> Starlette:
-  """Returns the application, after one search: what is wrong shows now, and the first visitor does not wait.
+  """Returns the application, after first searches: what is wrong shows now, and the first visitors do not wait.
+
+  A gallery compiles its programs for some numbers of queries; so it is searched with one, with a few, and with as many
+  as will ever be searched together.
 
   Raises:
     ValueError: sentences cannot be searched for; a weight or threshold does not fit.
   """
-  gallery.search(['a first sentence'], top=1, **settings.wishes)
+  for count in (1, 2, settings.batch):
+    queries = [f'a first sentence {number}' for number in range(count)]
+    gallery.search(queries, top=1, moments=settings.moments, **settings.wishes)
   return make_app(gallery, settings)

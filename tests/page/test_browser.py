@@ -191,6 +191,37 @@ def test_narrow_screens(browser, gallery, films):
       until(lambda inside=inside: browser.execute_script(inside), f'a player {width} wide')
 
 
+def test_markup_in_titles_and_sentences_is_text(browser, gallery, films):
+  markup = '<img src=x onerror="document.title=1"><b>bold</b>'
+  for name, video in gallery.videos.items():
+    gallery.videos[name] = dataclasses.replace(video, title=markup, metadata={'<i>place</i>': markup})
+  with serving(make_app(gallery, RELAXED)) as url:
+    browser.get(url)
+    press(browser, markup, '\ue007')
+    rows(browser, 2)
+    assert text(browser, '.result .title') == markup
+    find(browser, '.still')[0].click()
+    playing(browser)
+    assert text(browser, '#player-title') == markup and text(browser, '.facts dd') == markup
+    assert not find(browser, 'main b, dialog b, dialog i') and browser.title.startswith(markup)
+
+
+def test_times_in_words(browser, gallery):
+  script = """
+    const done = arguments[arguments.length - 1];
+    import('/static/text.js').then(({ clock, span, lasting, score, count }) => done([
+      clock(0), clock(59.99), clock(60), clock(3599), clock(3600), clock(36_125.4), clock(-1), clock(61.25, true),
+      clock(0.3, true), span(8.75, 12.25), span(61.5, 62.3), lasting(44.6), lasting(90), lasting(3600), lasting(39_327),
+      score(-0.25), score(0.12345), count(1, 'video'), count(1334, 'video'),
+    ]))"""
+  with serving(make_app(gallery, RELAXED)) as url:
+    browser.get(url)
+    found = browser.execute_async_script(script)
+  times = ['0:00', '0:59', '1:00', '59:59', '1:00:00', '10:02:05', '0:00', '1:01.2', '0:00.3']
+  spans = ['0:08\u2009\u2013\u20090:12', '1:01.5\u2009\u2013\u20091:02.3', '45 s', '2 min', '1 h', '10 h 55 min']
+  assert found == [*times, *spans, '\u22120.250', '0.123', '1 video', '1,334 videos']
+
+
 def test_loading_then_results(browser, gallery):
   gallery.delay = 1.0
   with serving(make_app(gallery, RELAXED)) as url:
