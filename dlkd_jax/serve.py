@@ -59,11 +59,13 @@ def main(argv):
     raise app.UsageError(f'unexpected arguments: {argv[1:]}')
   signal.signal(signal.SIGTERM, signal.default_int_handler)  # As Ctrl-C.
   try:
-    # Imported here, so that --help answers at once.
-    from dlkd_jax.gallery.gallery import Gallery
-    from dlkd_jax.page import opening, running
+    # Imported here, so that --help answers at once, and a port that is taken is known before much is loaded.
+    from dlkd_jax.page import running
 
     server = running.listen(_HOST.value, _PORT.value)
+    from dlkd_jax.gallery.gallery import Gallery
+    from dlkd_jax.page import opening
+
     gallery = Gallery.open(_INDEX.value, clip=_CLIP.value, videos=_VIDEOS.value)
     application = opening.prepare(gallery, _settings(gallery))
     running.run(application, server, lambda url: print(f'{url}  {len(gallery)} videos; Ctrl-C stops', flush=True))

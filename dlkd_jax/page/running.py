@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
+import threading
 from collections.abc import Callable, Iterator
 
 import uvicorn
@@ -62,24 +63,25 @@ def run(app: Starlette, server: socket.socket, ready: Callable[[str], None] = la
     server: of `listen`; it is closed in the end.
     ready: is told the page's URL once requests are answered.
   """
-  config = uvicorn.Config(
-    app,
-    log_level='warning',
-    access_log=False,
-    server_header=False,
-    proxy_headers=False,  # Who asks is who is connected: nobody says so of himself.
-    timeout_keep_alive=15,
-    timeout_graceful_shutdown=_GRACE,
-    limit_concurrency=512,
-    ws='none',
-  )
   with contextlib.closing(server):
-    _Server(config, lambda: ready(address(server))).run(sockets=[server])
+    _Server(app, lambda: ready(address(server))).run(sockets=[server])
 
 
 class _Server(uvicorn.Server):
-  def __init__(self, config: uvicorn.Config, ready: Callable[[], None]):
-    super().__init__(config)
+  def __init__(self, app: Starlette, ready: Callable[[], None]):
+    super().__init__(
+      uvicorn.Config(
+        app,
+        log_level='warning',
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # Who asks is who is connected: nobody says so of himself.
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=_GRACE,
+        limit_concurrency=512,
+        ws='none',
+      )
+    )
     self._ready = ready
 
   async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -98,14 +100,9 @@ def serving(app: Starlette, host: str = '127.0.0.1', port: int = 0) -> Iterator[
   Raises:
     OSError: as `listen` does.
   """
-  import threading
-
   server = listen(host, port)
   started = threading.Event()
-  config = uvicorn.Config(
-    app, log_level='warning', access_log=False, server_header=False, timeout_graceful_shutdown=_GRACE, ws='none'
-  )
-  running = _Server(config, started.set)
+  running = _Server(app, started.set)
   thread = threading.Thread(target=running.run, kwargs={'sockets': [server]}, daemon=True)
   thread.start()
   try:
