@@ -111,6 +111,15 @@ def test_no_run(world, tmp_path):
   assert not (tmp_path / 'index').exists()
 
 
+def test_a_build_that_was_killed_at_its_beginning_is_begun_anew(world, tmp_path):
+  path = tmp_path / 'index'
+  (path / 'segments' / '000001').mkdir(parents=True)
+  (path / 'student.partial.safetensors').write_bytes(b'half')
+  (path / 'student-0123.safetensors').write_bytes(b'half')
+  building.build(path, world.collection, world.run, Settings(clip=str(world.clip)))
+  assert len(Gallery.open(path)) == 16 and len(list(path.glob('student*'))) == 1
+
+
 def test_removing_names_what_went(world, tmp_path):
   path = shutil.copytree(world.index, tmp_path / 'index')
   assert building.remove(path, lambda entry: entry.video_id == 'v001.mp4') == ['v001.mp4']

@@ -100,6 +100,12 @@ def test_add_remove_info_tune(folder, index):
   assert said.startswith('6 videos with 12 captions added to changed; 4 were there already')
   said = run(folder, 'dlkd_jax.index', 'tune', changed)
   assert said.startswith('custom_prvr, val: 12 captions, 6 videos\nteacher   SumR\n') and 'stored in changed: ' in said
+  assert run(folder, 'dlkd_jax.index', 'accelerate', changed).startswith('2 segments of changed prepared')
+  one, other = (
+    json.loads(run(folder, 'dlkd_jax.search', 'a red square', changed, '--json', *more))
+    for more in ((), ('--two_stage',))
+  )
+  assert [hit['video_id'] for hit in one['hits']] == [hit['video_id'] for hit in other['hits']]
   said = run(folder, 'dlkd_jax.index', 'info', changed, '--verify')
   assert 'videos     18, ' in said and 'year (12)' in said and said.endswith('every file is what was written\n')
   assert 'v005.mp4#0\ta red square 5\n' in run(folder, 'dlkd_jax.index', 'info', changed, '--captions')

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from dlkd_jax import sharding
 from dlkd_jax.gallery import building
 from dlkd_jax.gallery.collection import Collection, Knowledge
 from dlkd_jax.gallery.gallery import Gallery
@@ -171,6 +172,10 @@ def test_an_empty_gallery_finds_nothing(world, tmp_path):
   building.compact(tmp_path / 'index')
   empty = Gallery.open(tmp_path / 'index')
   assert len(empty) == 0 and empty.search(['a'])[0].hits == ()
+
+
+def test_eight_devices_find_what_one_does(world, gallery):
+  assert_same_results(Gallery.open(world.index, mesh=sharding.make_mesh()), gallery)
 
 
 def test_frames_and_moved_files(world, oracle):
