@@ -132,13 +132,24 @@ class Gallery:
         self._encoder = SentenceEncoder(self._folder.manifest['text'], self.scorers, student, self._clip)
       return self._encoder
 
-  def search(self, queries: Sequence[str], top: int = 10, **wishes: Any) -> list[SearchResult]:
+  def search(
+    self,
+    queries: Sequence[str],
+    top: int = 10,
+    offset: int = 0,
+    moments: int = 1,
+    weights: Mapping[str, float] | None = None,
+    threshold: float | None = None,
+    where: filters.Where | Sequence[str] | Mapping[str, Any] | str | None = None,
+    exact: bool | None = None,
+    flat: bool = False,
+    level: float = LEVEL,
+  ) -> list[SearchResult]:
     """Searches with sentences.
 
     Args:
-      queries: sentences.
-      top: most hits a query.
-      **wishes: of `search_vectors`.
+      queries: sentences; a lone one will do.
+      top, offset, moments, weights, threshold, where, exact, flat, level: as of `search_vectors`.
 
     Returns:
       A result a query.
@@ -151,7 +162,10 @@ class Gallery:
     queries = [queries] if isinstance(queries, str) else list(queries)
     if not queries:
       return []
-    return self.search_vectors(self.sentences(queries), queries, top, started=start, **wishes)
+    vectors = self.sentences(queries)
+    return self.search_vectors(
+      vectors, queries, top, offset, moments, weights, threshold, where, exact, flat, level, started=start
+    )
 
   def search_captions(self, caption_ids: Sequence[str], top: int = 10, **wishes: Any) -> list[SearchResult]:
     """Searches with captions that came with the videos; needs no text backbone.
@@ -159,7 +173,7 @@ class Gallery:
     Args:
       caption_ids: ids of `captions`.
       top: most hits a query.
-      **wishes: of `search_vectors`.
+      **wishes: as of `search_vectors`.
 
     Raises:
       ValueError: there is no such caption, or an argument is out of range.

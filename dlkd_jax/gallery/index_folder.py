@@ -16,6 +16,7 @@ import copy
 import fcntl
 import hashlib
 import json
+import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from typing import Any
 from dlkd_jax import files
 from dlkd_jax.config import differences
 from dlkd_jax.gallery.segments import IndexFolderError, Segment, SegmentWriter, check_contents, open_segment
+from dlkd_jax.training.integrity import sync_folder
 
 __all__ = ['IndexFolder', 'IndexFolderError']
 
@@ -78,6 +80,8 @@ class IndexFolder:
     temporary = path / 'student.partial.safetensors'
     if student is not None:
       student(temporary)
+      with temporary.open('rb') as file:
+        os.fsync(file.fileno())
       found = _digest(temporary)
       about = {'file': f'student-{found[:12]}.safetensors', 'sha256': found, 'bytes': temporary.stat().st_size}
       content['student'] |= about
@@ -136,6 +140,7 @@ class IndexFolder:
   def write_manifest(self) -> None:
     """Writes the manifest: from here on the index is what it says; the caller holds the lock."""
     files.write_json(self.path / _MANIFEST, self.manifest)
+    sync_folder(self.path)  # Before anything that the manifest before it named is removed.
 
   def new_segment(self) -> SegmentWriter:
     """Starts a segment that does not belong to the index until `commit`; the caller holds the lock."""

@@ -29,6 +29,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from dlkd_jax.gallery.quantization import Rows
+from dlkd_jax.training.integrity import sync_folder
 
 _SUFFIXES = {'offsets': 'offsets.i64', 'times': 'times.f32', 'videos': 'videos.jsonl', 'captions': 'captions.jsonl'}
 
@@ -198,7 +199,8 @@ class SegmentWriter:
   def finish(self) -> dict[str, Any]:
     """Brings everything to the disk and returns what the manifest says of the segment."""
     files = {name: file.close() for name, file in self._files.items()}
-    _sync_folder(self._folder)
+    for folder in (self._folder, self._folder.parent):
+      sync_folder(folder)
     return {
       'name': self._folder.name,
       'videos': self.videos,
@@ -291,11 +293,3 @@ def _line(value: Entry | Caption) -> bytes:
 def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
   with path.open(encoding='utf-8') as file:
     return [json.loads(line) for line in file]
-
-
-def _sync_folder(folder: pathlib.Path) -> None:
-  handle = os.open(folder, os.O_RDONLY)
-  try:
-    os.fsync(handle)
-  finally:
-    os.close(handle)

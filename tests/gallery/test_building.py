@@ -9,6 +9,7 @@ from dlkd_jax.gallery.building import Settings
 from dlkd_jax.gallery.collection import Collection, Knowledge
 from dlkd_jax.gallery.gallery import Gallery
 from dlkd_jax.gallery.index_folder import IndexFolder, IndexFolderError
+from dlkd_jax.gallery.segments import SegmentWriter
 from tests.gallery import worlds
 
 
@@ -118,6 +119,26 @@ def test_a_build_that_was_killed_at_its_beginning_is_begun_anew(world, tmp_path)
   (path / 'student-0123.safetensors').write_bytes(b'half')
   building.build(path, world.collection, world.run, Settings(clip=str(world.clip)))
   assert len(Gallery.open(path)) == 16 and len(list(path.glob('student*'))) == 1
+
+
+@pytest.mark.parametrize('moment', ['finish', 'write_manifest', 'clear_away'])
+def test_compacting_that_is_stopped_loses_nothing(world, tmp_path, monkeypatch, moment):
+  path = shutil.copytree(world.index, tmp_path / 'index')
+  building.remove(path, lambda entry: entry.split == 'gallery')
+  calls = []
+
+  def stop(*_, **__):
+    calls.append(1)
+    if moment != 'clear_away' or len(calls) == 2:  # It is called at the beginning, too.
+      raise KeyboardInterrupt
+
+  with monkeypatch.context() as patched:
+    patched.setattr(SegmentWriter if moment == 'finish' else IndexFolder, moment, stop)
+    with pytest.raises(KeyboardInterrupt):
+      building.compact(path)
+  assert len(Gallery.open(path).search_captions(['v001.mp4#0'], top=20)[0].hits) == 12
+  building.compact(path)
+  assert len(list((path / 'segments').iterdir())) == 1 and len(Gallery.open(path)) == 12
 
 
 def test_removing_names_what_went(world, tmp_path):
