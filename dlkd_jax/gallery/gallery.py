@@ -32,6 +32,8 @@ from dlkd_jax.gallery.sentences import SentenceEncoder
 
 # Queries whose scores are held at once.
 _QUERIES = 64
+# Videos among whose moments a flat search in two stages looks, at least.
+_FLAT_VIDEOS = 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Gallery:
           self.captions[caption.caption_id] = caption
           self._caption_places[caption.caption_id] = segment, number
     self._encoder: SentenceEncoder | None = None
-    self._compressed: list[dict[str, Any]] | None = None
+    self._compressed: acceleration.TwoStages | None = None
     self._clip, self._opening = clip, threading.Lock()
 
   @classmethod
@@ -223,7 +225,7 @@ class Gallery:
       threshold: least score of a hit.
       where: which videos count: a function of an `Entry`, conditions as `['year>2019']`, or a mapping of equal values.
       exact: False searches in two stages, which must have been prepared; None and True exactly. In two stages only
-        the best `offset + top` videos of each segment are known, and `total` counts these.
+        the best `offset + top` videos are known (more with `flat`), and `total` counts these.
       flat: a hit is one moment, and videos may come several times, instead of one hit a video.
       level: of `find_moments`.
       started: `time.perf_counter()` at which the search is said to have begun.
@@ -279,30 +281,20 @@ class Gallery:
     return exact.fuse(scores, wish.weights)
 
   def _in_two_stages(self, used: Mapping[str, np.ndarray], wish: _Wish) -> np.ndarray:
-    """Returns the scores `[q, V]` of the best videos of each segment, minus infinity for all others.
+    """Returns the scores `[q, V]` of the best videos, minus infinity for all others.
 
     Raises:
       ValueError: the index is not prepared for it.
     """
-    from dlkd_jax.gallery import two_stage  # FAISS takes a while to load.
-
+    if not self._segments:
+      return np.zeros((len(next(iter(used.values()))), 0), np.float32)
     with self._opening:
       if self._compressed is None:
-        if not acceleration.is_ready(self.manifest):
-          raise ValueError(
-            f'{self.path} is not prepared for searching in two stages; do it once with '
-            f'`python -m dlkd_jax.index accelerate --index={self.path}`, or search exactly'
-          )
-        self._compressed = [acceleration.load(self._folder, segment) for segment in self._segments]
-    fused = np.full((len(next(iter(used.values()))), len(self._entries)), -np.inf, np.float32)
-    for segment, compressed, start in zip(self._segments, self._compressed, self._starts[:-1], strict=True):
-      allowed = wish.allowed[start : start + len(segment.entries)]
-      if allowed.any():
-        count = wish.offset + wish.top
-        found = two_stage.search(compressed, segment.rows, segment.offsets, used, wish.weights, count, allowed=allowed)
-        for row, each in zip(fused, found, strict=True):
-          row[start + each.videos] = each.fused
-    return fused
+        self._compressed = acceleration.TwoStages(self._folder, self._segments)
+    count = wish.offset + wish.top
+    # A moment's score says less of its video's than a video's own.
+    count = max(count, _FLAT_VIDEOS) if wish.flat else count
+    return self._compressed.scores(used, wish.weights, count, wish.allowed)
 
   def _page(self, query: Mapping[str, np.ndarray], scores: np.ndarray, places: np.ndarray, wish: _Wish):
     """Returns the hits of one page of the ranking of some videos."""
