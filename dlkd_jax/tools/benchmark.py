@@ -12,6 +12,7 @@
 | input | the input pipeline alone, and what a step waits for it |
 | checkpoint | saving and restoring the training state |
 | clip | both towers of CLIP ViT-B/32, as the extraction runs them |
+| search | a query against a million frame vectors of two scorers: exact, and in two stages |
 
 Every section runs in a process of its own, so that its memory is its own; each is also a command
 (`python -m dlkd_jax.tools.benchmark_step` and so on) with more options. `--quick` shrinks all sizes: a check of the
@@ -29,6 +30,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
+
+from dlkd_jax.tools import benchmark_search
 
 _MIB = 2**20
 
@@ -48,6 +51,7 @@ def _commands(quick: bool) -> dict[str, list[list[str]]]:
     'input': [['benchmark_input', *(['--videos=16', '--batch_videos=4', '--batches=2'] if quick else [])]],
     'checkpoint': [['benchmark_checkpoint', *(['--repeats=1'] if quick else [])]],
     'clip': [['benchmark_clip', *(['--batch=1', '--repeats=1'] if quick else [])]],
+    'search': [['benchmark_search', *(['--rows=4000', '--queries=5', '--repeats=1'] if quick else [])]],
   }
 
 
@@ -89,6 +93,8 @@ def rows(section: str, found: Any) -> Iterator[tuple[str, str]]:
         f'{result["padding_frames"]:.1%} of frames, {result["padding_tokens"]:.1%} of tokens, {result["shapes"]} '
         'shapes',
       )
+  elif section == 'search':
+    yield from benchmark_search.table_rows(found)
   elif section == 'clip':
     for name in ('images', 'texts'):
       r = found[name]
