@@ -60,7 +60,7 @@ def view(browser: Any, width: int, height: int, dark: bool = False, touch: bool 
   browser.execute_cdp_cmd('Emulation.setEmulatedMedia', {'features': [scheme]})
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 15) -> Any:
+def until(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
   """Waits until a condition holds and returns its value; fails with what was waited for."""
   end = time.monotonic() + seconds
   while True:

@@ -123,9 +123,9 @@ def door(*arguments: str, stop: int = signal.SIGTERM):
     yield address[1]
     begin = time.monotonic()
     server.send_signal(stop)
-    out, errors = server.communicate(timeout=20)
+    out, errors = server.communicate(timeout=60)
     assert server.returncode == 0 and out == 'stopped\n' and 'Traceback' not in errors, (out, errors)
-    assert time.monotonic() - begin < 8
+    assert time.monotonic() - begin < 40
   finally:
     if server.poll() is None:
       server.kill()

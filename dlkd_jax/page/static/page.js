@@ -1,7 +1,7 @@
 // The page: what is searched for, what is shown, and the address that says so.
 
 import * as api from './api.js';
-import { player } from './player.js';
+import { Player } from './player.js';
 import { scale } from './plot.js';
 import { result, skeletons } from './results.js';
 import { count, lasting, make } from './text.js';
@@ -13,7 +13,9 @@ const [form, input, note, status, notice, list, more, foot, dialog] = [
 ];
 
 const TOUCH = matchMedia('(hover: none)');
-const state = { query: '', hits: [], total: 0, range: null, info: null, asked: null, shown: -1, retry: null };
+const state = {
+  query: '', hits: [], total: 0, range: null, info: null, asked: null, shown: -1, retry: null, leaving: null,
+};
 
 // Searching.
 
@@ -114,7 +116,8 @@ function tell(heading, lines = [], rest = null, role = null) {
   if (role) notice.setAttribute('role', role);
   else notice.removeAttribute('role');
   if (heading === null) return;
-  notice.append(...[heading && make('h1', {}, heading), ...lines.map((line) => make('p', {}, line)), rest].filter(Boolean));
+  const parts = [heading && make('h1', {}, heading), ...lines.map((line) => make('p', {}, line)), rest];
+  notice.append(...parts.filter(Boolean));
 }
 
 function examples() {
@@ -171,7 +174,8 @@ function title() {
 }
 
 /** Shows what a query finds, or the welcome; `typed` is left as it is where the page has only now arrived. */
-function go(query, push = true, typed = false) {
+async function go(query, push = true, typed = false) {
+  await state.leaving;
   state.asked?.abort();
   clearTimeout(state.retry);
   const words = query.trim().split(/\s+/).join(' ');
@@ -200,12 +204,12 @@ async function arrive(event = null) {
 
 // Playing.
 
-const screen = player(dialog, {
+const screen = new Player(dialog, {
   onClose: () => {
     const place = state.shown;
     state.shown = -1;
     if (new URLSearchParams(location.search).has('v')) {
-      if (history.state?.opened) history.back();
+      if (history.state?.opened) leave();
       else history.replaceState(null, '', address({}));
     }
     list.children[place]?.querySelector('.still')?.focus();
@@ -217,13 +221,21 @@ const screen = player(dialog, {
   onMoment: (number) => mark(number, null),
 });
 
+/** Goes back to the address of the results, which takes the browser a moment; nothing is put on top of it before. */
+function leave() {
+  state.leaving = new Promise((resolve) => { window.addEventListener('popstate', resolve, { once: true }); });
+  state.leaving.then(() => { state.leaving = null; });
+  history.back();
+}
+
 function mark(number, seconds) {
   const hit = state.hits[state.shown];
   const time = seconds ?? hit.moments[number].start;
   history.replaceState(history.state, '', address({ v: hit.id, t: time.toFixed(1) }));
 }
 
-function play(place, number, seconds, push = true) {
+async function play(place, number, seconds, push = true) {
+  await state.leaving;
   const hit = state.hits[place];
   if (push && state.shown < 0) history.pushState({ opened: true }, '', location.href);
   state.shown = place;
@@ -285,7 +297,7 @@ form.addEventListener('submit', (event) => {
 input.addEventListener('input', lengthNote);
 more.addEventListener('click', () => search(state.query, { offset: state.hits.length }));
 document.addEventListener('keydown', moveFocus);
-window.addEventListener('popstate', arrive);
+window.addEventListener('popstate', (event) => state.leaving ?? arrive(event));
 document.querySelector('.mark').addEventListener('click', (event) => {
   if (event.ctrlKey || event.metaKey || event.shiftKey) return;
   event.preventDefault();

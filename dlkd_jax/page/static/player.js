@@ -2,121 +2,204 @@
 
 import { account } from './api.js';
 import { plot, momentName } from './plot.js';
-import { clock, make, score } from './text.js';
+import { clock, draw, make, score } from './text.js';
 
 const FRAMES = 6;
+const HEADINGS = {
+  gone: 'The file is gone',
+  format: 'Browsers do not play this format',
+  damaged: 'The file is damaged',
+};
+const NO_FILE = {
+  code: 'no_file',
+  message: 'The index knows of no file of this video; it was built from features alone.',
+};
 
-/**
- * dialog: the element. onClose(): after it closed. onStep(by): asks for the result before (-1) or after (1).
- * Returns { open(hit, range, number, seconds, place), close() }.
- */
-export function player(dialog, { onClose, onStep, onMoment }) {
-  let video = null;
-
-  function stop() {
-    if (!video) return;
-    video.pause();
-    video.removeAttribute('src'); // Ends the request.
-    video.load();
-    video = null;
+/** The dialog; it shows one result at a time. */
+export class Player {
+  /**
+   * dialog: the element. onClose(): it was closed. onStep(by): the result before (-1) or after (1) is asked for.
+   * onMoment(number): that moment of the result is played.
+   */
+  constructor(dialog, { onClose, onStep, onMoment }) {
+    Object.assign(this, { dialog, onClose, onStep, onMoment, hit: null, video: null });
+    // The browser tells of a dialog that it closed only a while after; another result may be open by then.
+    dialog.addEventListener('cancel', (event) => {
+      event.preventDefault();
+      this.close();
+    });
+    dialog.addEventListener('close', () => dialog.open || this.#end());
+    dialog.addEventListener('click', (event) => {
+      if (event.target === dialog) this.close(); // The backdrop.
+    });
+    dialog.addEventListener('keydown', (event) => this.#key(event));
   }
 
-  dialog.addEventListener('close', () => {
-    stop();
-    dialog.replaceChildren();
-    onClose();
-  });
-  dialog.addEventListener('click', (event) => {
-    if (event.target === dialog) dialog.close(); // The backdrop.
-  });
+  close() {
+    if (this.dialog.open) this.dialog.close();
+    this.#end();
+  }
 
-  function open(hit, range, number, seconds, place) {
-    const { volume = 1, muted = false } = video ?? {};
-    stop();
-    let moment = hit.moments[number];
-    const own = make('video', {
-      class: 'screen', controls: true, playsinline: true, preload: 'metadata', tabindex: '0',
-      'aria-label': hit.title,
+  #end() {
+    if (!this.hit) return;
+    this.#stop();
+    this.hit = null;
+    this.dialog.replaceChildren();
+    this.onClose();
+  }
+
+  /**
+   * Shows a result and plays it.
+   *
+   * hit: as the server sends it. range: of `scale`. number: of the moment. seconds: where to begin, null for the
+   * moment's start. place: { first, last }, whether there is no result before or after it.
+   */
+  open(hit, range, number, seconds, place) {
+    const { volume = 1, muted = false } = this.video ?? {};
+    this.#stop();
+    this.hit = hit;
+    this.number = number;
+    this.video = make('video', {
+      class: 'screen', controls: true, playsinline: true, preload: 'metadata', tabindex: '0', 'aria-label': hit.title,
     });
-    Object.assign(own, { volume, muted });
-    const stage = make('div', { class: 'stage' }, own);
-    const timeline = plot(hit, range, { height: 92, chosen: number, onSeek: (time) => seek(time) });
-    const buttons = hit.moments.map((one, n) => make('button', {
-      class: 'chip', type: 'button', 'aria-pressed': String(n === number), click: () => choose(n),
+    Object.assign(this.video, { volume, muted });
+    this.stage = make('div', { class: 'stage' }, this.video);
+    this.timeline = plot(hit, range, { height: 92, chosen: number, onSeek: (time) => this.#seek(time) });
+    this.dialog.classList.remove('in-moment', 'unplayed');
+    const parts = [this.#head(place), this.stage, this.timeline.element, facts(hit), this.#foot()];
+    this.dialog.replaceChildren(...parts.filter(Boolean));
+    this.#listen(this.video, seconds);
+    if (!this.dialog.open) this.dialog.showModal();
+    this.video.focus({ preventScroll: true });
+    if (hit.video) this.video.src = hit.video;
+    else this.#fail(this.video);
+  }
+
+  get moment() {
+    return this.hit.moments[this.number];
+  }
+
+  #head(place) {
+    return make('div', { class: 'player-head' },
+      make('h2', { id: 'player-title', class: 'title', title: this.hit.title }, this.hit.title),
+      icon('Result before this one', 'M10 4 6 8l4 4', place.first, () => this.onStep(-1)),
+      icon('Next result', 'm6 4 4 4-4 4', place.last, () => this.onStep(1)),
+      icon('Close', 'm4 4 8 8m0-8-8 8', false, () => this.close()));
+  }
+
+  #foot() {
+    this.chips = this.hit.moments.map((one, number) => make('button', {
+      class: 'chip', type: 'button', 'aria-pressed': String(number === this.number),
       'aria-label': `Moment from ${clock(one.start)} to ${clock(one.end)}, score ${score(one.score)}`,
+      click: () => this.#choose(number),
     }, momentName(one)));
-    const loop = make('button', {
+    this.loop = make('button', {
       class: 'quiet', type: 'button', 'aria-pressed': 'false',
-      click: () => loop.setAttribute('aria-pressed', String(loop.getAttribute('aria-pressed') !== 'true')),
+      click: () => this.loop.setAttribute('aria-pressed', String(!this.repeats)),
     }, 'Repeat the moment');
-
-    function seek(time) {
-      own.currentTime = time;
-      play(own);
-    }
-    function choose(n) {
-      moment = hit.moments[n];
-      buttons.forEach((button, i) => button.setAttribute('aria-pressed', String(i === n)));
-      timeline.choose(n);
-      onMoment(n);
-      seek(moment.start);
-    }
-
-    own.addEventListener('loadedmetadata', () => {
-      own.currentTime = Math.min(seconds ?? moment.start, Math.max(0, own.duration - 0.05));
-      play(own);
-    }, { once: true });
-    own.addEventListener('timeupdate', () => {
-      timeline.move(own.currentTime);
-      const inside = own.currentTime >= moment.start - 0.05 && own.currentTime < moment.end;
-      dialog.classList.toggle('in-moment', inside);
-      if (loop.getAttribute('aria-pressed') === 'true' && !own.paused && own.currentTime >= moment.end) {
-        own.currentTime = moment.start;
-      }
-    });
-    own.addEventListener('error', () => fail(hit, moment, stage, own));
-
-    dialog.classList.remove('in-moment', 'unplayed');
-    dialog.replaceChildren(...[
-      make('div', { class: 'player-head' },
-        make('h2', { id: 'player-title', class: 'title', title: hit.title }, hit.title),
-        step('Result before this one', 'M10 4 6 8l4 4', place.first, () => onStep(-1)),
-        step('Next result', 'm6 4 4 4-4 4', place.last, () => onStep(1)),
-        step('Close', 'm4 4 8 8m0-8-8 8', false, () => dialog.close())),
-      stage, timeline.element,
-      facts(hit),
-      make('div', { class: 'player-foot' },
-        make('div', { class: 'chips', role: 'group', 'aria-label': 'Moments' }, ...buttons), loop,
-        make('p', { class: 'keys' }, make('kbd', {}, 'Space'), ' pause ', make('kbd', {}, '←'), make('kbd', {}, '→'),
-          ' moments ', make('kbd', {}, '↑'), make('kbd', {}, '↓'), ' results ', make('kbd', {}, 'Esc'), ' close'))].filter(Boolean));
-    dialog.onkeydown = (event) => keys(event, own, hit, () => hit.moments.indexOf(moment), choose);
-    if (!dialog.open) dialog.showModal();
-    video = own;
-    own.focus({ preventScroll: true });
-    if (hit.video) own.src = hit.video;
-    else fail(hit, moment, stage, own);
+    return make('div', { class: 'player-foot' },
+      make('div', { class: 'chips', role: 'group', 'aria-label': 'Moments' }, ...this.chips),
+      this.loop, copier(),
+      make('p', { class: 'keys' },
+        make('kbd', {}, 'Space'), ' pause ', make('kbd', {}, '←'), make('kbd', {}, '→'), ' moments ',
+        make('kbd', {}, '↑'), make('kbd', {}, '↓'), ' results ', make('kbd', {}, 'Esc'), ' close'));
   }
 
-  function keys(event, own, hit, number, choose) {
+  get repeats() {
+    return this.loop.getAttribute('aria-pressed') === 'true';
+  }
+
+  #listen(video, seconds) {
+    video.addEventListener('loadedmetadata', () => {
+      video.currentTime = Math.min(seconds ?? this.moment.start, Math.max(0, video.duration - 0.05));
+      play(video);
+    }, { once: true });
+    video.addEventListener('timeupdate', () => {
+      if (video !== this.video) return;
+      const { start, end } = this.moment;
+      this.timeline.move(video.currentTime);
+      this.dialog.classList.toggle('in-moment', video.currentTime >= start - 0.05 && video.currentTime < end);
+      if (this.repeats && !video.paused && video.currentTime >= end) video.currentTime = start;
+    });
+    video.addEventListener('error', () => this.#fail(video));
+  }
+
+  #seek(time) {
+    this.video.currentTime = time;
+    play(this.video);
+  }
+
+  #choose(number) {
+    this.number = number;
+    this.chips.forEach((chip, i) => chip.setAttribute('aria-pressed', String(i === number)));
+    this.timeline.choose(number);
+    this.onMoment(number);
+    this.#seek(this.moment.start);
+  }
+
+  #key(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const toggle = () => (this.video.paused ? play(this.video) : this.video.pause());
     // Buttons and a focused video have a use for the space bar of their own.
     const taken = event.target.closest('button, video');
-    const actions = {
-      ArrowUp: () => onStep(-1),
-      ArrowDown: () => onStep(1),
-      ArrowLeft: () => choose(Math.max(0, number() - 1)),
-      ArrowRight: () => choose(Math.min(hit.moments.length - 1, number() + 1)),
-      ' ': taken ? null : () => (own.paused ? play(own) : own.pause()),
-      k: () => (own.paused ? play(own) : own.pause()),
-    };
-    const action = actions[event.key];
+    const action = {
+      ArrowUp: () => this.onStep(-1),
+      ArrowDown: () => this.onStep(1),
+      ArrowLeft: () => this.#choose(Math.max(0, this.number - 1)),
+      ArrowRight: () => this.#choose(Math.min(this.hit.moments.length - 1, this.number + 1)),
+      ' ': taken ? null : toggle,
+      k: toggle,
+    }[event.key];
     if (!action) return;
     event.preventDefault();
     event.stopPropagation();
     action();
   }
 
-  return { open, close: () => dialog.open && dialog.close() };
+  #stop() {
+    if (!this.video) return;
+    this.video.pause();
+    this.video.removeAttribute('src'); // Ends the request.
+    this.video.load();
+    this.video = null;
+  }
+
+  /** Says why a video does not play, and shows pictures of the moment where the server can make them. */
+  async #fail(video) {
+    if (video !== this.video) return; // It was ended.
+    const why = this.hit.video ? await reason(this.hit.id) : NO_FILE;
+    if (video !== this.video) return; // Another one is shown by now.
+    const strip = why.code === 'format' && this.moment.thumbnail ? pictures(this.moment) : null;
+    const message = make('div', { class: 'stage-message', role: 'alert', tabindex: '-1' },
+      make('h3', {}, HEADINGS[why.code] ?? 'This video cannot be played'), make('p', {}, why.message), strip);
+    video.hidden = true;
+    this.dialog.classList.add('unplayed');
+    this.stage.querySelector('.stage-message')?.remove();
+    this.stage.append(message);
+    message.focus({ preventScroll: true });
+  }
+}
+
+/** What the server says of a file that did not play. */
+async function reason(id) {
+  try {
+    const why = await account(id);
+    if (why.code !== 'fine') return why;
+    return { code: 'fine', message: 'The browser could not play the file, though it is in order. Try it again.' };
+  } catch (error) {
+    return { code: error.code, message: error.message };
+  }
+}
+
+/** Pictures of a moment, in place of its video. */
+function pictures({ start, end, thumbnail }) {
+  const address = new URL(thumbnail, location.href);
+  return make('div', { class: 'strip' }, ...Array.from({ length: FRAMES }, (_, n) => {
+    const time = start + ((n + 0.5) / FRAMES) * (end - start);
+    address.searchParams.set('at', time.toFixed(2));
+    return make('figure', {},
+      make('img', { src: address.pathname + address.search, alt: '' }), make('figcaption', {}, clock(time, true)));
+  }));
 }
 
 /** Whatever the index knows of the video besides. */
@@ -127,16 +210,27 @@ function facts(hit) {
     ...known.map(([name, value]) => make('div', {}, make('dt', {}, name), make('dd', {}, value))));
 }
 
-function step(label, path, disabled, click) {
-  const button = make('button', { class: 'icon', type: 'button', 'aria-label': label, title: label, disabled, click });
-  const drawing = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
-  drawing.setAttribute('viewBox', '0 0 16 16');
-  drawing.setAttribute('aria-hidden', 'true');
-  const line = document.createElementNS('http://www.w3.org/2000/svg', 'path');
-  line.setAttribute('d', path);
-  drawing.append(line);
-  button.append(drawing);
+/** A button that copies the page's address; nothing where the browser does not let it. */
+function copier() {
+  if (!navigator.clipboard) return null;
+  const button = make('button', {
+    class: 'quiet', type: 'button',
+    click: async () => {
+      try {
+        await navigator.clipboard.writeText(location.href);
+        button.textContent = 'Copied';
+      } catch {
+        button.textContent = 'Not allowed';
+      }
+      setTimeout(() => { button.textContent = 'Copy the link'; }, 1500);
+    },
+  }, 'Copy the link');
   return button;
+}
+
+function icon(label, path, disabled, click) {
+  return make('button', { class: 'icon', type: 'button', 'aria-label': label, title: label, disabled, click },
+    draw('svg', { viewBox: '0 0 16 16', 'aria-hidden': 'true' }, draw('path', { d: path })));
 }
 
 /** Plays; without sound where the browser wants a click first. */
@@ -148,37 +242,4 @@ async function play(video) {
     video.muted = true;
     await video.play().catch(() => {});
   }
-}
-
-/** Says why a video does not play, and shows pictures of the moment where the server can make them. */
-async function fail(hit, moment, stage, video) {
-  let why = { code: 'no_file', message: 'The index knows of no file of this video; it was built from features alone.' };
-  if (hit.video) {
-    try {
-      why = await account(hit.id);
-    } catch (error) {
-      why = { code: error.code, message: error.message };
-    }
-    if (why.code === 'fine') why.message = 'The browser could not play the file, though it is in order. Try it again.';
-  }
-  if (!video.isConnected) return; // Another one is shown by now.
-  const strip = make('div', { class: 'strip' });
-  if (moment.thumbnail && why.code === 'format') {
-    for (let n = 0; n < FRAMES; n += 1) {
-      const time = moment.start + ((n + 0.5) / FRAMES) * (moment.end - moment.start);
-      const address = new URL(moment.thumbnail, location.href);
-      address.searchParams.set('at', time.toFixed(2));
-      strip.append(make('figure', {}, make('img', { src: address.pathname + address.search, alt: '' }),
-        make('figcaption', {}, clock(time, true))));
-    }
-  }
-  const heading = { gone: 'The file is gone', format: 'Browsers do not play this format', damaged: 'The file is damaged' };
-  video.hidden = true;
-  stage.parentElement.classList.add('unplayed');
-  const message = make('div', { class: 'stage-message', role: 'alert', tabindex: '-1' },
-    make('h3', {}, heading[why.code] ?? 'This video cannot be played'), make('p', {}, why.message),
-    strip.childElementCount ? strip : null);
-  stage.querySelector('.stage-message')?.remove();
-  stage.append(message);
-  message.focus({ preventScroll: true });
 }

@@ -28,8 +28,8 @@ export function scale(hits) {
  * A plot that fits itself to the width of its element.
  *
  * hit: as the server sends it. range: of `scale`. options: height in pixels, chosen (number of the moment that stands
- * out), onSeek(seconds), playhead (whether there is one).
- * Returns { element, choose(number), move(seconds) }.
+ * out), onSeek(seconds).
+ * Returns { element, choose(number), move(seconds): shows the second that is played }.
  */
 export function plot(hit, range, { height = 74, chosen = 0, onSeek = null } = {}) {
   const { times, values } = hit.curve;
