@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from dlkd_jax.gallery.moments import LEVEL
 from dlkd_jax.reporting import example_plots, plots
 from dlkd_jax.reporting.bootstrap import Interval
 from dlkd_jax.reporting.document import Figure, Section, Table, Text
@@ -201,10 +202,13 @@ def _moments(found: RunFindings, prefix: str) -> Section:
         'for the moment.',
       ),
       Table('Best frame in the moment by moment-to-video ratio, %, all annotated captions', heading, by_ratio),
-      Text(times_text(found) + ' The moment found is the run of frames around the best one above half of the '
-           "curve's height over its median. Brackets: 95% intervals over videos.", note=True),
+      Text(
+        f'{times_text(found)} The moment found is the run of frames around the best one in which the smoothed curve '
+        f'keeps {LEVEL:.0%} of its height over its median. Brackets: 95% intervals over videos.',
+        note=True,
+      ),
     ],
-  )  # fmt: skip
+  )
 
 
 def weights_text(point: Point) -> str:
