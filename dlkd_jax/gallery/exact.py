@@ -33,6 +33,8 @@ _WINDOW_ROWS_ELSEWHERE = 1 << 18
 _PRODUCT_ROWS = {'cpu': 1 << 11}
 # Queries are padded to one of these numbers, and scored in parts of the largest; each number is one compilation.
 _QUERY_SIZES = (1, 8, 64)
+# Windows that are being scored at once: enough for the devices never to wait.
+_WAITING = 32
 
 
 class ExactSearch:
@@ -92,37 +94,36 @@ class ExactSearch:
     queries = check_queries(queries, self.sizes)
     count = len(next(iter(queries.values())))
     scores = {name: np.empty((count, self.videos), np.float32) for name in queries}
-    for start in range(0, count, _QUERY_SIZES[-1]):
-      part = {name: array[start : start + _QUERY_SIZES[-1]] for name, array in queries.items()}
-      self._score(part, {name: array[start : start + _QUERY_SIZES[-1]] for name, array in scores.items()})
+    parts = [slice(start, start + _QUERY_SIZES[-1]) for start in range(0, count, _QUERY_SIZES[-1])]
+    placed = [self._place_queries({name: array[part] for name, array in queries.items()}) for part in parts]
+    waiting: list[tuple[int, slice, dict[str, jax.Array]]] = []
+    for step in range(self._windows.steps if parts else 0):
+      values, scales, spans = self._window(step, tuple(queries))
+      for part, vectors in zip(parts, placed, strict=True):
+        found = _score_windows(
+          values, scales, vectors, spans, mesh=self._mesh, tile=self._tile, levels=self._windows.levels
+        )
+        waiting.append((step, part, found))
+        # Devices that do not keep the rows hold those of two windows at most.
+        if len(waiting) > (_WAITING if self._kept is not None else 1):
+          self._collect(*waiting.pop(0), scores)
+    for each in waiting:
+      self._collect(*each, scores)
     return scores
 
-  def _score(self, queries: dict[str, np.ndarray], into: dict[str, np.ndarray]) -> None:
+  def _place_queries(self, queries: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Pads some queries to one of the sizes, on all devices."""
     count = len(next(iter(queries.values())))
     size = next(size for size in _QUERY_SIZES if size >= count)
-    whole = NamedSharding(self._mesh, PartitionSpec())
     padded = {name: np.pad(array, ((0, size - count), (0, 0))) for name, array in queries.items()}
-    padded = jax.device_put(padded, whole)
-    waiting: list[tuple[int, dict[str, jax.Array]]] = []
-    for step in range(self._windows.steps):
-      values, scales, spans = self._window(step, tuple(queries))
-      waiting.append(
-        (
-          step,
-          _score_windows(values, scales, padded, spans, mesh=self._mesh, tile=self._tile, levels=self._windows.levels),
-        )
-      )
-      if self._kept is None and len(waiting) > 1:
-        self._collect(*waiting.pop(0), into)
-    for step, found in waiting:
-      self._collect(step, found, into)
+    return jax.device_put(padded, NamedSharding(self._mesh, PartitionSpec()))
 
-  def _collect(self, step: int, found: dict[str, jax.Array], into: dict[str, np.ndarray]) -> None:
+  def _collect(self, step: int, part: slice, found: dict[str, jax.Array], into: dict[str, np.ndarray]) -> None:
     for name, array in found.items():
-      array = np.asarray(array)  # [size, D * S]
+      array, mine = np.asarray(array), into[name][part]  # [size, D * S], a view of [q, V]
       for device, (first, last) in enumerate(self._windows.videos[step]):
         place = device * self._windows.slots
-        into[name][:, first:last] = array[: len(into[name]), place : place + last - first]
+        mine[:, first:last] = array[: len(mine), place : place + last - first]
 
   def _window(self, step: int, names: Sequence[str]) -> tuple[dict, dict, jax.Array]:
     """Returns the rows of one window on each device: scorer → `[D*R, H]`, scorer → `[D*R]`, `[D*S, 3]` spans."""
