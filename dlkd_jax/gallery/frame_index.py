@@ -109,7 +109,10 @@ class FrameIndex:
       `[q, count]` float32 approximate products, largest first, and `[q, count]` int64 rows; of nearly all rows FAISS
       leaves some out that have the least products, and gives -1 in their place.
     """
-    return self._index.search(queries, count)
+    if len(queries) > 1:
+      return self._index.search(queries, count)
+    with _one_thread():
+      return self._index.search(queries, count)
 
   def check(self, rows: int, hidden: int, name: str) -> None:
     """Checks that the index is of the stored rows of a scorer.
