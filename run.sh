@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # From nothing to a table of results, and the tests.
 #
-#   ./run.sh              environment, synthetic data set, training, evaluation, table
+#   ./run.sh              environment; films, teacher, features, students, table and contact sheet in runs/demo
 #   ./run.sh test         the tests; further arguments go to pytest (--slow adds the slow ones)
-#   ./run.sh --config.seed=1   arguments of dlkd_jax.main override the recipe
+#   ./run.sh --size=tiny  arguments go to dlkd_jax.demo: this one shows the whole path in a few minutes
 #
 # PYTHON names the interpreter to make the environment with (3.11 or newer), DLKD_VENV its folder, DLKD_EXTRAS the extras
 # of setup.py to install: test,tpu adds the compiler for TPUs, and with it the tests that compile for them.
@@ -14,7 +14,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 python=${PYTHON:-python3}
 venv=${DLKD_VENV:-.venv}
 extras=${DLKD_EXTRAS:-test}
-data=runs/data
 workdir=runs/demo
 
 say() { printf '\n== %s\n' "$*"; }
@@ -47,7 +46,5 @@ if [ "${1:-}" = test ]; then
   exec "$python" -m pytest -n "${DLKD_TEST_JOBS:-2}" --dist loadfile --no-loadscope-reorder "$@"
 fi
 
-say "data set: $data"
-"$python" -m tfds_builders.build synthetic --config=demo --data_dir="$data"
-say "training and evaluation: $workdir"
-"$python" -m dlkd_jax.main --config=configs/synthetic.py --config.data.data_dir="$data" --workdir="$workdir" "$@"
+say "demonstration: $workdir"
+exec "$python" -m dlkd_jax.demo --workdir="$workdir" "$@"

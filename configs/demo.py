@@ -12,14 +12,16 @@ from configs import common
 def get_config(arg=None):
   """Returns the recipe; `common` lists the arguments."""
   config = common.base('custom_prvr')
-  config.data.batch_videos = 64  # videos a batch, with all their captions
+  config.data.batch_videos = 32  # videos a batch, with all their captions
   config.data.max_frames = 96  # longer videos are resampled to this many frames
   config.data.frame_sizes = (64, 96)  # lengths that the frames of a batch are padded to
   config.data.max_words = 16  # longer captions are cut to this many tokens
   config.data.word_sizes = (16,)  # lengths that the tokens of a batch are padded to
   config.model.hidden = 128  # size of the space in which queries and frames meet
+  config.model.input_dropout = 0.1  # share of input features dropped
+  config.loss.hard_negative_start_epoch = 24  # negatives are drawn among all wrong ones
   config.optimizer.learning_rate = 1e-3  # highest rate
-  config.training.epochs = 30  # at most
-  config.training.patience = 30  # epochs without a new best SumR on validation before the training stops
+  config.training.epochs = 24  # at most
+  config.training.patience = 24  # epochs without a new best SumR on validation before the training stops
   config.logging.every_steps = 20  # steps between two progress lines and log records
   return common.finish(config, arg)

@@ -3,6 +3,10 @@
 It sees single pictures, so it learns shapes, colours, sizes and places, and cannot see how things move. Scenes are
 drawn as they are needed, none twice; the scenes of a step follow from its number, so a training that was stopped goes
 on as if it had not been.
+
+Beside CLIP's loss, a layer on the picture's features names the words of its sentence, and is thrown away at the end.
+Where towers of pictures and of sentences both begin at random, each has to wait for the other to say anything of what
+is hard to see; the words do not.
 """
 
 from __future__ import annotations
@@ -29,17 +33,24 @@ from tfds_builders.progress import Progress
 
 _CONTEXT = 20  # Tokens of a sentence at most, start and end among them.
 _STATE = 'state.safetensors'
+# Weight of CLIP's loss beside that of the words. Whole, its gradients are so noisy that shapes are not learned at all.
+_CONTRASTIVE = 0.1
+_SPECIAL = ('<unknown>', '<start>', '<end>')
+
+
+def _numbers() -> dict[str, int]:
+  """Returns word → id."""
+  return {word: number for number, word in enumerate((*_SPECIAL, *words.vocabulary()))}
 
 
 def make_tokenizer() -> clip_inputs.Tokenizer:
   """Returns a tokenizer of whole words: those of the rendered world."""
-  special = ('<unknown>', '<start>', '<end>')
-  numbers = {word: number for number, word in enumerate((*special, *words.vocabulary()))}
-  tokenizer = tokenizers.Tokenizer(models.WordLevel(numbers, unk_token=special[0]))
+  numbers = _numbers()
+  tokenizer = tokenizers.Tokenizer(models.WordLevel(numbers, unk_token=_SPECIAL[0]))
   tokenizer.normalizer = normalizers.Lowercase()
   tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
   tokenizer.post_processor = processors.TemplateProcessing(
-    single='<start> $A <end>', special_tokens=[(word, numbers[word]) for word in special[1:]]
+    single='<start> $A <end>', special_tokens=[(word, numbers[word]) for word in _SPECIAL[1:]]
   )
   return clip_inputs.Tokenizer(tokenizer, _CONTEXT)
 
@@ -51,14 +62,14 @@ def make_config(settings: Settings, end: int) -> clip.ClipConfig:
   def tower(layers: int) -> clip.TowerConfig:
     return clip.TowerConfig(width, layers, heads=4, hidden=4 * width)
 
-  text = clip.TextConfig(tower(2), vocabulary=len(words.vocabulary()) + 3, context=_CONTEXT, end=end)
-  return clip.ClipConfig(clip.ImageConfig(tower(3), settings.side, settings.side // 4), text, features=width)
+  text = clip.TextConfig(tower(2), vocabulary=len(words.vocabulary()) + len(_SPECIAL), context=_CONTEXT, end=end)
+  return clip.ClipConfig(clip.ImageConfig(tower(3), settings.clip_side, settings.clip_side // 4), text, features=width)
 
 
 def scenes(settings: Settings, step: int) -> tuple[np.ndarray, list[str]]:
   """Returns the pictures, uint8 [N, S, S, 3], and the sentences of a step."""
   drawn = [world.scene(settings.seed, step * settings.batch + place) for place in range(settings.batch)]
-  pictures = [render.picture(segment, time, settings.side, light) for segment, time, light, _ in drawn]
+  pictures = [render.picture(segment, time, settings.clip_side, light) for segment, time, light, _ in drawn]
   return np.stack(pictures), [text for *_, text in drawn]
 
 
@@ -77,6 +88,18 @@ def contrastive_loss(images: jax.Array, texts: jax.Array, scale: jax.Array) -> j
   return (losses[0].mean() + losses[1].mean()) / 2
 
 
+def word_loss(features: jax.Array, head: jax.Array, said: jax.Array) -> jax.Array:
+  """Returns the mean cross entropy of the words of each picture's sentence.
+
+  Args:
+    features: of pictures, [N, D].
+    head: a layer that scores words, [D, V].
+    said: weights of the words that each sentence says, [N, V], 0 for all others; not all 0.
+  """
+  share = said / said.sum(axis=1, keepdims=True)
+  return optax.softmax_cross_entropy(features @ head, share).mean()
+
+
 def pretrain(settings: Settings, folder: pathlib.Path) -> None:
   """Trains the small CLIP and writes it as a Hugging Face directory `folder`; nothing is done where that exists.
 
@@ -86,7 +109,7 @@ def pretrain(settings: Settings, folder: pathlib.Path) -> None:
   if folder.exists():
     return
   state_file = folder.with_name(folder.name + '.partial') / _STATE
-  tokenizer, preprocess = make_tokenizer(), clip_inputs.Preprocess(settings.side)
+  tokenizer, preprocess = make_tokenizer(), clip_inputs.Preprocess(settings.clip_side)
   config = make_config(settings, tokenizer.end)
   module = clip.Clip(config)
   schedule = optax.warmup_cosine_decay_schedule(
@@ -96,12 +119,13 @@ def pretrain(settings: Settings, folder: pathlib.Path) -> None:
 
   @jax.jit
   def begin():
-    pixels = jnp.zeros((1, settings.side, settings.side, 3))
+    pixels = jnp.zeros((1, settings.clip_side, settings.clip_side, 3))
     params = module.init(jax.random.key(settings.seed), pixels, jnp.zeros((1, _CONTEXT), jnp.int32))['params']
+    params = {'clip': params, 'head': jnp.zeros((config.features, config.text.vocabulary))}
     return params, optimizer.init(params)
 
   step, state = _restore(state_file, begin())
-  train_step = _train_step(module, optimizer)
+  train_step = _train_step(module, optimizer, _telling())
   bar, label = Progress(settings.steps - step, 'steps', every=15.0), 'start'
   with concurrent.futures.ThreadPoolExecutor(1) as ahead:
     prepare = functools.partial(_prepare, settings, tokenizer, preprocess)
@@ -117,7 +141,7 @@ def pretrain(settings: Settings, folder: pathlib.Path) -> None:
       if step % settings.save_every == 0 and step < settings.steps:
         _save(state_file, step, state)
   bar.finish(label)
-  params = jax.tree.map(np.asarray, state[0])
+  params = jax.tree.map(np.asarray, state[0]['clip'])
   clip_files.save_clip(clip_files.ClipModel(config, params, preprocess, tokenizer), folder)
   state_file.unlink(missing_ok=True)
 
@@ -127,16 +151,28 @@ def _prepare(settings: Settings, tokenizer, preprocess, step: int) -> tuple[np.n
   return preprocess.normalize(pictures), tokenizer(texts)
 
 
-def _train_step(module: clip.Clip, optimizer: optax.GradientTransformation):
+def _telling() -> np.ndarray:
+  """Returns how much each id tells of a picture, [V]: shapes most, for they are the hardest to see; motions nothing."""
+  telling = np.zeros(len(_numbers()), np.float32)
+  for factor, weight in (('shape', 3.0), ('colour', 1.0), ('size', 1.0), ('background', 1.0)):
+    telling[
+      [_numbers()[word] for concept in words.FACTORS[factor] for phrase in concept for word in phrase.split()]
+    ] = weight
+  return telling
+
+
+def _train_step(module: clip.Clip, optimizer: optax.GradientTransformation, telling: np.ndarray):
   @functools.partial(jax.jit, donate_argnums=0)
   def step(state, pixels, ids):
     params, memory = state
 
     def loss_of(params):
-      images, texts = module.apply({'params': params}, pixels, ids)
-      return contrastive_loss(images.features, texts.features, params['logit_scale'])
+      images, texts = module.apply({'params': params['clip']}, pixels, ids)
+      loss = contrastive_loss(images.features, texts.features, params['clip']['logit_scale'])
+      said = jax.nn.one_hot(ids, len(telling)).max(axis=1) * telling
+      return _CONTRASTIVE * loss + word_loss(images.features, params['head'], said), loss
 
-    loss, gradients = jax.value_and_grad(loss_of)(params)
+    (_, loss), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
     updates, memory = optimizer.update(gradients, memory, params)
     return (optax.apply_updates(params, updates), memory), loss
 

@@ -21,6 +21,8 @@ _TINTS = (
   (240, 240, 240),
 )
 _TURN = 2 * np.pi
+# Dark before every background: lines that are always darker than what is around them are learned before others.
+_EDGE = (8, 8, 8)
 
 
 def picture(segment: Segment, time: float, side: int, light: float = 1.0) -> np.ndarray:
@@ -56,16 +58,21 @@ def _draw(drawing: ImageDraw.ImageDraw, thing: Thing, time: float, share: float,
   if not shown:
     return
   tint = tuple(int(np.clip(c + 18 * s, 0, 255)) for c, s in zip(_TINTS[thing.colour], thing.shade, strict=True))
-  outline = tuple(c // 3 for c in tint)
   x, y, radius = x * wide, y * wide, radius * wide
+  edge = max(3, round(radius * 0.28))
   if thing.shape == 4:
-    drawing.ellipse((x - radius, y - radius, x + radius, y + radius), outline=tint, width=max(3, round(radius * 0.38)))
-    return
-  if thing.shape == 0:
-    drawing.ellipse((x - radius, y - radius, x + radius, y + radius), fill=tint, outline=outline, width=2)
-    return
-  corners = [(x + radius * dx, y + radius * dy) for dx, dy in _CORNERS[thing.shape]]
-  drawing.polygon(corners, fill=tint, outline=outline)
+    band = round(radius * 0.38)
+    drawing.ellipse(_box(x, y, radius), outline=_EDGE, width=band + 2 * (edge // 2))
+    drawing.ellipse(_box(x, y, radius - edge // 2), outline=tint, width=band)
+  elif thing.shape == 0:
+    drawing.ellipse(_box(x, y, radius), fill=tint, outline=_EDGE, width=edge)
+  else:
+    corners = [(x + radius * dx, y + radius * dy) for dx, dy in _CORNERS[thing.shape]]
+    drawing.polygon(corners, fill=tint, outline=_EDGE, width=edge)
+
+
+def _box(x: float, y: float, radius: float) -> tuple[float, float, float, float]:
+  return x - radius, y - radius, x + radius, y + radius
 
 
 def _place(thing: Thing, time: float, share: float) -> tuple[float, float, float, bool]:
@@ -76,7 +83,7 @@ def _place(thing: Thing, time: float, share: float) -> tuple[float, float, float
     time: seconds since the segment began.
     share: of the segment that has passed, 0 to 1.
   """
-  x, y, radius, shown = thing.x, thing.y, (0.10, 0.19)[thing.size], True
+  x, y, radius, shown = thing.x, thing.y, (0.16, 0.25)[thing.size], True
   along = 0.62 * (share - 0.5)
   turn = _TURN * (thing.phase + time / 2.6)
   if thing.motion == 0:
@@ -108,7 +115,7 @@ def _star(points: int, inner: float) -> list[tuple[float, float]]:
 
 def _crescent() -> list[tuple[float, float]]:
   outer = [(np.cos(a), np.sin(a)) for a in np.linspace(0.22 * np.pi, 1.78 * np.pi, 24)]
-  inner = [(0.45 + 0.72 * np.cos(a), 0.72 * np.sin(a)) for a in np.linspace(1.65 * np.pi, 0.35 * np.pi, 18)]
+  inner = [(0.6 + 0.72 * np.cos(a), 0.72 * np.sin(a)) for a in np.linspace(1.6 * np.pi, 0.4 * np.pi, 18)]
   return [(float(px), float(py)) for px, py in (*outer, *inner)]
 
 
@@ -181,4 +188,5 @@ _PATTERNS = {
   9: lambda x, y, g, s, r: ((140, 150, 160), (215, 220, 225), _wave(x + s) * _wave(y * 1.5 + s) + 0.1 * g),
   10: lambda x, y, g, s, r: ((95, 60, 30), (150, 105, 60), np.where(y * 6 % 1 < 0.12, 0, 0.7) + 0.1 * g),
   11: lambda x, y, g, s, r: ((90, 88, 85), (160, 155, 150), 0.5 + 0.35 * g),
+  12: lambda x, y, g, s, r: ((60, 60, 60), (230, 230, 230), np.full_like(x, s)),
 }

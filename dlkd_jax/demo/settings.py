@@ -13,7 +13,8 @@ class Settings:
     seed: of the world and of pretraining.
     films: of train, val and test.
     rate: pictures a second in the files.
-    side: pixels of the pictures.
+    side: pixels of the films' pictures.
+    clip_side: pixels of the pictures that the small CLIP sees.
     steps: of pretraining.
     batch: scenes a step.
     width: of the towers of the small CLIP, and of the space where they meet.
@@ -26,13 +27,14 @@ class Settings:
   """
 
   seed: int = 0
-  films: tuple[int, int, int] = (260, 50, 120)
+  films: tuple[int, int, int] = (400, 40, 50)
   rate: int = 4
-  side: int = 64
-  steps: int = 1200
+  side: int = 96
+  clip_side: int = 48
+  steps: int = 1500
   batch: int = 64
   width: int = 128
-  learning_rate: float = 1e-3
+  learning_rate: float = 1.5e-3
   save_every: int = 200
   sampled: float = 2.0
   epochs: int = 0

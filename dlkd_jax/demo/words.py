@@ -49,9 +49,10 @@ BACKGROUNDS = (
   ('clouds', 'fog'),
   ('planks', 'wood'),
   ('gravel', 'pebbles'),
+  ('paper', 'wall'),
 )
-BACKGROUNDS_OF_FILMS = 8
-SHARED = 5
+BACKGROUNDS_OF_FILMS = 12
+SHARED = 10
 
 FACTORS = {'shape': SHAPES, 'colour': COLOURS, 'size': SIZES, 'motion': MOTIONS, 'background': BACKGROUNDS}
 PLAIN = (

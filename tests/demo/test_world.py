@@ -40,8 +40,8 @@ def test_every_word_is_in_the_vocabulary():
 def test_films_are_untrimmed_and_moments_have_paraphrases():
   for film in FILMS:
     described = {caption.segment for caption in film.captions}
-    assert 3 <= len(described) <= 4 and len(film.captions) == 2 * len(described)
-    assert len(film.segments) >= 2 * len(described) - 1
+    assert 2 <= len(described) <= 3 and len(film.captions) == 3 * len(described)
+    assert len(described) < len(film.segments) <= len(described) + 2
     assert [segment.start for segment in film.segments] == [0, *(segment.end for segment in film.segments[:-1])]
     assert film.seconds == film.segments[-1].end
   assert any(len(segment.things) == 2 for film in FILMS for segment in film.segments)
@@ -54,10 +54,13 @@ def test_splits_are_disjoint():
 
 
 def test_pretraining_shows_other_scenes_than_films():
-  scenes = [world.scene(0, number)[0] for number in range(300)]
+  scenes = [world.scene(0, number)[0] for number in range(600)]
   own = {(thing.shape, thing.colour) for scene in scenes for thing in scene.things}
   theirs = {(thing.shape, thing.colour) for film in FILMS for segment in film.segments for thing in segment.things}
-  assert not own & theirs and len(own) == len(theirs) == len(words.SHAPES) * len(words.COLOURS) // 2
+  every = {(shape, colour) for shape in range(len(words.SHAPES)) for colour in range(len(words.COLOURS))}
+  held_out = {pair for pair in every if world.held_out(*pair)}
+  assert len(held_out) == len(every) // 4
+  assert own == every - held_out and theirs & held_out
   backgrounds = {scene.background for scene in scenes}
   assert backgrounds - {segment.background for film in FILMS for segment in film.segments}
   assert not backgrounds >= {segment.background for film in FILMS for segment in film.segments}
@@ -70,3 +73,10 @@ def test_second_things_differ_in_shape_and_colour(number):
       first, second = segment.things
       assert first.shape != second.shape and first.colour != second.colour
       assert np.hypot(first.x - second.x, first.y - second.y) > 0.2
+
+
+def test_neighbours_in_pretraining_differ_in_shape_alone():
+  for start in range(0, 200, world.ALIKE):
+    scenes = [world.scene(0, number)[0] for number in range(start, start + world.ALIKE)]
+    shared = {(s.background, s.variant, s.things[0].colour, s.things[0].size) for s in scenes}
+    assert len(shared) == 1 and len({s.things[0].shape for s in scenes}) == world.ALIKE
