@@ -39,8 +39,8 @@ _SPECIAL = ('<unknown>', '<start>', '<end>')
 
 
 def _numbers() -> dict[str, int]:
-  """Returns word → id."""
-  return {word: number for number, word in enumerate((*_SPECIAL, *words.vocabulary()))}
+  """Returns word → id; the end has the highest, as in CLIP's own vocabulary."""
+  return {word: number for number, word in enumerate((*_SPECIAL[:2], *words.vocabulary(), _SPECIAL[2]))}
 
 
 def make_tokenizer() -> clip_inputs.Tokenizer:
@@ -169,7 +169,7 @@ def _train_step(module: clip.Clip, optimizer: optax.GradientTransformation, tell
     def loss_of(params):
       images, texts = module.apply({'params': params['clip']}, pixels, ids)
       loss = contrastive_loss(images.features, texts.features, params['clip']['logit_scale'])
-      said = jax.nn.one_hot(ids, len(telling)).max(axis=1) * telling
+      said = jax.nn.one_hot(ids, len(telling)).max(axis=1) * telling[None]
       return _CONTRASTIVE * loss + word_loss(images.features, params['head'], said), loss
 
     (_, loss), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)

@@ -26,6 +26,26 @@ def test_the_loss_is_that_of_plain_loops():
   assert found == pytest.approx(total / 10, rel=1e-5)
 
 
+def test_the_loss_of_words_is_that_of_plain_loops():
+  rng = np.random.default_rng(1)
+  features, head = rng.normal(size=(4, 3)), rng.normal(size=(3, 6))
+  said = np.array([[3, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0], [0, 3, 0, 1, 1, 0], [0, 0, 0, 0, 3, 1]], np.float32)
+  total = 0.0
+  for row, weights in zip(features @ head, said, strict=True):
+    shares = np.exp(row) / np.exp(row).sum()
+    total -= sum(weight / weights.sum() * np.log(share) for weight, share in zip(weights, shares, strict=True))
+  found = pretraining.word_loss(features.astype(np.float32), head.astype(np.float32), said)
+  assert found == pytest.approx(total / 4, rel=1e-5)
+
+
+def test_every_sentence_says_something_that_a_picture_shows():
+  tokenizer, telling = pretraining.make_tokenizer(), pretraining._telling()
+  ids = tokenizer([world.scene(0, number)[3] for number in range(100)])
+  assert (telling[ids].max(axis=1) == 3).all()  # Its shape.
+  silent = tokenizer(['it is there and it orbits'])[0]
+  assert not telling[silent].any()
+
+
 def test_the_tokenizer_knows_every_word():
   tokenizer = pretraining.make_tokenizer()
   texts = [world.scene(0, number)[3] for number in range(100)] + ['zebra']
