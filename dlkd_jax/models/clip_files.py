@@ -118,8 +118,14 @@ def save_clip(model: ClipModel, folder: str | os.PathLike[str]) -> None:
   Raises:
     FileExistsError: the folder exists.
     OSError: it cannot be written.
+    ValueError: the end token is number 2, which the format cannot say: readers take the largest id instead.
   """
   folder = pathlib.Path(folder)
+  if model.config.text.end == _LEGACY_END:
+    raise ValueError(
+      f'{folder}: the end token has id {_LEGACY_END}, which readers of the format take for the largest id of a sentence; '
+      'give the end token the largest id of the vocabulary'
+    )
   if folder.exists():
     raise FileExistsError(f'{folder} exists; choose another folder, or remove it.')
   folder.parent.mkdir(parents=True, exist_ok=True)

@@ -82,6 +82,7 @@ def test_a_stopped_pretraining_ends_alike(tmp_path, monkeypatch):
   pretraining.pretrain(TINY, tmp_path / 'stopped')
   assert asked[0] == 2
   stopped = clip_files.load_clip(tmp_path / 'stopped')
+  assert stopped.config == pretraining.make_config(TINY, pretraining.make_tokenizer().end)
   assert jax.tree.all(jax.tree.map(np.array_equal, whole.params, stopped.params))
   assert stopped.preprocess == whole.preprocess and stopped.config == whole.config
   assert np.array_equal(stopped.tokenizer(['a red ball rises']), whole.tokenizer(['a red ball rises']))

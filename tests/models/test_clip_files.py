@@ -176,3 +176,9 @@ def test_damaged_files_are_named(folder):
 def test_an_existing_folder_is_not_overwritten(folder):
   with pytest.raises(FileExistsError, match='exists'):
     save_clip(tiny_model(), folder)
+
+
+def test_an_end_token_that_would_be_read_as_another_is_refused(tmp_path):
+  with pytest.raises(ValueError, match='end token has id 2'):
+    save_clip(tiny_model(end=2), tmp_path / 'clip')
+  assert not (tmp_path / 'clip').exists()
