@@ -31,7 +31,7 @@ class Settings:
   rate: int = 4
   side: int = 96
   clip_side: int = 48
-  steps: int = 1500
+  steps: int = 1200
   batch: int = 64
   width: int = 128
   learning_rate: float = 1.5e-3

@@ -123,8 +123,8 @@ def save_clip(model: ClipModel, folder: str | os.PathLike[str]) -> None:
   folder = pathlib.Path(folder)
   if model.config.text.end == _LEGACY_END:
     raise ValueError(
-      f'{folder}: the end token has id {_LEGACY_END}, which readers of the format take for the largest id of a sentence; '
-      'give the end token the largest id of the vocabulary'
+      f'{folder}: the end token has id {_LEGACY_END}, which readers of the format take for the largest id of a '
+      'sentence; give the end token the largest id of the vocabulary'
     )
   if folder.exists():
     raise FileExistsError(f'{folder} exists; choose another folder, or remove it.')
