@@ -19,9 +19,9 @@ def get_config(arg=None):
   config.data.word_sizes = (16,)  # lengths that the tokens of a batch are padded to
   config.model.hidden = 128  # size of the space in which queries and frames meet
   config.model.input_dropout = 0.1  # share of input features dropped
-  config.loss.hard_negative_start_epoch = 14  # negatives are drawn among all wrong ones
+  config.loss.hard_negative_start_epoch = 10  # negatives are drawn among all wrong ones
   config.optimizer.learning_rate = 1e-3  # highest rate
-  config.training.epochs = 14  # at most
-  config.training.patience = 14  # epochs without a new best SumR on validation before the training stops
+  config.training.epochs = 10  # at most
+  config.training.patience = 10  # epochs without a new best SumR on validation before the training stops
   config.logging.every_steps = 20  # steps between two progress lines and log records
   return common.finish(config, arg)

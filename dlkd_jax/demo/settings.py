@@ -27,11 +27,11 @@ class Settings:
   """
 
   seed: int = 0
-  films: tuple[int, int, int] = (400, 40, 50)
+  films: tuple[int, int, int] = (384, 40, 50)
   rate: int = 4
   side: int = 96
   clip_side: int = 48
-  steps: int = 1200
+  steps: int = 1100
   batch: int = 64
   width: int = 128
   learning_rate: float = 1.5e-3
