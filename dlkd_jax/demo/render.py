@@ -68,7 +68,8 @@ def _draw(drawing: ImageDraw.ImageDraw, thing: Thing, time: float, share: float,
     drawing.ellipse(_box(x, y, radius), fill=tint, outline=_EDGE, width=edge)
   else:
     corners = [(x + radius * dx, y + radius * dy) for dx, dy in _CORNERS[thing.shape]]
-    drawing.polygon(corners, fill=tint, outline=_EDGE, width=edge)
+    drawing.polygon(corners, fill=tint)
+    drawing.line([*corners, *corners[:2]], fill=_EDGE, width=edge, joint='curve')
 
 
 def _box(x: float, y: float, radius: float) -> tuple[float, float, float, float]:
