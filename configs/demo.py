@@ -17,11 +17,12 @@ def get_config(arg=None):
   config.data.frame_sizes = (64, 96)  # lengths that the frames of a batch are padded to
   config.data.max_words = 16  # longer captions are cut to this many tokens
   config.data.word_sizes = (16,)  # lengths that the tokens of a batch are padded to
+  config.data.most_shapes = 1  # each takes longer to compile than it saves in so few steps
   config.model.hidden = 128  # size of the space in which queries and frames meet
   config.model.input_dropout = 0.1  # share of input features dropped
-  config.loss.hard_negative_start_epoch = 10  # negatives are drawn among all wrong ones
+  config.loss.hard_negative_start_epoch = 12  # negatives are drawn among all wrong ones
   config.optimizer.learning_rate = 1e-3  # highest rate
-  config.training.epochs = 10  # at most
-  config.training.patience = 10  # epochs without a new best SumR on validation before the training stops
+  config.training.epochs = 12  # at most
+  config.training.patience = 12  # epochs without a new best SumR on validation before the training stops
   config.logging.every_steps = 20  # steps between two progress lines and log records
   return common.finish(config, arg)
