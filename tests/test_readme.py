@@ -65,11 +65,12 @@ def test_configuration_fields_exist():
 
 
 def test_from_a_pack_to_an_evaluation(tmp_path):
-  """The commands of Data, Training and Evaluation for Charades, on a tiny pack and with the debug model."""
+  """The commands of Data, Training, Evaluation and Reports for Charades, on a tiny pack and with the debug model."""
   pack_writer.write(tmp_path / 'packs', pack_writer.Variant('charades', 'i3d_rgb_lgi', videos=(40, 6, 8)))
   shutil.copytree(repository() / 'configs', tmp_path / 'configs')
-  chosen = [line for line in dict.fromkeys(PYTHON) if 'charades' in line and not re.search('--help|charades.py:', line)]
-  assert len(chosen) == 3
+  others = '--help|charades.py:|sweep'
+  chosen = [line for line in dict.fromkeys(PYTHON) if 'charades' in line and not re.search(others, line)]
+  assert len(chosen) == 4
   outputs = []
   for line in chosen:
     done = run(line.replace('charades.py', 'charades.py:debug'), tmp_path)
@@ -77,6 +78,7 @@ def test_from_a_pack_to_an_evaluation(tmp_path):
     outputs.append(done.stdout)
   assert (tmp_path / 'runs/charades/results.md').exists() and (tmp_path / 'runs/charades/eval_test.json').exists()
   assert 'fused' in outputs[1] and 'teacher alone' in outputs[2]
+  assert list((tmp_path / 'runs/charades').rglob('*.html'))
 
 
 def test_your_own_videos(tmp_path):

@@ -58,7 +58,6 @@ def test_moments(found):
   data, _, result = found()
   pairs = [(row, int(data.own[row])) for row in range(60)]
   wanted = worlds.curves(data, pairs)
-  # The curves are drawn in the order of pairs, whose first are those of the captions' own videos.
   times = [data.videos[column].student_times for _, column in pairs]
   judged = moment_accuracy.judge([wanted['inheritance'][p] for p in pairs], times, data.durations, data.moments)
   every = result.moments['inheritance'].every

@@ -38,7 +38,9 @@ def split(captions=60, videos=20, scorers=('inheritance', 'exploration', 'teache
   )
 
 
-def curves(data, pairs, seed=0):
-  """A frame curve for each pair, whose peak is somewhere."""
-  random = np.random.default_rng(seed)
-  return {scorer: {pair: random.random(12) for pair in pairs} for scorer in data.ranks}
+def curves(data, pairs):
+  """A frame curve for each pair, whose peak is somewhere; the same however often and in whatever order it is asked."""
+  return {
+    scorer: {pair: np.random.default_rng([number, *pair]).random(12) for pair in pairs}
+    for number, scorer in enumerate(data.ranks)
+  }
