@@ -22,7 +22,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dlkd_jax.gallery.quantization import Rows, unit_rows
+from dlkd_jax.gallery.quantization import Rows, for_products, unit_rows
 from dlkd_jax.gallery.windows import check_offsets, cut
 from dlkd_jax.sharding import make_mesh
 
@@ -92,6 +92,7 @@ class ExactSearch:
       ValueError: a scorer is unknown, or queries differ in number or size or are not finite.
     """
     queries = check_queries(queries, self.sizes)
+    queries = {name: for_products(array, self._stored[name].dtype) for name, array in queries.items()}
     count = len(next(iter(queries.values())))
     scores = {name: np.empty((count, self.videos), np.float32) for name in queries}
     parts = [slice(start, start + _QUERY_SIZES[-1]) for start in range(0, count, _QUERY_SIZES[-1])]

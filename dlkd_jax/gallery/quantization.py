@@ -1,7 +1,8 @@
 """Frame vectors as they are stored: half or a quarter of float32, and the cosines that they give.
 
-float16 keeps a component to about three digits. int8 keeps a row as integers of −127 to 127 and one float32 scale,
-chosen so that the stored row has unit norm: a product with it is the cosine of the stored direction.
+float16 keeps a component to about three digits. int8 keeps a rotated row (dlkd_jax/gallery/rotation.py) as integers of
+−127 to 127 and one float32 scale, chosen so that the stored row has unit norm: the product with a query, rotated too,
+is the cosine of the stored direction.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
+
+from dlkd_jax.gallery.rotation import rotate, rotate_back
 
 DTYPES = ('float16', 'int8')
 _LARGEST = 127
@@ -23,7 +26,7 @@ class Rows:
   """Vectors of unit norm in their stored form; the arrays may be memory-mapped.
 
   Attributes:
-    values: `[n, H]` float16 or int8 (float32 is allowed, as the form that nothing was lost in).
+    values: `[n, H]` float16 or int8, rotated (float32 is allowed, as the form that nothing was lost in).
     scales: `[n]` float32, what the integers of a row are multiplied by; None unless they are int8.
   """
 
@@ -69,16 +72,21 @@ class Rows:
     return self.values.shape[1]
 
   @property
+  def dtype(self) -> str:
+    """The name of the stored type."""
+    return self.values.dtype.name
+
+  @property
   def nbytes(self) -> int:
     """Bytes of the stored form."""
     return self.values.nbytes + (0 if self.scales is None else self.scales.nbytes)
 
   def decode(self) -> np.ndarray:
-    """Returns the rows as `[n, H]` float32."""
+    """Returns the rows as `[n, H]` float32, not rotated."""
     rows = self.values.astype(np.float32)
-    if self.scales is not None:
-      rows *= self.scales[:, None]
-    return rows
+    if self.scales is None:
+      return rows
+    return rotate_back(rows * self.scales[:, None])
 
 
 class JoinedRows:
@@ -103,6 +111,11 @@ class JoinedRows:
   def hidden(self) -> int:
     """H, the size of a vector."""
     return self._parts[0].hidden
+
+  @property
+  def dtype(self) -> str:
+    """The name of the stored type."""
+    return self._parts[0].dtype
 
   @property
   def nbytes(self) -> int:
@@ -132,6 +145,11 @@ class JoinedRows:
     return Rows(np.concatenate([rows.values for rows in pieces]), scales)
 
 
+def for_products(queries: np.ndarray, dtype: str) -> np.ndarray:
+  """Returns `[q, H]` float32 queries as the values of stored rows of that type are multiplied by them."""
+  return rotate(queries) if dtype == 'int8' else queries
+
+
 def _equal_runs(values: np.ndarray) -> list[tuple[int, int]]:
   """Returns where runs of equal values begin and end."""
   borders = np.flatnonzero(np.diff(values)) + 1
@@ -159,7 +177,7 @@ def encode(rows: np.ndarray, dtype: str) -> Rows:
     if scales is None:
       values[part] = block
     else:
-      values[part], scales[part] = _integers(block)
+      values[part], scales[part] = _integers(rotate(block))
   return Rows(values, scales)
 
 

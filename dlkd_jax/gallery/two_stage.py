@@ -17,7 +17,7 @@ import numpy as np
 
 from dlkd_jax.gallery.exact import check_queries, first_of
 from dlkd_jax.gallery.frame_index import FrameIndex
-from dlkd_jax.gallery.quantization import JoinedRows, Rows
+from dlkd_jax.gallery.quantization import JoinedRows, Rows, for_products
 from dlkd_jax.gallery.windows import check_offsets
 
 # Videos scored exactly for a query, and frames of each scorer that name them.
@@ -90,8 +90,9 @@ def search(
     chosen = [few] * len(queries[next(iter(used))])
   else:
     chosen = _candidates(indexes, offsets, queries, used, candidates, frames, allowed)
+  vectors = {name: for_products(array, stored[name].dtype) for name, array in queries.items()}
   return [
-    _rescore(stored, offsets, {name: array[i] for name, array in queries.items()}, used, np.sort(videos), count)
+    _rescore(stored, offsets, {name: array[i] for name, array in vectors.items()}, used, np.sort(videos), count)
     for i, videos in enumerate(chosen)
   ]
 
@@ -158,7 +159,7 @@ def _rescore(
   videos: np.ndarray,
   count: int,
 ) -> Found:
-  """Scores the given videos exactly, and returns the best of them."""
+  """Scores the given videos exactly, with queries as `for_products` returns them, and returns the best of them."""
   scores = {name: _exact(stored[name], offsets, videos, queries[name]) for name in weights}
   fused = sum(np.float32(weights[name]) * scores[name] for name in sorted(weights))
   best = first_of(fused, min(count, len(videos)))
