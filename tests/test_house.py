@@ -36,8 +36,8 @@ ROOMS = {
     'tfds_builders',  # Extraction packs what it extracted.
   ),
   'dlkd_jax.demo': (
+    'dlkd_jax.gallery',
     'dlkd_jax.video',
-    'dlkd_jax.data',
     'dlkd_jax.models',
     'dlkd_jax.retrieval',
     'dlkd_jax.training',

@@ -8,7 +8,12 @@ import pathlib
 from dlkd_jax import files
 from dlkd_jax.demo import films, pretraining, sheet, stages, students, table
 from dlkd_jax.demo.settings import Settings
+from dlkd_jax.gallery import building
+from dlkd_jax.gallery.collection import Collection, Knowledge
 from dlkd_jax.video import extraction
+
+# A sentence as a person would type it.
+EXAMPLE = 'a big red ball on the grass'
 
 
 def all_stages(settings: Settings, workdir: pathlib.Path) -> list[stages.Stage]:
@@ -25,6 +30,7 @@ def all_stages(settings: Settings, workdir: pathlib.Path) -> list[stages.Stage]:
       f'training {settings.students * len(students.KINDS)} students',
       functools.partial(_train, settings, workdir),
     ),
+    stages.Stage('index', 'index of the test films', functools.partial(_index, workdir)),
     stages.Stage('results', 'table and contact sheet', functools.partial(_report, settings, workdir)),
   ]
 
@@ -54,12 +60,19 @@ def _train(settings: Settings, workdir: pathlib.Path) -> None:
   students.train_all(settings, workdir / 'data', workdir / 'students')
 
 
+def _index(workdir: pathlib.Path) -> None:
+  """Makes an index of the test split, which the first student with a teacher searches."""
+  collection = Collection.open(str(workdir / 'data'), 'custom_prvr', ['test'])
+  knowledge = Knowledge.read(str(workdir / 'corpus' / 'videos'), None)
+  settings = building.Settings(clip=str((workdir / 'clip').absolute()))
+  building.build(workdir / 'index', collection, workdir / 'students' / 'distilled_0', settings, knowledge)
+
+
 def _report(settings: Settings, workdir: pathlib.Path) -> None:
   """Writes `results.md` and `found.png`."""
   runs = workdir / 'students'
   text = table.markdown(students.read_results(settings, runs), settings.films[2])
-  config = students.config_of('distilled', 0, settings, workdir / 'data')
-  sheet.write_sheet(config, runs / 'distilled_0', workdir / 'corpus' / 'videos', workdir / 'found.png')
+  sheet.write_sheet(workdir / 'index', workdir / 'found.png')
   files.write_text(workdir / 'results.md', text + '\n')
 
 
@@ -87,5 +100,8 @@ def demonstrate(settings: Settings, workdir: pathlib.Path, until: str | None = N
   seconds = stages.run(planned[:last], workdir, functools.partial(print, flush=True))
   if last == len(names):
     print(f'\n{(workdir / "results.md").read_text(encoding="utf-8")}\ncontact sheet: {workdir / "found.png"}')
+    index = workdir / 'index'
+    print(f'search the test films: python -m dlkd_jax.search "{EXAMPLE}" --index={index}')
+    print(f'or on a page:          python -m dlkd_jax.serve --index={index}')
     print('seconds: ' + ', '.join(f'{name} {value:.0f}' for name, value in seconds.items()), flush=True)
   return seconds

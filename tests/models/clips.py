@@ -34,11 +34,17 @@ def tiny_config(activation='quick_gelu', end=None):
 
 def tiny_model(seed=0, activation='quick_gelu', end=None):
   """A model whose parameters are all random, none zero or one, so that a mixed-up one shows."""
-  config = tiny_config(activation, end)
-  shapes = jax.eval_shape(Clip(config).init, jax.random.key(0), np.zeros((1, 16, 16, 3)), np.zeros((1, 6), np.int32))
+  return random_model(tiny_config(activation, end), seed)
+
+
+def random_model(config, seed=0, scale=0.4):
+  """A model of any size with random parameters of this standard deviation, which knows the WORDS."""
+  size, context = config.image.size, config.text.context
+  pixels, ids = np.zeros((1, size, size, 3)), np.zeros((1, context), np.int32)
+  shapes = jax.eval_shape(Clip(config).init, jax.random.key(0), pixels, ids)
   rng = np.random.default_rng(seed)
-  params = jax.tree.map(lambda x: rng.normal(0.0, 0.4, x.shape).astype(np.float32), shapes['params'])
-  return ClipModel(config, params, Preprocess(16), Tokenizer(word_tokenizer(WORDS), 6))
+  params = jax.tree.map(lambda x: rng.normal(0.0, scale, x.shape).astype(np.float32), shapes['params'])
+  return ClipModel(config, params, Preprocess(size), Tokenizer(word_tokenizer(WORDS), context))
 
 
 def inputs(seed=1):

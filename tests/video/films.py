@@ -128,3 +128,26 @@ def spoil(path: pathlib.Path, at: float, count: int, to: pathlib.Path) -> pathli
   content[start : start + count] = np.random.default_rng(0).bytes(count)
   to.write_bytes(content)
   return to
+
+
+# What cannot be extracted of `broken_files`.
+FAILING = {'empty.mkv', 'gone.mp4', 'no_frames.avi', 'no_index.mp4', 'noise.webm', 'sound.mp4', 'text.mp4'}
+
+
+def broken_files(folder: pathlib.Path) -> None:
+  """Fills a folder with good.mp4, FAILING, cut.mkv and spoiled.mp4, which are whole in part, and what is no video."""
+  good = render(folder / 'good.mp4', steady(60))
+  cut(render(folder / 'whole.mkv', steady(200), keyframes=5), 0.6, folder / 'cut.mkv')
+  (folder / 'whole.mkv').unlink()
+  late = render(folder / 'late.mp4', steady(60), faststart=False)
+  cut(late, 0.5, folder / 'no_index.mp4')
+  late.unlink()
+  spoil(good, 0.5, 2000, folder / 'spoiled.mp4')
+  sound_only(folder / 'sound.mp4')
+  no_frames(folder / 'no_frames.avi')
+  (folder / 'empty.mkv').touch()
+  (folder / 'text.mp4').write_text('this is no video')
+  (folder / 'noise.webm').write_bytes(np.random.default_rng(0).bytes(5000))
+  (folder / 'folder.mp4').mkdir()
+  (folder / 'gone.mp4').symlink_to(folder / 'nowhere.mp4')
+  (folder / 'notes.txt').write_text('not a video')
