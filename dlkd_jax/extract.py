@@ -71,9 +71,10 @@ def main(argv):
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
   try:
     # Imported here, so that --help answers at once.
-    from dlkd_jax.video import extraction
+    from dlkd_jax.video import allocation, extraction
     from tfds_builders import summary
 
+    allocation.give_back_large_blocks()
     result = extraction.extract(_request())
   except (ValueError, OSError) as error:
     logging.debug('the traceback', exc_info=True)

@@ -1,0 +1,42 @@
+"""Freed blocks are given back to the system."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.paths import repository
+
+# Frees a large block, so that the C library would keep blocks of that size, then takes and frees twenty of them that a
+# small one pins in their heap.
+_PROGRAM = """
+import ctypes, os, sys
+from dlkd_jax.video import allocation
+if sys.argv[1] == 'told' and not allocation.give_back_large_blocks():
+  sys.exit(3)
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+size = 20 << 20
+libc.free(libc.malloc(size))
+blocks = []
+for _ in range(20):
+  block = libc.malloc(size)
+  ctypes.memset(block, 1, size)
+  blocks.append((block, libc.malloc(1000)))
+for block, _ in blocks:
+  libc.free(block)
+print(int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGE_SIZE') >> 20)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='the memory of a process is read from /proc')
+def test_blocks_between_small_ones_are_given_back():
+  held = {}
+  for how in ('told', 'not told'):
+    command = [sys.executable, '-c', _PROGRAM, how]
+    done = subprocess.run(command, cwd=repository(), capture_output=True, text=True, check=False)
+    if done.returncode == 3:
+      pytest.skip('the C library is not glibc')
+    assert done.returncode == 0, done.stderr
+    held[how] = int(done.stdout)
+  assert held['told'] < held['not told'] - 300, held
