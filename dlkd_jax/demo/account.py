@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
+import sys
 
 from dlkd_jax import files
 from dlkd_jax.demo import films, pretraining, sheet, stages, students, table
@@ -101,7 +102,13 @@ def demonstrate(settings: Settings, workdir: pathlib.Path, until: str | None = N
   if last == len(names):
     print(f'\n{(workdir / "results.md").read_text(encoding="utf-8")}\ncontact sheet: {workdir / "found.png"}')
     index = workdir / 'index'
-    print(f'search the test films: python -m dlkd_jax.search "{EXAMPLE}" --index={index}')
-    print(f'or on a page:          python -m dlkd_jax.serve --index={index}')
+    print(f'search the test films: {_python()} -m dlkd_jax.search "{EXAMPLE}" --index={index}')
+    print(f'or on a page:          {_python()} -m dlkd_jax.serve --index={index}')
     print('seconds: ' + ', '.join(f'{name} {value:.0f}' for name, value in seconds.items()), flush=True)
   return seconds
+
+
+def _python() -> str:
+  """Returns the command of this interpreter, as short as it can be typed here."""
+  path, here = pathlib.Path(sys.executable), pathlib.Path.cwd()
+  return str(path.relative_to(here) if path.is_relative_to(here) else path)

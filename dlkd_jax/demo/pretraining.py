@@ -14,6 +14,7 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -143,7 +144,7 @@ def pretrain(settings: Settings, folder: pathlib.Path) -> None:
   bar.finish(label)
   params = jax.tree.map(np.asarray, state[0]['clip'])
   clip_files.save_clip(clip_files.ClipModel(config, params, preprocess, tokenizer), folder)
-  state_file.unlink(missing_ok=True)
+  shutil.rmtree(state_file.parent, ignore_errors=True)
 
 
 def _prepare(settings: Settings, tokenizer, preprocess, step: int) -> tuple[np.ndarray, np.ndarray]:

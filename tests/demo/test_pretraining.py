@@ -62,6 +62,7 @@ def test_the_scenes_of_a_step_are_those_of_its_number():
   assert pretraining.scenes(TINY, 4)[1] != texts
 
 
+@pytest.mark.slow
 def test_a_stopped_pretraining_ends_alike(tmp_path, monkeypatch):
   pretraining.pretrain(TINY, tmp_path / 'whole')
   whole = clip_files.load_clip(tmp_path / 'whole')
@@ -81,6 +82,7 @@ def test_a_stopped_pretraining_ends_alike(tmp_path, monkeypatch):
   monkeypatch.setattr(pretraining, '_prepare', lambda *a: asked.append(a[-1]) or prepare(*a))
   pretraining.pretrain(TINY, tmp_path / 'stopped')
   assert asked[0] == 2
+  assert sorted(path.name for path in tmp_path.iterdir()) == ['stopped', 'whole'], 'what was kept to go on is gone'
   stopped = clip_files.load_clip(tmp_path / 'stopped')
   assert stopped.config == pretraining.make_config(TINY, pretraining.make_tokenizer().end)
   assert jax.tree.all(jax.tree.map(np.array_equal, whole.params, stopped.params))
