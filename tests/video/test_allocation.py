@@ -7,8 +7,8 @@ import pytest
 
 from tests.paths import repository
 
-# Frees a large block, so that the C library would keep blocks of that size, then takes and frees twenty of them that a
-# small one pins in their heap.
+# Frees a large block, so that the C library would keep blocks of that size, then takes and frees twenty of them. Each is
+# pinned in its heap by one behind it, too large for a hole elsewhere and too small to be mapped for itself.
 _PROGRAM = """
 import ctypes, os, sys
 from dlkd_jax.video import allocation
@@ -22,7 +22,7 @@ blocks = []
 for _ in range(20):
   block = libc.malloc(size)
   ctypes.memset(block, 1, size)
-  blocks.append((block, libc.malloc(1000)))
+  blocks.append((block, libc.malloc(100 << 10)))
 for block, _ in blocks:
   libc.free(block)
 print(int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGE_SIZE') >> 20)
