@@ -7,8 +7,8 @@ import pytest
 
 from tests.paths import repository
 
-# Frees a large block, so that the C library would keep blocks of that size, then takes and frees twenty of them. Each is
-# pinned in its heap by one behind it, too large for a hole elsewhere and too small to be mapped for itself.
+# Frees a large block, so that the C library would keep blocks of that size, then takes and frees twenty. Each is pinned
+# in its heap by one behind it, too large for a hole elsewhere and too small to be mapped for itself.
 _PROGRAM = """
 import ctypes, os, sys
 from dlkd_jax.video import allocation
@@ -39,4 +39,6 @@ def test_blocks_between_small_ones_are_given_back():
       pytest.skip('the C library is not glibc')
     assert done.returncode == 0, done.stderr
     held[how] = int(done.stdout)
-  assert held['told'] < held['not told'] - 300, held
+  assert held['told'] < 100, held
+  if held['not told'] < 300:  # By how it was built, or by the environment's MALLOC_ variables.
+    pytest.skip('this C library gives the blocks back without being told')
