@@ -154,11 +154,11 @@ def _prepare(settings: Settings, tokenizer, preprocess, step: int) -> tuple[np.n
 
 def _telling() -> np.ndarray:
   """Returns how much each id tells of a picture, [V]: shapes most, for they are the hardest to see; motions nothing."""
-  telling = np.zeros(len(_numbers()), np.float32)
+  numbers = _numbers()
+  telling = np.zeros(len(numbers), np.float32)
   for factor, weight in (('shape', 3.0), ('colour', 1.0), ('size', 1.0), ('background', 1.0)):
-    telling[
-      [_numbers()[word] for concept in words.FACTORS[factor] for phrase in concept for word in phrase.split()]
-    ] = weight
+    said = ' '.join(phrase for concept in words.FACTORS[factor] for phrase in concept)
+    telling[[numbers[word] for word in said.split()]] = weight
   return telling
 
 

@@ -39,7 +39,7 @@ class Rows:
     Raises:
       ValueError: they do not fit each other.
     """
-    kind, shape = self.values.dtype.name, self.values.shape
+    kind, shape = self.dtype, self.values.shape
     if kind not in (*DTYPES, 'float32') or len(shape) != 2:
       raise ValueError(
         f'stored rows are {kind} {list(shape)}; expected {", ".join(DTYPES)} or float32 of shape [n, H].'
@@ -98,7 +98,7 @@ class JoinedRows:
     Raises:
       ValueError: there is none, or their sizes or types differ.
     """
-    kinds = {(rows.values.dtype.name, rows.hidden) for rows in parts}
+    kinds = {(rows.dtype, rows.hidden) for rows in parts}
     if len(kinds) != 1:
       raise ValueError(f'parts are {sorted(kinds)}; expected one or more of one type and size.')
     self._parts = list(parts)
