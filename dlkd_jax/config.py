@@ -12,6 +12,7 @@ from typing import Any
 import ml_collections
 
 from dlkd_jax import files
+from dlkd_jax.errors import UserError
 
 # Fields that may differ when a run is resumed: they change what is reported or where data lies, not the result.
 _FREE_ON_RESUME = (
@@ -42,9 +43,9 @@ def parse_arguments(arg: str | None, **defaults: Any) -> ml_collections.ConfigDi
   for item in filter(None, (arg or '').split(',')):
     name, has_value, text = item.partition('=')
     if name not in defaults:
-      raise ValueError(f'unknown config argument {name!r} in {arg!r}; expected some of {", ".join(sorted(defaults))}.')
+      raise UserError(f'unknown config argument {name!r} in {arg!r}; expected some of {", ".join(sorted(defaults))}.')
     if name in seen:
-      raise ValueError(f'config argument {name!r} is given twice in {arg!r}.')
+      raise UserError(f'config argument {name!r} is given twice in {arg!r}.')
     seen.add(name)
     parsed[name] = _convert(name, text if has_value else None, type(defaults[name]))
   return parsed
@@ -61,7 +62,7 @@ def _convert(name: str, text: str | None, kind: type) -> Any:
     except ValueError:
       pass
   expected = 'no value, true or false' if kind is bool else f'{name}=<{kind.__name__}>'
-  raise ValueError(f'config argument {name!r} has the value {text!r}; expected {expected}.')
+  raise UserError(f'config argument {name!r} has the value {text!r}; expected {expected}.')
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -111,7 +112,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
   require(config.loss.hard_pool >= 1, 'loss.hard_pool', 'at least 1')
   require(0.0 <= config.evaluation.inheritance_weight <= 1.0, 'evaluation.inheritance_weight', 'a share in [0, 1]')
   if problems:
-    raise ValueError('; '.join(problems) + '.')
+    raise UserError('; '.join(problems) + '.')
 
 
 def differences(saved: dict[str, Any], current: dict[str, Any], prefix: str = '') -> list[str]:
@@ -139,7 +140,7 @@ def write_or_compare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -
       line for line in differences(json.loads(path.read_text()), current) if not line.startswith(_FREE_ON_RESUME)
     ]
     if lines:
-      raise ValueError(
+      raise UserError(
         f'{workdir} holds a run of another configuration (saved → now):\n  '
         + '\n  '.join(lines)
         + '\nResume with the saved values, or choose another --workdir.'

@@ -19,6 +19,8 @@ import sys
 
 from absl import app, flags, logging
 
+from dlkd_jax.errors import UserError
+
 _VIDEOS = flags.DEFINE_string('videos', None, 'Folder of the videos, and of folders of them.')
 _CAPTIONS = flags.DEFINE_string(
   'captions', None, 'JSON lines of captions; without it, a gallery that is only searched.'
@@ -47,7 +49,7 @@ def _request():
 
   teacher = _TEACHER.value or (f'clip:{_CLIP.value}' if _CLIP.value else None)
   if teacher is None:
-    raise ValueError('there is no teacher: give --clip=DIR, or --teacher=none for a set without one')
+    raise UserError('there is no teacher: give --clip=DIR, or --teacher=none for a set without one')
   return extraction.Request(
     videos=pathlib.Path(_VIDEOS.value),
     data_dir=pathlib.Path(_DATA_DIR.value),

@@ -1,35 +1,153 @@
-"""Files that appear whole or not at all."""
+"""Text, JSON lines and paths as people write them; files that appear whole or not at all."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
+from dlkd_jax.errors import UserError
 
-def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes a text file under a temporary name and renames it, replacing what was there.
+_OTHER_ENCODINGS = {
+  b'\xff\xfe\x00\x00': 'UTF-32',
+  b'\x00\x00\xfe\xff': 'UTF-32',
+  b'\xff\xfe': 'UTF-16',
+  b'\xfe\xff': 'UTF-16',
+}
 
-  It is on the disk, not only on its way there, when this returns.
+
+def expand(path: str | os.PathLike[str]) -> pathlib.Path:
+  """Returns a path as a person meant it: `~` and `~name` are home folders.
+
+  Every path that a command line or a configuration names goes through here; a folder that is really called `~` is
+  written `./~`.
 
   Raises:
-    OSError: it cannot be written; what was there is unchanged, and the temporary file is gone.
+    UserError: it is empty, holds a NUL character, or names the home of nobody.
+  """
+  text = os.fspath(path)
+  if not text or '\0' in text:
+    raise UserError(f'a path is {text!r}; expected the name of a file or a folder')
+  expanded = os.path.expanduser(text)  # pathlib would take ./~ for ~.
+  if expanded.startswith('~'):
+    raise UserError(f'{text}: there is no home folder of that name; write the whole path, or ./{text}')
+  return pathlib.Path(expanded)
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Gives a temporary path to write to; what was written there replaces `path` where the block ends without an error.
+
+  Then it is on the disk, not only on its way there, and as readable to others as any new file, whatever mode the writer
+  chose. After an error, also one in between (Ctrl-C), `path` is what it was and the temporary file is gone.
+
+  Raises:
+    OSError: it cannot be written; the error names `path`.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(path.name + '.tmp')
   try:
-    with temporary.open('w', encoding='utf-8') as file:
-      file.write(text)
-      file.flush()
-      os.fsync(file.fileno())
-    temporary.replace(path)
-  except OSError as error:
-    error.filename = error.filename or str(path)  # A failed write does not say of what.
     temporary.unlink(missing_ok=True)
+    with temporary.open('xb') as file:
+      mode = os.fstat(file.fileno()).st_mode & 0o777  # As the umask has it, which cannot be read without setting it.
+    yield temporary
+    os.chmod(temporary, mode)
+    sync(temporary)
+    temporary.replace(path)
+    sync(path.parent)
+  except BaseException as error:
+    temporary.unlink(missing_ok=True)
+    if isinstance(error, OSError):
+      error.filename = error.filename or str(path)  # A failed write does not say of what.
     raise
 
 
+def sync(path: pathlib.Path) -> None:
+  """Waits until a file, or the names in a folder, are on the disk."""
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+  """Writes a text file in UTF-8 as `replacing` does."""
+  with replacing(path) as temporary:
+    temporary.write_text(text, encoding='utf-8', newline='')
+
+
 def write_json(path: pathlib.Path, content: Any) -> None:
-  """Writes indented JSON as `write_text` does."""
+  """Writes indented JSON as `replacing` does."""
   write_text(path, json.dumps(content, indent=2) + '\n')
+
+
+def read_text(path: pathlib.Path) -> str:
+  """Reads a text file that a person wrote: UTF-8, with or without a byte order mark.
+
+  Raises:
+    UserError: it is no UTF-8; the line and the byte are named.
+    OSError: it cannot be read.
+  """
+  return decode(path.read_bytes(), str(path))
+
+
+def decode(content: bytes, origin: str) -> str:
+  """Returns bytes as text as `read_text` does; `origin` is what errors call them."""
+  for mark, name in _OTHER_ENCODINGS.items():
+    if content.startswith(mark):
+      raise UserError(f'{origin}: is {name} text; save it as UTF-8')
+  try:
+    return content.decode('utf-8-sig')
+  except UnicodeDecodeError as error:
+    # The codec counts behind the byte order mark.
+    place = error.start + (3 if content.startswith(b'\xef\xbb\xbf') else 0)
+    line = content.count(b'\n', 0, place) + 1
+    raise UserError(
+      f'{origin}, line {line}: byte {place} is 0x{content[place]:02x}, which is no UTF-8 text; save the file as UTF-8'
+    ) from error
+
+
+def lines(text: str) -> Iterator[tuple[int, str]]:
+  """Yields number, from 1, and content of each line that holds more than white space.
+
+  Lines end with LF or CRLF alone: U+2028, U+0085 and their like are characters of a sentence.
+  """
+  for number, line in enumerate(text.split('\n'), 1):
+    if line.strip():
+      yield number, line.removesuffix('\r')
+
+
+def json_lines(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+  """Reads JSON objects, one a line.
+
+  Yields:
+    Where it stands, as 'captions.jsonl, line 3', and the object.
+
+  Raises:
+    UserError: a line is no object of JSON, or holds half of a character (a lone surrogate); the line is named.
+    OSError: it cannot be read.
+  """
+  for number, line in lines(read_text(path)):
+    where = f'{path}, line {number}'
+    yield where, parse_object(line, where)
+
+
+def parse_object(text: str, where: str) -> dict[str, Any]:
+  """Reads one JSON object; see `json_lines` for the errors, which begin with `where`."""
+  try:
+    content = json.loads(text)
+    text.encode(), json.dumps(content, ensure_ascii=False).encode()
+  except UnicodeEncodeError as error:
+    raise UserError(
+      f'{where}: holds half of a character ({error.object[error.start : error.start + 1]!r}); write it whole, or '
+      'leave it out'
+    ) from error
+  except (ValueError, RecursionError) as error:
+    raise UserError(f'{where}: not JSON ({error}); expected one object a line, found {text.strip()[:80]!r}') from error
+  if not isinstance(content, dict):
+    raise UserError(f'{where}: expected an object, as {{"video": "lake.mp4", …}}, found {text.strip()[:80]!r}')
+  return content

@@ -22,6 +22,8 @@ import sys
 
 from absl import app, flags, logging
 
+from dlkd_jax.errors import UserError
+
 _COMMANDS = ('build', 'add', 'remove', 'info', 'tune', 'accelerate')
 
 _INDEX = flags.DEFINE_string('index', None, 'Folder of the index.')
@@ -121,7 +123,7 @@ def _remove(index, names):
   from dlkd_jax.gallery import building, filters
 
   if not names and not _WHERE.value and not _COMPACT.value:
-    raise ValueError('say what is to be removed: ids of videos, or --where=key=value')
+    raise UserError('say what is to be removed: ids of videos, or --where=key=value')
   if names or _WHERE.value:
     keep = filters.parse(_WHERE.value)
     gone = building.remove(index, lambda entry: (not names or entry.video_id in names) and keep(entry))

@@ -22,6 +22,8 @@ import sys
 
 from absl import app, flags, logging
 
+from dlkd_jax.errors import UserError
+
 _WORKDIR = flags.DEFINE_multi_string('workdir', None, 'Folder of a training; may be given several times.')
 _SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'val', 'test'], 'Split to report.')
 _OUTPUT = flags.DEFINE_string('output', None, 'Folder of the report; default: report in the first --workdir.')
@@ -38,7 +40,7 @@ def _names(workdirs):
     names = ['/'.join(path.parts[-count:]) for path in workdirs]
     if len(set(names)) == len(names):
       return names
-  raise ValueError(f'a --workdir is given twice: {", ".join(map(str, workdirs))}')
+  raise UserError(f'a --workdir is given twice: {", ".join(map(str, workdirs))}')
 
 
 def _report():

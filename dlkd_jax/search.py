@@ -17,6 +17,8 @@ import sys
 
 from absl import app, flags, logging
 
+from dlkd_jax.errors import UserError
+
 _INDEX = flags.DEFINE_string('index', None, 'Folder of the index.')
 _TOP = flags.DEFINE_integer('top', 10, 'Most hits a query.')
 _OFFSET = flags.DEFINE_integer('offset', 0, 'Hits to pass over: --offset=10 is the second page of ten.')
@@ -52,7 +54,7 @@ def _queries(sentences):
     text = sys.stdin.read() if _QUERIES.value == '-' else pathlib.Path(_QUERIES.value).read_text(encoding='utf-8')
     found += queries.parse(text, _QUERIES.value)
   if not found:
-    raise ValueError('there is no query: give a sentence, --queries=FILE or --caption=ID')
+    raise UserError('there is no query: give a sentence, --queries=FILE or --caption=ID')
   return found
 
 
@@ -62,7 +64,7 @@ def _search(sentences):
 
   asked = _queries(sentences)
   if _ZERO_SHOT.value and _WEIGHTS.value:
-    raise ValueError('--zero_shot and --weights contradict each other; give one of them')
+    raise UserError('--zero_shot and --weights contradict each other; give one of them')
   chosen = weights.parse(_WEIGHTS.value) if _WEIGHTS.value else None
   gallery = Gallery.open(_INDEX.value, _CLIP.value, _VIDEOS.value)
   wishes = {

@@ -14,6 +14,8 @@ import sys
 
 from absl import app, flags, logging
 
+from dlkd_jax.errors import UserError
+
 _INDEX = flags.DEFINE_string('index', None, 'Folder of the index.')
 _HOST = flags.DEFINE_string('host', '127.0.0.1', 'Address to listen at; 0.0.0.0 lets other machines in.')
 _PORT = flags.DEFINE_integer('port', 8000, 'Port to listen at; 0 takes a free one.', 0, 65535)
@@ -39,7 +41,7 @@ def _settings(gallery):
   from dlkd_jax.page.settings import Settings
 
   if _ZERO_SHOT.value and _WEIGHTS.value:
-    raise ValueError('--zero_shot and --weights contradict each other; give one of them')
+    raise UserError('--zero_shot and --weights contradict each other; give one of them')
   chosen = weights.parse(_WEIGHTS.value) if _WEIGHTS.value else None
   return Settings(
     hosts=(_HOST.value, *_ALLOW_HOST.value),

@@ -13,6 +13,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from dlkd_jax.errors import UserError
+
 DATA_AXIS, MODEL_AXIS = 'data', 'model'
 BATCH_AXES = (DATA_AXIS, MODEL_AXIS)
 # A smaller array is not worth a gather.
@@ -33,7 +35,7 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, model: int = 1) -> Me
   """
   devices = list(jax.devices() if devices is None else devices)
   if model < 1 or len(devices) % model:
-    raise ValueError(
+    raise UserError(
       f'config.mesh.model is {model}, and there are {len(devices)} devices; expected a number that divides them.'
     )
   return Mesh(np.asarray(devices).reshape(-1, model), BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
@@ -87,7 +89,7 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
   local = mesh.local_mesh.size
   for array in jax.tree.leaves(batch):
     if array.shape[0] % local:
-      raise ValueError(
+      raise UserError(
         f'a batch array of {array.shape[0]} rows does not divide over {local} devices; choose sizes (batch_videos, '
         f'caption_sizes) that are multiples of {local}.'
       )

@@ -3,8 +3,10 @@
 All of them are a `PackError`, which is a `ValueError`: catch that one to report a bad pack without a traceback.
 """
 
+from dlkd_jax.errors import UserError
 
-class PackError(ValueError):
+
+class PackError(UserError):
   """A feature pack, or a request made of it, cannot be used."""
 
 

@@ -21,6 +21,7 @@ from dlkd_jax.data.lengths import Lengths
 from dlkd_jax.data.options import PipelineOptions
 from dlkd_jax.data.packing import make_layout
 from dlkd_jax.data.plan import Plan, ShardShape
+from dlkd_jax.errors import UserError
 from dlkd_jax.layout import Layout
 
 
@@ -50,7 +51,7 @@ class Collator:
     """
     options = plan.options
     if options.shards % process_count:
-      raise ValueError(
+      raise UserError(
         f'shards is {options.shards}, which {process_count} processes cannot share evenly; make it a multiple: the '
         'number of devices of all processes'
       )
@@ -99,7 +100,7 @@ class Collator:
       lengths.tokens[start : start + lengths.captions[row]].tolist(),
     )
     if found[0] != listed[0] or found[2] != listed[2] or (self._options.teacher and found[1] != listed[1]):
-      raise ValueError(
+      raise UserError(
         f'video {sources.text(record["video_id"])!r} has {found[0]} student and {found[1]} teacher frames and captions '
         f'of {found[2]} tokens; listed are {listed[0]}, {listed[1]} and {listed[2]}: the lengths are of other records; '
         'build the data set again, or remove its lengths-*.npz files'
@@ -107,7 +108,7 @@ class Collator:
     for name, width in self._widths.items():
       found = _width(record[name])
       if found != width:
-        raise ValueError(
+        raise UserError(
           f'video {sources.text(record["video_id"])!r} has {name} of {found} features; expected '
           f'{width}, as the others have; build the data set again'
         )
@@ -284,7 +285,7 @@ def check_lengths(source: sources.Source, lengths: Lengths, options: PipelineOpt
   unfit[np.repeat(np.arange(len(lengths)), lengths.captions)[lengths.tokens < 1]] = True
   for row in np.flatnonzero(unfit)[:1]:
     _check_trainable(source[int(row)], options)
-    raise ValueError(
+    raise UserError(
       f'record {row} has frames, captions or tokens of length 0 by its lengths, and none by itself; '
       'the lengths are of other records: build the data set again'
     )
@@ -305,24 +306,24 @@ def _check_trainable(record: sources.Record, options: PipelineOptions) -> None:
   """Raises ValueError, naming the video, where a record lacks what training needs."""
   video = sources.text(record['video_id'])
   if len(record['student_frames']) == 0:
-    raise ValueError(f'video {video!r} has no student frames; leave it out of the data set')
+    raise UserError(f'video {video!r} has no student frames; leave it out of the data set')
   if len(record['token_lengths']) == 0:
-    raise ValueError(f'video {video!r} has no captions; leave it out of the training split')
+    raise UserError(f'video {video!r} has no captions; leave it out of the training split')
   if np.min(record['token_lengths']) < 1:
-    raise ValueError(f'video {video!r} has a caption without tokens; leave the caption out')
+    raise UserError(f'video {video!r} has a caption without tokens; leave the caption out')
   if not options.teacher:
     return
   if not sources.has_rows(record, 'teacher_frames'):
-    raise ValueError(
+    raise UserError(
       f'video {video!r} has no teacher frames; train with teacher=False or build the set with teacher features'
     )
   if len(record.get('teacher_text', ())) != len(record['token_lengths']):
-    raise ValueError(
+    raise UserError(
       f'video {video!r} has {len(record["token_lengths"])} captions and {len(record.get("teacher_text", ()))} '
       'teacher text features; expected one a caption; train with teacher=False or build the set again'
     )
   if options.pixels and len(record.get('teacher_pixels', ())) != len(record['teacher_frames']):
-    raise ValueError(
+    raise UserError(
       f'video {video!r} has {len(record["teacher_frames"])} teacher frames and pixels of '
       f'{len(record.get("teacher_pixels", ()))}; expected those of each; train on the frozen features '
       '(teacher.online=False) or build a set with pixels'

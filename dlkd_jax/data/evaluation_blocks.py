@@ -21,6 +21,7 @@ from dlkd_jax.data import sources, transforms
 from dlkd_jax.data.collation import lengths_mask, write_student_frames
 from dlkd_jax.data.options import PipelineOptions, fitting_size
 from dlkd_jax.data.sources import Source
+from dlkd_jax.errors import UserError
 
 _T = TypeVar('_T')
 
@@ -121,7 +122,7 @@ def caption_blocks(
 
 def _check_block(block: int) -> None:
   if block < 1:
-    raise ValueError(f'block is {block}; expected 1 or more')
+    raise UserError(f'block is {block}; expected 1 or more')
 
 
 def _ahead(items: Iterator[_T], depth: int) -> Iterator[_T]:
@@ -167,7 +168,7 @@ def _video_block(
   students = [record['student_frames'] for record in records]
   for video, student in zip(ids, students, strict=True):
     if len(student) == 0:
-      raise ValueError(f'video {video!r} has no student frames; leave it out of the data set')
+      raise UserError(f'video {video!r} has no student frames; leave it out of the data set')
   teachers = [record['teacher_frames'] for record in records] if teacher_width else []
   longest = max(len(rows) for rows in students + teachers)
   size = fitting_size(min(longest, options.max_frames), options.frame_sizes)
@@ -217,14 +218,14 @@ def _captions(source: Source, options: PipelineOptions, order: Sequence[int]) ->
     ids, captions = sources.texts(record['caption_ids']), sources.texts(record['captions'])
     teacher = record['teacher_text'] if sources.has_rows(record, 'teacher_text') else None
     if teacher is not None and len(teacher) != len(lengths):
-      raise ValueError(
+      raise UserError(
         f'video {video!r} has {len(lengths)} captions and {len(teacher)} teacher text features; expected one a '
         'caption, or none; build the set again'
       )
     starts = np.cumsum(lengths) - lengths
     for k, (start, length) in enumerate(zip(starts, lengths, strict=True)):
       if length < 1:
-        raise ValueError(f'caption {ids[k]!r} of video {video!r} has no tokens; leave it out')
+        raise UserError(f'caption {ids[k]!r} of video {video!r} has no tokens; leave it out')
       yield _Caption(
         tokens=record['student_tokens'][start : start + min(length, options.max_words)],
         teacher_text=None if teacher is None else teacher[k],
@@ -259,7 +260,7 @@ def _caption_block(
     try:
       transforms.normalize_rows(transforms.widen(caption.tokens, into), into)
     except transforms.NonFiniteError as error:
-      raise ValueError(
+      raise UserError(
         f'caption {caption.caption_id!r} of video {caption.video_id!r}: its token {error}; extract its features again'
       ) from error
     if teacher_text is not None and caption.teacher_text is not None:

@@ -21,6 +21,7 @@ from dlkd_jax.data.lengths import Lengths, scan_lengths
 from dlkd_jax.data.options import PipelineOptions
 from dlkd_jax.data.plan import Plan, make_plan
 from dlkd_jax.data.sources import Source
+from dlkd_jax.errors import UserError
 
 # What a plan looks at, whichever is least: numbers, not seconds, so that all processes look at the same.
 _PLANNED_BATCHES = 200
@@ -108,7 +109,7 @@ class TrainIterator(Iterator[Batch]):
     """
     for name, value in self._order.items():
       if state.get(name) != value:
-        raise ValueError(
+        raise UserError(
           f'the saved place in the data has {name} {state.get(name)} and this run has {value}; the order of videos '
           f'differs: run with the same {name}, or start anew in another work directory'
         )
@@ -163,13 +164,13 @@ def train_pipeline(
       or the shards do not divide over the processes.
   """
   if not 0 <= process_index < process_count:
-    raise ValueError(f'process_index is {process_index}; expected 0 to {process_count - 1}')
+    raise UserError(f'process_index is {process_index}; expected 0 to {process_count - 1}')
   if len(source) == 0:
-    raise ValueError('the training split has no videos; expected at least one')
+    raise UserError('the training split has no videos; expected at least one')
   if lengths is None:
     lengths = scan_lengths(source)
   if len(lengths) != len(source):
-    raise ValueError(f'there are lengths of {len(lengths)} records and {len(source)} records; cut both alike')
+    raise UserError(f'there are lengths of {len(lengths)} records and {len(source)} records; cut both alike')
   check_lengths(source, lengths, options)
   batches = _drawn(len(source), options, seed)
   plan = make_plan(_first_batches(batches, len(source), options), lengths, options)

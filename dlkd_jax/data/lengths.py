@@ -15,6 +15,7 @@ import numpy as np
 
 from dlkd_jax.data import sources
 from dlkd_jax.data.options import PipelineOptions
+from dlkd_jax.errors import UserError
 
 _SCAN_NOTICE_SECONDS = 2.0
 _ARRAYS = ('student', 'teacher', 'captions', 'tokens')
@@ -47,13 +48,13 @@ class Lengths:
     for name in _ARRAYS:
       array = np.asarray(getattr(self, name))
       if array.ndim != 1 or array.dtype.kind not in 'iu' or (array.size and array.min() < 0):
-        raise ValueError(
+        raise UserError(
           f'lengths {name!r} are {array.dtype} of shape {array.shape}; expected whole numbers from 0, in one axis'
         )
       object.__setattr__(self, name, array.astype(np.int64))
     count = len(self.student)
     if len(self.teacher) != count or len(self.captions) != count or len(self.tokens) != self.captions.sum():
-      raise ValueError(
+      raise UserError(
         f'lengths disagree: {count} records with student frames, {len(self.teacher)} with teacher frames, '
         f'{len(self.captions)} with {self.captions.sum()} captions, tokens of {len(self.tokens)} captions'
       )
@@ -117,9 +118,9 @@ def read_lengths(path: pathlib.Path, records: int) -> Lengths:
     with np.load(path, allow_pickle=False) as arrays:
       found = Lengths(*(arrays[array] for array in _ARRAYS))
   except Exception as error:  # Of many kinds: those of zip files, of numpy's headers and of the lengths themselves.
-    raise ValueError(f'{path} is damaged ({error}); expected the arrays {", ".join(_ARRAYS)}; {remedy}') from error
+    raise UserError(f'{path} is damaged ({error}); expected the arrays {", ".join(_ARRAYS)}; {remedy}') from error
   if len(found) != records:
-    raise ValueError(f'{path} describes {len(found)} records; expected {records}, as many as the split has; {remedy}')
+    raise UserError(f'{path} describes {len(found)} records; expected {records}, as many as the split has; {remedy}')
   return found
 
 

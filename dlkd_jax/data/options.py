@@ -6,6 +6,8 @@ import dataclasses
 import functools
 import logging
 
+from dlkd_jax.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class PipelineOptions:
@@ -80,9 +82,9 @@ class PipelineOptions:
     _check_covers('word_sizes', self.word_sizes, 'max_words', self.max_words)
     _check_at_least('row_words', self.row_words, 1)
     if self.pixels and not self.teacher:
-      raise ValueError('pixels are of the teacher, and there is none; set teacher, or unset pixels')
+      raise UserError('pixels are of the teacher, and there is none; set teacher, or unset pixels')
     if self.packing and self.row_words < self.max_words:
-      raise ValueError(
+      raise UserError(
         f'row_words is {self.row_words} and max_words is {self.max_words}; a row must hold the longest caption: make '
         f'row_words {self.max_words} or more'
       )
@@ -112,7 +114,7 @@ def fitting_size(count: int, sizes: tuple[int, ...]) -> int:
   for size in sizes:
     if count <= size:
       return size
-  raise ValueError(f'{count} rows do not fit the sizes {sizes}; add a size of {count} or more')
+  raise UserError(f'{count} rows do not fit the sizes {sizes}; add a size of {count} or more')
 
 
 def growing_size(count: int, sizes: tuple[int, ...]) -> int:
@@ -138,16 +140,16 @@ def _warn_once(sizes: tuple[int, ...], size: int) -> None:
 
 def _check_at_least(name: str, value: int, least: int) -> None:
   if isinstance(value, bool) or not isinstance(value, int) or value < least:
-    raise ValueError(f'{name} is {value!r}; expected a whole number of {least} or more')
+    raise UserError(f'{name} is {value!r}; expected a whole number of {least} or more')
 
 
 def _check_sizes(name: str, sizes: tuple[int, ...]) -> None:
   for size in sizes:
     _check_at_least(f'an entry of {name}', size, 1)
   if list(sizes) != sorted(set(sizes)):
-    raise ValueError(f'{name} is {sizes}; expected different sizes in ascending order')
+    raise UserError(f'{name} is {sizes}; expected different sizes in ascending order')
 
 
 def _check_covers(name: str, sizes: tuple[int, ...], limit_name: str, limit: int) -> None:
   if not sizes or sizes[-1] != limit:
-    raise ValueError(f'{name} is {sizes} and {limit_name} is {limit}; expected the last size to equal {limit_name}')
+    raise UserError(f'{name} is {sizes} and {limit_name} is {limit}; expected the last size to equal {limit_name}')

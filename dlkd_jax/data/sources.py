@@ -31,6 +31,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from dlkd_jax.data import transforms
+from dlkd_jax.errors import UserError
 
 Record = dict[str, Any]
 
@@ -72,7 +73,7 @@ def open_source(data_dir: str | os.PathLike[str], name: str, split: str) -> Sour
     )
   source = builder.as_data_source(split)
   if len(source) == 0:
-    raise ValueError(f'split {split!r} of {folder} has no videos; build it again with {_command(name)}')
+    raise UserError(f'split {split!r} of {folder} has no videos; build it again with {_command(name)}')
   return BuiltSource(source, files, info.shard_lengths)
 
 
@@ -132,7 +133,7 @@ def open_set(data_dir: str | os.PathLike[str], name: str, split: str | None = No
 
   builder = tfds.builder_from_directory(str(folder))
   if split is not None and split not in builder.info.splits:
-    raise ValueError(f'{folder} has no split {split!r}; it has {sorted(builder.info.splits)}. Name one of these.')
+    raise UserError(f'{folder} has no split {split!r}; it has {sorted(builder.info.splits)}. Name one of these.')
   return builder, folder
 
 
@@ -163,7 +164,7 @@ def naming_bad_rows(record: Record) -> Iterator[None]:
   try:
     yield
   except transforms.NonFiniteError as error:
-    raise ValueError(f'video {text(record["video_id"])!r}: {_bad_row(record) or error}') from error
+    raise UserError(f'video {text(record["video_id"])!r}: {_bad_row(record) or error}') from error
 
 
 def _bad_row(record: Record) -> str:
@@ -198,7 +199,7 @@ def _latest_version(data_dir: pathlib.Path, name: str) -> pathlib.Path:
   configs = sorted({path.parent for path in found})
   if len(configs) > 1:
     names = [str(path.relative_to(data_dir)) for path in configs]
-    raise ValueError(f'{root} holds several configurations; name one of {names}')
+    raise UserError(f'{root} holds several configurations; name one of {names}')
   return max(found, key=lambda path: tuple(map(int, path.name.split('.'))))
 
 

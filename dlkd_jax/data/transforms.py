@@ -9,6 +9,8 @@ import functools
 
 import numpy as np
 
+from dlkd_jax.errors import UserError
+
 # Added to a row's norm before dividing by it, so that a row of zeros stays one.
 NORM_EPSILON = np.float32(1e-5)
 
@@ -144,5 +146,5 @@ def check_finite(rows: np.ndarray) -> np.ndarray:
   return squares
 
 
-class NonFiniteError(ValueError):
+class NonFiniteError(UserError):
   """Feature rows hold NaN or an infinity, or numbers whose squares overflow."""

@@ -9,6 +9,7 @@ import sys
 from dlkd_jax import files
 from dlkd_jax.demo import films, pretraining, sheet, stages, students, table
 from dlkd_jax.demo.settings import Settings
+from dlkd_jax.errors import UserError
 from dlkd_jax.gallery import building
 from dlkd_jax.gallery.collection import Collection, Knowledge
 from dlkd_jax.video import extraction
@@ -54,7 +55,7 @@ def _extract(settings: Settings, workdir: pathlib.Path) -> None:
   )
   result = extraction.extract(request)
   if result.builder is None or result.report.usable != sum(settings.films):
-    raise ValueError(f'not every film could be extracted; {result.report_file} says which, and why:\n{result.report}')
+    raise UserError(f'not every film could be extracted; {result.report_file} says which, and why:\n{result.report}')
 
 
 def _train(settings: Settings, workdir: pathlib.Path) -> None:
@@ -95,7 +96,7 @@ def demonstrate(settings: Settings, workdir: pathlib.Path, until: str | None = N
   planned = all_stages(settings, workdir)
   names = [stage.name for stage in planned]
   if until is not None and until not in names:
-    raise ValueError(f'there is no stage {until!r}; expected one of {", ".join(names)}')
+    raise UserError(f'there is no stage {until!r}; expected one of {", ".join(names)}')
   stages.claim(workdir, settings)
   last = len(names) if until is None else names.index(until) + 1
   seconds = stages.run(planned[:last], workdir, functools.partial(print, flush=True))

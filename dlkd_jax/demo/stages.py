@@ -11,6 +11,7 @@ from typing import Any
 
 from dlkd_jax import files
 from dlkd_jax.demo.settings import Settings
+from dlkd_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,7 @@ def claim(workdir: pathlib.Path, settings: Settings) -> None:
   try:
     there = dict(json.loads(path.read_text(encoding='utf-8')))
   except (ValueError, TypeError) as error:
-    raise ValueError(f'{path} is damaged ({error}); remove {workdir}, or choose another --workdir') from error
+    raise UserError(f'{path} is damaged ({error}); remove {workdir}, or choose another --workdir') from error
   differences = [
     f'{name}: {there.get(name)} there, {own.get(name)} asked for'
     for name in sorted(there.keys() | own.keys())
@@ -50,7 +51,7 @@ def claim(workdir: pathlib.Path, settings: Settings) -> None:
   ]
   if differences:
     listed = '; '.join(differences)
-    raise ValueError(f'{workdir} was begun with other settings ({listed}); remove it, or choose another --workdir')
+    raise UserError(f'{workdir} was begun with other settings ({listed}); remove it, or choose another --workdir')
 
 
 def run(stages: list[Stage], workdir: pathlib.Path, say: Callable[[str], None]) -> dict[str, float]:

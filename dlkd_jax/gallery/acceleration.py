@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.gallery import index_folder
 from dlkd_jax.gallery.index_folder import IndexFolder
 from dlkd_jax.gallery.quantization import JoinedRows
@@ -79,7 +80,7 @@ class JoinedFrames:
       ValueError: they are not.
     """
     if (len(self), self.hidden) != (rows, hidden):
-      raise ValueError(f'{name} has {len(self)} vectors of {self.hidden}, and the gallery {rows} of {hidden}')
+      raise UserError(f'{name} has {len(self)} vectors of {self.hidden}, and the gallery {rows} of {hidden}')
 
   def search(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the rows of about the largest products; arguments and result are those of `FrameIndex.search`."""
@@ -110,7 +111,7 @@ class TwoStages:
     from dlkd_jax.gallery.frame_index import FrameIndex
 
     if not is_ready(folder.manifest):
-      raise ValueError(
+      raise UserError(
         f'{folder.path} is not prepared for searching in two stages; do it once with '
         f'`python -m dlkd_jax.index accelerate --index={folder.path}`, or search exactly'
       )

@@ -16,6 +16,7 @@ import ml_collections
 
 from dlkd_jax import config as config_lib
 from dlkd_jax.data import sources
+from dlkd_jax.errors import UserError
 from dlkd_jax.gallery import acceleration, encoding, index_folder, quantization, runs, sentences, weights
 from dlkd_jax.gallery.collection import Collection, Knowledge, captions_of
 from dlkd_jax.gallery.encoding import TEACHER, StudentEncoder
@@ -62,7 +63,7 @@ class Settings:
       *(('scorers', scorer, SCORERS) for scorer in self.scorers or ()),
     ):
       if value not in allowed:
-        raise ValueError(f'--{name} names {value!r}; expected one of {", ".join(allowed)}')
+        raise UserError(f'--{name} names {value!r}; expected one of {", ".join(allowed)}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,11 +232,11 @@ def _manifest(
   if collection.sizes.get('Dt'):
     sizes[TEACHER] = collection.sizes['Dt']
   if not sizes:
-    raise ValueError(
+    raise UserError(
       f'{collection.dataset} in {collection.data_dir} has no teacher features; give the --workdir of a training'
     )
   if odd := [name for name in settings.scorers or () if name not in sizes]:
-    raise ValueError(f'there is nothing to score {", ".join(odd)} with; run and records give {", ".join(sizes)}')
+    raise UserError(f'there is nothing to score {", ".join(odd)} with; run and records give {", ".join(sizes)}')
   scorers = {name: size for name, size in sizes.items() if name in (settings.scorers or sizes)}
   default = {TEACHER: 1.0}
   if student is not None and set(scorers) & set(student.branches):

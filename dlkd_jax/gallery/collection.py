@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dlkd_jax.data import sources
+from dlkd_jax.errors import UserError
 from dlkd_jax.gallery.encoding import TEACHER
 from dlkd_jax.gallery.segments import Caption, Entry
 
@@ -56,7 +57,7 @@ class Collection:
     wanted = [name for name, count in counts.items() if count] if splits is None else list(splits)
     if odd := [name for name in wanted if not counts.get(name)]:
       there = ', '.join(f'{name} ({count})' for name, count in sorted(counts.items()))
-      raise ValueError(f'{folder} has no videos in {odd}; its splits are {there}. Name some of these with --splits')
+      raise UserError(f'{folder} has no videos in {odd}; its splits are {there}. Name some of these with --splits')
     return cls(
       str(pathlib.Path(data_dir).absolute()),
       dataset,
@@ -138,15 +139,15 @@ def read_metadata(path: pathlib.Path) -> dict[str, dict[str, Any]]:
       content = dict(json.loads(line))
       video = content.pop('video')
     except (ValueError, TypeError, KeyError) as error:
-      raise ValueError(
+      raise UserError(
         f'{path}, line {number}: expected an object with "video", as {{"video": "lake.mp4", "year": 2021}}; found '
         f'{line[:80]!r}'
       ) from error
     if video in found:
-      raise ValueError(f'{path}, line {number}: {video!r} is described a second time; join the two lines')
+      raise UserError(f'{path}, line {number}: {video!r} is described a second time; join the two lines')
     for key, value in content.items():
       if not all(isinstance(one, str | int | float | bool) for one in (value if isinstance(value, list) else [value])):
-        raise ValueError(
+        raise UserError(
           f'{path}, line {number}: {key!r} is {value!r}; expected a text, a number, true or false, or a list of these'
         )
     found[str(video)] = content

@@ -21,6 +21,7 @@ import numpy as np
 
 from dlkd_jax import sharding
 from dlkd_jax.data import sources, transforms
+from dlkd_jax.errors import UserError
 from dlkd_jax.models import parameter_files
 from dlkd_jax.models.student import Student, init_parameters
 from dlkd_jax.training import recipe
@@ -216,7 +217,7 @@ def encode_videos(
   for record in records:
     for feature in (*(['student_frames'] if student else []), *(['teacher_frames'] if TEACHER in scorers else [])):
       if not sources.has_rows(record, feature):
-        raise ValueError(
+        raise UserError(
           f'video {sources.text(record["video_id"])!r} has no {feature}; leave its split out (--splits), or extract it '
           'again'
         )

@@ -22,6 +22,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.gallery.quantization import Rows, for_products, unit_rows
 from dlkd_jax.gallery.windows import check_offsets, cut
 from dlkd_jax.sharding import make_mesh
@@ -70,7 +71,7 @@ class ExactSearch:
     self._offsets = check_offsets(offsets, {name: len(rows) for name, rows in self._stored.items()})
     self._mesh = make_mesh(jax.local_devices()[:1]) if mesh is None else mesh
     if self._mesh.is_multi_process:
-      raise ValueError('the mesh has devices of several processes; search runs in one, over jax.local_devices().')
+      raise UserError('the mesh has devices of several processes; search runs in one, over jax.local_devices().')
     platform = self._mesh.devices.flat[0].platform
     block_rows = block_rows or _WINDOW_ROWS.get(platform, _WINDOW_ROWS_ELSEWHERE)
     self._windows = cut(self._offsets, block_rows, self._mesh.size)
@@ -198,22 +199,22 @@ def check_queries(queries: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -
     ValueError: there are none, or they do not fit the gallery or each other.
   """
   if not queries:
-    raise ValueError(f'there are no query vectors; expected some of the scorers {sorted(sizes)}.')
+    raise UserError(f'there are no query vectors; expected some of the scorers {sorted(sizes)}.')
   if unknown := sorted(set(queries) - set(sizes)):
-    raise ValueError(f'there are query vectors for {unknown}, and the gallery has the scorers {sorted(sizes)}.')
+    raise UserError(f'there are query vectors for {unknown}, and the gallery has the scorers {sorted(sizes)}.')
   unit = {}
   for name, array in queries.items():
     try:
       unit[name] = unit_rows(np.asarray(array))
     except ValueError as error:
-      raise ValueError(f'query vectors of {name}: {error}') from error
+      raise UserError(f'query vectors of {name}: {error}') from error
     if unit[name].shape[1] != sizes[name]:
-      raise ValueError(
+      raise UserError(
         f'query vectors of {name} have {unit[name].shape[1]} numbers, and the frames of the gallery {sizes[name]}; '
         'encode both with the same checkpoint.'
       )
   if len(counts := {name: len(array) for name, array in unit.items()}) and len(set(counts.values())) > 1:
-    raise ValueError(f'the scorers have different numbers of queries: {counts}.')
+    raise UserError(f'the scorers have different numbers of queries: {counts}.')
   return unit
 
 
@@ -225,9 +226,9 @@ def fuse(scores: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> np.n
   """
   used = {name: weight for name, weight in weights.items() if weight != 0}
   if not used or not np.isfinite(list(used.values())).all():
-    raise ValueError(f'weights are {dict(weights)}; expected finite numbers, one of them other than 0.')
+    raise UserError(f'weights are {dict(weights)}; expected finite numbers, one of them other than 0.')
   if missing := sorted(set(used) - set(scores)):
-    raise ValueError(f'weights name {missing}, and there are scores of {sorted(scores)}.')
+    raise UserError(f'weights name {missing}, and there are scores of {sorted(scores)}.')
   return sum(np.float32(weight) * np.asarray(scores[name], np.float32) for name, weight in sorted(used.items()))
 
 
@@ -249,12 +250,12 @@ def top_videos(
     ValueError: as `fuse` does, or `count` is less than 1, or `allowed` is of another size.
   """
   if count < 1:
-    raise ValueError(f'count is {count}; expected 1 or more.')
+    raise UserError(f'count is {count}; expected 1 or more.')
   fused = fuse(scores, weights)
   videos = np.arange(fused.shape[1])
   if allowed is not None:
     if allowed.shape != videos.shape or allowed.dtype != bool:
-      raise ValueError(f'allowed is {allowed.dtype} {list(allowed.shape)}; expected bool [{len(videos)}].')
+      raise UserError(f'allowed is {allowed.dtype} {list(allowed.shape)}; expected bool [{len(videos)}].')
     videos = np.flatnonzero(allowed)
     fused = fused[:, videos]
   count = min(count, len(videos))

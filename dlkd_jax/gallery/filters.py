@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.gallery.segments import Entry
 
 Where = Callable[[Entry], bool]
@@ -53,7 +54,7 @@ def value_of(entry: Entry, key: str) -> Any:
 def _parse(condition: str) -> Where:
   match = _CONDITION.fullmatch(condition)
   if match is None:
-    raise ValueError(
+    raise UserError(
       f'the filter {condition!r} is not understood; expected key=value, key!=value, key>3, key<3 or key~text'
     )
   key, sign, value = match['key'], match['sign'], match['value']
@@ -65,7 +66,7 @@ def _parse(condition: str) -> Where:
     return lambda entry: any(value.casefold() in str(one).casefold() for one in _each(value_of(entry, key)))
   bound = _number(value)
   if bound is None:
-    raise ValueError(f'the filter {condition!r} compares with {value!r}; expected a number after {sign}')
+    raise UserError(f'the filter {condition!r} compares with {value!r}; expected a number after {sign}')
   compare = _ORDER[sign]
 
   def holds(entry: Entry) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import faiss
 import numpy as np
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.gallery.quantization import JoinedRows, Rows
 
 _BITS = 4
@@ -57,7 +58,7 @@ class FrameIndex:
       ValueError: there are no rows.
     """
     if not len(rows):
-      raise ValueError('there are no rows to build an index of; add videos to the gallery first.')
+      raise UserError('there are no rows to build an index of; add videos to the gallery first.')
     index = faiss.IndexPQFastScan(
       rows.hidden, rows.hidden // 2 if rows.hidden % 2 == 0 else rows.hidden, _BITS, faiss.METRIC_INNER_PRODUCT
     )
@@ -93,7 +94,7 @@ class FrameIndex:
       ValueError: their size is another.
     """
     if rows.hidden != self.hidden:
-      raise ValueError(f'rows have {rows.hidden} numbers, and the index {self.hidden}; they are of different encoders.')
+      raise UserError(f'rows have {rows.hidden} numbers, and the index {self.hidden}; they are of different encoders.')
     with _one_thread():
       for start in range(0, len(rows), _BLOCK_ROWS):
         self._index.add(rows[start : start + _BLOCK_ROWS].decode())
@@ -121,7 +122,7 @@ class FrameIndex:
       ValueError: it has another number or size of vectors.
     """
     if (len(self), self.hidden) != (rows, hidden):
-      raise ValueError(
+      raise UserError(
         f'{name} has {len(self)} vectors of {self.hidden}, and the gallery {rows} of {hidden}; '
         'add what is missing, or build it again.'
       )
@@ -163,7 +164,7 @@ class FrameIndex:
     whole = len(footer) == _FOOTER.size and _FOOTER.unpack(footer) == (_MAGIC, len(body), zlib.crc32(body))
     index = faiss.deserialize_index(body) if whole else None
     if not isinstance(index, faiss.IndexPQFastScan):
-      raise ValueError(f'{path} is not a whole index of frames; build it again.')
+      raise UserError(f'{path} is not a whole index of frames; build it again.')
     found = cls(index)
     found.check(len(found) if rows is None else rows, found.hidden if hidden is None else hidden, str(path))
     return found

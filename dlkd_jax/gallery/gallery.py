@@ -22,6 +22,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dlkd_jax import sharding
+from dlkd_jax.errors import UserError
 from dlkd_jax.gallery import acceleration, building, exact, filters
 from dlkd_jax.gallery import weights as weights_lib
 from dlkd_jax.gallery.index_folder import IndexFolder
@@ -52,7 +53,7 @@ class _Wish:
   def __post_init__(self):
     for name, least in (('top', 1), ('offset', 0), ('moments', 1)):
       if getattr(self, name) < least:
-        raise ValueError(f'{name} is {getattr(self, name)}; expected {least} or more')
+        raise UserError(f'{name} is {getattr(self, name)}; expected {least} or more')
 
 
 class Gallery:
@@ -181,7 +182,7 @@ class Gallery:
       ValueError: there is no such caption, or an argument is out of range.
     """
     if odd := [name for name in caption_ids if name not in self.captions]:
-      raise ValueError(
+      raise UserError(
         f'there is no caption {odd[0]!r} in this index, which has {len(self.captions)}; '
         '`python -m dlkd_jax.index info --captions` lists them'
       )
@@ -241,9 +242,9 @@ class Gallery:
     count = len(next(iter(vectors.values()))) if vectors else 0
     names = [f'query {number + 1}' for number in range(count)] if names is None else list(names)
     if len(names) != count:
-      raise ValueError(f'there are {len(names)} names of queries, and vectors of {count}')
+      raise UserError(f'there are {len(names)} names of queries, and vectors of {count}')
     if odd := [name for name, weight in weights.items() if weight and name not in vectors]:
-      raise ValueError(f'there is a weight for {odd[0]}, and there are query vectors of {sorted(vectors)}')
+      raise UserError(f'there is a weight for {odd[0]}, and there are query vectors of {sorted(vectors)}')
     wish = _Wish(top, offset, moments, weights, threshold, self._allowed(where), flat, level)
     hits: list[tuple[tuple[Hit, ...], int]] = []
     for first in range(0, count, _QUERIES):

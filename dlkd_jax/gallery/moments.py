@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.gallery.results import Moment
 
 LEVEL = 0.35
@@ -96,10 +97,10 @@ def smoothed(curve: np.ndarray) -> np.ndarray:
 
 def _check(times: np.ndarray, curve: np.ndarray, count: int, level: float) -> None:
   if times.ndim != 1 or times.shape != curve.shape or not len(times):
-    raise ValueError(f'times {times.shape} and curve {curve.shape}: expected one value a frame in both, and a frame')
+    raise UserError(f'times {times.shape} and curve {curve.shape}: expected one value a frame in both, and a frame')
   if not (np.isfinite(times).all() and np.isfinite(curve).all()):
-    raise ValueError('times or curve hold values that are not finite')
+    raise UserError('times or curve hold values that are not finite')
   if (np.diff(times) < 0).any():
-    raise ValueError('times fall; expected the frames in the order in which they are shown')
+    raise UserError('times fall; expected the frames in the order in which they are shown')
   if count < 1 or not 0 <= level <= 1:
-    raise ValueError(f'count {count} and level {level}: expected count of at least 1 and level from 0 to 1')
+    raise UserError(f'count {count} and level {level}: expected count of at least 1 and level from 0 to 1')

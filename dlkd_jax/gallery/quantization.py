@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.gallery.rotation import rotate, rotate_back
 
 DTYPES = ('float16', 'int8')
@@ -41,13 +42,11 @@ class Rows:
     """
     kind, shape = self.dtype, self.values.shape
     if kind not in (*DTYPES, 'float32') or len(shape) != 2:
-      raise ValueError(
-        f'stored rows are {kind} {list(shape)}; expected {", ".join(DTYPES)} or float32 of shape [n, H].'
-      )
+      raise UserError(f'stored rows are {kind} {list(shape)}; expected {", ".join(DTYPES)} or float32 of shape [n, H].')
     if (self.scales is not None) != (kind == 'int8'):
-      raise ValueError(f'{kind} rows {"without" if kind == "int8" else "with"} scales; int8 alone has one a row.')
+      raise UserError(f'{kind} rows {"without" if kind == "int8" else "with"} scales; int8 alone has one a row.')
     if self.scales is not None and (self.scales.shape != shape[:1] or self.scales.dtype != np.float32):
-      raise ValueError(
+      raise UserError(
         f'scales are {self.scales.dtype} {list(self.scales.shape)}; expected float32 [{shape[0]}], one for each row.'
       )
 
@@ -100,7 +99,7 @@ class JoinedRows:
     """
     kinds = {(rows.dtype, rows.hidden) for rows in parts}
     if len(kinds) != 1:
-      raise ValueError(f'parts are {sorted(kinds)}; expected one or more of one type and size.')
+      raise UserError(f'parts are {sorted(kinds)}; expected one or more of one type and size.')
     self._parts = list(parts)
     self._starts = np.cumsum([0, *(len(rows) for rows in parts)])
 
@@ -126,7 +125,7 @@ class JoinedRows:
     """Copies a run of rows, which may span parts."""
     start, end, step = key.indices(len(self))
     if step != 1:
-      raise ValueError(f'rows are taken one after another, and the step is {step}.')
+      raise UserError(f'rows are taken one after another, and the step is {step}.')
     inner = self._starts[(self._starts > start) & (self._starts < end)]
     return self.gather(np.asarray([start, *inner]), np.asarray([*inner, max(start, end)]))
 
@@ -167,7 +166,7 @@ def encode(rows: np.ndarray, dtype: str) -> Rows:
     ValueError: the type is unknown, or `unit_rows` refuses the rows.
   """
   if dtype not in (*DTYPES, 'float32'):
-    raise ValueError(f'rows cannot be stored as {dtype!r}; expected one of {", ".join(DTYPES)}.')
+    raise UserError(f'rows cannot be stored as {dtype!r}; expected one of {", ".join(DTYPES)}.')
   check_rows(rows)
   values = np.empty(rows.shape, dtype)
   scales = np.empty(len(rows), np.float32) if dtype == 'int8' else None
@@ -199,7 +198,7 @@ def check_rows(rows: np.ndarray, what: str = 'rows') -> None:
   """
   kind = getattr(rows, 'dtype', None)
   if kind is None or kind.kind not in 'fiu' or rows.ndim != 2 or not rows.shape[1]:
-    raise ValueError(
+    raise UserError(
       f'{what} are {type(rows).__name__ if kind is None else f"{kind} {list(rows.shape)}"}; expected an array [n, H] '
       'of real numbers.'
     )
@@ -210,7 +209,7 @@ def _unit(rows: np.ndarray, part: slice) -> np.ndarray:
   finite = np.isfinite(block).all(axis=1)
   if not finite.all():
     bad = part.start + int(np.argmin(finite))
-    raise ValueError(f'row {bad} is not finite (of {len(rows)}); encode it again, or leave its video out.')
+    raise UserError(f'row {bad} is not finite (of {len(rows)}); encode it again, or leave its video out.')
   # The largest component first: the squares of very small or large ones would not be float32 numbers.
   for measure in (lambda x: np.abs(x).max(axis=1), lambda x: np.linalg.norm(x, axis=1)):
     norms = measure(block)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.gallery import account
 from dlkd_jax.gallery.gallery import Gallery
 from dlkd_jax.gallery.results import SearchResult
@@ -32,11 +33,11 @@ def parse(text: str, origin: str) -> list[Query]:
     try:
       content = dict(json.loads(line))
     except (ValueError, TypeError) as error:
-      raise ValueError(f'{origin}, line {number} is not JSON ({error}): {line[:80]!r}') from error
+      raise UserError(f'{origin}, line {number} is not JSON ({error}): {line[:80]!r}') from error
     kinds = [key for key in _KEYS if isinstance(content.get(key), str)]
     if len(kinds) != 1 or (odd := set(content) - {*_KEYS, 'id'}):
       wrong = f'has {sorted(odd)}' if len(kinds) == 1 else f'has {sorted(content)}'
-      raise ValueError(f'{origin}, line {number} {wrong}; expected "text" or "caption", and "id" if wanted')
+      raise UserError(f'{origin}, line {number} {wrong}; expected "text" or "caption", and "id" if wanted')
     found.append((kinds[0], content[kinds[0]], content.get('id')))
   return found
 

@@ -11,6 +11,7 @@ import flax.traverse_util
 import ml_collections
 import numpy as np
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.gallery.collection import Collection
 
 # Fields of the configuration that a student needs.
@@ -34,12 +35,12 @@ def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
   try:
     content = dict(json.loads(path.read_text(encoding='utf-8')))
   except (ValueError, TypeError) as error:
-    raise ValueError(f'{path} is damaged ({error}); restore it from a copy') from error
+    raise UserError(f'{path} is damaged ({error}); restore it from a copy') from error
   absent = [
     f'{group}.{name}' for group, names in _NEEDED.items() for name in names if name not in content.get(group, {})
   ]
   if absent:  # Other fields may be those of an earlier version.
-    raise ValueError(f'{path} lacks {", ".join(absent)}; expected the --workdir of a training')
+    raise UserError(f'{path} lacks {", ".join(absent)}; expected the --workdir of a training')
   return ml_collections.ConfigDict(content)
 
 
@@ -60,7 +61,7 @@ def check_backbones(config: ml_collections.ConfigDict, collection: Collection) -
     and all(isinstance(made, str) for made in (there, here))
   ]
   if odd:
-    raise ValueError(
+    raise UserError(
       f'{collection.dataset} in {collection.data_dir} was made with other backbones than {config.data.dataset} in '
       f'{config.data.data_dir}, which the student was trained on: {"; ".join(odd)}. Extract it with the same --student '
       'and --tokens, or index it without --workdir'

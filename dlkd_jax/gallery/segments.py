@@ -28,13 +28,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.gallery.quantization import Rows
 from dlkd_jax.training.integrity import sync_folder
 
 _SUFFIXES = {'offsets': 'offsets.i64', 'times': 'times.f32', 'videos': 'videos.jsonl', 'captions': 'captions.jsonl'}
 
 
-class IndexFolderError(ValueError):
+class IndexFolderError(UserError):
   """An index, or a part of it, is absent, damaged, of another version, or in use; the message says what to do."""
 
 
@@ -179,7 +180,7 @@ class SegmentWriter:
     for name, size in self._scorers.items():
       values, scales = rows[name].values, rows[name].scales
       if values.shape != (count, size) or values.dtype != self._dtype or (scales is None) == (self._dtype == np.int8):
-        raise ValueError(
+        raise UserError(
           f'video {entry.video_id!r}: {name} has {values.dtype} {list(values.shape)}; expected {self._dtype} '
           f'[{count}, {size}]'
         )

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.gallery.encoding import TEACHER, StudentEncoder, unit
 from dlkd_jax.gallery.segments import IndexFolderError
 from dlkd_jax.video import backbones
@@ -108,7 +109,7 @@ class SentenceEncoder:
     wanted = self._scorers if scorers is None else tuple(scorers)
     for number, sentence in enumerate(sentences):
       if not sentence.strip():
-        raise ValueError(f'sentence {number + 1} is empty; type what is to be found')
+        raise UserError(f'sentence {number + 1} is empty; type what is to be found')
     self.check(wanted)
     vectors: dict[str, np.ndarray] = {}
     if 'tokens' in self._kinds(wanted):

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from dlkd_jax.data import sources
+from dlkd_jax.errors import UserError
 from dlkd_jax.gallery import account, building, encoding, exact, index_folder, quantization
 from dlkd_jax.gallery.collection import Collection
 from dlkd_jax.gallery.encoding import TEACHER
@@ -73,7 +74,7 @@ def tune(path: pathlib.Path, collection: Collection, shares: Sequence[float] = S
     building.check_features(folder, collection)
     branches = [name for name in folder.manifest['scorers'] if name != TEACHER]
     if not branches or TEACHER not in folder.manifest['scorers']:
-      raise ValueError(
+      raise UserError(
         f'there is nothing to blend in {path}: its scorers are {", ".join(folder.manifest["scorers"])}; a blend needs '
         "the teacher and a student's branches"
       )
@@ -124,7 +125,7 @@ def _scores(folder: IndexFolder, collection: Collection) -> tuple[dict[str, np.n
       if vectors:
         columns += [number] * len(vectors[scorers[0]])
   if not columns:
-    raise ValueError(f'{collection.dataset} has no captions in {", ".join(collection.splits)}; name another --split')
+    raise UserError(f'{collection.dataset} has no captions in {", ".join(collection.splits)}; name another --split')
   rows = {name: quantization.encode(np.concatenate(parts), dtype) for name, parts in stored.items()}
   offsets = np.cumsum([0, *lengths])
   vectors = {name: np.concatenate(parts) for name, parts in queries.items()}

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.gallery.exact import check_queries, first_of
 from dlkd_jax.gallery.frame_index import FrameIndex
 from dlkd_jax.gallery.quantization import JoinedRows, Rows, for_products
@@ -78,13 +79,13 @@ def search(
     indexes[name].check(len(stored[name]), stored[name].hidden, f'the index of frames of {name}')
   queries = check_queries({name: queries[name] for name in used}, {name: stored[name].hidden for name in used})
   if count < 1 or frames < 1:
-    raise ValueError(f'count is {count} and frames {frames}; expected 1 or more.')
+    raise UserError(f'count is {count} and frames {frames}; expected 1 or more.')
   candidates = max(candidates, count)
   videos = len(offsets) - 1
   if allowed is None:
     allowed = np.ones(videos, bool)
   elif allowed.shape != (videos,) or allowed.dtype != bool:
-    raise ValueError(f'allowed is {allowed.dtype} {list(allowed.shape)}; expected bool [{videos}].')
+    raise UserError(f'allowed is {allowed.dtype} {list(allowed.shape)}; expected bool [{videos}].')
   few = np.flatnonzero(allowed)
   if len(few) <= candidates:
     chosen = [few] * len(queries[next(iter(used))])
@@ -188,10 +189,10 @@ def _cosines(rows: Rows, query: np.ndarray) -> np.ndarray:
 def _check_weights(weights, queries, indexes, stored) -> dict[str, float]:
   used = {name: float(weight) for name, weight in weights.items() if weight != 0}
   if not used or not np.isfinite(list(used.values())).all() or min(used.values()) < 0:
-    raise ValueError(
+    raise UserError(
       f'weights are {dict(weights)}; expected numbers of 0 or more, one of them more. Exact search takes others too.'
     )
   for what, given in (('query vectors', queries), ('an index of frames', indexes), ('stored rows', stored)):
     if missing := sorted(set(used) - set(given)):
-      raise ValueError(f'weights name {missing}, and there is {what} of {sorted(given)} alone.')
+      raise UserError(f'weights name {missing}, and there is {what} of {sorted(given)} alone.')
   return used

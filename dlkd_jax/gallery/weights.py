@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from dlkd_jax.errors import UserError
+
 
 def parse(text: str) -> dict[str, float]:
   """Reads weights as `inheritance=0.5,exploration=0.2,teacher=0.3`.
@@ -19,7 +21,7 @@ def parse(text: str) -> dict[str, float]:
     except ValueError:
       number = None
     if not name or not equals or number is None or name in weights:
-      raise ValueError(f'--weights is {text!r}; expected scorers with a number each, as inheritance=0.7,teacher=0.3')
+      raise UserError(f'--weights is {text!r}; expected scorers with a number each, as inheritance=0.7,teacher=0.3')
     weights[name] = number
   return weights
 
@@ -32,7 +34,7 @@ def choose(scorers: Sequence[str], given: Mapping[str, float] | None, default: M
   """
   weights = dict(default if given is None else given)
   if odd := [name for name in weights if name not in scorers]:
-    raise ValueError(f'there is no scorer {odd[0]!r} in this index; it has {", ".join(scorers)}')
+    raise UserError(f'there is no scorer {odd[0]!r} in this index; it has {", ".join(scorers)}')
   if any(not 0 <= value < float('inf') for value in weights.values()) or not any(weights.values()):
-    raise ValueError(f'weights are {weights}; expected numbers from 0, not all 0')
+    raise UserError(f'weights are {weights}; expected numbers from 0, not all 0')
   return {name: float(weights.get(name, 0.0)) for name in scorers}

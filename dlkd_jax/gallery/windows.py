@@ -11,6 +11,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from dlkd_jax.errors import UserError
+
 # Windows begin at multiples of this, so that their bytes begin at multiples of 64 and need no copy.
 _ALIGNED = 64
 _SMALLEST = 1024
@@ -55,21 +57,21 @@ def check_offsets(offsets: np.ndarray, rows: Mapping[str, int]) -> np.ndarray:
   """
   offsets = np.asarray(offsets)
   if offsets.dtype.kind not in 'iu' or offsets.ndim != 1 or not len(offsets):
-    raise ValueError(f'offsets are {offsets.dtype} {list(offsets.shape)}; expected [V+1] ints.')
+    raise UserError(f'offsets are {offsets.dtype} {list(offsets.shape)}; expected [V+1] ints.')
   if not rows:
-    raise ValueError('there are no stored rows of any scorer; expected one or more, such as {"inheritance": rows}.')
+    raise UserError('there are no stored rows of any scorer; expected one or more, such as {"inheritance": rows}.')
   if len(offsets) == 1:
-    raise ValueError('the gallery is empty; add videos to it before searching.')
+    raise UserError('the gallery is empty; add videos to it before searching.')
   if len(set(rows.values())) > 1:
-    raise ValueError(f'the scorers have different numbers of rows: {dict(rows)}; each has one for every frame.')
+    raise UserError(f'the scorers have different numbers of rows: {dict(rows)}; each has one for every frame.')
   count = next(iter(rows.values()))
   offsets = offsets.astype(np.int64)
   lengths = np.diff(offsets)
   if offsets[0] != 0 or offsets[-1] != count:
-    raise ValueError(f'offsets run from {offsets[0]} to {offsets[-1]}; expected 0 to {count}, the number of rows.')
+    raise UserError(f'offsets run from {offsets[0]} to {offsets[-1]}; expected 0 to {count}, the number of rows.')
   if (lengths < 1).any():
     video = int(np.argmax(lengths < 1))
-    raise ValueError(
+    raise UserError(
       f'video {video} has {lengths[video]} rows ({offsets[video]} to {offsets[video + 1]}); expected 1 or more.'
     )
   return offsets
@@ -87,7 +89,7 @@ def cut(offsets: np.ndarray, block_rows: int, devices: int = 1) -> Windows:
     ValueError: `block_rows` is less than 1.
   """
   if block_rows < 1:
-    raise ValueError(f'block_rows is {block_rows}; expected 1 or more.')
+    raise UserError(f'block_rows is {block_rows}; expected 1 or more.')
   lengths = np.diff(offsets)
   share = -(-int(offsets[-1]) // devices)
   wanted = min(block_rows, max(_SMALLEST, share))

@@ -22,6 +22,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.models.clip import Clip, ClipConfig, ImageConfig, TextConfig, TowerConfig
 from dlkd_jax.models.clip_inputs import MEAN, STD, Preprocess, Tokenizer, read_preprocess, read_tokenizer
 from dlkd_jax.models.clip_names import from_file, hugging_face_names, open_clip_names, to_file
@@ -122,7 +123,7 @@ def save_clip(model: ClipModel, folder: str | os.PathLike[str]) -> None:
   """
   folder = pathlib.Path(folder)
   if model.config.text.end == _LEGACY_END:
-    raise ValueError(
+    raise UserError(
       f'{folder}: the end token has id {_LEGACY_END}, which readers of the format take for the largest id of a '
       'sentence; give the end token the largest id of the vocabulary'
     )
@@ -146,7 +147,7 @@ def save_clip(model: ClipModel, folder: str | os.PathLike[str]) -> None:
 
 def _hugging_face_config(content: dict[str, Any], path: pathlib.Path) -> ClipConfig:
   if content.get('model_type', 'clip') != 'clip':
-    raise ValueError(f'{path} is of a model of type {content["model_type"]!r}, expected clip.')
+    raise UserError(f'{path} is of a model of type {content["model_type"]!r}, expected clip.')
 
   def tower(part: dict[str, Any], **defaults: int) -> TowerConfig:
     part = defaults | part  # Files leave out what equals the library's defaults.
@@ -178,7 +179,7 @@ def _hugging_face_config(content: dict[str, Any], path: pathlib.Path) -> ClipCon
       content.get('projection_dim', 512),
     )
   except (KeyError, TypeError, AttributeError) as error:
-    raise ValueError(f'{path} does not describe both towers of a CLIP model: {error!r}.') from error
+    raise UserError(f'{path} does not describe both towers of a CLIP model: {error!r}.') from error
 
 
 def _as_hugging_face(config: ClipConfig) -> dict[str, Any]:
@@ -241,12 +242,12 @@ def _open_clip_config(content: dict[str, Any], path: pathlib.Path) -> ClipConfig
       model['embed_dim'],
     )
   except (KeyError, TypeError, AttributeError) as error:
-    raise ValueError(f'{path} does not describe a CLIP model with a vision transformer: {error!r}.') from error
+    raise UserError(f'{path} does not describe a CLIP model with a vision transformer: {error!r}.') from error
 
 
 def _refuse_unknown(part: dict[str, Any], known: set[str], path: pathlib.Path) -> None:
   if unknown := sorted(set(part) - known):
-    raise ValueError(f'{path} asks for {unknown}, which is not supported; expected a plain vision transformer.')
+    raise UserError(f'{path} asks for {unknown}, which is not supported; expected a plain vision transformer.')
 
 
 def _tree(params: dict[str, np.ndarray]) -> Any:
@@ -260,7 +261,7 @@ def _tokenizer(folder: pathlib.Path, config: ClipConfig) -> Tokenizer | None:
 
 def _check_size(preprocess: Preprocess | None, config: ClipConfig, folder: pathlib.Path) -> None:
   if preprocess is not None and preprocess.size != config.image.size:
-    raise ValueError(
+    raise UserError(
       f'{folder}: preprocessor_config.json makes pictures of {preprocess.size} pixels, and config.json expects '
       f'{config.image.size}; they are of different models.'
     )
@@ -270,9 +271,9 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
   try:
     content = json.loads(path.read_text(encoding='utf-8'))
   except (json.JSONDecodeError, UnicodeDecodeError) as error:
-    raise ValueError(f'{path} is no JSON: {error}') from error
+    raise UserError(f'{path} is no JSON: {error}') from error
   if not isinstance(content, dict):
-    raise ValueError(f'{path} holds a {type(content).__name__}, expected an object.')
+    raise UserError(f'{path} holds a {type(content).__name__}, expected an object.')
   return content
 
 
@@ -313,5 +314,5 @@ def _read_arrays(path: pathlib.Path) -> _Arrays:
       with safetensors.safe_open(part, 'flax') as file:
         files |= dict.fromkeys(file.keys(), part)
     except safetensors.SafetensorError as error:
-      raise ValueError(f'{part} is not a whole safetensors file: {error}') from error
+      raise UserError(f'{part} is not a whole safetensors file: {error}') from error
   return _Arrays(files)

@@ -15,6 +15,7 @@ import numpy as np
 import tokenizers
 from PIL import Image
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.models.pictures import check_picture
 
 # Of OpenAI's training pictures, in shares of 255.
@@ -48,9 +49,9 @@ class Preprocess:
       ValueError: the sizes or the resampling cannot be.
     """
     if self.size < 1 or (self.resize or self.size) < self.size:
-      raise ValueError(f'a side of {self.size} pixels cannot be cut out of pictures resized to {self.resize}.')
+      raise UserError(f'a side of {self.size} pixels cannot be cut out of pictures resized to {self.resize}.')
     if self.resampling not in _RESAMPLING.values():
-      raise ValueError(f'unknown resampling {self.resampling!r}; expected one of {sorted(_RESAMPLING.values())}.')
+      raise UserError(f'unknown resampling {self.resampling!r}; expected one of {sorted(_RESAMPLING.values())}.')
 
   def crop(self, image: np.ndarray) -> np.ndarray:
     """Maps one RGB picture `[H, W, 3]` uint8 to its resized middle `[S, S, 3]` uint8.
@@ -113,11 +114,11 @@ def read_preprocess(path: pathlib.Path) -> Preprocess:
       _RESAMPLING[content.get('resample', 3)],
     )
   except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-    raise ValueError(f'{path} does not describe the preparation of pictures as CLIP does it: {error!r}') from error
+    raise UserError(f'{path} does not describe the preparation of pictures as CLIP does it: {error!r}') from error
   odd = [f'{key} is off' for key in ('do_resize', 'do_center_crop', 'do_normalize') if not content.get(key, True)]
   odd += [f'the cut is {sides[0]} by {sides[1]}'] * (sides[0] != sides[1])
   if odd:
-    raise ValueError(f'{path}: {", ".join(odd)}; only resizing, cutting a square and normalising are supported.')
+    raise UserError(f'{path}: {", ".join(odd)}; only resizing, cutting a square and normalising are supported.')
   return preprocess
 
 
@@ -142,7 +143,7 @@ class Tokenizer:
     self._tokenizer.no_padding()
     empty = self._tokenizer.encode('').ids
     if end is None and not empty:
-      raise ValueError('the tokenizer puts no end token behind a sentence; CLIP reads the feature there.')
+      raise UserError('the tokenizer puts no end token behind a sentence; CLIP reads the feature there.')
     self.end = empty[-1] if end is None else end
     self.context = context
 
@@ -173,5 +174,5 @@ def read_tokenizer(path: pathlib.Path, context: int = 77, end: int | None = None
   try:
     loaded = tokenizers.Tokenizer.from_file(str(path))
   except Exception as error:  # The library raises bare exceptions.
-    raise ValueError(f'{path} is no file of the tokenizers library: {error}') from error
+    raise UserError(f'{path} is no file of the tokenizers library: {error}') from error
   return Tokenizer(loaded, context, end)

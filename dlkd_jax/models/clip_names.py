@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.models.clip import ClipConfig
 
 Arrays = Mapping[str, np.ndarray]
@@ -144,7 +145,7 @@ def from_file(
   if wrong:
     wrong = list(dict.fromkeys(wrong))
     more = [f'and {len(wrong) - 20} more'] if len(wrong) > 20 else []
-    raise ValueError(
+    raise UserError(
       f'{file} does not hold the parameters that its configuration describes ({len(wrong)} arrays):\n  '
       + '\n  '.join(wrong[:20] + more)
     )

@@ -26,6 +26,7 @@ import numpy as np
 import safetensors.numpy
 from PIL import Image
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.models.parameter_files import read_metadata
 from dlkd_jax.models.pictures import check_picture
 
@@ -186,7 +187,7 @@ def check_arrays(arrays: dict[str, np.ndarray], module: EfficientNetLite0, origi
   lines += [f'{name}: not finite' for name, x in sorted(arrays.items()) if not np.isfinite(x).all()]
   if lines:
     more = f'\n  and {len(lines) - 10} more' if len(lines) > 10 else ''
-    raise ValueError(f'{origin} does not hold EfficientNet-Lite0:\n  ' + '\n  '.join(lines[:10]) + more)
+    raise UserError(f'{origin} does not hold EfficientNet-Lite0:\n  ' + '\n  '.join(lines[:10]) + more)
 
 
 def load_efficientnet(path: str | pathlib.Path) -> tuple[EfficientNetLite0, dict[str, Any], Preprocess]:
@@ -205,7 +206,7 @@ def load_efficientnet(path: str | pathlib.Path) -> tuple[EfficientNetLite0, dict
     raise FileNotFoundError(f'there is no file {path}; {make}.')
   found = read_metadata(path).get('format')
   if found != FORMAT:
-    raise ValueError(f'{path} says that its format is {found!r}, expected {FORMAT!r}; {make}.')
+    raise UserError(f'{path} says that its format is {found!r}, expected {FORMAT!r}; {make}.')
   module = EfficientNetLite0()
   arrays = {name: x.astype(np.float32) for name, x in safetensors.numpy.load_file(path).items()}
   check_arrays(arrays, module, str(path))

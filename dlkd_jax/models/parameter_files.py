@@ -11,6 +11,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from dlkd_jax.errors import UserError
+from dlkd_jax.files import replacing
+
 
 def write_parameters(params: Any, path: pathlib.Path, heads: int | None = None) -> None:
   """Writes a pytree of parameters; the file appears only when it is whole.
@@ -26,10 +29,9 @@ def write_parameters(params: Any, path: pathlib.Path, heads: int | None = None) 
 
 def save_arrays(arrays: Mapping[str, Any], path: pathlib.Path, metadata: dict[str, str]) -> None:
   """Writes arrays by name as safetensors; the file appears only when it is whole."""
-  temporary = path.with_name(path.name + '.tmp')
   contiguous = {name: np.asarray(array, order='C') for name, array in arrays.items()}
-  safetensors.numpy.save_file(contiguous, temporary, metadata=metadata)
-  temporary.replace(path)
+  with replacing(path) as temporary:  # Left alone, safetensors makes files that only their owner can read.
+    safetensors.numpy.save_file(contiguous, temporary, metadata=metadata)
 
 
 def read_metadata(path: pathlib.Path) -> dict[str, str]:
@@ -42,7 +44,7 @@ def read_metadata(path: pathlib.Path) -> dict[str, str]:
     with safetensors.safe_open(path, 'numpy') as file:
       return file.metadata() or {}
   except safetensors.SafetensorError as error:
-    raise ValueError(f'{path} is not a whole safetensors file: {error}') from error
+    raise UserError(f'{path} is not a whole safetensors file: {error}') from error
 
 
 def read_parameters(path: pathlib.Path, like: Any, heads: int | None = None) -> Any:
@@ -64,7 +66,7 @@ def read_parameters(path: pathlib.Path, like: Any, heads: int | None = None) -> 
     raise FileNotFoundError(f'there is no file {path}; make it with `python -m dlkd_jax.tools.convert_checkpoint`.')
   own_heads = read_metadata(path).get('heads')
   if None not in (heads, own_heads) and int(own_heads) != heads:
-    raise ValueError(
+    raise UserError(
       f'{path} holds a student of {own_heads} attention heads, and the configuration has {heads}; '
       f'add --config.model.heads={own_heads}.'
     )
@@ -89,7 +91,7 @@ def check_shapes(params: Any, like: Any, origin: str) -> None:
     if found.get(name) != expected.get(name)
   ]
   if lines:
-    raise ValueError(
+    raise UserError(
       f'{origin} does not fit the configuration and the data set:\n  ' + '\n  '.join(lines) + '\nUse the configuration '
       'that the parameters were trained with (model.hidden, data.max_frames, data.max_words, model.dual).'
     )

@@ -12,6 +12,7 @@ from typing import Any
 import flax.traverse_util
 import numpy as np
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.models.student import EXPLORATION, INHERITANCE
 
 _PREFIXES = {INHERITANCE: '', EXPLORATION: 'exp_'}
@@ -73,7 +74,7 @@ def from_release(arrays: Mapping[str, Any]) -> dict[str, Any]:
   missing = sorted(expected - set(arrays))
   unknown = sorted(set(arrays) - expected)
   if missing or unknown:
-    raise ValueError(
+    raise UserError(
       f'these are not the parameters of a {"dual" if dual else "single"}-branch DL-DKD++ student: '
       f'missing {missing or "none"}, unknown {unknown or "none"}. Pass the "model" state dict of the release, whole.'
     )
@@ -94,7 +95,7 @@ def to_release(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
   names = [entry for branch in params if branch in _PREFIXES for entry in _branch_names(branch)]
   odd = sorted('/'.join(path) for path in set(flat) ^ {path for _, path, _ in names})
   if odd:
-    raise ValueError(f'missing or unknown parameters: {odd}; expected the pytree of a Student, whole.')
+    raise UserError(f'missing or unknown parameters: {odd}; expected the pytree of a Student, whole.')
   converted = {}
   for name, path, transposed in names:
     array = np.asarray(flat[path])

@@ -24,6 +24,7 @@ import numpy as np
 import safetensors.numpy
 import tokenizers
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.models.parameter_files import read_metadata
 
 _PADDED_KEY_BIAS = -1e9  # Added to attention scores at padding; finite, so that a row of padding stays finite.
@@ -169,7 +170,7 @@ def from_file(arrays: dict[str, np.ndarray], config: EncoderConfig, origin: str)
       params[ours] = np.ascontiguousarray(array, np.float32)
   if wrong:
     more = f'\n  and {len(wrong) - 10} more' if len(wrong) > 10 else ''
-    raise ValueError(f'{origin} does not fit its config.json:\n  ' + '\n  '.join(wrong[:10]) + more)
+    raise UserError(f'{origin} does not fit its config.json:\n  ' + '\n  '.join(wrong[:10]) + more)
   return flax.traverse_util.unflatten_dict(params, sep='/')
 
 
@@ -191,7 +192,7 @@ def load_sentence_encoder(folder: str | pathlib.Path) -> SentenceEncoder:
   fields = [field.name for field in dataclasses.fields(EncoderConfig)]
   wrong += [f'{name} is missing' for name in fields if name not in content]
   if wrong:
-    raise ValueError(f'{folder / "config.json"}: {"; ".join(wrong)}; expected a BERT encoder, {wanted}.')
+    raise UserError(f'{folder / "config.json"}: {"; ".join(wrong)}; expected a BERT encoder, {wanted}.')
   config = EncoderConfig(**{name: content[name] for name in fields})
   weights = folder / 'model.safetensors'
   read_metadata(weights)  # Checks that the file is whole.

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.layout import Array, Layout, padded_layout
 from dlkd_jax.models.dropout import PositionSeeds, draw_seeds
 from dlkd_jax.models.layers import SequenceEncoder, dense
@@ -101,7 +102,7 @@ class Student(nn.Module):
 
   def setup(self):
     if self.hidden % self.heads:
-      raise ValueError(f'hidden size {self.hidden} is not divisible by {self.heads} attention heads.')
+      raise UserError(f'hidden size {self.hidden} is not divisible by {self.heads} attention heads.')
     for name in self.branch_names:
       branch = Branch(
         self.hidden,

@@ -7,6 +7,8 @@ import html
 import re
 from collections.abc import Sequence
 
+from dlkd_jax.errors import UserError
+
 # Light, whatever the reader's setting: figures are drawn on white.
 _STYLE = """
 :root { color-scheme: light; }
@@ -216,5 +218,5 @@ def figures_of(document: Document) -> list[Figure]:
     visit(section)
   names = [figure.name for figure in found]
   if len(set(names)) < len(names):
-    raise ValueError(f'figures share a name: {sorted(names)}')
+    raise UserError(f'figures share a name: {sorted(names)}')
   return found

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.reporting.bootstrap import CUTOFFS
 from dlkd_jax.retrieval.metrics import fused_rows
 
@@ -58,20 +59,20 @@ def read_relevant(
   columns, named = [np.array([own], np.int64) for own in own_columns], {}
   for number, caption, videos in _lines(path):
     if caption in named:
-      raise ValueError(f'{path}:{number}: caption {caption!r} was named in line {named[caption]} already')
+      raise UserError(f'{path}:{number}: caption {caption!r} was named in line {named[caption]} already')
     named[caption] = number
     if caption not in row:
       continue
     absent = [name for name in videos if name not in column]
     if absent:
-      raise ValueError(
+      raise UserError(
         f'{path}:{number}: {len(absent)} relevant videos of caption {caption!r} are not among the {len(column)} of the '
         f'gallery, as {", ".join(map(repr, absent[:_NAMED]))}; name videos of the split that is evaluated'
       )
     columns[row[caption]] = np.array(sorted({column[name] for name in videos}), np.int64)
   given = sum(name in row for name in named)
   if not given:
-    raise ValueError(
+    raise UserError(
       f'{path} names {len(named)} captions, none of them among the {len(row)} of this split, which are called '
       f'{", ".join(map(repr, list(row)[:_NAMED]))}, …; use these ids'
     )
@@ -86,11 +87,11 @@ def _lines(path: pathlib.Path) -> Iterator[tuple[int, str, list[str]]]:
     try:
       content = json.loads(line)
     except json.JSONDecodeError as error:
-      raise ValueError(f'{path}:{number}: not JSON: {error}') from None
+      raise UserError(f'{path}:{number}: not JSON: {error}') from None
     caption, videos = (content.get(key) if isinstance(content, dict) else None for key in ('caption', 'videos'))
     fits = isinstance(videos, list) and videos and all(isinstance(name, str) for name in videos)
     if not isinstance(caption, str) or not fits:
-      raise ValueError(
+      raise UserError(
         f'{path}:{number}: expected {{"caption": "<id>", "videos": ["<id>", …]}} with a video at least, found '
         f'{line.strip()[:120]}'
       )

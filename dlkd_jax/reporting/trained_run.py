@@ -12,6 +12,7 @@ import ml_collections
 from jax.sharding import Mesh
 
 from dlkd_jax import sharding
+from dlkd_jax.errors import UserError
 from dlkd_jax.models.parameter_files import check_shapes
 from dlkd_jax.models.student import Student, init_parameters
 from dlkd_jax.training import recipe, splits
@@ -64,7 +65,7 @@ def read_config(workdir: pathlib.Path, data_dir: str | None = None) -> ml_collec
     config = ml_collections.ConfigDict(_tuples(content))
     config.data.data_dir = data_dir or config.data.data_dir
   except (ValueError, AttributeError, TypeError) as error:
-    raise ValueError(f'{path} is not the configuration of a training ({error}); restore it from a copy') from None
+    raise UserError(f'{path} is not the configuration of a training ({error}); restore it from a copy') from None
   return config.lock()
 
 

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
+from dlkd_jax.errors import UserError
+
 RECIPE = 'recipe'
 
 
@@ -92,11 +94,11 @@ def choose(variants: Sequence[Variant], only: Sequence[str]) -> list[Variant]:
   """
   unknown = [name for name in only if name not in NAMES]
   if unknown:
-    raise ValueError(f'there is no variant {unknown[0]!r}; there are {", ".join(NAMES)}')
+    raise UserError(f'there is no variant {unknown[0]!r}; there are {", ".join(NAMES)}')
   there = [variant.name for variant in variants]
   same = [name for name in only if name not in there]
   if same:
-    raise ValueError(f'{same[0]!r} changes nothing that {", ".join(there)} do not change: this recipe is that already')
+    raise UserError(f'{same[0]!r} changes nothing that {", ".join(there)} do not change: this recipe is that already')
   return [variant for variant in variants if not only or variant.name in only]
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dlkd_jax.data.evaluation_blocks import CaptionBlock, VideoBlock
+from dlkd_jax.errors import UserError
 from dlkd_jax.retrieval import scoring
 from dlkd_jax.retrieval.join import own_columns, real_ids, require_finite, require_frames
 from dlkd_jax.retrieval.metrics import FUSION_WEIGHTS, RetrievalMetrics, metrics_from_ranks
@@ -97,7 +98,7 @@ class EvaluationResult:
       return self.metrics[FUSED]
     branches = [name for name in self.metrics if name != TEACHER]
     if len(branches) != 1:
-      raise ValueError(f'no weight was given to fuse the branches {branches}; read `metrics` by name')
+      raise UserError(f'no weight was given to fuse the branches {branches}; read `metrics` by name')
     return self.metrics[branches[0]]
 
   def as_dict(self, prefix: str = '') -> dict[str, float]:
@@ -219,14 +220,14 @@ def _encode_captions(params, blocks, encode_tokens, options, mesh, processes, sh
   )
   caption_ids, video_ids = ([name for other in found for name in other[what]] for what in ('captions', 'videos'))
   if not caption_ids:
-    raise ValueError('there is no caption to evaluate; check the split that the captions come from')
+    raise UserError('there is no caption to evaluate; check the split that the captions come from')
   for other in found:
     partial = {name: shape[0] for name, shape in other['vectors'].items() if shape[0] != len(other['captions'])}
     if partial:
-      raise ValueError(f'only some caption blocks gave {partial} of {len(other["captions"])} vectors')
+      raise UserError(f'only some caption blocks gave {partial} of {len(other["captions"])} vectors')
   scorers = [{name: shape[1:] for name, shape in other['vectors'].items()} for other in found if other['captions']]
   if any(other != scorers[0] for other in scorers):
-    raise ValueError(f'the processes encoded captions for different scorers: {scorers}')
+    raise UserError(f'the processes encoded captions for different scorers: {scorers}')
   joined = {}
   for name, (hidden, dtype) in sorted(scorers[0].items()):
     joined[name] = processes.join(mine.pop(name, np.zeros((0, hidden), dtype)))
@@ -255,7 +256,7 @@ def _encode_gallery(params, blocks, num_videos, encode_frames, teacher, mesh, pr
   gallery = builder.finish(processes)
   found = len(gallery.video_ids)
   if found != num_videos:
-    raise ValueError(f'the gallery was said to hold {num_videos} videos, found {found}: check the split')
+    raise UserError(f'the gallery was said to hold {num_videos} videos, found {found}: check the split')
   return gallery
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.retrieval.processes import Processes
 from dlkd_jax.retrieval.scoring import join_blocks, over_devices, prepare_frames
 
@@ -73,7 +74,7 @@ def split_rows(array, mesh: Mesh, what: str) -> jax.Array:
     ValueError: the axis does not divide by their number; `what` names it.
   """
   if array.shape[0] % mesh.size:
-    raise ValueError(
+    raise UserError(
       f'a block of {array.shape[0]} {what} does not divide over {mesh.size} devices; '
       f'choose a block size that is a multiple of {mesh.size}'
     )
@@ -111,7 +112,7 @@ class GalleryBuilder:
     if self._shape is None:
       self._shape = shape
     elif self._shape != shape:
-      raise ValueError(
+      raise UserError(
         f'earlier blocks of videos were {self._shape}, the one from {ids[:1]} is {shape}; blocks must be of one size, '
         'and give teacher frames in all or in none'
       )
@@ -138,9 +139,9 @@ class GalleryBuilder:
     found = processes.exchange({'ids': self.video_ids, 'blocks': counts, 'shape': self._shape})
     shapes = [other['shape'] for other in found if other['shape'] is not None]
     if not shapes:
-      raise ValueError('there is no video to evaluate; check the split that the videos come from')
+      raise UserError('there is no video to evaluate; check the split that the videos come from')
     if any(shape != shapes[0] for shape in shapes):
-      raise ValueError(f'the processes encoded blocks of different sizes or scorers: {shapes}')
+      raise UserError(f'the processes encoded blocks of different sizes or scorers: {shapes}')
     self._shape = shapes[0]
     lengths = sorted({int(length) for other in found for length in other['blocks']})
     segments, columns = [], []

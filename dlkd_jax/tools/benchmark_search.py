@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.gallery import exact, quantization, two_stage
 from dlkd_jax.gallery.frame_index import FrameIndex
 from dlkd_jax.tools import random_gallery
@@ -143,13 +144,13 @@ def read_pack(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]
   """
   frames, texts = sorted(folder.glob('*.npz')), sorted(folder.glob('*.npy'))
   if len(frames) != 1 or len(texts) != 1:
-    raise ValueError(
+    raise UserError(
       f'{folder} has {len(frames)} files .npz and {len(texts)} files .npy; expected one of each: `features` [n, H] '
       'with `offsets` [V+1], and query vectors [q, H].'
     )
   with np.load(frames[0], allow_pickle=False) as archive:
     if missing := {'features', 'offsets'} - set(archive.files):
-      raise ValueError(f'{frames[0]} has no {sorted(missing)}; it has {sorted(archive.files)}.')
+      raise UserError(f'{frames[0]} has no {sorted(missing)}; it has {sorted(archive.files)}.')
     rows, offsets = archive['features'].astype(np.float32), archive['offsets']
   return rows, offsets, np.load(texts[0], allow_pickle=False)
 

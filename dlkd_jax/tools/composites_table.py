@@ -25,6 +25,7 @@ import tensorflow_datasets as tfds
 from configs import composites as recipe
 from dlkd_jax import config as config_lib
 from dlkd_jax import files
+from dlkd_jax.errors import UserError
 from dlkd_jax.models.sentence_encoder import SentenceEncoder, load_sentence_encoder
 from dlkd_jax.retrieval.metrics import chance_metrics
 from dlkd_jax.tools.composites import joining, ridge
@@ -147,7 +148,7 @@ def check_settings(args: argparse.Namespace) -> None:
     'epochs': args.epochs,
   }
   if path.is_file() and (saved := json.loads(path.read_text(encoding='utf-8'))) != now:
-    raise ValueError(f'{args.workdir} was begun with {saved}, now {now}; choose another --workdir.')
+    raise UserError(f'{args.workdir} was begun with {saved}, now {now}; choose another --workdir.')
   files.write_json(path, now)
 
 

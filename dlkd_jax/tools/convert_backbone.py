@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.models.efficientnet import FORMAT, LITE0, EfficientNetLite0, blocks, check_arrays
 from dlkd_jax.models.parameter_files import save_arrays
 from dlkd_jax.tools.convert_checkpoint import load_torch_checkpoint
@@ -68,7 +69,7 @@ def from_torch(state: Any, origin: str) -> dict[str, np.ndarray]:
     ValueError: it is no state dict, tensors are missing or left over, or shapes differ; the message lists them.
   """
   if not isinstance(state, Mapping) or not all(hasattr(x, 'shape') for x in state.values()):
-    raise ValueError(f'{origin} holds no state dict (name → tensor), expected that of the package {PACKAGE}.')
+    raise UserError(f'{origin} holds no state dict (name → tensor), expected that of the package {PACKAGE}.')
   source = {
     name: np.asarray(x.detach().double().numpy() if hasattr(x, 'detach') else x, np.float64)
     for name, x in state.items()
@@ -80,7 +81,7 @@ def from_torch(state: Any, origin: str) -> dict[str, np.ndarray]:
   expected |= {f'{batch_norm}.{part}' for _, batch_norm in names.values() for part in norm}
   if source.keys() != expected:
     missing, over = sorted(expected - source.keys()), sorted(source.keys() - expected)
-    raise ValueError(
+    raise UserError(
       f'{origin} is not EfficientNet-Lite0 as {PACKAGE} has it: {len(missing)} tensors are missing {missing[:6]}, '
       f'{len(over)} are unknown {over[:6]}.'
     )
@@ -89,7 +90,7 @@ def from_torch(state: Any, origin: str) -> dict[str, np.ndarray]:
     weight, bias, mean, variance = (source[f'{batch_norm}.{part}'] for part in norm)
     kernel = source[f'{conv}.weight']
     if kernel.ndim != 4 or weight.shape != kernel.shape[:1]:
-      raise ValueError(f'{origin}: {conv}.weight is {kernel.shape}, {batch_norm}.weight {weight.shape}.')
+      raise UserError(f'{origin}: {conv}.weight is {kernel.shape}, {batch_norm}.weight {weight.shape}.')
     scale = weight / np.sqrt(variance + _EPSILON)
     # From [out, in, height, width] to Flax's [height, width, in, out].
     arrays[f'{ours}/kernel'] = kernel.transpose(2, 3, 1, 0) * scale
@@ -127,7 +128,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.error(f'the target {args.target} must end in .safetensors.')
   try:
     if args.target.exists() and not args.force:
-      raise ValueError(f'{args.target} exists; choose another name, or overwrite it with --force.')
+      raise UserError(f'{args.target} exists; choose another name, or overwrite it with --force.')
     convert(args.weights or find_weights(), args.target)
   except (ValueError, OSError, ModuleNotFoundError) as error:
     print(f'error: {error}', file=sys.stderr)

@@ -35,6 +35,7 @@ import jax
 import numpy as np
 import safetensors.numpy
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.models.parameter_files import read_metadata, save_arrays, write_parameters
 from dlkd_jax.models.release_parameters import from_release, to_release
 from dlkd_jax.models.student import EXPLORATION, INHERITANCE, Student, init_parameters
@@ -72,12 +73,12 @@ def load_torch_checkpoint(path: pathlib.Path, expected: str = 'the .ckpt of the 
   except Exception as error:  # Damaged bytes end in nearly any exception of zip, pickle and torch.
     refused = re.search(r'GLOBAL (\S+)', str(error)) if isinstance(error, pickle.UnpicklingError) else None
     if refused:
-      raise ValueError(
+      raise UserError(
         f'{path} names the Python object {refused[1]}; using it could run code, so the file is refused. Expected '
         f'tensors, numbers, texts and easydict.EasyDict only; ask its authors for a file of nothing else.'
       ) from error
     reason = re.search(r'WeightsUnpickler error: (.*)', str(error)) or re.search('(.*)', str(error))
-    raise ValueError(
+    raise UserError(
       f'{path} is not a whole torch checkpoint ({type(error).__name__}: {reason[1]}); expected {expected}. '
       f'Download or copy it again and compare its size.'
     ) from error
@@ -95,11 +96,11 @@ def parse_release(content: Any, name: str) -> Source:
   """
   if not isinstance(content, Mapping) or not isinstance(content.get('model'), Mapping):
     found = sorted(map(str, content))[:5] if isinstance(content, Mapping) else type(content).__name__
-    raise ValueError(f'{name} has no "model" with a state dict: found {found}, expected {{"model": …, "epoch": …}}.')
+    raise UserError(f'{name} has no "model" with a state dict: found {found}, expected {{"model": …, "epoch": …}}.')
   model = {str(key): value for key, value in content['model'].items()}
   odd = [key for key, value in model.items() if not hasattr(value, 'shape')]
   if odd:
-    raise ValueError(f'{name}: {odd[:5]} in "model" are no tensors; expected the state dict alone.')
+    raise UserError(f'{name}: {odd[:5]} in "model" are no tensors; expected the state dict alone.')
   if all(key.startswith('module.') for key in model):  # torch.nn.DataParallel adds it.
     model = {key.removeprefix('module.'): value for key, value in model.items()}
   # numpy has no bfloat16, so tensors become float32 before they become arrays.
@@ -125,7 +126,7 @@ def read_file(path: pathlib.Path, ours: bool) -> Source:
   arrays = safetensors.numpy.load_file(path)
   if ours != any('/' in name for name in arrays):
     hint = 'not ours; leave --to_release out' if ours else 'ours already; evaluate it, or convert it with --to_release'
-    raise ValueError(f'the parameter names in {path} are {hint}.')
+    raise UserError(f'the parameter names in {path} are {hint}.')
   if ours:
     return Source(str(path), flax.traverse_util.unflatten_dict(arrays, sep='/'), int(heads) if heads else None)
   return parse_release({'model': arrays}, str(path))
@@ -157,7 +158,7 @@ def student_sizes(params: Mapping[str, Any]) -> dict[str, Any]:
     (max_frames, hidden), (max_words, _) = (shapes[f'{x}position_embedding'] for x in (frames, tokens))
     (dv,), (dq,) = (shapes[f'{x}input_norm/scale'] for x in (frames, tokens))
   except (KeyError, ValueError) as error:
-    raise ValueError(f'these are not the parameters of a student: {error}.') from error
+    raise UserError(f'these are not the parameters of a student: {error}.') from error
   sizes = {'hidden': hidden, 'max_frames': max_frames, 'max_words': max_words, 'dual': EXPLORATION in params}
   student = Student(heads=1, **sizes)  # Heads change no shape.
   like = jax.eval_shape(lambda: init_parameters(student, jax.random.key(0), dv, dq))
@@ -166,7 +167,7 @@ def student_sizes(params: Mapping[str, Any]) -> dict[str, Any]:
   odd = [f'{name}: found {found}, expected {fitting}' for name, found, fitting in pairs if found != fitting]
   odd += [f'{name}: not all values are finite' for name, x in flat.items() if not np.isfinite(x).all()]
   if odd:
-    raise ValueError(
+    raise UserError(
       f'these parameters do not fit a student of hidden size {hidden} (both branches have the same), Dv {dv} and '
       f'Dq {dq}:\n  ' + '\n  '.join(odd)
     )
@@ -222,7 +223,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.error('expected SOURCE and TARGET, or --workdir and TARGET; TARGET ends in .safetensors.')
   try:
     if target.exists() and not args.force:
-      raise ValueError(f'{target} exists; choose another name, or overwrite it with --force.')
+      raise UserError(f'{target} exists; choose another name, or overwrite it with --force.')
     source = read_best_checkpoint(args.workdir) if args.workdir else read_file(sources[0], args.to_release)
     convert(source, target, args.to_release)
   except (ValueError, OSError, ModuleNotFoundError) as error:

@@ -23,6 +23,7 @@ from absl import logging
 from orbax.checkpoint import v1 as ocp
 
 from dlkd_jax import files
+from dlkd_jax.errors import UserError
 from dlkd_jax.training import cluster, integrity
 
 _STATE, _PROGRESS = 'state', 'progress.json'
@@ -36,7 +37,7 @@ _NOISE = 'orbax/checkpoint/_src/futures/future.py'
 logging.get_absl_logger().addFilter(lambda record: not record.pathname.endswith(_NOISE))
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError):
   """A checkpoint could not be written, or none of those that are there can be read; the message says what to do."""
 
 
@@ -140,7 +141,7 @@ class Checkpoints:
     if odd:
       lines = [f'{name}: {saved.get(name, "absent")} → {wanted.get(name, "absent")}' for name in odd[:_LINES]]
       more = [f'and {len(odd) - _LINES} more'] if len(odd) > _LINES else []
-      raise ValueError(
+      raise UserError(
         f'the checkpoint {folder.parent} does not fit this configuration and data set (saved → now):\n  '
         + '\n  '.join(lines + more)
       )

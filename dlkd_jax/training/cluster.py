@@ -14,11 +14,13 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from dlkd_jax.errors import UserError
+
 _HEARTBEAT_SECONDS = 60  # A process that was silent for so long is taken for dead, and the others end.
 _Result = TypeVar('_Result')
 
 
-class OtherProcessError(RuntimeError):
+class OtherProcessError(UserError):
   """Another process of the run failed; its own message says why."""
 
 
@@ -70,7 +72,7 @@ def initialize(
       coordinator_address, num_processes, process_id, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS
     )
   except Exception as error:
-    raise ValueError(
+    raise UserError(
       f'the processes of the run could not be joined: {error}\nGive all of --coordinator_address=HOST:PORT, '
       '--num_processes=N and --process_id=0…N-1, or --distributed alone on a TPU pod, in SLURM or under mpirun.'
     ) from error

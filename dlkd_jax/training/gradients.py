@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from dlkd_jax.data.batch import Batch
+from dlkd_jax.errors import UserError
 from dlkd_jax.losses.total import Coefficients
 from dlkd_jax.models.student import Student
 from dlkd_jax.training.objective import (
@@ -84,7 +85,7 @@ class _Encoder:
   def __init__(self, encode, student: Student, key: jax.Array, rows: dict[str, Any], parts: int, mesh: Mesh | None):
     count, devices = jax.tree.leaves(rows)[0].shape[0], 1 if mesh is None else mesh.size
     if count % (parts * devices):
-      raise ValueError(
+      raise UserError(
         f'a batch has {count} rows on {devices} device(s), which config.training.micro_batches = {parts} parts do not '
         'divide; choose a number of parts that divides the rows of a device.'
       )

@@ -17,6 +17,7 @@ import ml_collections
 
 from dlkd_jax import config as config_lib
 from dlkd_jax import sharding
+from dlkd_jax.errors import UserError
 from dlkd_jax.retrieval.evaluation import EvaluationInterrupted
 from dlkd_jax.training import cluster, setup
 from dlkd_jax.training.checkpoints import Checkpoints, Progress
@@ -28,7 +29,7 @@ from dlkd_jax.training.usage import Compilations, memory
 from dlkd_jax.training.writers import MetricWriter, NoWriter
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(UserError):
   """The loss became NaN or infinite; the newest checkpoint is from before."""
 
 

@@ -23,6 +23,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from dlkd_jax import sharding
 from dlkd_jax.data.batch import Batch
+from dlkd_jax.errors import UserError
 from dlkd_jax.models import clip, clip_files
 from dlkd_jax.sharding import BATCH_AXES
 from dlkd_jax.similarity.common import vary_alike
@@ -65,7 +66,7 @@ class OnlineTeacher:
     pixels, mask = batch.teacher_pixels, batch.frames.mask
     if pixels is None or pixels.shape[-1] != self.size**2 * 3:
       found = 'no pictures' if pixels is None else f'pictures of {pixels.shape[-1]} numbers'
-      raise ValueError(f'the batch has {found} for the teacher; expected {self.size}x{self.size}x3 numbers each')
+      raise UserError(f'the batch has {found} for the teacher; expected {self.size}x{self.size}x3 numbers each')
     run = self._encode_real
     if mesh is not None and mesh.size > 1:
       split, whole = PartitionSpec(BATCH_AXES), PartitionSpec()
@@ -120,7 +121,7 @@ def load_clip_teacher(
   model = clip_files.load_clip(path)
   config, preprocess = model.config, model.preprocess
   if preprocess is None:
-    raise ValueError(f'{path}: does not say how pictures are prepared; add its preprocessor_config.json')
+    raise UserError(f'{path}: does not say how pictures are prepared; add its preprocessor_config.json')
   check_record(record, config.image.size, config.features, str(path))
   tower = clip.ImageTower(config.image, config.features, dtype)
   return OnlineTeacher(
@@ -146,19 +147,19 @@ def check_record(record: Mapping[str, Any], size: int, features: int, model: str
     ValueError: it has none, or of another size, or its text features have another size.
   """
   if 'teacher_pixels' not in record:
-    raise ValueError(
+    raise UserError(
       'config.teacher.online is True, and the records of the data set hold no teacher_pixels; build a set that keeps '
       'them, or set config.teacher.online=False to train on the frozen features'
     )
   shape = np.shape(record['teacher_pixels'])[1:]
   if shape != (size, size, 3):
-    raise ValueError(
+    raise UserError(
       f'the records hold pictures of {"x".join(map(str, shape))}, and {model} takes {size}x{size}x3; build the set '
       'with this model, or name the one that it was built with in config.teacher.clip'
     )
   text = np.shape(record.get('teacher_text', np.zeros((0, 0))))[-1]
   if text != features:
-    raise ValueError(
+    raise UserError(
       f'the records hold teacher_text of {text} features and {model} gives {features}: they are of another model; name '
       'that one in config.teacher.clip'
     )

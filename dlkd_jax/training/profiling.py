@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 
+from dlkd_jax.errors import UserError
+
 
 class StepTracer:
   """Traces the steps that were asked for, in the process that it is made in; use as a context manager.
@@ -31,7 +33,7 @@ class StepTracer:
     """
     steps = tuple(steps)
     if steps and not (len(steps) == 2 and all(isinstance(x, int) and x >= 1 for x in steps)):
-      raise ValueError(
+      raise UserError(
         f'config.logging.profile_steps is {steps}, expected (first step, number of steps), both at least 1, or ().'
       )
     first, count = steps or (0, 0)

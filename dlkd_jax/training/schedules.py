@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dlkd_jax.errors import UserError
+
 EPOCHS = 120  # Length of the recipes, over which linear and cosine coefficients run.
 _SIGMOID_K = 800.0
 _ALPHA_START = _BETA_START = 0.8
@@ -24,7 +26,7 @@ def by_epoch(curve: Callable[[jax.Array], jax.Array], steps_per_epoch: int) -> o
     ValueError: `steps_per_epoch` is not positive.
   """
   if steps_per_epoch < 1:
-    raise ValueError(f'steps_per_epoch is {steps_per_epoch}, expected at least 1.')
+    raise UserError(f'steps_per_epoch is {steps_per_epoch}, expected at least 1.')
 
   def schedule(step):
     epoch = jnp.asarray(step) // steps_per_epoch
@@ -43,7 +45,7 @@ def _exponential(epoch):
 
 def _choose(curves, kind: str, name: str):
   if kind not in curves:
-    raise ValueError(f'unknown {name} schedule {kind!r}; expected one of {sorted(curves)}.')
+    raise UserError(f'unknown {name} schedule {kind!r}; expected one of {sorted(curves)}.')
   return curves[kind]
 
 
@@ -130,7 +132,7 @@ def warmup_linear(peak: float, total_steps: int, warmup: float = 0.01) -> optax.
     ValueError: no steps, or a share outside [0, 1).
   """
   if total_steps < 1 or not 0.0 <= warmup < 1.0:
-    raise ValueError(f'total_steps {total_steps} and warmup {warmup}: expected at least 1 and a share in [0, 1).')
+    raise UserError(f'total_steps {total_steps} and warmup {warmup}: expected at least 1 and a share in [0, 1).')
 
   def schedule(step):
     progress = jnp.asarray(step, jnp.float32) / total_steps

@@ -20,6 +20,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dlkd_jax.errors import UserError
+
 FRAME_SPECS = 'clip:DIR, clip:DIR@layer=-2, efficientnet_lite0:FILE.safetensors, statistics'
 TEXT_SPECS = 'clip:DIR, clip:DIR@layer=-2, words:256'
 
@@ -89,7 +91,7 @@ def open_frame_backbone(spec: str) -> FrameBackbone:
     from dlkd_jax.video.efficientnet_backbone import EfficientNetFrames
 
     return EfficientNetFrames(pathlib.Path(where))
-  raise ValueError(f'there is no backbone of frames {spec!r}; expected one of {FRAME_SPECS}')
+  raise UserError(f'there is no backbone of frames {spec!r}; expected one of {FRAME_SPECS}')
 
 
 def open_text_backbone(spec: str) -> TextBackbone:
@@ -99,14 +101,14 @@ def open_text_backbone(spec: str) -> TextBackbone:
     from dlkd_jax.video.word_vectors import WordVectors
 
     if where and not (where.isdecimal() and int(where) > 0):
-      raise ValueError(f'{spec!r}: expected the number of features after the colon, as words:256')
+      raise UserError(f'{spec!r}: expected the number of features after the colon, as words:256')
     return WordVectors(int(where or 256))
   if kind == 'clip' and where and options.keys() <= {'layer'}:
     layer = _layer(spec, options)
     from dlkd_jax.video.clip_backbone import ClipText
 
     return ClipText(pathlib.Path(where), layer)
-  raise ValueError(f'there is no backbone of sentences {spec!r}; expected one of {TEXT_SPECS}')
+  raise UserError(f'there is no backbone of sentences {spec!r}; expected one of {TEXT_SPECS}')
 
 
 def forget_files() -> None:
@@ -142,4 +144,4 @@ def _layer(spec: str, options: dict[str, Any]) -> int | None:
   try:
     return int(options['layer'])
   except ValueError as error:
-    raise ValueError(f'{spec!r}: layer is {options["layer"]!r}; expected a whole number, as layer=-2') from error
+    raise UserError(f'{spec!r}: layer is {options["layer"]!r}; expected a whole number, as layer=-2') from error

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.models import clip, clip_files
 from dlkd_jax.video import backbones
 from dlkd_jax.video.in_batches import InBatches, placed
@@ -34,7 +35,7 @@ class ClipFrames:
     """
     model = _load(path)
     if model.preprocess is None:
-      raise ValueError(f'{path}: does not say how pictures are prepared; add its preprocessor_config.json')
+      raise UserError(f'{path}: does not say how pictures are prepared; add its preprocessor_config.json')
     config, self._preprocess = model.config, model.preprocess
     blocks = None if layer is None else _blocks(layer, config.image.tower.layers, path)
     self.name = 'clip' if blocks is None else f'clip@layer={blocks}'
@@ -73,7 +74,7 @@ class ClipText:
     """Reads a model; `layer` is the block after which tokens are taken, None the last. Errors of `ClipFrames`."""
     model = _load(path)
     if model.tokenizer is None:
-      raise ValueError(f'{path}: has no tokenizer; add its tokenizer.json')
+      raise UserError(f'{path}: has no tokenizer; add its tokenizer.json')
     config, self._tokenizer = model.config, model.tokenizer
     tower = config.text.tower
     blocks = tower.layers if layer is None else _blocks(layer, tower.layers, path)
@@ -105,7 +106,7 @@ def _blocks(layer: int, layers: int, path: pathlib.Path) -> int:
   """Returns how many blocks there are up to a layer, which may be counted from the end."""
   blocks = layers + 1 + layer if layer < 0 else layer
   if not 0 < blocks <= layers:
-    raise ValueError(f'{path}: layer is {layer}; the tower has 1 to {layers}, or -1 to -{layers} from its end')
+    raise UserError(f'{path}: layer is {layer}; the tower has 1 to {layers}, or -1 to -{layers} from its end')
   return blocks
 
 

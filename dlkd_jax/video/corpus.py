@@ -19,6 +19,7 @@ import math
 import pathlib
 from typing import Any
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.video import files
 
 SPLITS = ('train', 'val', 'test', 'gallery')
@@ -99,7 +100,7 @@ def find(folder: pathlib.Path, captions: pathlib.Path | None) -> Corpus:
   named, missing = _join(said, list(paths), captions)
   wanted = {path.relative_to(folder).as_posix() for path in videos} | named.keys()
   if not wanted:
-    raise ValueError(f'{folder} holds no videos (found {len(others)} other files); give the folder that does')
+    raise UserError(f'{folder} holds no videos (found {len(others)} other files); give the folder that does')
   jobs = []
   for video in sorted(wanted):
     split, own = named.get(video, ('gallery', ()))
@@ -124,11 +125,11 @@ def _join(said: dict[str, tuple[str, list[Caption]]], names: list[str], origin: 
   for video, content in said.items():
     fitting = [video] if video in names else endings.get(video, [])
     if len(fitting) > 1:
-      raise ValueError(f'{origin}: video {video!r} may be {sorted(fitting)[:4]}; write the path below the folder')
+      raise UserError(f'{origin}: video {video!r} may be {sorted(fitting)[:4]}; write the path below the folder')
     if not fitting:
       missing[video] = len(content[1])
     elif fitting[0] in named:
-      raise ValueError(f'{origin}: {fitting[0]!r} is named in two ways, one of them {video!r}; use one')
+      raise UserError(f'{origin}: {fitting[0]!r} is named in two ways, one of them {video!r}; use one')
     else:
       named[fitting[0]] = content
   return named, missing
@@ -141,7 +142,7 @@ def _read_captions(path: pathlib.Path) -> dict[str, tuple[str, list[Caption]]]:
   try:
     lines = path.read_text(encoding='utf-8-sig').split('\n')
   except UnicodeDecodeError as error:
-    raise ValueError(f'{path}: not UTF-8 text ({error})') from error
+    raise UserError(f'{path}: not UTF-8 text ({error})') from error
   for number, line in enumerate(lines, start=1):
     if not line.strip():
       continue
@@ -149,17 +150,17 @@ def _read_captions(path: pathlib.Path) -> dict[str, tuple[str, list[Caption]]]:
     try:
       content = json.loads(line)
     except json.JSONDecodeError as error:
-      raise ValueError(f'{where}: not JSON ({error}); expected one object a line') from error
+      raise UserError(f'{where}: not JSON ({error}); expected one object a line') from error
     video, split, caption = _parse(content, where)
     ignored |= content.keys() - set(_KEYS)
     known, captions = found.setdefault(video, (split, []))
     if known != split:
-      raise ValueError(f'{where}: video {video!r} is in split {known!r} and {split!r}; a video has one split')
+      raise UserError(f'{where}: video {video!r} is in split {known!r} and {split!r}; a video has one split')
     captions.append(caption)
   if ignored:
     logging.getLogger(__name__).warning('%s: keys %s are not used; known are %s', path, sorted(ignored), _KEYS)
   if not found:
-    raise ValueError(f'{path}: holds no captions; leave --captions away to make a gallery that is only searched')
+    raise UserError(f'{path}: holds no captions; leave --captions away to make a gallery that is only searched')
   return found
 
 
@@ -167,16 +168,16 @@ def _parse(content: Any, where: str) -> tuple[str, str, Caption]:
   """Returns video, split and caption of one line."""
   example = '{"video": "a.mp4", "text": "a dog runs", "start": 1.5, "end": 4, "split": "test"}'
   if not isinstance(content, dict):
-    raise ValueError(f'{where}: found {content!r:.60}; expected an object as {example}')
+    raise UserError(f'{where}: found {content!r:.60}; expected an object as {example}')
   for key in ('video', 'text'):
     if not isinstance(content.get(key), str) or not content[key].strip():
-      raise ValueError(f'{where}: {key!r} is {content.get(key)!r}; expected text, as in {example}')
+      raise UserError(f'{where}: {key!r} is {content.get(key)!r}; expected text, as in {example}')
   split = content.get('split') or 'test'
   if split not in SPLITS:
-    raise ValueError(f'{where}: split is {split!r}; expected one of {SPLITS}')
+    raise UserError(f'{where}: split is {split!r}; expected one of {SPLITS}')
   start, end = (_seconds(content.get(key), f'{where}: {key!r}') for key in ('start', 'end'))
   if math.isnan(start) != math.isnan(end) or end < start:
-    raise ValueError(f'{where}: start is {content.get("start")} and end {content.get("end")}; give both, start first')
+    raise UserError(f'{where}: start is {content.get("start")} and end {content.get("end")}; give both, start first')
   return content['video'].strip(), split, Caption(content['text'].strip(), start, end)
 
 
@@ -184,5 +185,5 @@ def _seconds(value: Any, where: str) -> float:
   if value is None:
     return math.nan
   if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-    raise ValueError(f'{where} is {value!r}; expected seconds from 0')
+    raise UserError(f'{where} is {value!r}; expected seconds from 0')
   return float(value)

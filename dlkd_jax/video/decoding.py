@@ -33,6 +33,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.video import pictures
 from dlkd_jax.video.files import DamagedVideoError, OpenVideo, VideoError, open_video
 from dlkd_jax.video.frames import DecodedFrame, decoded_frames, packet_time, samples_before
@@ -109,9 +110,9 @@ def sample_frames(
     DamagedVideoError: some of it is missing or broken (after the last sample); see above.
   """
   if not (math.isfinite(rate) and rate >= 1e-6):
-    raise ValueError(f'rate is {rate}; expected samples a second above 0')
+    raise UserError(f'rate is {rate}; expected samples a second above 0')
   if max_side is not None and max_side < 1:
-    raise ValueError(f'max_side is {max_side}; expected pixels above 0, or None')
+    raise UserError(f'max_side is {max_side}; expected pixels above 0, or None')
   return _sampled(path, 1 / Fraction(rate).limit_denominator(10**6), max_side, threads)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.video import ahead, backbones, corpus, decoding, work_folder
 from dlkd_jax.video.report import Entry, Report
 from tfds_builders import base_builder, options, progress
@@ -70,7 +71,7 @@ class Request:
     for name in ('rate', 'max_side', 'batch', 'readers'):
       value = getattr(self, name)
       if value is not None and not value > 0:
-        raise ValueError(f'--{name} is {value}; expected a number above 0')
+        raise UserError(f'--{name} is {value}; expected a number above 0')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Backbones:
       same = request.teacher == request.tokens
       self.teacher_text = self.text if same else backbones.open_text_backbone(request.teacher)
       if self.teacher.features != self.teacher_text.sentence_features:
-        raise ValueError(
+        raise UserError(
           f'teacher {request.teacher!r} gives {self.teacher.features} features of a picture and '
           f'{self.teacher_text.sentence_features} of a sentence; a teacher needs one space for both'
         )
@@ -114,7 +115,7 @@ class Backbones:
     """Returns S, the side of the pictures that the teacher sees; ValueError where it sees none."""
     seen = self.teacher.prepare(np.zeros((8, 8, 3), np.uint8)) if self.teacher else np.zeros(0)
     if seen.dtype != np.uint8 or seen.ndim != 3 or seen.shape != (len(seen), len(seen), 3):
-      raise ValueError(f'pixels are kept for a teacher that sees square pictures, as clip:DIR; the teacher is {name!r}')
+      raise UserError(f'pixels are kept for a teacher that sees square pictures, as clip:DIR; the teacher is {name!r}')
     return len(seen)
 
   def sizes(self) -> dict[str, int | None]:
@@ -210,7 +211,7 @@ def _sort_out(
     else:
       todo.append((job, digest))
   if changed:
-    raise ValueError(
+    raise UserError(
       f'{len(changed)} videos, or their captions or splits, are not what they were when they were put into the data '
       f'set: {changed[:6]}. Records are not written again: undo the change, give the videos other names, or choose '
       'another --data_dir'

@@ -12,6 +12,8 @@ from fractions import Fraction
 
 import av
 
+from dlkd_jax.errors import UserError
+
 _NAMES = """
   3g2 3gp asf avi divx f4v flv gif m2ts m2v m4v mkv mov mp4 mpe mpeg mpg mts mxf nut ogv rm rmvb ts vob webm wmv y4m
 """
@@ -21,7 +23,7 @@ _NOT_VIDEOS = frozenset(('adf', 'bin', 'concat', 'dash', 'hls', 'idf', 'image2',
 _HEADLESS = 'is truncated: an MP4 file without its index, so that no frame can be found'
 
 
-class VideoError(ValueError):
+class VideoError(UserError):
   """A file that cannot be decoded.
 
   Attributes:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dlkd_jax import files
+from dlkd_jax.errors import UserError
 from dlkd_jax.models import parameter_files
 from dlkd_jax.video.corpus import Job
 
@@ -89,7 +90,7 @@ def _refuse_others(before: dict[str, Any], now: dict[str, Any], where: str) -> N
     if before.get(key) != now.get(key)
   ]
   if lines:
-    raise ValueError(
+    raise UserError(
       f'{where} was extracted with other options:\n' + '\n'.join(lines) + '\nAll videos of a set need the same '
       'features: use the same options, or another --data_dir'
     )

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
+from dlkd_jax.errors import UserError
+
 SPLITS = ('train', 'val', 'test')
 FEATURE = 'efficientnet_lite0'
 TOKENS = 'minilm_composites_query_feat.hdf5'
@@ -53,14 +55,12 @@ def read_clips(folder: pathlib.Path) -> Clips:
     lines = [json.loads(line) for line in files[1].read_text(encoding='utf-8').splitlines()]
     texts = {line['video']: line['text'] for line in lines}
   except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-    raise ValueError(
-      f'{folder}: {type(error).__name__}: {error}; expected F, ids, and lines of video, text.'
-    ) from error
+    raise UserError(f'{folder}: {type(error).__name__}: {error}; expected F, ids, and lines of video, text.') from error
   if frames.ndim != 3 or len(ids) != len(frames) or not np.isfinite(frames).all():
-    raise ValueError(f'{files[0]}: F is {frames.shape} for {len(ids)} ids; expected [N, F, D], finite, N ids.')
+    raise UserError(f'{files[0]}: F is {frames.shape} for {len(ids)} ids; expected [N, F, D], finite, N ids.')
   if len(texts) != len(lines) or set(texts) != set(ids) or len(set(ids)) != len(ids):
     odd = sorted(set(texts) ^ set(ids))[:5]
-    raise ValueError(f'{folder}: expected one sentence a clip, found {len(lines)} for {len(ids)} clips; odd: {odd}.')
+    raise UserError(f'{folder}: expected one sentence a clip, found {len(lines)} for {len(ids)} clips; odd: {odd}.')
   return Clips(ids, frames, [texts[name] for name in ids])
 
 
@@ -71,7 +71,7 @@ def split_clips(count: int, sizes: tuple[int, int, int], seed: int) -> dict[str,
     ValueError: there are fewer clips than asked for.
   """
   if sum(sizes) > count or min(sizes) < 1:
-    raise ValueError(f'splits of {sizes} clips were asked for, and there are {count}; expected sizes that fit.')
+    raise UserError(f'splits of {sizes} clips were asked for, and there are {count}; expected sizes that fit.')
   order = np.random.default_rng([seed, 0]).permutation(count).tolist()
   ends = np.cumsum((0, *sizes))
   return {split: order[ends[i] : ends[i + 1]] for i, split in enumerate(SPLITS)}

@@ -11,6 +11,7 @@ import ml_collections
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dlkd_jax import sharding
+from dlkd_jax.errors import UserError
 from dlkd_jax.models.student import init_parameters
 from dlkd_jax.retrieval import scoring
 from dlkd_jax.retrieval.sharded_gallery import encoding_mesh
@@ -35,7 +36,7 @@ def train_step(config: ml_collections.ConfigDict, topology: Topology, workload: 
     ValueError: the batch or the model axis does not divide over the devices, or the teacher is inside the step.
   """
   if config.teacher.online:
-    raise ValueError('steps that encode pictures cannot be planned; set config.teacher.online=False to plan the rest')
+    raise UserError('steps that encode pictures cannot be planned; set config.teacher.online=False to plan the rest')
   mesh = sharding.make_mesh(topology.devices, config.mesh.model)
   student = recipe.make_student(config, topology.platform)
   optimizer, rate = recipe.make_optimizer(config, _STEPS_PER_EPOCH)

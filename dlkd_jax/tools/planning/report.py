@@ -9,6 +9,7 @@ from typing import Any
 
 import ml_collections
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.tools.planning import programs
 from dlkd_jax.tools.planning.cost import Cost, DoesNotFitError, RefusedError, estimate
 from dlkd_jax.tools.planning.programs import Gallery
@@ -92,7 +93,7 @@ class Planner:
     """
     unknown = set(names) - set(_TITLES)
     if unknown:
-      raise ValueError(f'unknown programs {sorted(unknown)}; expected some of {", ".join(_TITLES)}.')
+      raise UserError(f'unknown programs {sorted(unknown)}; expected some of {", ".join(_TITLES)}.')
     if TRAIN in names:
       for videos in batches:
         entry = self._train(topology, videos)
@@ -110,7 +111,7 @@ class Planner:
 
   def _train(self, topology: Topology, videos: int) -> Entry:
     if videos < len(topology.devices):
-      raise ValueError(f'a batch of {videos} videos leaves some of the {len(topology.devices)} devices without any.')
+      raise UserError(f'a batch of {videos} videos leaves some of the {len(topology.devices)} devices without any.')
     config = copy.deepcopy(self._config)
     config.data.batch_videos = videos
     return self._estimate(programs.train_step(config, topology, self._workload), topology, TRAIN, videos)

@@ -19,6 +19,8 @@ from typing import Any
 
 import jax
 
+from dlkd_jax.errors import UserError
+
 _TPU = 'Google Cloud documentation, page "TPU {0}" (docs.cloud.google.com/tpu/docs/{0})'
 _GPU = 'NVIDIA data sheet of the {} Tensor Core GPU, SXM, without sparsity'
 # What the runtime of a TPU would otherwise ask a server that only a Cloud TPU machine has.
@@ -31,7 +33,7 @@ _TPU_ENVIRONMENT = {
 _NAME = re.compile(r'(?P<kind>\w+):(?P<shape>\d+(x\d+)*)')
 
 
-class TopologyError(ValueError):
+class TopologyError(UserError):
   """A topology does not exist, or this machine cannot compile for it; the message says what to change."""
 
 

@@ -1,0 +1,91 @@
+"""Text, JSON lines and paths as people write them; files that appear whole or not at all."""
+
+import json
+import os
+import stat
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dlkd_jax import files
+from dlkd_jax.errors import UserError
+from dlkd_jax.models import parameter_files
+
+
+def test_home_folders_are_expanded(monkeypatch, tmp_path):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  assert files.expand('~') == tmp_path
+  assert files.expand('~/a b/[1]') == tmp_path / 'a b' / '[1]'
+  assert str(files.expand('./~')) == '~'
+  for odd in ('', 'a\0b', '~no-such-person-here/x'):
+    with pytest.raises(UserError):
+      files.expand(odd)
+
+
+@pytest.mark.parametrize('mask', [0o022, 0o027, 0o077])
+def test_what_is_written_is_as_readable_as_any_new_file(tmp_path, mask):
+  before = os.umask(mask)
+  try:
+    files.write_text(tmp_path / 'a.txt', 'a')
+    parameter_files.save_arrays({'a': np.zeros(3)}, tmp_path / 'a.safetensors', {})
+  finally:
+    os.umask(before)
+  for path in tmp_path.iterdir():
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask, path
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+  seen = []
+  monkeypatch.setattr(files, 'sync', lambda path: seen.append((path.name, (tmp_path / 'a.safetensors').exists())))
+  parameter_files.save_arrays({'a': np.zeros(3)}, tmp_path / 'a.safetensors', {})
+  assert seen == [('a.safetensors.tmp', False), (tmp_path.name, True)]
+
+
+@pytest.mark.parametrize('error', [OSError('full'), KeyboardInterrupt(), ValueError('odd')])
+def test_after_an_error_all_is_as_it_was(tmp_path, error):
+  path = tmp_path / 'a.txt'
+  path.write_text('before')
+  with pytest.raises(type(error)), files.replacing(path) as temporary:
+    temporary.write_text('half')
+    raise error
+  assert path.read_text() == 'before'
+  assert [file.name for file in tmp_path.iterdir()] == ['a.txt']
+
+
+def test_a_byte_order_mark_is_no_part_of_a_line(tmp_path):
+  path = tmp_path / 'a.jsonl'
+  path.write_bytes('\ufeff{"a": "x\u2028y\x85z"}\r\n \r\n\n{"a": 2}\r\n'.encode())
+  assert list(files.json_lines(path)) == [(f'{path}, line 1', {'a': 'x\u2028y\x85z'}), (f'{path}, line 4', {'a': 2})]
+
+
+@pytest.mark.parametrize(
+  ('content', 'expected'),
+  [
+    (b'{"a": 1}\n{"a": "caf\xe9"}\n', 'line 2: byte 19 is 0xe9'),
+    (b'\xef\xbb\xbf{"a": "caf\xe9"}\n', 'line 1: byte 13 is 0xe9'),
+    ('{"a": 1}'.encode('utf-16'), 'UTF-16'),
+    ('{"a": 1}'.encode('utf-32'), 'UTF-32'),
+    (b'{"a": "smile \\ud83d"}', 'line 1: holds half of a character'),
+    (b'{"\\udc00": 1}', 'line 1: holds half of a character'),
+    (b'\n{"a": }', 'line 2: not JSON'),
+    (b'[1]', 'line 1: expected an object'),
+    (b'[' * 100_000, 'line 1: not JSON'),
+    (b'{"a": ' + b'1' * 5000 + b'}', 'line 1: not JSON'),
+  ],
+)
+def test_odd_lines_are_named(tmp_path, content, expected):
+  path = tmp_path / 'a.jsonl'
+  path.write_bytes(content)
+  with pytest.raises(UserError, match=expected) as caught:
+    list(files.json_lines(path))
+  assert str(path) in str(caught.value)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.text(st.characters(exclude_categories=['Cs'])), max_size=4))
+def test_every_sentence_is_read_as_it_was_written(tmp_path_factory, sentences):
+  path = tmp_path_factory.mktemp('lines') / 'a.jsonl'
+  path.write_text('\n'.join(json.dumps({'text': each}, ensure_ascii=False) for each in sentences), encoding='utf-8')
+  assert [content['text'] for _, content in files.json_lines(path)] == sentences
