@@ -89,3 +89,43 @@ def test_every_sentence_is_read_as_it_was_written(tmp_path_factory, sentences):
   path = tmp_path_factory.mktemp('lines') / 'a.jsonl'
   path.write_text('\n'.join(json.dumps({'text': each}, ensure_ascii=False) for each in sentences), encoding='utf-8')
   assert [content['text'] for _, content in files.json_lines(path)] == sentences
+
+
+KINDS = {
+  b'': 'empty file',
+  b'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n': 'git lfs pull',
+  b'/annex/objects/SHA256E-s1--a.hdf5\n': 'git annex get',
+  b'\n<!DOCTYPE html>\n<html>': 'HTML page',
+  b'\xef\xbb\xbf<html lang="en">': 'HTML page',
+  b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>': 'XML',
+  b'PK\x03\x04rest': 'zip archive',
+  b'\x1f\x8b\x08rest': 'gzip',
+  b'\x80\x02}q\x00.': 'pickle',
+  b'\x89HDF\r\n\x1a\nrest': 'HDF5',
+  bytes(10_000): 'zero bytes',
+}
+
+
+@pytest.mark.parametrize('content', KINDS, ids=KINDS.values())
+def test_what_a_file_of_another_kind_is(tmp_path, content):
+  path = tmp_path / 'model.safetensors'
+  path.write_bytes(content)
+  assert KINDS[content] in files.kind_of(path, 'safetensors')
+
+
+def test_what_a_file_of_the_right_kind_or_none_is(tmp_path):
+  path = tmp_path / 'a'
+  parameter_files.save_arrays({'a': np.zeros(3)}, path, {})
+  assert files.kind_of(path, 'safetensors') is None and 'safetensors' in files.kind_of(path, 'HDF5')
+  path.write_bytes(b'\x89HDF\r\n\x1a\n' + bytes(10_000))
+  assert files.kind_of(path, 'HDF5') is None
+  np.savez(tmp_path / 'b.npz', a=np.zeros(3))
+  assert files.kind_of(tmp_path / 'b.npz', '.npz') is None
+  path.write_bytes(b'some text')
+  assert files.kind_of(path, 'HDF5') is None
+  assert files.kind_of(tmp_path / 'c') == 'absent'
+  assert files.kind_of(tmp_path) == 'a folder'
+  (tmp_path / 'd').symlink_to('e')
+  assert 'a link to e' in files.kind_of(tmp_path / 'd')
+  os.mkfifo(tmp_path / 'pipe')
+  assert files.kind_of(tmp_path / 'pipe') == 'no regular file'
