@@ -119,7 +119,7 @@ def sample_frames(
 def _sampled(path, period: Fraction, max_side: int | None, threads: int) -> Iterator[SampledFrame]:
   damage, shown, k, any_sample = None, None, 0, False
   convert = pictures.Converter(max_side)
-  with contextlib.closing(decoded_frames(path, threads)) as frames:
+  with contextlib.closing(decoded_frames(path, threads, period)) as frames:
     while True:
       try:
         following = next(frames, None)

@@ -35,13 +35,30 @@ def test_samples_are_those_of_a_full_reading(tmp_path, suffix, threads):
     assert all((sample.image == image).all() for sample, image in zip(found, expected, strict=True))
 
 
-def test_frames_that_no_sample_needs_are_not_decoded(tmp_path):
-  path = films.render(tmp_path / 'a.mp4', films.steady(100), keyframes=50)
-  everything = [frame.time for frame in frames.decoded_frames(path)]
-  some = [frame.time for frame in frames.decoded_frames(path, period=Fraction(1))]
-  assert everything == films.steady(100)
+@pytest.mark.parametrize('suffix', ['.mp4', '.mkv', '.ts'])
+def test_frames_that_no_sample_needs_are_not_decoded(tmp_path, monkeypatch, suffix):
+  path = films.render(tmp_path / f'a{suffix}', films.steady(100), keyframes=50)
+  everything = _decoded_by(monkeypatch, lambda: list(frames.decoded_frames(path)))
+  assert [time - everything[0] for time in everything] == films.steady(100)
+  some = _decoded_by(monkeypatch, lambda: list(decoding.sample_frames(path, 1, threads=1)))
   assert set(some) < set(everything) and len(some) < 80
-  assert {Fraction(0), Fraction(1), Fraction(2), Fraction(3), everything[-1]} <= set(some)
+  first = everything[0]
+  assert {first, first + 1, first + 2, first + 3, everything[-1]} <= set(some)
+
+
+def _decoded_by(monkeypatch, run):
+  """The times of the frames that come out of the decoder while `run` runs."""
+  times = []
+
+  def counted(video, found, *rest):
+    times.extend(frame.pts * video.tick for frame in found)
+    return whole(video, found, *rest)
+
+  with monkeypatch.context() as patch:
+    whole = frames._whole
+    patch.setattr(frames, '_whole', counted)
+    run()
+  return sorted(times)
 
 
 @dataclasses.dataclass
