@@ -13,20 +13,15 @@ Exit codes: 0 there is a data set; 1 an error, with a message, or no video could
 130 by Ctrl-C, with all saved that the same command needs to go on.
 """
 
-import pathlib
-import signal
-import sys
+from absl import flags
 
-from absl import app, flags, logging
-
+from dlkd_jax import doors
 from dlkd_jax.errors import UserError
 
-_VIDEOS = flags.DEFINE_string('videos', None, 'Folder of the videos, and of folders of them.')
-_CAPTIONS = flags.DEFINE_string(
-  'captions', None, 'JSON lines of captions; without it, a gallery that is only searched.'
-)
-_CLIP = flags.DEFINE_string('clip', None, 'Folder of a CLIP in the Hugging Face format: the teacher.')
-_DATA_DIR = flags.DEFINE_string('data_dir', None, 'Folder of data sets; this one is custom_prvr below it.')
+_VIDEOS = doors.DEFINE_path('videos', None, 'Folder of the videos, and of folders of them.')
+_CAPTIONS = doors.DEFINE_path('captions', None, 'JSON lines of captions; without it, a gallery that is only searched.')
+_CLIP = doors.DEFINE_path('clip', None, 'Folder of a CLIP in the Hugging Face format: the teacher.')
+_DATA_DIR = doors.DEFINE_path('data_dir', None, 'Folder of data sets; this one is custom_prvr below it.')
 _TEACHER = flags.DEFINE_string('teacher', None, 'Backbone of the teacher; default clip:<--clip>, or none.')
 _STUDENT = flags.DEFINE_string(
   'student',
@@ -36,8 +31,8 @@ _STUDENT = flags.DEFINE_string(
 _TOKENS = flags.DEFINE_string('tokens', 'words:256', 'Backbone of the caption tokens: words:256, clip:DIR@layer=-2.')
 _RATE = flags.DEFINE_float('rate', 1.0, 'Pictures a second.')
 _MAX_SIDE = flags.DEFINE_integer('max_side', None, 'Shrink larger pictures to this many pixels while they are decoded.')
-_BATCH = flags.DEFINE_integer('batch', 32, 'Most pictures a backbone is given at once.')
-_READERS = flags.DEFINE_integer('readers', None, 'Videos decoded at the same time; default: up to 4.')
+_BATCH = flags.DEFINE_integer('batch', 32, 'Most pictures a backbone is given at once.', lower_bound=1)
+_READERS = flags.DEFINE_integer('readers', None, 'Videos decoded at the same time; default: up to 4.', lower_bound=1)
 _DTYPE = flags.DEFINE_enum('dtype', 'float16', ['float16', 'float32'], 'Type that the features are stored in.')
 _KEEP_PIXELS = flags.DEFINE_bool(
   'keep_pixels', False, 'Keep the pictures that the teacher saw: 147 KiB a picture at 224 pixels, and as much memory.'
@@ -51,9 +46,9 @@ def _request():
   if teacher is None:
     raise UserError('there is no teacher: give --clip=DIR, or --teacher=none for a set without one')
   return extraction.Request(
-    videos=pathlib.Path(_VIDEOS.value),
-    data_dir=pathlib.Path(_DATA_DIR.value),
-    captions=pathlib.Path(_CAPTIONS.value) if _CAPTIONS.value else None,
+    videos=_VIDEOS.value,
+    data_dir=_DATA_DIR.value,
+    captions=_CAPTIONS.value,
     teacher=None if teacher == 'none' else teacher,
     student=_STUDENT.value,
     tokens=_TOKENS.value,
@@ -66,35 +61,22 @@ def _request():
   )
 
 
-def main(argv):
-  """Extracts, packs and reports; errors of the user's input end with one message and exit code 1."""
-  if len(argv) > 1:
-    raise app.UsageError(f'unexpected arguments: {argv[1:]}')
-  signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
-  try:
-    # Imported here, so that --help answers at once.
-    from dlkd_jax.video import allocation, extraction
-    from tfds_builders import summary
+def main(names):
+  """Extracts, packs and reports."""
+  doors.no_arguments(names)
+  # Imported here, so that --help answers at once.
+  from dlkd_jax.video import allocation, extraction
+  from tfds_builders import summary
 
-    allocation.give_back_large_blocks()
-    result = extraction.extract(_request())
-  except (ValueError, OSError) as error:
-    logging.debug('the traceback', exc_info=True)
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(1)
-  except (KeyboardInterrupt, SystemExit) as stop:
-    print('stopped: what is extracted is kept; the same command goes on', file=sys.stderr)
-    sys.exit(stop.code if isinstance(stop, SystemExit) else 130)
+  allocation.give_back_large_blocks()
+  result = extraction.extract(_request())
   print(result.report)
   print(f'every file: {result.report_file}')
   if result.builder is None:
-    print('error: no video could be extracted', file=sys.stderr)
-    sys.exit(1)
+    raise UserError('no video could be extracted')
   print(f'{result.builder.info.full_name}: {result.builder.data_dir}')
   print(summary.describe(result.builder))
 
 
 if __name__ == '__main__':
-  logging.set_verbosity(logging.WARNING)
-  flags.mark_flags_as_required(['videos', 'data_dir'])
-  app.run(main)
+  doors.run(main, ['videos', 'data_dir'], stopped='stopped: what is extracted is kept; the same command goes on')

@@ -56,7 +56,8 @@ def expand(path: str | os.PathLike[str]) -> pathlib.Path:
   expanded = os.path.expanduser(text)  # pathlib would take ./~ for ~.
   if expanded.startswith('~'):
     raise UserError(f'{text}: there is no home folder of that name; write the whole path, or ./{text}')
-  return pathlib.Path(expanded)
+  path = pathlib.Path(expanded)
+  return path.absolute() if path.parts[:1] and path.parts[0].startswith('~') else path  # It was ./~, and stays that.
 
 
 @contextlib.contextmanager

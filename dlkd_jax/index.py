@@ -15,34 +15,26 @@ build takes the best checkpoint of --workdir and the records of a data set, as `
 Exit codes: 0 done; 1 an error, with a message; 75 stopped by SIGTERM and 130 by Ctrl-C.
 """
 
-import json
-import pathlib
-import signal
 import sys
 
-from absl import app, flags, logging
+from absl import flags
 
+from dlkd_jax import doors
 from dlkd_jax.errors import UserError
 
-_COMMANDS = ('build', 'add', 'remove', 'info', 'tune', 'accelerate')
-
-_INDEX = flags.DEFINE_string('index', None, 'Folder of the index.')
-_WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'build: work directory of a training; without, the teacher alone scores.'
-)
-_DATA_DIR = flags.DEFINE_string('data_dir', None, "Folder of data sets; default: the training's, or the index's.")
+_INDEX = doors.DEFINE_path('index', None, 'Folder of the index.')
+_WORKDIR = doors.DEFINE_path('workdir', None, 'build: work directory of a training; without, the teacher alone scores.')
+_DATA_DIR = doors.DEFINE_path('data_dir', None, "Folder of data sets; default: the training's, or the index's.")
 _DATASET = flags.DEFINE_string(
   'dataset', None, "Name of the data set; default: the index's, or the training's, or custom_prvr."
 )
 _SPLITS = flags.DEFINE_list('splits', None, 'Splits whose videos are taken, as test,gallery; default: all.')
 _SPLIT = flags.DEFINE_string('split', 'val', 'tune: split whose captions are searched among its videos.')
-_VIDEOS = flags.DEFINE_string(
-  'videos', None, "Folder of the video files, to play them; a video's id is its path there."
-)
-_METADATA = flags.DEFINE_string(
+_VIDEOS = doors.DEFINE_path('videos', None, "Folder of the video files, to play them; a video's id is its path there.")
+_METADATA = doors.DEFINE_path(
   'metadata', None, 'JSON lines on videos, as {"video": "lake.mp4", "title": "At the lake", "year": 2021}.'
 )
-_CLIP = flags.DEFINE_string('clip', None, 'Folder of the CLIP that the data set was extracted with.')
+_CLIP = doors.DEFINE_path('clip', None, 'Folder of the CLIP that the data set was extracted with.')
 _SCORERS = flags.DEFINE_list('scorers', None, 'build: some of inheritance,exploration,teacher; default: all there are.')
 _WEIGHTS = flags.DEFINE_string(
   'weights', None, "build: the search's default, as inheritance=0.5,exploration=0.2,teacher=0.3."
@@ -84,7 +76,7 @@ def _build(index):
   from dlkd_jax.gallery import account, building, runs, weights
   from dlkd_jax.gallery.collection import Knowledge
 
-  workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else None
+  workdir = _WORKDIR.value
   dataset, data_dir = 'custom_prvr', 'data'
   if workdir is not None:
     data = runs.read_config(workdir).data
@@ -148,7 +140,7 @@ def _info(index):
         if caption.video_id not in segment.removed:
           print(f'{caption.caption_id}\t{caption.text}')
   elif _JSON.value:
-    print(json.dumps(summary, indent=2))
+    doors.print_json(summary, indent=2)
   else:
     print(account.describe_index(summary, str(index)))
     if _VERIFY.value:
@@ -162,7 +154,10 @@ def _tune(index):
   made = IndexFolder.open(index).manifest['settings']
   collection = _collection(made['dataset'], made['data_dir'], [_SPLIT.value])
   curve = tuning.tune(index, collection)
-  print(json.dumps(curve.to_json(), indent=2) if _JSON.value else tuning.describe(curve, str(index)))
+  if _JSON.value:
+    doors.print_json(curve.to_json(), indent=2)
+  else:
+    print(tuning.describe(curve, str(index)))
 
 
 def _accelerate(index):
@@ -171,36 +166,35 @@ def _accelerate(index):
   print(f'{acceleration.accelerate(index)} segments of {index} prepared for searching in two stages')
 
 
-def main(argv):
-  """Dispatches to one of the commands; errors of the user's input end with one message and exit code 1."""
-  command, names = (argv[1] if len(argv) > 1 else None), argv[2:]
+# Command → what it does, and the flags that mean something to it.
+_COMMANDS = {
+  'build': (
+    _build,
+    [
+      *(_WORKDIR, _DATA_DIR, _DATASET, _SPLITS, _VIDEOS, _METADATA, _CLIP, _SCORERS, _WEIGHTS, _DTYPE, _LONG),
+      _SEGMENT_FRAMES,
+    ],
+  ),
+  'add': (_add, [_DATA_DIR, _DATASET, _SPLITS, _VIDEOS, _METADATA, _SEGMENT_FRAMES]),
+  'remove': (_remove, [_WHERE, _COMPACT]),
+  'info': (_info, [_VERIFY, _CAPTIONS, _JSON]),
+  'tune': (_tune, [_DATA_DIR, _DATASET, _SPLIT, _JSON]),
+  'accelerate': (_accelerate, []),
+}
+
+
+def main(names):
+  """Dispatches to one of the commands."""
+  command, *names = names or [None]
   if command not in _COMMANDS:
-    raise app.UsageError(f'the command is {command!r}; expected one of {", ".join(_COMMANDS)}')
-  if names and command != 'remove':
-    raise app.UsageError(f'unexpected arguments: {names}')
-  signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
-  try:
-    # Imported here, so that --help answers at once.
-    from dlkd_jax.training.checkpoints import CheckpointError
-  except (KeyboardInterrupt, SystemExit) as stop:
-    sys.exit(stop.code if isinstance(stop, SystemExit) else 130)
-  try:
-    index = pathlib.Path(_INDEX.value)
-    if command == 'remove':
-      _remove(index, names)
-    else:
-      commands = {'build': _build, 'add': _add, 'info': _info, 'tune': _tune, 'accelerate': _accelerate}
-      commands[command](index)
-  except (ValueError, OSError, CheckpointError) as error:
-    logging.debug('the traceback', exc_info=True)
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(1)
-  except (KeyboardInterrupt, SystemExit) as stop:
-    print('stopped: the index is whole; the same command goes on', file=sys.stderr)
-    sys.exit(stop.code if isinstance(stop, SystemExit) else 130)
+    raise UserError(f'the command is {command!r}; expected one of {", ".join(_COMMANDS)}; --help explains them')
+  work, _ = _COMMANDS[command]
+  doors.only(command, {name: known for name, (_, known) in _COMMANDS.items()})
+  if command == 'remove':
+    return work(_INDEX.value, names)
+  doors.no_arguments(names)
+  return work(_INDEX.value)
 
 
 if __name__ == '__main__':
-  logging.set_verbosity(logging.WARNING)
-  flags.mark_flags_as_required(['index'])
-  app.run(main)
+  doors.run(main, ['index'], stopped='stopped: the index is whole; the same command goes on')

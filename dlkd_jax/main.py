@@ -14,17 +14,19 @@ Exit codes: 0 done; 1 an error, with a message; 75 stopped by SIGTERM and 130 by
 saved that the same command needs to go on.
 """
 
-import pathlib
 import traceback
 
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import config_flags
 
+from dlkd_jax import doors
+from dlkd_jax.errors import UserError
+
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Recipe, as configs/charades.py.', lock_config=True)
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of checkpoints, logs and results; made where absent.')
+_WORKDIR = doors.DEFINE_path('workdir', None, 'Folder of checkpoints, logs and results; made where absent.')
 _MODE = flags.DEFINE_enum('mode', 'train', ['train', 'eval'], 'Train (and evaluate at the end), or only evaluate.')
 _SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'val', 'test'], 'Split that --mode=eval evaluates.')
-_PARAMS = flags.DEFINE_string(
+_PARAMS = doors.DEFINE_path(
   'params', None, 'With --mode=eval: a safetensors file of parameters to evaluate instead of the best checkpoint.'
 )
 _DISTRIBUTED = flags.DEFINE_bool(
@@ -35,37 +37,31 @@ _NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Of several process
 _PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Of several processes: which one this is, from 0.')
 
 
-def main(argv):
-  """Dispatches to training or evaluation; errors of the user's input end with one message and exit code 1."""
-  if len(argv) > 1:
-    raise app.UsageError(f'unexpected arguments: {argv[1:]}')
+def main(names):
+  """Dispatches to training or evaluation."""
+  doors.no_arguments(names)
   # Imported here, so that --help answers at once.
-  from dlkd_jax.training import checkpoints, cluster, evaluation_run, loop, shutdown
+  from dlkd_jax.training import cluster, evaluation_run, loop, shutdown
 
-  expected = (ValueError, OSError, loop.NonFiniteLossError, checkpoints.CheckpointError, cluster.OtherProcessError)
-  workdir = pathlib.Path(_WORKDIR.value)
+  config = doors.config_of(_CONFIG)
   try:
     cluster.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _DISTRIBUTED.value)
     with shutdown.StopRequest() as stop:
       if _MODE.value == 'train':
-        loop.train(_CONFIG.value, workdir, stop)
+        loop.train(config, _WORKDIR.value, stop)
       else:
-        evaluation_run.evaluate(_CONFIG.value, workdir, _SPLIT.value, _PARAMS.value, stop)
+        evaluation_run.evaluate(config, _WORKDIR.value, _SPLIT.value, _PARAMS.value, stop)
   except shutdown.StoppedError as stopped:
     cluster.leave_together(str(stopped), stopped.code)
-  except expected as error:
-    logging.debug('the traceback', exc_info=True)
-    cluster.leave(f'error: {error}', 1)
   except KeyboardInterrupt:
     cluster.leave('interrupted before anything was changed', shutdown.INTERRUPTED)
   except Exception as error:
     if cluster.alone():
       raise
-    traceback.print_exc()
-    cluster.leave(f'error: {error}', 1)
+    if not isinstance(error, UserError | OSError):
+      traceback.print_exc()
+    cluster.leave(f'error: {doors.describe(error)}', 1)
 
 
 if __name__ == '__main__':
-  logging.set_verbosity(logging.WARNING)
-  flags.mark_flags_as_required(['config', 'workdir'])
-  app.run(main)
+  doors.run(main, required=['config', 'workdir'])

@@ -17,18 +17,16 @@ by side, with paired tests; runs that differ in their seed alone are also averag
 Nothing in the work directories is changed, but for the folder `report` of the first where --output is not given.
 """
 
-import pathlib
-import sys
+from absl import flags
 
-from absl import app, flags, logging
-
+from dlkd_jax import doors
 from dlkd_jax.errors import UserError
 
-_WORKDIR = flags.DEFINE_multi_string('workdir', None, 'Folder of a training; may be given several times.')
+_WORKDIR = doors.DEFINE_multi_path('workdir', 'Folder of a training; may be given several times.')
 _SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'val', 'test'], 'Split to report.')
-_OUTPUT = flags.DEFINE_string('output', None, 'Folder of the report; default: report in the first --workdir.')
-_RELEVANT = flags.DEFINE_string('relevant', None, 'JSON lines that name all relevant videos of captions.')
-_DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where the data set lies; default: where it lay in training.')
+_OUTPUT = doors.DEFINE_path('output', None, 'Folder of the report; default: report in the first --workdir.')
+_RELEVANT = doors.DEFINE_path('relevant', None, 'JSON lines that name all relevant videos of captions.')
+_DATA_DIR = doors.DEFINE_path('data_dir', None, 'Where the data set lies; default: where it lay in training.')
 _SAMPLES = flags.DEFINE_integer('samples', 2000, 'Bootstrap samples of each interval.', lower_bound=100)
 _PERMUTATIONS = flags.DEFINE_integer('permutations', 10_000, 'Permutations of each test.', lower_bound=100)
 _EXAMPLES = flags.DEFINE_integer('examples', 4, 'Best, and worst, queries to show.', lower_bound=0)
@@ -49,47 +47,31 @@ def _report():
   def say(text):
     print(text, flush=True)
 
-  workdirs = [pathlib.Path(path).expanduser().absolute() for path in _WORKDIR.value]
+  workdirs = [path.absolute() for path in _WORKDIR.value]
   names = _names(workdirs)
   options = analysis.Options(
     split=_SPLIT.value,
-    relevant=pathlib.Path(_RELEVANT.value) if _RELEVANT.value else None,
+    relevant=_RELEVANT.value,
     samples=_SAMPLES.value,
     permutations=_PERMUTATIONS.value,
     examples=_EXAMPLES.value,
   )
+  data_dir = str(_DATA_DIR.value) if _DATA_DIR.value else None
   # All are opened before any is evaluated, which takes a while.
-  runs = [
-    trained_run.open_run(path, name, _SPLIT.value, _DATA_DIR.value) for path, name in zip(workdirs, names, strict=True)
-  ]
+  runs = [trained_run.open_run(path, name, _SPLIT.value, data_dir) for path, name in zip(workdirs, names, strict=True)]
   findings = [analysis.analyse(run, options, say) for run in runs]
   compared = comparison.compare_runs(findings, [run.config for run in runs], options) if len(runs) > 1 else None
-  output = pathlib.Path(_OUTPUT.value).expanduser() if _OUTPUT.value else workdirs[0] / 'report'
+  output = _OUTPUT.value or workdirs[0] / 'report'
   content = report_document.build(findings, compared, options)
   return report_document.write(output, content, report_document.as_json(findings, compared, options))
 
 
-def main(argv):
-  """Reports; errors of the user's input end with one message and exit code 1."""
-  if len(argv) > 1:
-    raise app.UsageError(f'unexpected arguments: {argv[1:]}')
-  # Imported here, so that --help answers at once.
-  from dlkd_jax.training import checkpoints
-
-  try:
-    paths = _report()
-  except (ValueError, OSError, checkpoints.CheckpointError) as error:
-    logging.debug('the traceback', exc_info=True)
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(1)
-  except KeyboardInterrupt:
-    print('interrupted; nothing was written', file=sys.stderr)
-    sys.exit(130)
-  for path in paths:
+def main(names):
+  """Reports."""
+  doors.no_arguments(names)
+  for path in _report():
     print(path)
 
 
 if __name__ == '__main__':
-  logging.set_verbosity(logging.WARNING)
-  flags.mark_flag_as_required('workdir')
-  app.run(main)
+  doors.run(main, required=['workdir'], stopped='interrupted; nothing was written')

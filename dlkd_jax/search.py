@@ -11,15 +11,14 @@ JSON output repeats. With --json one object a query is printed, one a line for s
 Exit codes: 0 searched, whether or not something was found; 1 an error, with a message.
 """
 
-import json
-import pathlib
 import sys
 
-from absl import app, flags, logging
+from absl import flags
 
+from dlkd_jax import doors, files
 from dlkd_jax.errors import UserError
 
-_INDEX = flags.DEFINE_string('index', None, 'Folder of the index.')
+_INDEX = doors.DEFINE_path('index', None, 'Folder of the index.')
 _TOP = flags.DEFINE_integer('top', 10, 'Most hits a query.')
 _OFFSET = flags.DEFINE_integer('offset', 0, 'Hits to pass over: --offset=10 is the second page of ten.')
 _MOMENTS = flags.DEFINE_integer('moments', 1, 'Most moments of a video.')
@@ -37,10 +36,10 @@ _ZERO_SHOT = flags.DEFINE_bool('zero_shot', False, 'The teacher alone scores: --
 _TWO_STAGE = flags.DEFINE_bool(
   'two_stage', False, 'Search an approximate index of the frames first; for large galleries.'
 )
-_QUERIES = flags.DEFINE_string('queries', None, 'File of queries, one a line; - is the standard input.')
+_QUERIES = doors.DEFINE_path('queries', None, 'File of queries, one a line; - is the standard input.')
 _CAPTION = flags.DEFINE_multi_string('caption', [], 'Id of a caption of the index to search with.')
-_CLIP = flags.DEFINE_string('clip', None, "Folder of the index's CLIP, where it has moved.")
-_VIDEOS = flags.DEFINE_string('videos', None, 'Folder of the video files, where it has moved.')
+_CLIP = doors.DEFINE_path('clip', None, "Folder of the index's CLIP, where it has moved.")
+_VIDEOS = doors.DEFINE_path('videos', None, 'Folder of the video files, where it has moved.')
 _JSON = flags.DEFINE_bool('json', False, 'Print JSON.')
 _CURVE = flags.DEFINE_bool('curve', False, 'With --json: also the times of the frames and their scores.')
 
@@ -51,18 +50,23 @@ def _queries(sentences):
   if _QUERIES.value:
     from dlkd_jax.gallery import queries
 
-    text = sys.stdin.read() if _QUERIES.value == '-' else pathlib.Path(_QUERIES.value).read_text(encoding='utf-8')
-    found += queries.parse(text, _QUERIES.value)
+    stdin = str(_QUERIES.value) == '-'
+    content = sys.stdin.buffer.read() if stdin else _QUERIES.value.read_bytes()
+    origin = 'the standard input' if stdin else str(_QUERIES.value)
+    found += queries.parse(files.decode(content, origin), origin)
   if not found:
     raise UserError('there is no query: give a sentence, --queries=FILE or --caption=ID')
   return found
 
 
 def _search(sentences):
+  """Searches and prints."""
   from dlkd_jax.gallery import queries, weights
   from dlkd_jax.gallery.gallery import Gallery
 
   asked = _queries(sentences)
+  if _CURVE.value and not _JSON.value:
+    raise UserError('--curve is a part of the JSON; give --json with it')
   if _ZERO_SHOT.value and _WEIGHTS.value:
     raise UserError('--zero_shot and --weights contradict each other; give one of them')
   chosen = weights.parse(_WEIGHTS.value) if _WEIGHTS.value else None
@@ -81,24 +85,10 @@ def _search(sentences):
   for number, ((_, _, name), result) in enumerate(zip(asked, results, strict=True)):
     if _JSON.value:
       content = result.to_json(_CURVE.value) | ({} if name is None else {'id': name})
-      print(json.dumps(content, ensure_ascii=False, indent=2 if len(asked) == 1 else None))
+      doors.print_json(content, indent=2 if len(asked) == 1 else None)
     else:
       print(('\n' if number else '') + queries.describe(gallery, result, asked[number], wishes))
 
 
-def main(argv):
-  """Searches and prints; errors of the user's input end with one message and exit code 1."""
-  try:
-    _search(argv[1:])
-  except (ValueError, OSError) as error:
-    logging.debug('the traceback', exc_info=True)
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(1)
-  except KeyboardInterrupt:
-    sys.exit(130)
-
-
 if __name__ == '__main__':
-  logging.set_verbosity(logging.WARNING)
-  flags.mark_flags_as_required(['index'])
-  app.run(main)
+  doors.run(_search, required=['index'])

@@ -10,18 +10,18 @@ Exit codes: 0 stopped by Ctrl-C or SIGTERM; 1 an error, with a message.
 """
 
 import signal
-import sys
 
-from absl import app, flags, logging
+from absl import flags
 
+from dlkd_jax import doors
 from dlkd_jax.errors import UserError
 
-_INDEX = flags.DEFINE_string('index', None, 'Folder of the index.')
+_INDEX = doors.DEFINE_path('index', None, 'Folder of the index.')
 _HOST = flags.DEFINE_string('host', '127.0.0.1', 'Address to listen at; 0.0.0.0 lets other machines in.')
 _PORT = flags.DEFINE_integer('port', 8000, 'Port to listen at; 0 takes a free one.', 0, 65535)
 _ALLOW_HOST = flags.DEFINE_multi_string('allow_host', [], 'Name that this server may be called by, besides localhost.')
-_VIDEOS = flags.DEFINE_string('videos', None, 'Folder of the video files, where that is not what the index says.')
-_CLIP = flags.DEFINE_string('clip', None, 'Folder of the CLIP, where that is not what the index says.')
+_VIDEOS = doors.DEFINE_path('videos', None, 'Folder of the video files, where that is not what the index says.')
+_CLIP = doors.DEFINE_path('clip', None, 'Folder of the CLIP, where that is not what the index says.')
 _WEIGHTS = flags.DEFINE_string(
   'weights', None, "Weights of the scorers, as inheritance=0.5,exploration=0.2,teacher=0.3; default: the index's."
 )
@@ -55,10 +55,9 @@ def _settings(gallery):
   )
 
 
-def main(argv):
-  """Opens the index and serves; errors of the user's input end with one message and exit code 1."""
-  if len(argv) > 1:
-    raise app.UsageError(f'unexpected arguments: {argv[1:]}')
+def main(names):
+  """Opens the index and serves until it is stopped."""
+  doors.no_arguments(names)
   signal.signal(signal.SIGTERM, signal.default_int_handler)  # As Ctrl-C.
   try:
     # Imported here, so that --help answers at once, and a port that is taken is known before much is loaded.
@@ -71,16 +70,10 @@ def main(argv):
     gallery = Gallery.open(_INDEX.value, clip=_CLIP.value, videos=_VIDEOS.value)
     application = opening.prepare(gallery, _settings(gallery))
     running.run(application, server, lambda url: print(f'{url}  {len(gallery)} videos; Ctrl-C stops', flush=True))
-  except (ValueError, OSError) as error:
-    logging.debug('the traceback', exc_info=True)
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(1)
   except KeyboardInterrupt:
     pass
   print('stopped', flush=True)
 
 
 if __name__ == '__main__':
-  logging.set_verbosity(logging.WARNING)
-  flags.mark_flags_as_required(['index'])
-  app.run(main)
+  doors.run(main, required=['index'])

@@ -17,14 +17,15 @@ Exit codes: 0 done; 1 an error, with a message, or a run failed; 75 stopped by S
 that the same command needs to go on.
 """
 
-import pathlib
 import sys
 
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import config_flags
 
+from dlkd_jax import doors
+
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Recipe, as configs/charades.py.', lock_config=True)
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the runs and the table; made where absent.')
+_WORKDIR = doors.DEFINE_path('workdir', None, 'Folder of the runs and the table; made where absent.')
 _SEEDS = flags.DEFINE_integer('seeds', 3, "How many seeds, from the recipe's own on.", lower_bound=1)
 _EPOCHS = flags.DEFINE_integer('epochs', None, "Length of each training; default: the recipe's.", lower_bound=1)
 _ONLY = flags.DEFINE_list('only', [], 'Variants to train; default: all.')
@@ -45,8 +46,8 @@ def _sweep(stop):
   from dlkd_jax.reporting import sweep_table, sweeping, variants
   from dlkd_jax.training import splits
 
-  workdir = pathlib.Path(_WORKDIR.value).expanduser()
-  config = variants.prepare(_CONFIG.value, _EPOCHS.value)
+  workdir = _WORKDIR.value
+  config = variants.prepare(doors.config_of(_CONFIG), _EPOCHS.value)
   config_lib.validate(config)
   every = variants.variants_of(config)
   chosen = variants.choose(every, _ONLY.value)
@@ -67,32 +68,25 @@ def _sweep(stop):
   return failed
 
 
-def main(argv):
-  """Dispatches; errors of the user's input end with one message and exit code 1."""
-  if len(argv) > 1:
-    raise app.UsageError(f'unexpected arguments: {argv[1:]}')
+def main(names):
+  """Dispatches."""
+  doors.no_arguments(names)
   # Imported here, so that --help answers at once.
-  from dlkd_jax.training import checkpoints, shutdown
+  from dlkd_jax.training import shutdown
 
   try:
     with shutdown.StopRequest() as stop:
       failed = _sweep(stop)
   except shutdown.StoppedError as stopped:
     print(str(stopped), file=sys.stderr)
-    sys.exit(stopped.code)
-  except (ValueError, OSError, checkpoints.CheckpointError) as error:
-    logging.debug('the traceback', exc_info=True)
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(1)
+    return stopped.code
   except KeyboardInterrupt:
     print('interrupted before anything was changed', file=sys.stderr)
-    sys.exit(shutdown.INTERRUPTED)
+    return shutdown.INTERRUPTED
   if failed:
     print('\n'.join(['', f'error: {len(failed)} runs failed:', *failed]), file=sys.stderr)
-    sys.exit(1)
+  return int(bool(failed))
 
 
 if __name__ == '__main__':
-  logging.set_verbosity(logging.WARNING)
-  flags.mark_flags_as_required(['config', 'workdir'])
-  app.run(main)
+  doors.run(main, required=['config', 'workdir'])

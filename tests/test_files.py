@@ -18,7 +18,8 @@ def test_home_folders_are_expanded(monkeypatch, tmp_path):
   monkeypatch.setenv('HOME', str(tmp_path))
   assert files.expand('~') == tmp_path
   assert files.expand('~/a b/[1]') == tmp_path / 'a b' / '[1]'
-  assert str(files.expand('./~')) == '~'
+  monkeypatch.chdir(tmp_path)
+  assert files.expand('./~') == files.expand('./~').expanduser() == tmp_path / '~'
   for odd in ('', 'a\0b', '~no-such-person-here/x'):
     with pytest.raises(UserError):
       files.expand(odd)

@@ -36,6 +36,7 @@ ROOMS = {
     'tfds_builders',  # Extraction packs what it extracted.
   ),
   'dlkd_jax.demo': (
+    'dlkd_jax.doors',
     'dlkd_jax.gallery',
     'dlkd_jax.video',
     'dlkd_jax.models',
@@ -66,7 +67,7 @@ ROOMS = {
     'dlkd_jax.config',
     'dlkd_jax.sharding',
   ),
-  'tfds_builders': (),
+  'tfds_builders': ('dlkd_jax.doors',),  # For its command line.
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import pathlib
 import signal
 import sys
 from collections.abc import Sequence
@@ -11,7 +10,9 @@ from collections.abc import Sequence
 import tensorflow_datasets as tfds
 from absl import logging
 
-from tfds_builders import base_builder, errors, options, summary
+from dlkd_jax import doors
+from dlkd_jax.files import expand
+from tfds_builders import base_builder, options, summary
 from tfds_builders.activitynet_prvr import activitynet_prvr_dataset_builder as activitynet
 from tfds_builders.charades_prvr import charades_prvr_dataset_builder as charades
 from tfds_builders.composites_prvr import composites_prvr_dataset_builder as composites
@@ -101,7 +102,7 @@ def make_parser() -> argparse.ArgumentParser:
     formatter_class=raw,
     epilog=_CUSTOM_EPILOG,
   )
-  sub.add_argument('--manual_dir', type=pathlib.Path, required=True, help='folder that the extraction left')
+  sub.add_argument('--manual_dir', type=expand, required=True, help='folder that the extraction left')
   _add_common_options(sub, teacher=False)
   sub = collections.add_parser(
     'synthetic',
@@ -118,7 +119,7 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_common_options(parser: argparse.ArgumentParser, teacher: bool = True) -> None:
   parser.add_argument(
     '--data_dir',
-    type=pathlib.Path,
+    type=expand,
     required=True,
     help='folder of built data sets; this one goes below it',
   )
@@ -140,7 +141,7 @@ def _add_common_options(parser: argparse.ArgumentParser, teacher: bool = True) -
 def _add_pack_options(parser: argparse.ArgumentParser, feature: str) -> None:
   parser.add_argument(
     '--manual_dir',
-    type=pathlib.Path,
+    type=expand,
     required=True,
     help='folder that holds the pack, a folder a collection',
   )
@@ -195,6 +196,16 @@ def make_builder(args: argparse.Namespace) -> base_builder.PrvrBuilder:
   return _PACKS[args.collection](data_dir=args.data_dir, options=asked)
 
 
+def _build(args: argparse.Namespace) -> None:
+  builder = make_builder(args)
+  found = builder.is_built()
+  manual_dir = getattr(args, 'manual_dir', None)
+  builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual_dir))
+  state = 'is already built, and as asked for' if found else 'is built'
+  print(f'{builder.info.full_name} {state}: {builder.data_dir}')
+  print(summary.describe(builder))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line.
 
@@ -208,23 +219,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   # So that a terminated build removes its temporary folder like one stopped with Ctrl-C.
   before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
   logging.use_absl_handler()
+  doors.escape_output()
   try:
-    builder = make_builder(args)
-    found = builder.is_built()
-    manual_dir = getattr(args, 'manual_dir', None)
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual_dir))
-  except errors.PackError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 1
+    return doors.guarded(lambda: _build(args))
   except (KeyboardInterrupt, SystemExit) as stop:
     print('interrupted: nothing was built; run the same command again', file=sys.stderr)
     return stop.code if isinstance(stop, SystemExit) else 128 + signal.SIGINT
   finally:
     signal.signal(signal.SIGTERM, before)
-  state = 'is already built, and as asked for' if found else 'is built'
-  print(f'{builder.info.full_name} {state}: {builder.data_dir}')
-  print(summary.describe(builder))
-  return 0
 
 
 if __name__ == '__main__':

@@ -31,6 +31,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+from dlkd_jax.files import expand
 from dlkd_jax.tools import benchmark_search
 
 _MIB = 2**20
@@ -128,7 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--sections', default=','.join(SECTIONS), help='comma-separated (default: all)')
   parser.add_argument('--quick', action='store_true', help='tiny sizes: a check of the benchmark itself')
-  parser.add_argument('--json', type=pathlib.Path, help='file to write all numbers to')
+  parser.add_argument('--json', type=expand, help='file to write all numbers to')
   flags = parser.parse_args(arguments)
   sections = flags.sections.split(',')
   if unknown := set(sections) - set(SECTIONS):

@@ -18,6 +18,7 @@ import jax
 
 from configs import activitynet, tvr
 from dlkd_jax import sharding
+from dlkd_jax.files import expand
 from dlkd_jax.models.student import init_parameters
 from dlkd_jax.tools import lengths as models
 from dlkd_jax.training import recipe
@@ -60,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--model', choices=RECIPES, default='tvr', help='whose state (default %(default)s)')
   parser.add_argument('--repeats', type=int, default=5, help='(default %(default)s)')
-  parser.add_argument('--json', type=pathlib.Path, help='file to write the numbers to')
+  parser.add_argument('--json', type=expand, help='file to write the numbers to')
   flags = parser.parse_args(arguments)
   found = measure(flags.model, flags.repeats)
   print(

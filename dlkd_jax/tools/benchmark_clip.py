@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import pathlib
 import statistics
 from typing import Any
 
@@ -19,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlkd_jax.files import expand
 from dlkd_jax.models.clip import SIZES, Clip, ClipConfig
 from dlkd_jax.tools import rates
 from dlkd_jax.video.clip_backbone import product_dtype
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument('--size', choices=SIZES, default='ViT-B/32', help='(default %(default)s)')
   parser.add_argument('--batch', type=int, default=32, help='images, and texts, at once (default %(default)s)')
   parser.add_argument('--repeats', type=int, default=5, help='(default %(default)s)')
-  parser.add_argument('--json', type=pathlib.Path, help='file to write the numbers to')
+  parser.add_argument('--json', type=expand, help='file to write the numbers to')
   flags = parser.parse_args(arguments)
   found = {'size': flags.size} | measure(SIZES[flags.size], flags.batch, flags.repeats)
   for name in ('images', 'texts'):

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import pathlib
 import resource
 import time
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlkd_jax.data.evaluation_blocks import CaptionBlock, VideoBlock
+from dlkd_jax.files import expand
 from dlkd_jax.models.student import Student, init_parameters
 from dlkd_jax.retrieval.evaluation import EvaluationOptions
 from dlkd_jax.retrieval.evaluator import Evaluator
@@ -141,7 +141,7 @@ def _flags(arguments: list[str] | None) -> argparse.Namespace:
   parser.add_argument('--videos', type=int, help='fewer videos than the size has, to save time')
   parser.add_argument('--repeat', type=int, default=1, help='evaluations; only the first compiles')
   parser.add_argument('--teacher', action=argparse.BooleanOptionalAction, default=False)
-  parser.add_argument('--json', type=pathlib.Path, help='file to write the measurements to')
+  parser.add_argument('--json', type=expand, help='file to write the measurements to')
   return parser.parse_args(arguments)
 
 

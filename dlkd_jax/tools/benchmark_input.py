@@ -32,6 +32,7 @@ from dlkd_jax.data.input_pipeline import plan_of_run, train_pipeline
 from dlkd_jax.data.lengths import Lengths, open_lengths, scan_lengths
 from dlkd_jax.data.options import PipelineOptions
 from dlkd_jax.data.sources import Source, open_source
+from dlkd_jax.files import expand
 from dlkd_jax.tools import lengths as models
 from dlkd_jax.tools.random_data import random_record
 
@@ -129,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add = parser.add_argument
-  add('--data_dir', type=pathlib.Path, help='folder of built data sets; random features without it')
+  add('--data_dir', type=expand, help='folder of built data sets; random features without it')
   add('--name', default='tvr_prvr', help='data set in --data_dir (default %(default)s)')
   add('--split', default='train', help='split of it (default %(default)s)')
   add(
@@ -146,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
   add('--workers', type=int, default=0, help='worker processes (default %(default)s)')
   add('--steps', type=float, nargs='*', default=[0.05, 1.0], help='seconds a step to wait for (default %(default)s)')
   add('--busy', action='store_true', help='multiply matrices during a step in place of sleeping')
-  add('--json', type=pathlib.Path, help='also write the numbers to this file')
+  add('--json', type=expand, help='also write the numbers to this file')
   return parser
 
 

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from dlkd_jax.errors import UserError
+from dlkd_jax.files import expand
 from dlkd_jax.gallery import exact, quantization, two_stage
 from dlkd_jax.gallery.frame_index import FrameIndex
 from dlkd_jax.tools import random_gallery
@@ -217,9 +218,9 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument('--rows', type=int, default=1_000_000, help='frame vectors of each scorer; 0: the pack alone')
   parser.add_argument('--queries', type=int, default=100, help='for recall')
   parser.add_argument('--repeats', type=int, default=20, help='queries timed')
-  parser.add_argument('--pack', type=pathlib.Path, help='folder of real vectors')
-  parser.add_argument('--folder', type=pathlib.Path, help='for the made-up rows; by default that of temporary files')
-  parser.add_argument('--json', type=pathlib.Path, help='file to write all numbers to')
+  parser.add_argument('--pack', type=expand, help='folder of real vectors')
+  parser.add_argument('--folder', type=expand, help='for the made-up rows; by default that of temporary files')
+  parser.add_argument('--json', type=expand, help='file to write all numbers to')
   flags = parser.parse_args(arguments)
   if flags.rows and flags.rows < 2000:
     parser.error(f'--rows is {flags.rows}; expected 2,000 or more, or 0 for the pack alone')

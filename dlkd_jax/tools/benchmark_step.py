@@ -28,6 +28,7 @@ import ml_collections
 from configs import activitynet, tvr
 from dlkd_jax import sharding
 from dlkd_jax.data.batch import Batch
+from dlkd_jax.files import expand
 from dlkd_jax.models.student import Student, init_parameters
 from dlkd_jax.tools import lengths as models
 from dlkd_jax.tools.random_data import random_batch
@@ -181,8 +182,8 @@ def _flags(arguments: list[str] | None) -> argparse.Namespace:
   parser.add_argument('--forms', default=','.join(FORMS), help='packed, baseline or both (default)')
   parser.add_argument('--repeats', type=int, default=5, help='timed repetitions (default %(default)s)')
   parser.add_argument('--scaling', help='comma-separated numbers of videos to measure one after another')
-  parser.add_argument('--trace', type=pathlib.Path, help='folder for a profile of the first form')
-  parser.add_argument('--json', type=pathlib.Path, help='file to write the numbers to')
+  parser.add_argument('--trace', type=expand, help='folder for a profile of the first form')
+  parser.add_argument('--json', type=expand, help='file to write the numbers to')
   return parser.parse_args(arguments)
 
 

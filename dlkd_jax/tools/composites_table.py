@@ -26,6 +26,7 @@ from configs import composites as recipe
 from dlkd_jax import config as config_lib
 from dlkd_jax import files
 from dlkd_jax.errors import UserError
+from dlkd_jax.files import expand
 from dlkd_jax.models.sentence_encoder import SentenceEncoder, load_sentence_encoder
 from dlkd_jax.retrieval.metrics import chance_metrics
 from dlkd_jax.tools.composites import joining, ridge
@@ -155,9 +156,9 @@ def check_settings(args: argparse.Namespace) -> None:
 def make_parser() -> argparse.ArgumentParser:
   """Returns the parser of the command line."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--pack', type=pathlib.Path, required=True, help='folder with frames.npz and captions.jsonl')
-  parser.add_argument('--workdir', type=pathlib.Path, required=True, help='data sets, runs and table go here')
-  parser.add_argument('--text_model', type=pathlib.Path, help=f'sentence encoder (default: of the package {PACKAGE})')
+  parser.add_argument('--pack', type=expand, required=True, help='folder with frames.npz and captions.jsonl')
+  parser.add_argument('--workdir', type=expand, required=True, help='data sets, runs and table go here')
+  parser.add_argument('--text_model', type=expand, help=f'sentence encoder (default: of the package {PACKAGE})')
   parser.add_argument('--single', action='store_true', help='also train a student of one branch')
   parser.add_argument('--seeds', type=int, default=3, help='how many, from 0 (default %(default)s)')
   sizes = {'nargs': 3, 'type': int, 'metavar': ('TRAIN', 'VAL', 'TEST')}

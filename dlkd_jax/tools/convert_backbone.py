@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from dlkd_jax.errors import UserError
+from dlkd_jax.files import expand
 from dlkd_jax.models.efficientnet import FORMAT, LITE0, EfficientNetLite0, blocks, check_arrays
 from dlkd_jax.models.parameter_files import save_arrays
 from dlkd_jax.tools.convert_checkpoint import load_torch_checkpoint
@@ -120,8 +121,8 @@ def main(argv: list[str] | None = None) -> None:
   """Parses the command line and converts; errors of the user's input end with one message and exit code 1."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('backbone', choices=['efficientnet_lite0'])
-  parser.add_argument('target', type=pathlib.Path, metavar='OUT.safetensors')
-  parser.add_argument('--weights', type=pathlib.Path, help=f'.pth file (default: that of the package {PACKAGE})')
+  parser.add_argument('target', type=expand, metavar='OUT.safetensors')
+  parser.add_argument('--weights', type=expand, help=f'.pth file (default: that of the package {PACKAGE})')
   parser.add_argument('--force', action='store_true', help='overwrite the target')
   args = parser.parse_args(argv)
   if args.target.suffix != '.safetensors':

@@ -36,6 +36,7 @@ import numpy as np
 import safetensors.numpy
 
 from dlkd_jax.errors import UserError
+from dlkd_jax.files import expand
 from dlkd_jax.models.parameter_files import read_metadata, save_arrays, write_parameters
 from dlkd_jax.models.release_parameters import from_release, to_release
 from dlkd_jax.models.student import EXPLORATION, INHERITANCE, Student, init_parameters
@@ -213,8 +214,8 @@ def convert(source: Source, target: pathlib.Path, release: bool) -> None:
 def main(argv: list[str] | None = None) -> None:
   """Parses the command line and converts; errors of the user's input end with one message and exit code 1."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('paths', nargs='+', type=pathlib.Path, help='SOURCE and TARGET, or with --workdir TARGET alone')
-  parser.add_argument('--workdir', type=pathlib.Path, help='take the best checkpoint of this run')
+  parser.add_argument('paths', nargs='+', type=expand, help='SOURCE and TARGET, or with --workdir TARGET alone')
+  parser.add_argument('--workdir', type=expand, help='take the best checkpoint of this run')
   parser.add_argument('--to_release', action='store_true', help="write the release's names")
   parser.add_argument('--force', action='store_true', help='overwrite TARGET')
   args = parser.parse_args(argv)

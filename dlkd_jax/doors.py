@@ -1,0 +1,224 @@
+"""What all command lines share: paths, errors of one line, exit codes, and output that any terminal takes.
+
+Exit codes: 0 done; 1 an error, with a message; 75 stopped by SIGTERM and 130 by Ctrl-C; 141 nobody read the output.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn
+
+from absl import app, flags
+from absl import logging as absl_logging
+
+from dlkd_jax import files
+from dlkd_jax.errors import UserError
+
+flags.disclaim_key_flags()  # Flags of paths belong to the module that asks for them, and stand in its --help.
+
+TERMINATED = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on.
+INTERRUPTED = 128 + signal.SIGINT
+_UNREAD = 128 + signal.SIGPIPE
+_HELP = ('--help', '-help', '-h', '-?', '--helpshort', '-helpshort', '--helpfull', '-helpfull')
+# Errors that these raise while flags are parsed are of what was typed.
+_PARSERS = ('absl', 'ml_collections')
+
+
+class _PathParser(flags.ArgumentParser[pathlib.Path]):
+  """Reads a path as a person meant it."""
+
+  def parse(self, argument: str | os.PathLike[str]) -> pathlib.Path:
+    return files.expand(argument)
+
+  def flag_type(self) -> str:
+    return 'path'
+
+
+class _Paths(flags.ArgumentSerializer[pathlib.Path]):
+  def serialize(self, value: pathlib.Path) -> str:
+    return str(value)
+
+
+def DEFINE_path(name: str, default: str | None, help: str) -> flags.FlagHolder[pathlib.Path | None]:
+  """Defines a flag that names a file or a folder; `~` is the home folder. Its value is a path, or None."""
+  return flags.DEFINE(_PathParser(), name, default, help, serializer=_Paths())
+
+
+def DEFINE_multi_path(name: str, help: str) -> flags.FlagHolder[list[pathlib.Path] | None]:
+  """Defines a flag of paths that may be given several times."""
+  return flags.DEFINE_multi(_PathParser(), _Paths(), name, None, help)
+
+
+def run(main: Callable[[list[str]], int | None], required: Sequence[str] = (), stopped: str | None = None) -> NoReturn:
+  """Parses the flags, runs a command and exits.
+
+  A `UserError`, and an error of the system (a file that is absent, a disk that is full), is one line and exit code 1;
+  `--verbosity=1` adds the traceback. Everything else is a bug and keeps its traceback.
+
+  Args:
+    main: the command; gets the arguments that are no flags, and returns an exit code or None.
+    required: names of flags that must be given.
+    stopped: what to say after SIGTERM or Ctrl-C, where the command lets itself be stopped that way.
+  """
+  absl_logging.set_verbosity(absl_logging.WARNING)
+  escape_output()
+  if required:
+    flags.mark_flags_as_required(required)
+  code = guarded(lambda: app.run(lambda argv: sys.exit(_run(main, argv, stopped)), flags_parser=_parse))
+  sys.exit(code)
+
+
+def escape_output() -> None:
+  """Lets everything be printed: what the terminal lacks, and bytes of names that are no text, are escaped."""
+  for stream in (sys.stdout, sys.stderr):
+    if hasattr(stream, 'reconfigure'):
+      stream.reconfigure(errors='backslashreplace')
+
+
+def _run(main: Callable[[list[str]], int | None], argv: list[str], stopped: str | None) -> int:
+  """Runs a command whose flags are parsed; returns the exit code."""
+  if stopped is not None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+  try:
+    return guarded(lambda: main(argv[1:]))
+  except (KeyboardInterrupt, SystemExit) as stop:
+    code = stop.code if isinstance(stop, SystemExit) else INTERRUPTED
+    if stopped is not None and code in (TERMINATED, INTERRUPTED):
+      print(stopped, file=sys.stderr)
+    return code if isinstance(code, int) else int(code is not None)
+
+
+def guarded(work: Callable[[], int | None]) -> int:
+  """Does some work; errors of what was given, and of the system, become a line on stderr and 1.
+
+  Returns:
+    What the work returned, 0 for None; 1 after an error; 141 where the reader of the output has gone.
+  """
+  try:
+    code = work() or 0
+    sys.stdout.flush()
+    return code
+  except BrokenPipeError:
+    # Whatever is printed from here on, at the exit too, goes nowhere.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return _UNREAD
+  except (UserError, OSError) as error:
+    absl_logging.debug('the traceback', exc_info=True)
+    print(f'error: {describe(error)}', file=sys.stderr)
+    return 1
+
+
+def describe(error: BaseException) -> str:
+  """Returns what an error says to a person; one of the system begins with the file that it is about."""
+  if isinstance(error, OSError) and error.errno is not None and error.strerror:
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    return ': '.join([' → '.join(names), error.strerror] if names else [error.strerror])
+  return str(error)
+
+
+def no_arguments(names: Sequence[str]) -> None:
+  """Refuses arguments that are no flags.
+
+  Raises:
+    UserError: there are some.
+  """
+  if names:
+    raise UserError(f'unexpected arguments: {" ".join(names)}; --help shows what there is')
+
+
+def only(command: str, meant: Mapping[str, Sequence[flags.FlagHolder]]) -> None:
+  """Refuses flags that were given and mean nothing to a command.
+
+  Args:
+    command: the command that was given.
+    meant: command → the flags that it knows, besides those of all commands.
+
+  Raises:
+    UserError: a flag is of other commands; they are named.
+  """
+  own = {holder.name for holder in meant[command]}
+  for holder in {holder.name: holder for holders in meant.values() for holder in holders}.values():
+    if holder.present and holder.name not in own:
+      others = [name for name, holders in meant.items() if holder.name in {each.name for each in holders}]
+      raise UserError(f'--{holder.name} means nothing to {command}; it is of {", ".join(others)}')
+
+
+def print_json(content: Any, indent: int | None = None) -> None:
+  """Prints JSON that stays JSON where the terminal lacks some characters, and where a name is no text."""
+  text = json.dumps(content, ensure_ascii=False, indent=indent)
+  try:
+    text.encode(sys.stdout.encoding or 'ascii')
+  except UnicodeEncodeError:
+    text = json.dumps(content, indent=indent)
+  print(text)
+
+
+def config_of(holder: flags.FlagHolder) -> Any:
+  """Returns the configuration that a recipe made, with the fields that were given.
+
+  Raises:
+    UserError: there is no such recipe, or it refuses its arguments.
+  """
+  try:
+    config = holder.value
+    _ = config.keys  # ml_collections keeps the error of a recipe that is absent until it is used.
+    return config
+  except OSError as error:
+    given = next((arg for arg in sys.argv[1:] if arg.lstrip('-').startswith(f'{holder.name}=')), f'--{holder.name}')
+    raise UserError(f'{given}: there is no such recipe; expected a file, as configs/charades.py') from error
+
+
+def _parse(argv: list[str]) -> list[str]:
+  """Parses the flags; returns what is left, the program first."""
+  typed = argv[1 : argv.index('--')] if '--' in argv else argv[1:]
+  if any(arg in _HELP for arg in typed):
+    app.usage(shorthelp=not any('full' in arg for arg in typed), writeto_stdout=True)
+    sys.stdout.flush()
+    sys.exit(0)
+  try:
+    return flags.FLAGS([_expanded(arg) for arg in argv])
+  except Exception as error:
+    # ml_collections wraps the recipe's own error in one of the same class that holds the traceback as text.
+    wrapped = 'Error whilst parsing config file' in str(error)
+    reason = next((each for each in reversed([*_chain(error)]) if wrapped and isinstance(each, UserError)), None)
+    if reason is None and not _typed(error):
+      raise
+    print(f'error: {_reason(reason or error)}', file=sys.stderr)
+    sys.exit(1)
+
+
+def _expanded(arg: str) -> str:
+  """A recipe in the home folder: its flag is defined by ml_collections, which takes the name as it is."""
+  name, sign, value = arg.partition('=')
+  return f'{name}={os.path.expanduser(value)}' if sign and name in ('--config', '-config') else arg
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+  while error is not None:
+    yield error
+    error = error.__cause__ or error.__context__
+
+
+def _typed(error: BaseException) -> bool:
+  """Whether what was typed is at fault, rather than the recipe that it names."""
+  for each in _chain(error):
+    raised_in = traceback.extract_tb(each.__traceback__)[-1].filename if each.__traceback__ else ''
+    if not isinstance(each, UserError) and not any(f'{os.sep}{name}{os.sep}' in raised_in for name in _PARSERS):
+      return False
+  return True
+
+
+def _reason(error: BaseException) -> str:
+  """Returns a message of a parser without its line breaks, and that on a misspelt field in our words."""
+  text = ' '.join(str(error).replace('\\n', ' ').replace('\\', '').split())
+  if isinstance(error, AttributeError | LookupError) and (field := re.search(r"'(\w+)'", text)):
+    near = re.search(r'Did you mean "(\w+)"', text)
+    return f'the configuration has no field {field[1]!r}' + (f'; did you mean {near[1]!r}?' if near else '')
+  return text
