@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlkd_jax import files
+from dlkd_jax.data import sources
 from dlkd_jax.errors import UserError
 from dlkd_jax.models import parameter_files
+from dlkd_jax.video import backbones
 
 
 def test_home_folders_are_expanded(monkeypatch, tmp_path):
@@ -23,6 +25,15 @@ def test_home_folders_are_expanded(monkeypatch, tmp_path):
   for odd in ('', 'a\0b', '~no-such-person-here/x'):
     with pytest.raises(UserError):
       files.expand(odd)
+
+
+def test_home_folders_of_specs_and_configurations_are_expanded(monkeypatch, tmp_path):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  for spec in ('clip:~/model', 'efficientnet_lite0:~/model.safetensors'):
+    with pytest.raises(FileNotFoundError, match=f'{tmp_path}/model'):
+      backbones.open_frame_backbone(spec)
+  with pytest.raises(FileNotFoundError, match=f'{tmp_path}/data'):
+    sources.open_set('~/data', 'tvr_prvr')
 
 
 @pytest.mark.parametrize('mask', [0o022, 0o027, 0o077])

@@ -32,6 +32,7 @@ import numpy as np
 
 from dlkd_jax.data import transforms
 from dlkd_jax.errors import UserError
+from dlkd_jax.files import expand
 
 Record = dict[str, Any]
 
@@ -127,7 +128,7 @@ def split_names(data_dir: str | os.PathLike[str], name: str) -> list[str]:
 
 def open_set(data_dir: str | os.PathLike[str], name: str, split: str | None = None) -> tuple[Any, pathlib.Path]:
   """Returns the TFDS builder of a finished data set and its folder; arguments and errors are those of `open_source`."""
-  folder = _latest_version(pathlib.Path(data_dir), name)
+  folder = _latest_version(expand(data_dir), name)
   # Imported here because it takes a second, which those who bring their own source need not wait for.
   import tensorflow_datasets as tfds
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 
 import jax
 import ml_collections
@@ -12,6 +11,7 @@ from jax.sharding import Mesh
 from dlkd_jax import sharding
 from dlkd_jax.data.input_pipeline import TrainPipeline, train_pipeline
 from dlkd_jax.data.lengths import open_lengths
+from dlkd_jax.files import expand
 from dlkd_jax.models.student import Student, init_parameters
 from dlkd_jax.training import recipe, splits
 from dlkd_jax.training.console import say
@@ -90,7 +90,7 @@ def assemble(config: ml_collections.ConfigDict) -> Parts:
 
 def _load_teacher(config: ml_collections.ConfigDict, mesh: Mesh, source) -> OnlineTeacher:
   """Loads the teacher that encodes the pictures of the training split, onto all devices."""
-  folder, at_once = pathlib.Path(config.teacher.clip).expanduser(), config.teacher.micro_batch
+  folder, at_once = expand(config.teacher.clip), config.teacher.micro_batch
   teacher = load_clip_teacher(folder, source[0], mesh, recipe.product_dtype(config), at_once)
   say(f'teacher inside the step: {folder}, pictures of {teacher.size}x{teacher.size}, {teacher.micro_batch} at once')
   return teacher

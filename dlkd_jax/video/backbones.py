@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from dlkd_jax.errors import UserError
+from dlkd_jax.files import expand
 
 FRAME_SPECS = 'clip:DIR, clip:DIR@layer=-2, efficientnet_lite0:FILE.safetensors, statistics'
 TEXT_SPECS = 'clip:DIR, clip:DIR@layer=-2, words:256'
@@ -86,11 +87,11 @@ def open_frame_backbone(spec: str) -> FrameBackbone:
     layer = _layer(spec, options)
     from dlkd_jax.video.clip_backbone import ClipFrames
 
-    return ClipFrames(pathlib.Path(where), layer)
+    return ClipFrames(expand(where), layer)
   if kind == 'efficientnet_lite0' and where and not options:
     from dlkd_jax.video.efficientnet_backbone import EfficientNetFrames
 
-    return EfficientNetFrames(pathlib.Path(where))
+    return EfficientNetFrames(expand(where))
   raise UserError(f'there is no backbone of frames {spec!r}; expected one of {FRAME_SPECS}')
 
 
@@ -107,7 +108,7 @@ def open_text_backbone(spec: str) -> TextBackbone:
     layer = _layer(spec, options)
     from dlkd_jax.video.clip_backbone import ClipText
 
-    return ClipText(pathlib.Path(where), layer)
+    return ClipText(expand(where), layer)
   raise UserError(f'there is no backbone of sentences {spec!r}; expected one of {TEXT_SPECS}')
 
 
