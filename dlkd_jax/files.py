@@ -19,7 +19,7 @@ _OTHER_ENCODINGS = {
   b'\xfe\xff': 'UTF-16',
 }
 _KINDS = {
-  b'version https://git-lfs.github.com/spec/': 'a Git LFS pointer, not the file itself; run `git lfs pull` in its folder',
+  b'version https://git-lfs.github.com/spec/': 'a Git LFS pointer and not the file; run `git lfs pull` in its folder',
   b'\x89HDF\r\n\x1a\n': 'an HDF5 file',
   b'PK\x03\x04': 'a zip archive (as .npz and the files of PyTorch are, too)',
   b'PK\x05\x06': 'an empty zip archive',
