@@ -1,7 +1,7 @@
 """Where the tests find data that lies beside a checkout and not in it.
 
-`DLKD_SHARED` names the folder; without it, `shared` beside the checkout is tried. It holds golden numbers of the
-authors' program and packs of real annotations. A test that needs them is skipped, with a reason, where they are absent.
+`DLKD_SHARED` names the folder; without it, `shared` beside the checkout is tried. It holds packs of real annotations and
+videos. A test that needs them is skipped, with a reason, where they are absent. Golden numbers are part of the checkout.
 """
 
 import os
@@ -22,8 +22,8 @@ def shared(*parts: str) -> pathlib.Path:
 
 
 def golden(name: str) -> pathlib.Path:
-  """Returns the path of one file of golden numbers."""
-  return shared('golden', name)
+  """Returns the path of one file of golden numbers, which every checkout holds."""
+  return _REPOSITORY / 'tests' / 'golden' / name
 
 
 def pack(name: str) -> pathlib.Path:
