@@ -1,96 +1,323 @@
-"""Filters over what is known of videos, written as `year>=2019` on the command line."""
+"""Filters over what is known of videos: which of them count, as `year >= 2019 and (tag = lake or not split = test)`.
+
+| | |
+|---|---|
+| `field = value`, `field != value` | equal; `!=` is `not field = value` |
+| `field < 3`, `<=`, `>`, `>=` | of numbers or of dates |
+| `field ~ text` | a text that holds this one, whatever its case |
+| `field in (a, b)`, `field not in (a, b)` | equal to one of them |
+| `and`, `or`, `not`, `( )` | `not` binds most closely, then `and` |
+
+Fields are those of the videos' metadata, and id, title, split, duration (seconds), path, and folder: that of the video
+below the folder of all videos; `folder = a` has those of a/b, too. What metadata name so comes first. A name with
+spaces or signs is quoted.
+
+Values have types, and none is read as one of another type:
+
+| written | equals |
+|---|---|
+| `2019`, `-0.5`, `1e3` (as JSON writes numbers) | that number, and the very text that was written |
+| `true`, `false` | that truth value, and the very text |
+| `2019-05-01`, `2019-05-01T12:30:00+02:00` | a text that is a date then, and the very text |
+| other words, as `lake` or `at the lake` | that text |
+| `'2019'`, `"it is"` | that text alone; a quote in it is doubled |
+
+So `007` and `2021_04` are texts, `year = 2019` holds for 2019, 2019.0 and "2019", and `year > 2018` for numbers alone.
+A text is a date if it is written as ISO 8601 has it, year-month-day, with a time and a zone if wanted; without a zone
+it is in UTC. A date without a time is the whole day where a filter says it, and its beginning where a video has it.
+Of a list, any value may do. A video without the field, or with a value of another type, fails every comparison but
+those with `!=` and `not`. Texts are the same in each way to compose their characters (é).
+"""
 
 from __future__ import annotations
 
-import operator
+import dataclasses
+import functools
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dlkd_jax.errors import UserError
-from dlkd_jax.gallery.segments import Entry
+from dlkd_jax.gallery import filter_sql
+from dlkd_jax.gallery.filter_sql import And, Comparison, Literal, Node, Not, Or
 
-Where = Callable[[Entry], bool]
+_NUMBER = re.compile(r'-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?', re.ASCII)
+_FIELD = re.compile(r'[^\s=<>!~(),\'"][^\s=<>!~(),]*')
+_SIGN = re.compile(r'!=|>=|<=|=|>|<|~')
+_SPACE = re.compile(r'\s*')
+_DAY = 24 * 60 * 60 * 10**6
+# What SQLite parses, and nobody types more.
+_DEPTH, _COMPARISONS, _LITERALS = 10, 200, 1000
 
-_CONDITION = re.compile(r'\s*(?P<key>[^=<>!~\s]+)\s*(?P<sign>!=|>=|<=|=|>|<|~)\s*(?P<value>.*?)\s*', re.DOTALL)
-_ORDER = {'>': operator.gt, '>=': operator.ge, '<': operator.lt, '<=': operator.le}
-_OWN = ('video_id', 'title', 'path', 'duration', 'split')
+
+@dataclasses.dataclass(frozen=True)
+class Filter:
+  """A filter that was understood.
+
+  Attributes:
+    text: as it was written.
+    tree: what it says.
+  """
+
+  text: str
+  tree: Node
+
+  @functools.cached_property
+  def _compiled(self) -> tuple[str, tuple[Any, ...]]:
+    return filter_sql.condition(self.tree)
+
+  @property
+  def sql(self) -> str:
+    """The condition, behind WHERE, over the table `videos` of a catalog; it holds no value, only ?."""
+    return self._compiled[0]
+
+  @property
+  def parameters(self) -> tuple[Any, ...]:
+    """The values of the ?, in their order."""
+    return self._compiled[1]
+
+  def __call__(self, entry: Any) -> bool:
+    """Returns whether one video passes, an entry of an index; of many, a catalog says it faster."""
+    return filter_sql.passes(self, entry)
 
 
-def parse(conditions: Sequence[str]) -> Where:
-  """Makes a filter of conditions that all have to hold.
+def parse(where: str | Sequence[str] | Mapping[str, Any]) -> Filter:
+  """Reads a filter.
 
-  | | |
-  |---|---|
-  | `key=value`, `key!=value` | equal, as numbers where both are; of a list any value; an absent key equals nothing |
-  | `key>3`, `>=`, `<`, `<=` | numbers only; a video whose value is absent or no number is left out |
-  | `key~text` | holds the text, whatever its case |
-
-  Keys are those of the videos' metadata, and video_id, title, path, duration (seconds) and split.
+  Args:
+    where: a filter, several that all have to hold, or field → value, or list of values one of which it has to equal;
+      the types of these are those of Python.
 
   Raises:
-    ValueError: a condition is not written so.
+    UserError: it is not written so; the message names the place.
   """
-  tests = [_parse(condition) for condition in conditions]
-  return lambda entry: all(test(entry) for test in tests)
-
-
-def as_filter(where: Where | Sequence[str] | Mapping[str, Any] | str | None) -> Where | None:
-  """Returns a filter of whatever describes one: a function, conditions, or a mapping of keys to equal values."""
-  if where is None or callable(where):
-    return where
+  if isinstance(where, str):
+    where = [where]
   if isinstance(where, Mapping):
-    return lambda entry: all(_equals(value_of(entry, key), str(value)) for key, value in where.items())
-  return parse([where] if isinstance(where, str) else where)
-
-
-def value_of(entry: Entry, key: str) -> Any:
-  """Returns what a video has under a key; None where it is absent. Metadata comes first."""
-  if key in entry.metadata:
-    return entry.metadata[key]
-  return getattr(entry, key) if key in _OWN else None
-
-
-def _parse(condition: str) -> Where:
-  match = _CONDITION.fullmatch(condition)
-  if match is None:
+    nodes: list[Node] = [_equal(str(field), value) for field, value in where.items()]
+    text = ' and '.join(f'{field} = {value!r}' for field, value in where.items())
+  else:
+    nodes, text = [_Parser(one).read() for one in where], ' and '.join(where)
+  tree = nodes[0] if len(nodes) == 1 else And(tuple(nodes))
+  comparisons = list(filter_sql.comparisons(tree))
+  if len(comparisons) > _COMPARISONS or sum(len(each.literals) for each in comparisons) > _LITERALS:
     raise UserError(
-      f'the filter {condition!r} is not understood; expected key=value, key!=value, key>3, key<3 or key~text'
+      f'the filter {_short(text)} has {len(comparisons):,} comparisons with '
+      f'{sum(len(each.literals) for each in comparisons):,} values; at most {_COMPARISONS} with {_LITERALS:,} are taken'
     )
-  key, sign, value = match['key'], match['sign'], match['value']
-  if sign == '=':
-    return lambda entry: _equals(value_of(entry, key), value)
-  if sign == '!=':
-    return lambda entry: not _equals(value_of(entry, key), value)
-  if sign == '~':
-    return lambda entry: any(value.casefold() in str(one).casefold() for one in _each(value_of(entry, key)))
-  bound = _number(value)
-  if bound is None:
-    raise UserError(f'the filter {condition!r} compares with {value!r}; expected a number after {sign}')
-  compare = _ORDER[sign]
-
-  def holds(entry: Entry) -> bool:
-    return any((number := _number(one)) is not None and compare(number, bound) for one in _each(value_of(entry, key)))
-
-  return holds
+  return Filter(text, tree)
 
 
-def _each(value: Any) -> list[Any]:
-  return [] if value is None else value if isinstance(value, list) else [value]
+def _equal(field: str, value: Any) -> Comparison:
+  values = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
+  for one in values:
+    if not isinstance(one, str | bool | int | float) or (isinstance(one, float) and not math.isfinite(one)):
+      raise UserError(f'the filter of {field!r} has the value {one!r}; expected a text, a number, true or false')
+  return Comparison(field, '=', tuple(_typed(one) for one in values))
 
 
-def _equals(value: Any, text: str) -> bool:
-  number = _number(text)
-  for one in _each(value):
-    shown = str(one).lower() if isinstance(one, bool) else str(one)
-    if shown == text or (number is not None and not isinstance(one, bool) and _number(one) == number):
-      return True
-  return False
+def _typed(value: str | bool | int | float) -> Literal:
+  if isinstance(value, str):
+    return Literal(_whole_characters(value, value), text=value)
+  if isinstance(value, bool):
+    return Literal(str(value), truth=value)
+  return Literal(str(value), number=_storable(value))
 
 
-def _number(value: Any) -> float | None:
+def _storable(number: int | float) -> int | float:
+  """Returns a number as SQLite has it: whole ones beyond 64 bits are floating."""
+  return number if isinstance(number, float) or -(2**63) <= number < 2**63 else float(number)
+
+
+def _whole_characters(text: str, shown: str) -> str:
   try:
-    number = float(value)
-  except (TypeError, ValueError):
+    text.encode()
+  except UnicodeEncodeError as error:
+    raise UserError(
+      f'the filter {_short(shown)} holds half of a character, or bytes that are no UTF-8 text, at character '
+      f'{error.start + 1}; write it whole'
+    ) from error
+  return text
+
+
+def _short(text: str) -> str:
+  return repr(text) if len(text) <= 80 else f'{text[:80]!r}…'
+
+
+class _Parser:
+  """Reads one filter from left to right; each method reads one rule of the grammar from where it stands."""
+
+  def __init__(self, text: str):
+    self._text = _whole_characters(text, text)
+    self._at, self._depth = 0, 0
+
+  def read(self) -> Node:
+    """filter = any"""
+    if not self._text.strip():
+      raise UserError('a filter is empty; expected one as year>=2019')
+    node = self._any()
+    if self._at < len(self._text):
+      self._fail("'and', 'or' or the end")
+    return node
+
+  def _any(self) -> Node:
+    """any = all {'or' all}"""
+    parts = [self._all()]
+    while self._word('or'):
+      parts.append(self._all())
+    return parts[0] if len(parts) == 1 else Or(tuple(parts))
+
+  def _all(self) -> Node:
+    """all = one {'and' one}"""
+    parts = [self._one()]
+    while self._word('and'):
+      parts.append(self._one())
+    return parts[0] if len(parts) == 1 else And(tuple(parts))
+
+  def _one(self) -> Node:
+    """one = 'not' one | '(' any ')' | comparison"""
+    self._skip()
+    begun = self._at
+    is_not = self._word('not')
+    if not is_not and not self._take('('):
+      node: Node = self._comparison()
+    else:
+      self._depth += 1
+      if self._depth > _DEPTH:
+        self._fail(f'at most {_DEPTH} brackets and nots within each other')
+      node = Not(self._one()) if is_not else self._any()
+      if not is_not and not self._take(')'):
+        self._fail(f"'and', 'or', or ')' for the '(' at character {begun + 1}")
+      self._depth -= 1
+    self._skip()
+    return node
+
+  def _comparison(self) -> Node:
+    """comparison = field sign value | field ['not'] 'in' '(' value {',' value} ')'"""
+    self._skip()
+    field = self._quoted() if self._next() in ('"', "'") else self._match(_FIELD)
+    if not field:
+      self._fail('the name of a field')
+    is_not = self._word('not')
+    if self._word('in'):
+      if not self._take('('):
+        self._fail("'(' and values with commas between them, as in (lake, 'at sea')")
+      values = [self._value(',)')]
+      while self._take(','):
+        values.append(self._value(',)'))
+      if not self._take(')'):
+        self._fail("',' or ')'")
+      node: Node = Comparison(field, '=', tuple(values))
+      return Not(node) if is_not else node
+    self._skip()
+    sign = '' if is_not else self._match(_SIGN)
+    if not sign:
+      self._fail(
+        "'in'" if is_not else "=, !=, <, <=, >, >=, ~ or 'in' (a name with spaces is quoted, and a value with 'and')"
+      )
+    self._skip()
+    place, value = self._at, self._value(')')
+    if sign in filter_sql.ORDER and value.number is None and value.instant is None:
+      self._at = place
+      self._fail(f'a number as 2019, or a date as 2019-05-01, after {sign}')
+    return Not(Comparison(field, '=', (value,))) if sign == '!=' else Comparison(field, sign, (value,))
+
+  def _value(self, ends: str) -> Literal:
+    """value = quoted | words up to 'and', 'or' or one of `ends`"""
+    self._skip()
+    if self._next() in ('"', "'"):
+      text = self._quoted()
+      return Literal(text, text=text, instant=_span(text))
+    begun = self._at
+    end = self._words(ends)
+    text = self._text[begun:end]
+    if not text:
+      self._fail("a value (an empty text is written '')")
+    number = self._number(text, begun) if _NUMBER.fullmatch(text) else None
+    truth = {'true': True, 'false': False}.get(text.lower())
+    day = _span(text)
+    return Literal(text, text=text, number=number, truth=truth, instant=day, is_date=day is not None)
+
+  def _words(self, ends: str) -> int:
+    """Steps over the words of a value without quotes; returns where the last one ends."""
+    begun = end = self._at
+    brackets: list[int] = []  # Places of those that are open.
+    while self._at < len(self._text):
+      character = self._text[self._at]
+      if not brackets and (character in ends or self._is_word('and') or self._is_word('or')):
+        break
+      if _SIGN.match(self._text, self._at) and (self._at == begun or ' ' in self._text[begun : self._at]):
+        self._fail("'and', 'or' or the end" if end > begun else 'a value', ' (a text with signs is quoted)')
+      if character == '(':
+        if self._at == begun:
+          self._fail('a value', " (a text with brackets is quoted; several values are written in (lake, 'at sea'))")
+        brackets.append(self._at)
+      elif character == ')':
+        brackets.pop()
+      self._at += 1
+      end = end if character.isspace() else self._at
+    if brackets:
+      self._at = brackets[-1]
+      self._fail("a ')' for this '('", ' (a text with brackets is quoted)')
+    return end
+
+  def _number(self, text: str, place: int) -> int | float:
+    number = int(text) if re.fullmatch(r'-?\d{1,300}', text, re.ASCII) else float(text)
+    if not math.isfinite(number):
+      self._at = place
+      self._fail('a smaller number')
+    return _storable(number)
+
+  def _quoted(self) -> str:
+    """Reads a text in quotes, in which those quotes are doubled."""
+    begun, quote = self._at, self._text[self._at]
+    match = re.compile(f'{quote}((?:[^{quote}]|{quote}{quote})*){quote}').match(self._text, begun)
+    if match is None:
+      self._fail(f'another {quote} behind this one')
+    self._at = match.end()
+    return match[1].replace(2 * quote, quote)
+
+  def _next(self) -> str:
+    return self._text[self._at : self._at + 1]
+
+  def _skip(self) -> None:
+    self._at = _SPACE.match(self._text, self._at).end()
+
+  def _match(self, pattern: re.Pattern[str]) -> str:
+    match = pattern.match(self._text, self._at)
+    self._at = match.end() if match else self._at
+    return match[0] if match else ''
+
+  def _take(self, sign: str) -> bool:
+    self._skip()
+    found = self._text.startswith(sign, self._at)
+    self._at += len(sign) if found else 0
+    return found
+
+  def _is_word(self, word: str) -> bool:
+    """Whether a keyword begins here: no part of a longer word, and not the field of a comparison."""
+    before = self._text[self._at - 1 : self._at]
+    is_begun = not before or before.isspace() or before in '()\'"'
+    return is_begun and re.compile(rf'{word}(?=[\s(\'")]|$)', re.IGNORECASE).match(self._text, self._at) is not None
+
+  def _word(self, word: str) -> bool:
+    self._skip()
+    found = self._is_word(word)
+    self._at += len(word) if found else 0
+    return found
+
+  def _fail(self, expected: str, more: str = '') -> None:
+    self._skip()
+    rest = self._text[self._at :]
+    found = f'found {_short(rest[:20])}' if rest else 'found its end'
+    raise UserError(f'the filter {_short(self._text)}, character {self._at + 1}: expected {expected}, {found}{more}')
+
+
+def _span(text: str) -> tuple[int, int] | None:
+  """Returns the first microsecond of a date, and the one behind its last: of a day, or of a moment."""
+  begin = filter_sql.instant(text)
+  if begin is None:
     return None
-  return number if number == number else None  # NaN compares with nothing.
+  is_day = len(text) == len('2019-05-01')
+  return begin, begin + (_DAY if is_day else 1)

@@ -14,7 +14,7 @@ import dataclasses
 import pathlib
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -143,7 +143,7 @@ class Gallery:
     moments: int = 1,
     weights: Mapping[str, float] | None = None,
     threshold: float | None = None,
-    where: filters.Where | Sequence[str] | Mapping[str, Any] | str | None = None,
+    where: Callable[[Entry], bool] | Sequence[str] | Mapping[str, Any] | str | None = None,
     exact: bool | None = None,
     flat: bool = False,
     level: float = LEVEL,
@@ -208,7 +208,7 @@ class Gallery:
     moments: int = 1,
     weights: Mapping[str, float] | None = None,
     threshold: float | None = None,
-    where: filters.Where | Sequence[str] | Mapping[str, Any] | str | None = None,
+    where: Callable[[Entry], bool] | Sequence[str] | Mapping[str, Any] | str | None = None,
     exact: bool | None = None,
     flat: bool = False,
     level: float = LEVEL,
@@ -224,7 +224,7 @@ class Gallery:
       moments: most moments a hit; with `flat`, of a video.
       weights: scorer → weight, 0 where not named; None: those of the index. `{'teacher': 1}` is zero-shot.
       threshold: least score of a hit.
-      where: which videos count: a function of an `Entry`, conditions as `['year>2019']`, or a mapping of equal values.
+      where: which videos count: a filter as `filters.parse` reads it, or a function of an `Entry`.
       exact: False searches in two stages, which must have been prepared; None and True exactly. In two stages only
         the best `offset + top` videos are known (more with `flat`), and `total` counts these.
       flat: a hit is one moment, and videos may come several times, instead of one hit a video.
@@ -255,8 +255,9 @@ class Gallery:
 
   def _allowed(self, where: Any) -> np.ndarray:
     """Returns `[V]` bool, the videos that count."""
-    if (keep := filters.as_filter(where)) is None:
+    if where is None:
       return self._alive
+    keep = where if callable(where) else filters.parse(where)
     return np.array(
       [bool(alive and keep(entry)) for alive, entry in zip(self._alive, self._entries, strict=True)], bool
     )
