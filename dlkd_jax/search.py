@@ -27,7 +27,10 @@ _FLAT = flags.DEFINE_bool(
 )
 _THRESHOLD = flags.DEFINE_float('threshold', None, 'Least score of a hit.')
 _WHERE = flags.DEFINE_multi_string(
-  'where', [], 'Videos that count: key=value, key!=value, key>3, key<=3 or key~text; several conditions have to hold.'
+  'where',
+  [],
+  'Videos that count, as "year>=2019 and (tag=lake or not folder=raw)"; signs are =, !=, <, <=, >, >=, ~ (holds the '
+  "text) and in (…), texts may be 'quoted', dates are 2019-05-01. Several have to hold.",
 )
 _WEIGHTS = flags.DEFINE_string(
   'weights', None, "Weights of the scorers, as inheritance=0.5,exploration=0.2,teacher=0.3; default: the index's."
