@@ -9,6 +9,9 @@ With the median m of s and a peak of c at frame p, the moment is the longest run
 
   s[i] >= m + level · (s[p] - m).
 
+Runs around other peaks count as further moments where those rise at least half as high above the median of the curve,
+its background, as the best one. Runs that touch are one moment.
+
 A box of two frames or more is found as it stands with levels from 1/3 to 3/4. The default was chosen on captions with
 known moments (Charades-STA features, validation split).
 """
@@ -21,6 +24,8 @@ from dlkd_jax.errors import UserError
 from dlkd_jax.gallery.results import Moment
 
 LEVEL = 0.35
+# Share of the best peak's height above the background that further ones reach.
+_FURTHER = 0.5
 
 
 def frame_edges(times: np.ndarray, duration: float | None = None) -> np.ndarray:
@@ -28,20 +33,19 @@ def frame_edges(times: np.ndarray, duration: float | None = None) -> np.ndarray:
 
   Args:
     times: `[n]` seconds, rising; n at least 1.
-    duration: of the video, seconds; None where unknown. Edges lie within [0, duration], and in [0, the last frame's
-      time] at the least.
+    duration: of the video, seconds; None where unknown.
 
   Returns:
-    `[n + 1]` seconds; frame i stands for the time from edge i to edge i + 1.
+    `[n + 1]` seconds; frame i stands for the time from edge i to edge i + 1. The last edge is the duration where
+    that is known, and half a step behind the last frame where not.
   """
   times = np.asarray(times, np.float64)
-  last = np.inf if duration is None else max(float(duration), times[-1])
   if len(times) == 1:
-    return np.array([0.0, last]) if duration is not None else np.array([times[0], times[0]])
+    return np.array([0.0, max(float(duration), times[0])]) if duration is not None else np.array([times[0], times[0]])
   inner = (times[1:] + times[:-1]) / 2
-  first = times[0] - (times[1] - times[0]) / 2
-  end = times[-1] + (times[-1] - times[-2]) / 2
-  return np.concatenate([[max(0.0, first)], inner, [min(last, end)]])
+  first = max(0.0, times[0] - (times[1] - times[0]) / 2)
+  last = times[-1] + (times[-1] - times[-2]) / 2 if duration is None else max(float(duration), times[-1])
+  return np.concatenate([[first], inner, [last]])
 
 
 def find_moments(
@@ -49,8 +53,8 @@ def find_moments(
 ) -> tuple[Moment, ...]:
   """Finds the moments of a video that fit a query best.
 
-  The first holds the curve's peak. Each further one holds the highest local maximum outside those before it, and ends
-  where one of them begins; there are fewer than asked for where no such maximum rises above the curve's median.
+  The first holds the curve's peak; of the further ones, which the module describes, none is a single frame. The first
+  ones stay what they are where more are asked for.
 
   Args:
     times: `[n]` seconds at which the frames are shown, rising; n at least 1.
@@ -61,7 +65,7 @@ def find_moments(
       give long moments.
 
   Returns:
-    Moments, best first, disjoint.
+    Moments, best first; between two of them there is a frame that is in none.
 
   Raises:
     ValueError: shapes disagree, times fall, values are not finite, or count or level are out of range.
@@ -69,24 +73,47 @@ def find_moments(
   times, curve = np.asarray(times, np.float64), np.asarray(curve, np.float64)
   _check(times, curve, count, level)
   edges = frame_edges(times, duration)
+  best = int(np.argmax(curve))
+  kept = [run for run in _runs(curve, level) if run[2] == best or run[1] - run[0] > 1]
+  return tuple(
+    Moment(float(edges[start]), float(edges[end]), float(times[peak]), float(curve[peak]))
+    for start, end, peak in kept[:count]
+  )
+
+
+def _runs(curve: np.ndarray, level: float) -> list[tuple[int, int, int]]:
+  """Returns runs of frames around peaks, none touching: first frame, the one behind the last, peak; best first."""
   smooth = smoothed(curve)
   floor, middle = float(np.median(curve)), float(np.median(smooth))
   beside = np.concatenate([[-np.inf], curve, [-np.inf]])
-  maximum = (curve >= beside[:-2]) & (curve >= beside[2:])
-  free = np.ones(len(curve), bool)
-  moments = []
-  while len(moments) < count:
-    candidates = np.flatnonzero(free & maximum & ((curve > floor) | (not moments)))
-    if not len(candidates):
-      break
-    peak = int(candidates[np.argmax(curve[candidates])])
-    fits = free & (smooth >= middle + level * (smooth[peak] - middle))
-    fits[peak] = True  # Also where the smoothed curve does not rise there.
-    start = peak - int(np.argmin(np.append(fits[peak::-1], False))) + 1
-    end = peak + int(np.argmin(np.append(fits[peak:], False)))
-    free[start:end] = False
-    moments.append(Moment(float(edges[start]), float(edges[end]), float(times[peak]), float(curve[peak])))
-  return tuple(moments)
+  is_peak = (curve >= beside[:-2]) & (curve >= beside[2:])
+  is_peak &= (curve > floor) & (curve - floor >= _FURTHER * (curve.max() - floor))
+  is_peak[np.argmax(curve)] = True  # Also of a flat curve.
+  peaks = np.flatnonzero(is_peak)
+  values = smooth.tolist()
+  of_frame = [-1] * len(values)  # The run that a frame is in.
+  runs: list[tuple[int, int, int]] = []
+  for peak in peaks[np.argsort(-curve[peaks], kind='stable')].tolist():
+    if of_frame[peak] >= 0:
+      continue
+    least = middle + level * (values[peak] - middle)
+    start, end = peak, peak + 1
+    while start and of_frame[start - 1] < 0 and values[start - 1] >= least:
+      start -= 1
+    while end < len(values) and of_frame[end] < 0 and values[end] >= least:
+      end += 1
+    # Of runs that touch, the one of the best peak takes the others in.
+    touched = sorted({of_frame[frame] for frame in (start - 1, end) if 0 <= frame < len(values)} - {-1})
+    runs.append((start, end, peak))
+    first = touched[0] if touched else len(runs) - 1
+    for worse in touched[1:]:
+      start, end = min(start, runs[worse][0]), max(end, runs[worse][1])
+      runs[worse] = (0, 0, -1)
+    if touched:
+      runs[-1] = (0, 0, -1)
+      runs[first] = min(start, runs[first][0]), max(end, runs[first][1]), runs[first][2]
+    of_frame[runs[first][0] : runs[first][1]] = [first] * (runs[first][1] - runs[first][0])
+  return [run for run in runs if run[2] >= 0]
 
 
 def smoothed(curve: np.ndarray) -> np.ndarray:
