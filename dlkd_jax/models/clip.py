@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 # The scale of the logits that training starts from: log(1 / 0.07).
-_LOGIT_SCALE = 2.6592
+LOGIT_SCALE = 2.6592
 # Added to attention scores of later tokens; finite, since the product may be bfloat16.
 _LATER = -1e9
 
@@ -30,7 +30,12 @@ def exact_gelu(x: jax.Array) -> jax.Array:
   return nn.gelu(x, approximate=False)
 
 
-ACTIVATIONS = {'quick_gelu': quick_gelu, 'gelu': exact_gelu}
+def tanh_gelu(x: jax.Array) -> jax.Array:
+  """The approximation of x·Φ(x) by a hyperbolic tangent, which some of OpenCLIP's weights were trained with."""
+  return nn.gelu(x, approximate=True)
+
+
+ACTIVATIONS = {'quick_gelu': quick_gelu, 'gelu': exact_gelu, 'gelu_tanh': tanh_gelu}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +47,7 @@ class TowerConfig:
     layers: residual blocks.
     heads: attention heads; divides the width.
     hidden: units of the feed-forward part.
-    activation: of the feed-forward part, quick_gelu or gelu.
+    activation: of the feed-forward part, one of `ACTIVATIONS`.
     epsilon: of the layer normalisations.
   """
 
@@ -264,7 +269,7 @@ class Clip(nn.Module):
   def setup(self):
     self.image = ImageTower(self.config.image, self.config.features, self.dtype)
     self.text = TextTower(self.config.text, self.config.features, self.dtype)
-    self.logit_scale = self.param('logit_scale', nn.initializers.constant(_LOGIT_SCALE), ())
+    self.logit_scale = self.param('logit_scale', nn.initializers.constant(LOGIT_SCALE), ())
 
   def encode_image(self, pixels: jax.Array, layers: int | None = None) -> ImageOutput:
     """Encodes normalised images `[N, S, S, 3]`; see `ImageTower`."""

@@ -1,8 +1,9 @@
 """CLIP models in files: a Hugging Face directory, or a safetensors file of OpenCLIP; no PyTorch and no hub is needed.
 
 A folder of Hugging Face holds config.json, model.safetensors (or its parts, with model.safetensors.index.json),
-preprocessor_config.json and tokenizer.json; one of OpenCLIP open_clip_config.json, open_clip_model.safetensors and
-tokenizer.json. Where tokenizer or preprocessor are absent, only the other tower's inputs can be prepared.
+preprocessor_config.json or processor_config.json, and tokenizer.json or vocab.json and merges.txt; one of OpenCLIP
+open_clip_config.json, open_clip_model.safetensors and tokenizer.json. Where tokenizer or preprocessor are absent, only
+the other tower's inputs can be prepared.
 """
 
 from __future__ import annotations
@@ -20,23 +21,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from dlkd_jax.errors import UserError
-from dlkd_jax.models.clip import Clip, ClipConfig, ImageConfig, TextConfig, TowerConfig
-from dlkd_jax.models.clip_inputs import MEAN, STD, Preprocess, Tokenizer, read_preprocess, read_tokenizer
+from dlkd_jax.models import clip_configs
+from dlkd_jax.models.clip import Clip, ClipConfig
+from dlkd_jax.models.clip_inputs import (
+  Preprocess,
+  Tokenizer,
+  find_tokenizer,
+  parse_open_clip_preprocess,
+  parse_preprocess,
+)
 from dlkd_jax.models.clip_names import from_file, hugging_face_names, open_clip_names, to_file
+from dlkd_jax.models.fields import read_fields, whose_kind
 from dlkd_jax.models.parameter_files import save_arrays
 
-_OPEN_CLIP = ('open_clip_config.json', 'open_clip_model.safetensors')
-# What a configuration may say; anything else, as another pooling, is another computation.
-_OPEN_CLIP_FIELDS = {
-  '': {'embed_dim', 'quick_gelu', 'vision_cfg', 'text_cfg'},
-  'vision_cfg': {'image_size', 'patch_size', 'width', 'layers', 'head_width', 'mlp_ratio'},
-  'text_cfg': {'context_length', 'vocab_size', 'width', 'heads', 'layers', 'mlp_ratio'},
-}
-# Older files of Hugging Face name 2 as the end token whatever it is; their models take the largest id instead.
-_LEGACY_END = 2
+_OPEN_CLIP = 'open_clip_config.json'
+_OPEN_CLIP_WEIGHTS = ('open_clip_model.safetensors', 'open_clip_pytorch_model.safetensors')
+_OTHER_WEIGHTS = ('.bin', '.pth', '.pt', '.ckpt', '.h5', '.msgpack', '.npz', '.onnx')
+_PROCESSORS = ('processor_config.json', 'preprocessor_config.json')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +51,14 @@ class ClipModel:
     params: pytree of float32 arrays.
     preprocess: of pictures; None where the files do not tell.
     tokenizer: of sentences; None likewise.
+    variant: names what earlier versions of this program read otherwise in these files; empty where they read the same.
   """
 
   config: ClipConfig
   params: Any
   preprocess: Preprocess | None = None
   tokenizer: Tokenizer | None = None
+  variant: str = ''
 
   def module(self, dtype: Any = jnp.float32) -> Clip:
     """Returns the Flax module of these sizes; `dtype` is that of its products."""
@@ -76,41 +81,70 @@ def load_clip(path: str | os.PathLike[str]) -> ClipModel:
 
   Raises:
     FileNotFoundError: a file is missing.
-    ValueError: a file is damaged, or does not fit the configuration; the message lists what is missing or wrong.
+    UserError: a file is damaged or of another kind, asks for what is not supported, or does not fit the others; the
+      message names file and field, or lists the arrays that are missing or wrong.
   """
   path = pathlib.Path(path)
   folder = path if path.is_dir() else path.parent
   if not path.exists():
     raise FileNotFoundError(f'there is no CLIP model {path}; expected a folder with config.json and model.safetensors.')
-  if path.is_dir() and (folder / 'config.json').is_file() and not all((folder / x).is_file() for x in _OPEN_CLIP):
+  weights = path
+  if path.is_dir():
+    # Where there is neither the first name is missed.
+    weights = next((folder / x for x in _OPEN_CLIP_WEIGHTS if (folder / x).is_file()), folder / _OPEN_CLIP_WEIGHTS[0])
+  is_open_clip = (folder / _OPEN_CLIP).is_file()
+  if path.is_dir() and (folder / 'config.json').is_file() and not (is_open_clip and weights.is_file()):
     return _load_hugging_face(folder)
-  if (folder / _OPEN_CLIP[0]).is_file():
-    return _load_open_clip(folder, folder / _OPEN_CLIP[1] if path.is_dir() else path)
+  if is_open_clip:
+    return _load_open_clip(folder, weights)
   raise FileNotFoundError(
-    f'{folder} holds neither config.json (Hugging Face) nor {_OPEN_CLIP[0]} (OpenCLIP); a CLIP model is a folder with '
+    f'{folder} holds neither config.json (Hugging Face) nor {_OPEN_CLIP} (OpenCLIP); a CLIP model is a folder with '
     'one of them and its weights as safetensors.'
   )
 
 
 def _load_hugging_face(folder: pathlib.Path) -> ClipModel:
-  content = _read_json(folder / 'config.json')
-  config = _hugging_face_config(content, folder / 'config.json')
-  arrays = _read_arrays(folder / 'model.safetensors')
-  params = from_file(arrays, hugging_face_names(config), parameter_shapes(config), str(folder / 'model.safetensors'))
-  preprocess = folder / 'preprocessor_config.json'
-  preprocess = read_preprocess(preprocess) if preprocess.is_file() else None
-  _check_size(preprocess, config, folder)
-  return ClipModel(config, _tree(params), preprocess, _tokenizer(folder, config))
+  config, changed = clip_configs.read_hugging_face(read_fields(folder / 'config.json'))
+  preprocess = _preprocess(folder)
+  if preprocess is not None and preprocess.size != config.image.size:
+    raise UserError(
+      f'{folder}: crop_size of its {" or ".join(_PROCESSORS)} makes pictures of {preprocess.size} pixels, and '
+      f'config.json expects {config.image.size}; they are of different models.'
+    )
+  context = config.text.context
+  if (folder / 'tokenizer_config.json').is_file():
+    context = min(context, read_fields(folder / 'tokenizer_config.json').whole('model_max_length', context))
+  tokenizer = find_tokenizer(folder, context, config.text.end, config.text.vocabulary)
+  weights = folder / 'model.safetensors'
+  params = from_file(_read_arrays(weights), hugging_face_names(config), parameter_shapes(config), str(weights))
+  variant = 'config_dict' * changed + f'context={context}' * (context != config.text.context)
+  return ClipModel(config, _tree(params), preprocess, tokenizer, variant)
+
+
+def _preprocess(folder: pathlib.Path) -> Preprocess | None:
+  """Reads how pictures are prepared; transformers 5 writes it into processor_config.json, 4 into a file of its own."""
+  found = {}
+  for path in (folder / name for name in _PROCESSORS if (folder / name).is_file()):
+    content = read_fields(path)
+    if path.name == _PROCESSORS[1]:
+      found[path.name] = parse_preprocess(content)
+    elif content.has('image_processor'):  # Before there was a use for it the file held little more than a name.
+      found[path.name] = parse_preprocess(content.part('image_processor'))
+  if len(set(found.values())) > 1:
+    raise UserError(
+      f'{folder}: image_processor of {_PROCESSORS[0]} and {_PROCESSORS[1]} prepare pictures differently; keep the one '
+      'that the model was trained with'
+    )
+  return next(iter(found.values()), None)
 
 
 def _load_open_clip(folder: pathlib.Path, weights: pathlib.Path) -> ClipModel:
-  content = _read_json(folder / _OPEN_CLIP[0])
-  config = _open_clip_config(content, folder / _OPEN_CLIP[0])
+  content = read_fields(folder / _OPEN_CLIP)
+  config = clip_configs.read_open_clip(content)
+  preprocess = parse_open_clip_preprocess(content.part('preprocess_cfg'), config.image.size)
+  tokenizer = find_tokenizer(folder, config.text.context, config.text.end, config.text.vocabulary)
   params = from_file(_read_arrays(weights), open_clip_names(config), parameter_shapes(config), str(weights))
-  pictures = content.get('preprocess_cfg', {})
-  mean, std = (tuple(pictures.get(key, default)) for key, default in (('mean', MEAN), ('std', STD)))
-  preprocess = Preprocess(config.image.size, None, mean, std, pictures.get('interpolation', 'bicubic'))
-  return ClipModel(config, _tree(params), preprocess, _tokenizer(folder, config))
+  return ClipModel(config, _tree(params), preprocess, tokenizer)
 
 
 def save_clip(model: ClipModel, folder: str | os.PathLike[str]) -> None:
@@ -119,14 +153,17 @@ def save_clip(model: ClipModel, folder: str | os.PathLike[str]) -> None:
   Raises:
     FileExistsError: the folder exists.
     OSError: it cannot be written.
-    ValueError: the end token is number 2, which the format cannot say: readers take the largest id instead.
+    UserError: the format cannot say what the model does.
   """
   folder = pathlib.Path(folder)
-  if model.config.text.end == _LEGACY_END:
-    raise UserError(
-      f'{folder}: the end token has id {_LEGACY_END}, which readers of the format take for the largest id of a '
-      'sentence; give the end token the largest id of the vocabulary'
-    )
+  try:
+    written = {'config.json': json.dumps(clip_configs.as_hugging_face(model.config), indent=2)}
+    if model.preprocess is not None:
+      written['preprocessor_config.json'] = json.dumps(model.preprocess.as_json(), indent=2)
+  except UserError as error:
+    raise UserError(f'{folder}: {error}') from error
+  if model.tokenizer is not None:
+    written['tokenizer.json'] = model.tokenizer.to_json()
   if folder.exists():
     raise FileExistsError(f'{folder} exists; choose another folder, or remove it.')
   folder.parent.mkdir(parents=True, exist_ok=True)
@@ -135,184 +172,67 @@ def save_clip(model: ClipModel, folder: str | os.PathLike[str]) -> None:
     whole.mkdir()
     flat = flax.traverse_util.flatten_dict(model.params, sep='/')
     save_arrays(to_file(flat, hugging_face_names(model.config)), whole / 'model.safetensors', {'format': 'pt'})
-    files = {'config.json': json.dumps(_as_hugging_face(model.config), indent=2)}
-    if model.preprocess is not None:
-      files['preprocessor_config.json'] = json.dumps(model.preprocess.as_json(), indent=2)
-    if model.tokenizer is not None:
-      files['tokenizer.json'] = model.tokenizer.to_json()
-    for name, text in files.items():
+    for name, text in written.items():
       (whole / name).write_text(text, encoding='utf-8')
     whole.rename(folder)
-
-
-def _hugging_face_config(content: dict[str, Any], path: pathlib.Path) -> ClipConfig:
-  if content.get('model_type', 'clip') != 'clip':
-    raise UserError(f'{path} is of a model of type {content["model_type"]!r}, expected clip.')
-
-  def tower(part: dict[str, Any], **defaults: int) -> TowerConfig:
-    part = defaults | part  # Files leave out what equals the library's defaults.
-    return TowerConfig(
-      width=part['hidden_size'],
-      layers=part['num_hidden_layers'],
-      heads=part['num_attention_heads'],
-      hidden=part['intermediate_size'],
-      activation=part.get('hidden_act', 'quick_gelu'),
-      epsilon=part.get('layer_norm_eps', 1e-5),
-    )
-
-  names = ('hidden_size', 'num_hidden_layers', 'num_attention_heads', 'intermediate_size')
-  try:
-    image, text = content['vision_config'], content['text_config']
-    end = text.get('eos_token_id', 49407)
-    return ClipConfig(
-      ImageConfig(
-        tower(image, **dict(zip(names, (768, 12, 12, 3072), strict=True))),
-        image.get('image_size', 224),
-        image.get('patch_size', 32),
-      ),
-      TextConfig(
-        tower(text, **dict(zip(names, (512, 12, 8, 2048), strict=True))),
-        text.get('vocab_size', 49408),
-        text.get('max_position_embeddings', 77),
-        None if end == _LEGACY_END else end,
-      ),
-      content.get('projection_dim', 512),
-    )
-  except (KeyError, TypeError, AttributeError) as error:
-    raise UserError(f'{path} does not describe both towers of a CLIP model: {error!r}.') from error
-
-
-def _as_hugging_face(config: ClipConfig) -> dict[str, Any]:
-  def tower(part: TowerConfig) -> dict[str, Any]:
-    return {
-      'hidden_size': part.width,
-      'num_hidden_layers': part.layers,
-      'num_attention_heads': part.heads,
-      'intermediate_size': part.hidden,
-      'hidden_act': part.activation,
-      'layer_norm_eps': part.epsilon,
-      'projection_dim': config.features,
-    }
-
-  image, text = config.image, config.text
-  return {
-    'architectures': ['CLIPModel'],
-    'model_type': 'clip',
-    'projection_dim': config.features,
-    'vision_config': tower(image.tower)
-    | {'model_type': 'clip_vision_model', 'image_size': image.size, 'patch_size': image.patch},
-    'text_config': tower(text.tower)
-    | {
-      'model_type': 'clip_text_model',
-      'vocab_size': text.vocabulary,
-      'max_position_embeddings': text.context,
-      'eos_token_id': _LEGACY_END if text.end is None else text.end,
-    },
-  }
-
-
-def _open_clip_config(content: dict[str, Any], path: pathlib.Path) -> ClipConfig:
-  try:
-    model = content.get('model_cfg', content)
-    image, text = model['vision_cfg'], model['text_cfg']
-    _refuse_unknown(model, _OPEN_CLIP_FIELDS[''], path)
-    for name in ('vision_cfg', 'text_cfg'):
-      _refuse_unknown(model[name], _OPEN_CLIP_FIELDS[name], path)
-    activation = 'quick_gelu' if model.get('quick_gelu') else 'gelu'
-    width = image['width']
-    return ClipConfig(
-      ImageConfig(
-        TowerConfig(
-          width,
-          image['layers'],
-          width // image.get('head_width', 64),
-          int(width * image.get('mlp_ratio', 4.0)),
-          activation,
-        ),
-        image['image_size'],
-        image['patch_size'],
-      ),
-      TextConfig(
-        TowerConfig(
-          text['width'], text['layers'], text['heads'], int(text['width'] * text.get('mlp_ratio', 4.0)), activation
-        ),
-        text.get('vocab_size', 49408),
-        text.get('context_length', 77),
-      ),
-      model['embed_dim'],
-    )
-  except (KeyError, TypeError, AttributeError) as error:
-    raise UserError(f'{path} does not describe a CLIP model with a vision transformer: {error!r}.') from error
-
-
-def _refuse_unknown(part: dict[str, Any], known: set[str], path: pathlib.Path) -> None:
-  if unknown := sorted(set(part) - known):
-    raise UserError(f'{path} asks for {unknown}, which is not supported; expected a plain vision transformer.')
 
 
 def _tree(params: dict[str, np.ndarray]) -> Any:
   return flax.traverse_util.unflatten_dict(params, sep='/')
 
 
-def _tokenizer(folder: pathlib.Path, config: ClipConfig) -> Tokenizer | None:
-  path = folder / 'tokenizer.json'
-  return read_tokenizer(path, config.text.context, config.text.end) if path.is_file() else None
-
-
-def _check_size(preprocess: Preprocess | None, config: ClipConfig, folder: pathlib.Path) -> None:
-  if preprocess is not None and preprocess.size != config.image.size:
-    raise UserError(
-      f'{folder}: preprocessor_config.json makes pictures of {preprocess.size} pixels, and config.json expects '
-      f'{config.image.size}; they are of different models.'
-    )
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  try:
-    content = json.loads(path.read_text(encoding='utf-8'))
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
-    raise UserError(f'{path} is no JSON: {error}') from error
-  if not isinstance(content, dict):
-    raise UserError(f'{path} holds a {type(content).__name__}, expected an object.')
-  return content
-
-
 class _Arrays(Mapping[str, np.ndarray]):
   """The arrays of safetensors files, each read when it is asked for: the whole is never in memory twice."""
 
-  def __init__(self, files: dict[str, pathlib.Path]):
-    self._files = files
+  def __init__(self, places: dict[str, pathlib.Path]):
+    self._places = places
 
   def __getitem__(self, name: str) -> np.ndarray:
     # Opened anew, because what was read of a file stays mapped until it is closed. Through JAX's types, since numpy has
     # no bfloat16.
-    with safetensors.safe_open(self._files[name], 'flax') as file:
+    with safetensors.safe_open(self._places[name], 'flax') as file:
       return np.asarray(file.get_tensor(name))
 
   def __contains__(self, name: object) -> bool:
-    return name in self._files  # The inherited form reads the array.
+    return name in self._places  # The inherited form reads the array.
 
   def __iter__(self) -> Iterator[str]:
-    return iter(self._files)
+    return iter(self._places)
 
   def __len__(self) -> int:
-    return len(self._files)
+    return len(self._places)
 
 
 def _read_arrays(path: pathlib.Path) -> _Arrays:
-  """Opens a safetensors file, or the parts that its index names."""
+  """Opens a safetensors file, or the parts that its index names.
+
+  Raises:
+    FileNotFoundError: a file is missing.
+    UserError: a file is of another kind or damaged, or the index names what is not there.
+  """
   index = path.with_name(path.name + '.index.json')
+  named: dict[str, Any] = {}
   parts = [path]
   if not path.is_file() and index.is_file():
-    files = {pathlib.Path(name).name for name in _read_json(index).get('weight_map', {}).values()}
-    parts = [path.with_name(name) for name in sorted(files)]
-  files = {}
+    named = read_fields(index).part('weight_map').content
+    if odd := [name for name, part in named.items() if not isinstance(part, str)]:
+      raise UserError(f'{index}: weight_map.{odd[0]} is {named[odd[0]]!r}; expected the name of a file beside it')
+    parts = [path.with_name(name) for name in sorted({pathlib.PurePath(part).name for part in named.values()})]
+  places: dict[str, pathlib.Path] = {}
   for part in parts:
     if not part.is_file():
-      raise FileNotFoundError(f'there is no file {part}; the weights of a CLIP model are needed as safetensors.')
+      others = sorted(x.name for x in path.parent.glob('*') if x.suffix in _OTHER_WEIGHTS)
+      found = f' {others[0]} is of PyTorch or another library: convert it to safetensors.' if others else ''
+      raise FileNotFoundError(f'there is no file {part}; the weights of a CLIP model are needed as safetensors.{found}')
     try:
       with safetensors.safe_open(part, 'flax') as file:
-        files |= dict.fromkeys(file.keys(), part)
+        places |= dict.fromkeys(file.keys(), part)
     except safetensors.SafetensorError as error:
-      raise UserError(f'{part} is not a whole safetensors file: {error}') from error
-  return _Arrays(files)
+      raise UserError(
+        f'{part} is not a whole safetensors file: {whose_kind(part, str(error), "safetensors")}'
+      ) from error
+  if missing := sorted(named.keys() - places):
+    raise UserError(
+      f'{index}: weight_map.{missing[0]} stands in no file, nor do {len(missing) - 1} more; get them again'
+    )
+  return _Arrays(places)

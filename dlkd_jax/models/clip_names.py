@@ -12,9 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from dlkd_jax.errors import UserError
-from dlkd_jax.models.clip import ClipConfig
+from dlkd_jax.models.clip import LOGIT_SCALE, ClipConfig
 
 Arrays = Mapping[str, np.ndarray]
+# Other types hold parts of a quantised weight, which is another number.
+_FLOATS = ('float32', 'float16', 'bfloat16', 'float64')
 
 
 class Origin(NamedTuple):
@@ -125,20 +127,33 @@ def from_file(
   Returns:
     Our name → float32 array.
 
+  No feature needs the scale of the logits: it may have axes of one; where it is absent it is that of untrained models.
+
   Raises:
-    ValueError: arrays are missing, or have other shapes; the message lists them by their names in the file.
+    UserError: arrays are missing, or have other shapes, types or values that are not finite; the message lists them by
+      their names in the file.
   """
   taken, wrong = {}, []
   for ours, origin in names.items():
     if origin.name not in arrays:
-      wrong.append(f'{origin.name}: missing')
+      if ours == 'logit_scale':
+        taken[ours] = np.float32(LOGIT_SCALE)
+      else:
+        wrong.append(f'{origin.name}: missing')
       continue
     x = np.asarray(arrays[origin.name])
+    if ours == 'logit_scale' and x.size == 1:
+      x = x.reshape(())
+    if str(x.dtype) not in _FLOATS:
+      wrong.append(f'{origin.name}: found {x.dtype} numbers, expected {", ".join(_FLOATS)}')
+      continue
     if origin.part is not None:
       x = x[origin.part * len(x) // 3 : (origin.part + 1) * len(x) // 3]
     fits = x.ndim == len(shapes[ours]) and _READ[origin.kind](x).shape == shapes[ours]
     if fits:
       taken[ours] = np.asarray(_READ[origin.kind](x), np.float32, order='C')
+      if not np.isfinite(taken[ours]).all():
+        wrong.append(f'{origin.name}: not all values are finite')
     else:
       expected = _WRITE[origin.kind](np.empty(shapes[ours], np.bool_)).shape
       wrong.append(f'{origin.name}: found {x.shape}, expected {expected}')

@@ -40,6 +40,7 @@ class OnlineTeacher:
     mean: of each colour over [0, 1], `[3]`.
     std: of each colour over [0, 1], `[3]`.
     micro_batch: pictures that a device encodes at once.
+    scale: what values in 0..255 are multiplied by before mean and std.
   """
 
   encode: Callable[[Any, jax.Array], jax.Array]
@@ -48,6 +49,7 @@ class OnlineTeacher:
   mean: tuple[float, float, float]
   std: tuple[float, float, float]
   micro_batch: int = 64
+  scale: float = 1 / 255
 
   def fill(self, params: Any, batch: Batch, mesh: Mesh | None = None) -> Batch:
     """Encodes the pictures of a batch.
@@ -99,7 +101,7 @@ class OnlineTeacher:
   def normalise(self, pictures: jax.Array) -> jax.Array:
     """Returns `[N, S, S, 3]` uint8 pictures as the tower wants them, float32."""
     mean, std = (jnp.asarray(values, jnp.float32)[None, None, None, :] for values in (self.mean, self.std))
-    return (pictures.astype(jnp.float32) * np.float32(1 / 255) - mean) / std
+    return (pictures.astype(jnp.float32) * np.float32(self.scale) - mean) / std
 
 
 def load_clip_teacher(
@@ -131,6 +133,7 @@ def load_clip_teacher(
     mean=preprocess.mean,
     std=preprocess.std,
     micro_batch=micro_batch,
+    scale=preprocess.scale,
   )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -14,10 +15,16 @@ import numpy as np
 
 from dlkd_jax.errors import UserError
 from dlkd_jax.models import clip, clip_files
+from dlkd_jax.models.clip_inputs import Preprocess, Reading
 from dlkd_jax.video import backbones
 from dlkd_jax.video.in_batches import InBatches, placed
 
-_FILES = ('*.safetensors', 'config.json', 'open_clip_config.json', 'preprocessor_config.json', 'tokenizer.json')
+_FILES = ('*.safetensors', 'config.json', 'open_clip_config.json')
+# Of each line the first file that is there, or all of it.
+_FIRST_OF = (
+  (('preprocessor_config.json',), ('processor_config.json',)),
+  (('tokenizer.json',), ('vocab.json', 'merges.txt')),
+)
 
 
 class ClipFrames:
@@ -39,7 +46,7 @@ class ClipFrames:
     config, self._preprocess = model.config, model.preprocess
     blocks = None if layer is None else _blocks(layer, config.image.tower.layers, path)
     self.name = 'clip' if blocks is None else f'clip@layer={blocks}'
-    self.fingerprint = f'{self.name}:{_fingerprint(path)}'
+    self.fingerprint = f'{self.name}:{_fingerprint(path, model.variant + _variant(model.preprocess))}'
     self.features = config.features if blocks is None else config.image.tower.width
     tower = clip.ImageTower(config.image, config.features, product_dtype())
 
@@ -79,7 +86,7 @@ class ClipText:
     tower = config.text.tower
     blocks = tower.layers if layer is None else _blocks(layer, tower.layers, path)
     self.name = 'clip' if layer is None else f'clip@layer={blocks}'
-    self.fingerprint = f'{self.name}:{_fingerprint(path)}'
+    self.fingerprint = f'{self.name}:{_fingerprint(path, model.variant)}'
     self.token_features, self.sentence_features = tower.width, config.features
     whole = clip.TextTower(config.text, config.features, product_dtype())
     short_config = dataclasses.replace(config.text, tower=dataclasses.replace(tower, layers=blocks))
@@ -96,6 +103,10 @@ class ClipText:
     ids = self._tokenizer(texts)
     lengths = self._tokenizer.lengths(ids)
     return [rows[1:length] for rows, length in zip(self._states(ids), lengths, strict=True)]
+
+  def reads(self, text: str) -> Reading:
+    """Returns how many tokens a sentence has, how many of them are read, and how many of these are known."""
+    return self._tokenizer.reads(text)
 
   def sentences(self, texts: Sequence[str]) -> np.ndarray:
     """Returns the sentences in the joint space, float32 [N, Dt]."""
@@ -132,7 +143,13 @@ def forget() -> None:
 
 
 def _files(path: pathlib.Path) -> list[pathlib.Path]:
-  files = {file for pattern in _FILES for file in path.glob(pattern)} if path.is_dir() else {path}
+  """Returns the files that features follow from."""
+  if not path.is_dir():
+    return [path] if path.is_file() else []
+  files = {file for pattern in _FILES for file in path.glob(pattern)}
+  for choices in _FIRST_OF:
+    found = ([file for name in names if (file := path / name).is_file()] for names in choices)
+    files.update(next(filter(None, found), ()))
   return sorted(file for file in files if file.is_file())
 
 
@@ -141,5 +158,13 @@ def _hash(files: tuple[tuple[pathlib.Path, int], ...]) -> str:
   return backbones.fingerprint_of_files(*(file for file, _ in files))
 
 
-def _fingerprint(path: pathlib.Path) -> str:
-  return _hash(tuple((file, file.stat().st_mtime_ns) for file in _files(path)))
+def _fingerprint(path: pathlib.Path, variant: str) -> str:
+  """Returns a short hash of a model's files and of what earlier versions of this program read otherwise in them."""
+  own = _hash(tuple((file, file.stat().st_mtime_ns) for file in _files(path)))
+  return hashlib.sha256(f'{own} {variant}'.encode()).hexdigest()[:16] if variant else own
+
+
+def _variant(preprocess: Preprocess) -> str:
+  """Names what earlier versions left out of the preparation of pictures; their features are others."""
+  squash = f'resize={preprocess.resize}' if isinstance(preprocess.resize, tuple) else ''
+  return squash + (f'scale={preprocess.scale}' if abs(preprocess.scale * 255 - 1) > 1e-6 else '')
