@@ -122,9 +122,8 @@ def build(
   manifest = _manifest(collection, student, settings, origin)
   if student is not None and not set(student.branches) & set(manifest['scorers']):
     student = manifest['student'] = None
-  with index_folder.writing(path):
-    if foreign := index_folder.foreign_files(path):
-      raise IndexFolderError(f'{path} holds files that no index has ({", ".join(foreign[:4])}); choose another --index')
+  file = index_folder.student_file(origin) if student is not None else None
+  with index_folder.writing(path, create=True, student=file):
     write = None
     if student is not None:
       write = lambda file: parameter_files.write_parameters(student.params, file, config.model.heads)  # noqa: E731

@@ -28,7 +28,7 @@ from dlkd_jax.gallery import weights as weights_lib
 from dlkd_jax.gallery.index_folder import IndexFolder
 from dlkd_jax.gallery.moments import LEVEL, find_moments
 from dlkd_jax.gallery.results import Hit, Moment, SearchResult
-from dlkd_jax.gallery.segments import Caption, Entry, Segment
+from dlkd_jax.gallery.segments import Entry, Segment
 from dlkd_jax.gallery.sentences import SentenceEncoder
 
 # Queries whose scores are held at once.
@@ -70,28 +70,18 @@ class Gallery:
   def __init__(self, folder: IndexFolder, clip: str | None = None, videos: str | None = None, mesh: Mesh | None = None):
     """Takes an opened index; see `open`."""
     self.path, self._folder = folder.path, folder
-    segments = folder.segments()
+    segments, self._catalog = folder.contents(videos)
     # Read after the segments: opening them may have found a newer manifest.
     self.scorers = tuple(folder.manifest['scorers'])
     self.weights: dict[str, float] = dict(folder.manifest['weights'])
+    self._all_segments = segments
     self._segments = [segment for segment in segments if segment.entries]
     self._mesh = _mesh() if mesh is None else mesh
     self._searches = [exact.ExactSearch(segment.rows, segment.offsets, self._mesh) for segment in self._segments]
-    entries = [_moved(entry, videos) for segment in self._segments for entry in segment.entries]
-    self._entries: list[Entry] = entries
-    self._alive = np.concatenate([np.zeros(0, bool), *(segment.alive() for segment in self._segments)])
-    self._starts = np.cumsum([0, *(len(segment.entries) for segment in self._segments)])
     # Ties are broken by name, so that the order in which videos were added does not matter.
-    self._names = np.argsort(np.argsort(np.array([entry.video_id for entry in entries], object), kind='stable'))
-    self.videos = {entry.video_id: entry for entry, alive in zip(entries, self._alive, strict=True) if alive}
-    self._places = {entries[place].video_id: int(place) for place in np.flatnonzero(self._alive)}
-    self.captions: dict[str, Caption] = {}
-    self._caption_places: dict[str, tuple[Segment, int]] = {}
-    for segment in self._segments:
-      for number, caption in enumerate(segment.captions):
-        if caption.video_id not in segment.removed:
-          self.captions[caption.caption_id] = caption
-          self._caption_places[caption.caption_id] = segment, number
+    self._names = self._catalog.ranks()
+    self._alive = self._names >= 0
+    self.videos, self.captions = self._catalog.videos, self._catalog.captions_by_id
     self._encoder: SentenceEncoder | None = None
     self._compressed: acceleration.TwoStages | None = None
     self._clip, self._opening = clip, threading.Lock()
@@ -193,9 +183,9 @@ class Gallery:
 
   def caption_vectors(self, caption_ids: Sequence[str]) -> dict[str, np.ndarray]:
     """Returns the query vectors of captions, scorer → `[q, H]` float32."""
-    places = [self._caption_places[name] for name in caption_ids]
+    places = [self._catalog.caption_place(name) for name in caption_ids]
     return {
-      name: np.stack([segment.caption_vectors[name][number] for segment, number in places]).astype(np.float32)
+      name: np.stack([self._all_segments[s].caption_vectors[name][number] for s, number in places]).astype(np.float32)
       for name in self.scorers
     }
 
@@ -257,10 +247,7 @@ class Gallery:
     """Returns `[V]` bool, the videos that count."""
     if where is None:
       return self._alive
-    keep = where if callable(where) else filters.parse(where)
-    return np.array(
-      [bool(alive and keep(entry)) for alive, entry in zip(self._alive, self._entries, strict=True)], bool
-    )
+    return self._catalog.filter(where if callable(where) else filters.parse(where))
 
   def _rank(self, vectors: Mapping[str, np.ndarray], wish: _Wish, is_exact: bool | None):
     """Returns for each query its hits, and how many videos the whole ranking has."""
@@ -338,7 +325,7 @@ class Gallery:
     one = {name: vector[None] for name, vector in query.items()}
     curves = {name: c[0] for name, c in exact.frame_scores(segment.rows, segment.offsets, video, one).items()}
     curve = exact.fuse(curves, wish.weights)
-    times, entry = np.array(segment.times[segment.frames(video)]), self._entries[place]
+    times, entry = np.array(segment.times[segment.frames(video)]), self._catalog.entry(place)
     found: tuple[Moment, ...] = find_moments(times, curve, entry.duration, wish.moments, wish.level)
     return Hit(
       video_id=entry.video_id,
@@ -355,8 +342,8 @@ class Gallery:
 
   def _where(self, place: int) -> tuple[Segment, int]:
     """Returns the segment of a video and its number there."""
-    number = int(np.searchsorted(self._starts, place, 'right')) - 1
-    return self._segments[number], place - int(self._starts[number])
+    number, video = self._catalog.segment_of(place)
+    return self._all_segments[number], video
 
   def frames(self, video_id: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Returns the times of a video's frames, `[n]` seconds, and scorer → `[n, H]` float32 unit vectors of them.
@@ -364,7 +351,7 @@ class Gallery:
     Raises:
       KeyError: there is no such video.
     """
-    segment, video = self._where(self._places[video_id])
+    segment, video = self._where(self._catalog.place_of(video_id))
     rows = {name: part.decode() for name, part in segment.rows_of(video).items()}
     return np.array(segment.times[segment.frames(video)]), rows
 
@@ -373,9 +360,3 @@ def _mesh() -> Mesh | None:
   """The accelerators of this process; None: the CPU, whose virtual devices would share its cores."""
   devices = jax.local_devices()
   return sharding.make_mesh(devices) if devices[0].platform != 'cpu' else None
-
-
-def _moved(entry: Entry, videos: str | None) -> Entry:
-  return (
-    entry if videos is None else dataclasses.replace(entry, path=str(pathlib.Path(videos).absolute() / entry.video_id))
-  )

@@ -3,6 +3,7 @@
     INDEX/manifest.json      version, scorers, weights, text backbones, and every file with its size and hash
     INDEX/student-<hash>.safetensors
     INDEX/segments/<number>/ see `segments`
+    INDEX/catalog-<number>.sqlite see `catalog`
 
 Whatever changes the index writes new files first and the manifest last, by a rename: whoever opens the index sees the
 state before or the state after, also where the writer was killed in between. What a killed writer left is cleared away
@@ -11,28 +12,35 @@ by the next one. One writer at a time holds a lock; readers need none.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import fcntl
 import hashlib
-import json
 import os
 import pathlib
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dlkd_jax import files
-from dlkd_jax.config import differences
-from dlkd_jax.gallery.segments import IndexFolderError, Segment, SegmentWriter, check_contents, open_segment
-from dlkd_jax.training.integrity import sync_folder
+from dlkd_jax.gallery import catalog as catalog_lib
+from dlkd_jax.gallery import catalog_file
+from dlkd_jax.gallery.locking import foreign_files, student_file, writing
+from dlkd_jax.gallery.manifest import CATALOG, DTYPES, FORMAT, MANIFEST, VERSION, is_plain, read_manifest, refuse_others
+from dlkd_jax.gallery.segments import (
+  IndexFolderError,
+  Segment,
+  SegmentWriter,
+  check_content,
+  check_contents,
+  check_size,
+  clear_segment,
+  describe_file,
+  open_segment,
+)
 
-__all__ = ['IndexFolder', 'IndexFolderError']
+__all__ = ['DTYPES', 'IndexFolder', 'IndexFolderError', 'foreign_files', 'read_manifest', 'student_file', 'writing']
 
-FORMAT, VERSION = 'dlkd_jax gallery', 1
-DTYPES = ('float16', 'int8')
-_MANIFEST, _LOCK, _SEGMENTS = 'manifest.json', '.lock', 'segments'
-_KEYS = ('dtype', 'scorers', 'weights', 'student', 'features', 'text', 'segments', 'next_segment', 'settings')
+_SEGMENTS = 'segments'
+_SEGMENT = re.compile(r'\d{6,}')
 
 
 class IndexFolder:
@@ -71,50 +79,70 @@ class IndexFolder:
       path: its folder.
       manifest: 'dtype', 'scorers', 'weights', 'features', 'text', 'settings', and 'student': None where there is
         none, else 'step' and 'parameters' that tell it from others, and whatever is to be known of it.
-      student: writes the student's parameters into a file; None where there is none.
+      student: writes the student's parameters into a file, whole or not at all; None where there is none.
 
     Raises:
       IndexFolderError: there is an index that was made otherwise; the message lists the differences.
     """
     content = {'format': FORMAT, 'version': VERSION, **copy.deepcopy(dict(manifest)), 'segments': [], 'next_segment': 1}
-    temporary = path / 'student.partial.safetensors'
-    if student is not None:
-      student(temporary)
-      with temporary.open('rb') as file:
-        os.fsync(file.fileno())
-      found = _digest(temporary)
-      about = {'file': f'student-{found[:12]}.safetensors', 'sha256': found, 'bytes': temporary.stat().st_size}
-      content['student'] |= about
-    if (path / _MANIFEST).exists():
-      temporary.unlink(missing_ok=True)
+    if (path / MANIFEST).is_file():
       folder = cls.open(path)
-      _refuse_others(path, folder.manifest, content)
+      refuse_others(path, folder.manifest, content)
       return folder
     if student is not None:
-      temporary.replace(path / content['student']['file'])
+      file = path / student_file(content['student'])
+      student(file)
+      content['student'] |= {'file': file.name, **describe_file(file)}
     folder = cls(path, content)
     folder.write_manifest()
     return folder
 
-  def segments(self) -> list[Segment]:
-    """Opens all segments.
+  def contents(self, videos: str | None = None) -> tuple[list[Segment], catalog_lib.Catalog]:
+    """Opens all segments and the catalog, of one state of the index.
 
     Where a writer replaced them after the manifest was read, the new manifest is taken.
 
+    Args:
+      videos: folder of the video files, where that has moved.
+
     Raises:
-      IndexFolderError: a file is absent or has another size than it should.
+      IndexFolderError: a file is absent, has another size than it should, or is damaged.
     """
+    return self._of_one_state(lambda: ((found := self._segments()), self._catalog(found, videos)))
+
+  def segments(self) -> list[Segment]:
+    """Opens all segments; errors are those of `contents`."""
+    return self._of_one_state(self._segments)
+
+  def _of_one_state(self, opening: Callable[[], Any]) -> Any:
     for attempt in range(5):
       try:
-        return [self._open(about) for about in self.manifest['segments']]
+        return opening()
       except FileNotFoundError as error:
         newer = read_manifest(self.path)
-        if newer['segments'] == self.manifest['segments'] or attempt == 4:
+        same = all(newer.get(key) == self.manifest.get(key) for key in ('segments', 'catalog'))
+        if same or attempt == 4:
           raise IndexFolderError(
             f'{error.filename} is absent; copy the index again, or remove {self.path} and build it anew'
           ) from error
         self.manifest = newer
     raise AssertionError  # The loop returns or raises.
+
+  def _segments(self) -> list[Segment]:
+    return [self._open(about) for about in self.manifest['segments']]
+
+  def _catalog(self, segments: list[Segment], videos: str | None) -> catalog_lib.Catalog:
+    abouts = self.manifest['segments']
+    if (file := self._catalog_file(self.manifest)) is None:
+      return catalog_lib.in_memory(segments, abouts, videos)
+    check_size(file, self.manifest['catalog'])
+    return catalog_lib.open_file(file, abouts, videos)
+
+  def _catalog_file(self, manifest: Mapping[str, Any]) -> pathlib.Path | None:
+    """Returns the catalog of a manifest; None where it has none that tells of all its segments."""
+    about = manifest.get('catalog')
+    current = about is not None and about['covers'] == catalog_file.covered(manifest['segments'])
+    return self.path / about['file'] if current else None
 
   def segment_path(self, name: str) -> pathlib.Path:
     """Returns the folder of a segment."""
@@ -131,22 +159,49 @@ class IndexFolder:
     """
     for about in self.manifest['segments']:
       check_contents(self.path / _SEGMENTS / about['name'], about)
+    if (file := self._catalog_file(self.manifest)) is not None:
+      check_content(file, self.manifest['catalog'])
 
   def bytes(self) -> int:
     """Returns what the files of the index take on disk."""
     sizes = [file['bytes'] for about in self.manifest['segments'] for file in about['files'].values()]
-    return sum(sizes) + (self.manifest['student'] or {'bytes': 0})['bytes']
+    others = (self.manifest['student'], self.manifest.get('catalog'))
+    return sum(sizes) + sum(about['bytes'] for about in others if about)
 
   def write_manifest(self) -> None:
-    """Writes the manifest: from here on the index is what it says; the caller holds the lock."""
-    files.write_json(self.path / _MANIFEST, self.manifest)
-    sync_folder(self.path)  # Before anything that the manifest before it named is removed.
+    """Writes a catalog and then the manifest: from here on the index is what it says; the caller holds the lock."""
+    covers = catalog_file.covered(self.manifest['segments'])
+    if (self.manifest.get('catalog') or {}).get('covers') != covers:
+      self._write_catalog(covers)
+    files.write_json(self.path / MANIFEST, self.manifest)  # On the disk before anything that it replaces is removed.
+    self._clear_catalogs()
+
+  def _write_catalog(self, covers: str) -> None:
+    before = None
+    if (self.path / MANIFEST).exists():
+      there = read_manifest(self.path)
+      if (old := self._catalog_file(there)) is not None and old.is_file():
+        before = old, there['segments']
+    # Numbers only rise: whoever is about to open a catalog never finds a later one of the same name.
+    number = (self.manifest.get('catalog') or {'number': 0})['number'] + 1
+    while os.path.lexists(file := self.path / f'catalog-{number:06d}.sqlite'):
+      number += 1
+    catalog_file.write(file, self._segments(), before)
+    self.manifest['catalog'] = {'file': file.name, 'number': number, 'covers': covers, **describe_file(file)}
+
+  def _clear_catalogs(self) -> None:
+    """Removes catalogs that the manifest does not name."""
+    named = (self.manifest.get('catalog') or {'file': None})['file']
+    for file in self.path.iterdir():
+      if file.name != named and CATALOG.fullmatch(file.name) and is_plain(file) and catalog_file.is_catalog(file):
+        file.unlink()
 
   def new_segment(self) -> SegmentWriter:
     """Starts a segment that does not belong to the index until `commit`; the caller holds the lock."""
-    name = f'{self.manifest["next_segment"]:06d}'
+    while os.path.lexists(folder := self.segment_path(f'{self.manifest["next_segment"]:06d}')):
+      self.manifest['next_segment'] += 1  # Whatever it is, it is not ours to write to.
     self.manifest['next_segment'] += 1
-    return SegmentWriter(self.path / _SEGMENTS / name, self.manifest['scorers'], self.manifest['dtype'])
+    return SegmentWriter(folder, self.manifest['scorers'], self.manifest['dtype'])
 
   def commit(self, added: Sequence[Mapping[str, Any]], replace: bool = False) -> None:
     """Puts finished segments into the index, or in the place of all that are there; the caller holds the lock.
@@ -162,83 +217,18 @@ class IndexFolder:
       self.clear_away()
 
   def clear_away(self) -> None:
-    """Removes what does not belong to the index: parts of writers that were killed, and replaced segments."""
+    """Removes what the index does not need any more: parts of writers that were killed, and replaced segments.
+
+    Only what a writer of an index has made goes, file by file, known by its name and by how it begins. Links, and other
+    people's files and folders, stay, wherever they lie.
+    """
     kept = {about['name'] for about in self.manifest['segments']}
-    for folder in (self.path / _SEGMENTS).glob('*'):
-      if folder.name not in kept:
-        shutil.rmtree(folder)
-    student = (self.manifest['student'] or {'file': None})['file']
-    for file in self.path.glob('student*.safetensors*'):
-      if file.name != student:
-        file.unlink()
-
-
-def read_manifest(path: pathlib.Path) -> dict[str, Any]:
-  """Reads and checks the manifest of an index.
-
-  Raises:
-    FileNotFoundError: there is none.
-    IndexFolderError: it is of another format or version, or damaged.
-  """
-  file = path / _MANIFEST
-  if not file.is_file():
-    there = 'does not exist' if not path.is_dir() else f'has no {_MANIFEST}'
-    raise FileNotFoundError(
-      f'{path} is no index: it {there}; make one with `python -m dlkd_jax.index build --index={path} …`'
-    )
-  try:
-    manifest = dict(json.loads(file.read_text(encoding='utf-8')))
-  except (ValueError, TypeError) as error:
-    raise IndexFolderError(f'{file} is damaged ({error}); copy the index again, or build it anew') from error
-  found = manifest.get('format'), manifest.get('version')
-  if found != (FORMAT, VERSION):
-    raise IndexFolderError(
-      f'{file} has format {found[0]!r} of version {found[1]!r}, expected {FORMAT!r} of version {VERSION}; open it with '
-      'the version of dlkd_jax that made it, or build it anew'
-    )
-  if absent := [key for key in _KEYS if key not in manifest]:
-    raise IndexFolderError(f'{file} is damaged: it lacks {absent}; copy the index again, or build it anew')
-  return manifest
-
-
-@contextlib.contextmanager
-def writing(path: pathlib.Path) -> Iterator[None]:
-  """Holds the lock of the writers of an index.
-
-  Raises:
-    IndexFolderError: another process holds it.
-  """
-  path.mkdir(parents=True, exist_ok=True)
-  with (path / _LOCK).open('w') as lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-      raise IndexFolderError(f'{path}: another process is changing this index; wait until it is done') from error
-    yield
-
-
-def foreign_files(path: pathlib.Path) -> list[str]:
-  """Returns names in a folder that no index has, so that an index is not put among other people's files."""
-  own = (_MANIFEST, _MANIFEST + '.tmp', _LOCK, _SEGMENTS)
-  names = [] if not path.is_dir() else sorted(file.name for file in path.iterdir())
-  return [name for name in names if name not in own and not name.startswith('student')]
-
-
-def _refuse_others(path: pathlib.Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-  """Raises where an index was made otherwise than it is asked for."""
-
-  def made(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    # Not the hash of the file, in which the order of what is said of it is left to chance.
-    about = manifest['student']
-    student = about and f'parameters {about["parameters"]} of step {about["step"]}'
-    same = {key: manifest[key] for key in ('dtype', 'scorers', 'features')}
-    return {**same, 'student': student, 'long_videos': manifest['settings']['long_videos']}
-
-  if lines := differences(made(there), made(asked)):
-    raise IndexFolderError(
-      f'{path} holds an index that was made otherwise (there → asked for): {"; ".join(lines)}. Ask for the same, '
-      'choose another --index, or remove the folder'
-    )
+    folder = self.path / _SEGMENTS
+    if folder.is_dir() and not folder.is_symlink():
+      for segment in folder.iterdir():
+        if segment.name not in kept and _SEGMENT.fullmatch(segment.name):
+          clear_segment(segment, self.manifest['scorers'])
+    self._clear_catalogs()
 
 
 def _check_student(path: pathlib.Path, expected: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ A segment of V videos with n frames in all is a folder of
 
 | file | | |
 |---|---|---|
-| videos.jsonl | V lines | id, title, path, duration, split, metadata |
+| videos.jsonl | V lines | id, title, path, duration, split, metadata, and where it came from; see `Entry` |
 | offsets.i64 | `[V + 1]` | the frames of video v are rows offsets[v] to offsets[v + 1] |
 | times.f32 | `[n]` | seconds; frame numbers in a video of unknown duration |
 | <scorer>.values | `[n, H]` | unit vectors of the frames, float16 or int8 |
@@ -13,25 +13,31 @@ A segment of V videos with n frames in all is a folder of
 | <scorer>.captions | `[k, H]` float16 | unit vectors of the captions |
 | <scorer>.frames | | compressed frames for searching in two stages, where asked for; see `frame_index` |
 
-Nothing in it changes once it is written; compressed frames may be added.
+Nothing in it changes once it is written; compressed frames may be added. A search reads no line of it: what the lines
+say stands in the `catalog`, too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from dlkd_jax.errors import UserError
+from dlkd_jax.files import sync
 from dlkd_jax.gallery.quantization import Rows
-from dlkd_jax.training.integrity import sync_folder
 
+# The first row of the first video, in the bytes of `offsets`.
+_FIRST = bytes(8)
 _SUFFIXES = {'offsets': 'offsets.i64', 'times': 'times.f32', 'videos': 'videos.jsonl', 'captions': 'captions.jsonl'}
 
 
@@ -50,6 +56,10 @@ class Entry:
     duration: seconds; None where unknown: the times of its frames are their numbers then.
     split: of the data set that it came from.
     metadata: whatever was given for it, plain values by name.
+    start: of its first sample, seconds on the clock of a player.
+    start_known: whether the record said so; 0 is an assumption otherwise.
+    digest: of the record that it was made of; '' where unknown.
+    dataset: name of the data set that it came from; '' where unknown.
   """
 
   video_id: str
@@ -58,6 +68,10 @@ class Entry:
   duration: float | None = None
   split: str = ''
   metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  start: float = 0.0
+  start_known: bool = False
+  digest: str = ''
+  dataset: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,11 +91,11 @@ class Segment:
 
   Attributes:
     name: of its folder.
-    entries: V videos.
+    entries: V videos; read from the disk where they are asked for.
     offsets: `[V + 1]` int64.
     times: `[n]` float32.
     rows: scorer → the frames' vectors, n rows.
-    captions: k sentences about the videos.
+    captions: k sentences about the videos; read likewise.
     caption_vectors: scorer → `[k, H]` float16.
     removed: ids of videos that do not count any more.
   """
@@ -97,6 +111,8 @@ class Segment:
 
   def alive(self) -> np.ndarray:
     """Returns `[V]` bool, false at videos that were removed."""
+    if not self.removed:
+      return np.ones(len(self.entries), bool)
     return np.array([entry.video_id not in self.removed for entry in self.entries], bool)
 
   def frames(self, video: int) -> slice:
@@ -120,6 +136,9 @@ class _HashedFile:
     self._file.write(view)
     self._hash.update(view)
     self.bytes += len(view)
+
+  def flush(self) -> None:
+    self._file.flush()
 
   def close(self) -> dict[str, Any]:
     self._file.flush()
@@ -150,7 +169,8 @@ class SegmentWriter:
     self._folder, self._scorers, self._dtype = folder, dict(scorers), np.dtype(dtype)
     names = [*_SUFFIXES.values(), *(f'{name}.{kind}' for name in scorers for kind in self._kinds())]
     self._files = {name: _HashedFile(folder / name) for name in names}
-    self._files[_SUFFIXES['offsets']].write(np.zeros(1, np.int64))
+    self._files[_SUFFIXES['offsets']].write(_FIRST)
+    self._files[_SUFFIXES['offsets']].flush()  # By it a segment is known that was never finished.
     self.videos = self.frames = self.captions = 0
 
   def _kinds(self) -> tuple[str, ...]:
@@ -201,7 +221,7 @@ class SegmentWriter:
     """Brings everything to the disk and returns what the manifest says of the segment."""
     files = {name: file.close() for name, file in self._files.items()}
     for folder in (self._folder, self._folder.parent):
-      sync_folder(folder)
+      sync(folder)
     return {
       'name': self._folder.name,
       'videos': self.videos,
@@ -240,7 +260,7 @@ def open_segment(folder: pathlib.Path, about: Mapping[str, Any], scorers: Mappin
   quantized = np.dtype(dtype) == np.int8
   return Segment(
     name=about['name'],
-    entries=[Entry(**line) for line in _lines(folder / _SUFFIXES['videos'])],
+    entries=_Lines(folder / _SUFFIXES['videos'], Entry, about['videos']),
     offsets=np.fromfile(folder / _SUFFIXES['offsets'], np.int64),
     times=mapped(_SUFFIXES['times'], np.float32, n),
     rows={
@@ -249,7 +269,7 @@ def open_segment(folder: pathlib.Path, about: Mapping[str, Any], scorers: Mappin
       )
       for name, size in scorers.items()
     },
-    captions=[Caption(**line) for line in _lines(folder / _SUFFIXES['captions'])],
+    captions=_Lines(folder / _SUFFIXES['captions'], Caption, k),
     caption_vectors={name: mapped(f'{name}.captions', np.float16, k, size) for name, size in scorers.items()},
     removed=frozenset(about['removed']),
   )
@@ -258,12 +278,17 @@ def open_segment(folder: pathlib.Path, about: Mapping[str, Any], scorers: Mappin
 def check_sizes(folder: pathlib.Path, about: Mapping[str, Any]) -> None:
   """Checks that every file of a segment has the size that the manifest says; errors are those of `open_segment`."""
   for name, expected in about['files'].items():
-    found = (folder / name).stat().st_size
-    if found != expected['bytes']:
-      raise IndexFolderError(
-        f'{folder / name} has {found} bytes, expected {expected["bytes"]}: it was cut short or changed; copy the index '
-        'again, or remove its folder and build it anew'
-      )
+    check_size(folder / name, expected)
+
+
+def check_size(file: pathlib.Path, expected: Mapping[str, Any]) -> None:
+  """Checks that a file has the size that the manifest says; errors are those of `open_segment`."""
+  found = file.stat().st_size
+  if found != expected['bytes']:
+    raise IndexFolderError(
+      f'{file} has {found} bytes, expected {expected["bytes"]}: it was cut short or changed; copy the index again, or '
+      'remove its folder and build it anew'
+    )
 
 
 def describe_file(path: pathlib.Path) -> dict[str, Any]:
@@ -279,18 +304,73 @@ def check_contents(folder: pathlib.Path, about: Mapping[str, Any]) -> None:
     IndexFolderError: a file holds other bytes than were written.
   """
   for name, expected in about['files'].items():
-    found = describe_file(folder / name)['sha256']
-    if found != expected['sha256']:
-      raise IndexFolderError(
-        f'{folder / name} has the check sum {found[:12]}…, expected {expected["sha256"][:12]}…: its bytes were '
-        'changed; copy the index again, or remove its folder and build it anew'
-      )
+    check_content(folder / name, expected)
+
+
+def check_content(file: pathlib.Path, expected: Mapping[str, Any]) -> None:
+  """Checks the hash of a file; errors are those of `check_contents`."""
+  found = describe_file(file)['sha256']
+  if found != expected['sha256']:
+    raise IndexFolderError(
+      f'{file} has the check sum {found[:12]}…, expected {expected["sha256"][:12]}…: its bytes were changed; copy the '
+      'index again, or remove its folder and build it anew'
+    )
+
+
+def clear_segment(folder: pathlib.Path, scorers: Iterable[str]) -> None:
+  """Removes a segment that no index needs, finished or not; nothing that a `SegmentWriter` has not made.
+
+  A folder is taken for a segment where `offsets.i64` begins as every one does, or where all files of a segment that
+  are in it are empty. Its files go, and the folder, if nothing else is in it. No link is followed.
+  """
+  if folder.is_symlink() or not folder.is_dir():
+    return
+  kinds = ('values', 'scales', 'captions', 'frames', 'frames.tmp')
+  names = {*_SUFFIXES.values(), *(f'{name}.{kind}' for name in scorers for kind in kinds)}
+  own = [file for file in folder.iterdir() if file.name in names and stat.S_ISREG(file.lstat().st_mode)]
+  first = folder / _SUFFIXES['offsets']
+  if any(file.stat().st_size for file in own):
+    if first not in own:
+      return
+    with first.open('rb') as file:
+      begun = file.read(len(_FIRST))
+    # Earlier writers kept the beginning in memory: theirs is known by all the others being there.
+    if begun != _FIRST and (begun or not {folder / name for name in _SUFFIXES.values()} <= set(own)):
+      return
+  for file in sorted(own, key=lambda file: file == first):  # By the last one it is known.
+    file.unlink()
+  with contextlib.suppress(OSError):  # Somebody's files are in it.
+    folder.rmdir()
 
 
 def _line(value: Entry | Caption) -> bytes:
   return (json.dumps(dataclasses.asdict(value), ensure_ascii=False) + '\n').encode()
 
 
-def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
-  with path.open(encoding='utf-8') as file:
-    return [json.loads(line) for line in file]
+class _Lines(Sequence):
+  """The lines of a file as objects, read when the first is asked for."""
+
+  def __init__(self, path: pathlib.Path, make: Callable[..., Any], count: int):
+    self._path, self._make, self._count = path, make, count
+
+  def __len__(self) -> int:
+    return self._count
+
+  def __getitem__(self, number):
+    return self._all[number]
+
+  def __iter__(self) -> Iterator[Any]:
+    return iter(self._all)
+
+  @functools.cached_property
+  def _all(self) -> list[Any]:
+    try:
+      with self._path.open(encoding='utf-8', newline='\n') as file:
+        found = [self._make(**json.loads(line)) for line in file]
+    except (ValueError, TypeError) as error:
+      raise IndexFolderError(
+        f'{self._path} is damaged, or was written by a newer version ({error}); copy the index again, or build it anew'
+      ) from error
+    if len(found) != self._count:
+      raise IndexFolderError(f'{self._path} has {len(found)} lines, expected {self._count}; copy the index again')
+    return found

@@ -47,6 +47,14 @@ def read_metadata(path: pathlib.Path) -> dict[str, str]:
     raise UserError(f'{path} is not a whole safetensors file: {error}') from error
 
 
+def is_ours(path: pathlib.Path) -> bool:
+  """Whether a file was written by `write_parameters`."""
+  try:
+    return read_metadata(path).get('format') == 'dlkd_jax'
+  except UserError:
+    return False
+
+
 def read_parameters(path: pathlib.Path, like: Any, heads: int | None = None) -> Any:
   """Reads a pytree of parameters.
 

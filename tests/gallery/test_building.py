@@ -112,13 +112,23 @@ def test_no_run(world, tmp_path):
   assert not (tmp_path / 'index').exists()
 
 
-def test_a_build_that_was_killed_at_its_beginning_is_begun_anew(world, tmp_path):
+@pytest.mark.parametrize('moment', ['_write_catalog', 'write_manifest', '_clear_catalogs'])
+def test_a_build_that_was_killed_at_its_beginning_is_begun_anew(world, tmp_path, monkeypatch, moment):
   path = tmp_path / 'index'
-  (path / 'segments' / '000001').mkdir(parents=True)
-  (path / 'student.partial.safetensors').write_bytes(b'half')
-  (path / 'student-0123.safetensors').write_bytes(b'half')
+
+  def stop(*_):
+    (path / 'catalog-000001.sqlite.tmp').write_bytes(b'')
+    (path / 'manifest.json.tmp').write_bytes(b'{\n  "form')
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patched:
+    patched.setattr(IndexFolder, moment, stop)
+    with pytest.raises(KeyboardInterrupt):
+      building.build(path, world.collection, world.run, Settings(clip=str(world.clip)))
+  assert len(list(path.glob('student*'))) == 1
   building.build(path, world.collection, world.run, Settings(clip=str(world.clip)))
   assert len(Gallery.open(path)) == 16 and len(list(path.glob('student*'))) == 1
+  assert sorted(file.name[:7] for file in path.iterdir()) == ['.lock', 'catalog', 'manifes', 'segment', 'student']
 
 
 @pytest.mark.parametrize('moment', ['finish', 'write_manifest', 'clear_away'])
