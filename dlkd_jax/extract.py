@@ -7,7 +7,8 @@ Captions are JSON, one a line; start and end (seconds) and split (train, val, te
 
     {"video": "lake.mp4", "text": "a dog jumps into a lake", "start": 12.5, "end": 17.0, "split": "test"}
 
-The same command goes on where it was stopped, and adds videos that are new. It ends with an account of every file.
+The same command goes on where it was stopped, and adds videos that are new; with --update it takes those anew that
+changed. It ends with an account of every file.
 
 Exit codes: 0 there is a data set; 1 an error, with a message, or no video could be extracted; 75 stopped by SIGTERM and
 130 by Ctrl-C, with all saved that the same command needs to go on.
@@ -37,6 +38,10 @@ _DTYPE = flags.DEFINE_enum('dtype', 'float16', ['float16', 'float32'], 'Type tha
 _KEEP_PIXELS = flags.DEFINE_bool(
   'keep_pixels', False, 'Keep the pictures that the teacher saw: 147 KiB a picture at 224 pixels, and as much memory.'
 )
+_UPDATE = flags.DEFINE_bool('update', False, 'Take videos anew that changed, or whose captions or splits did.')
+_SETTLE_SECONDS = flags.DEFINE_float(
+  'settle_seconds', 60.0, 'A younger video that grows or is not whole waits for the next run.', lower_bound=0
+)
 
 
 def _request():
@@ -57,6 +62,8 @@ def _request():
     batch=_BATCH.value,
     dtype=_DTYPE.value,
     keep_pixels=_KEEP_PIXELS.value,
+    update=_UPDATE.value,
+    settle_seconds=_SETTLE_SECONDS.value,
     **({'readers': _READERS.value} if _READERS.value else {}),
   )
 

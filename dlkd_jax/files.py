@@ -36,6 +36,7 @@ _KINDS = {
   b'\x80\x05': 'a Python pickle, which may run anything and is never opened',
   b'%PDF-': 'a PDF document',
 }
+_HARMLESS = '\xa0\u3000\u200c\u200d'  # Spaces, and joiners that some scripts are written with.
 _HEAD_BYTES = 4096
 _POINTER_BYTES = 32 << 10  # What git-annex takes for a pointer at most.
 _HEADER_BYTES = 100 << 20  # What safetensors takes for a header at most.
@@ -174,6 +175,22 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
   if not isinstance(content, dict):
     raise UserError(f'{where}: expected an object, as {{"video": "lake.mp4", …}}, found {text.strip()[:80]!r}')
   return content
+
+
+def is_text(name: str) -> bool:
+  """Whether a name is text, and can be kept: Python reads bytes of a name that are no UTF-8 as halves of characters."""
+  return not any('\ud800' <= each <= '\udfff' for each in name)
+
+
+def printable(text: str) -> str:
+  """Returns a name as it may be printed: what moves the cursor or the writing, and bytes that are no text, escaped."""
+  return ''.join(each if each.isprintable() or each in _HARMLESS else _escaped(each) for each in text)
+
+
+def _escaped(character: str) -> str:
+  number = ord(character)
+  # How Python reads a byte of a name that is no UTF-8.
+  return f'\\x{number - 0xDC00:02x}' if 0xDC80 <= number <= 0xDCFF else repr(character)[1:-1]
 
 
 def kind_of(path: pathlib.Path, expected: str = '') -> str | None:

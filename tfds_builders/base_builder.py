@@ -21,6 +21,7 @@ from array_record.python import array_record_module
 from tensorflow_datasets.core import example_serializer
 
 from tfds_builders import earlier, errors, lengths, progress, records
+from tfds_builders.options import BuildOptions
 
 _RECORD_VERSION = 1
 
@@ -36,6 +37,7 @@ class PrvrBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
   """
 
   VERSION = tfds.core.Version('1.0.0')
+  options: BuildOptions
 
   def __init__(self, *, file_format: str | None = None, **kwargs: Any):
     """Opens the data set below `data_dir`, built or not.
@@ -83,15 +85,23 @@ class PrvrBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     kwargs.pop('download_dir', None)
     download_config = download_config or tfds.download.DownloadConfig()
     manual_dir = pathlib.Path(download_config.manual_dir) if download_config.manual_dir else None
+    if self._is_there(manual_dir, download_config):  # Also in a folder that can only be read.
+      return
     with only_builder(pathlib.Path(self.data_path).parent):
       self._remove_leftovers()
-      if self.data_path.exists() and not download_config.download_mode.overwrite_dataset:
-        self.check_same(manual_dir)
-        logging.info('Found finished data set %s', self.data_dir)
+      if self._is_there(manual_dir, download_config):
         return
       # TFDS makes its download folder even where nothing is downloaded.
       with tempfile.TemporaryDirectory() as nowhere:
         super().download_and_prepare(download_dir=nowhere, download_config=download_config, **kwargs)
+
+  def _is_there(self, manual_dir: pathlib.Path | None, download_config: tfds.download.DownloadConfig) -> bool:
+    """Whether the set is finished; errors of `check_same`."""
+    if not self.data_path.exists() or download_config.download_mode.overwrite_dataset:
+      return False
+    self.check_same(manual_dir)
+    logging.info('Found finished data set %s', self.data_dir)
+    return True
 
   def is_built(self) -> bool:
     """Returns whether the folder holds a finished set."""
@@ -141,15 +151,15 @@ class PrvrBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     sizes, dtype = source.sizes(), np.dtype(self._requested()['dtype'])
     # There is no public way to set features that only the data tells.
     self.info._features = records.schema(sizes, dtype)
-    counts = {split: records.SplitCounts() for split in source.videos()}
-    self.info.set_splits(tfds.core.SplitDict(self._write_splits(source, dtype, counts)))
+    written = self._write_splits(source, dtype)
+    self.info.set_splits(tfds.core.SplitDict([split for split, _ in written]))
     self.info.metadata.update(
       record_version=_RECORD_VERSION,
       sizes=sizes.as_json(),
       dtype=dtype.name,
       options=self._requested(),
       source=source.description(),
-      splits={split: count.as_json() for split, count in counts.items()},
+      splits={split.name: noted.counts() for split, noted in written},
     )
 
   def _earlier(self) -> earlier.EarlierVersion | None:
@@ -157,17 +167,18 @@ class PrvrBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     return None
 
   def _write_splits(
-    self, source: records.Source, dtype: np.dtype, counts: dict[str, records.SplitCounts]
-  ) -> list[tfds.core.SplitInfo]:
-    """Writes all splits and returns what TFDS notes of them."""
+    self, source: records.Source, dtype: np.dtype
+  ) -> list[tuple[tfds.core.SplitInfo, lengths.SplitLengths]]:
+    """Writes all splits; returns what TFDS notes of each, and the lengths of its records."""
     bar = progress.Progress(sum(map(len, source.videos().values())), 'videos')
-    infos = [self._write_split(source, split, dtype, counts[split], bar) for split in source.videos()]
+    written = [self._write_split(source, split, dtype, bar) for split in source.videos()]
     bar.finish('all')
-    return infos
+    # A split whose only videos went to another is none any more.
+    return [(info, noted) for info, noted in written if info.num_examples or self._earlier() is None]
 
   def _write_split(
-    self, source: records.Source, split: str, dtype: np.dtype, counts: records.SplitCounts, bar: progress.Progress
-  ) -> tfds.core.SplitInfo:
+    self, source: records.Source, split: str, dtype: np.dtype, bar: progress.Progress
+  ) -> tuple[tfds.core.SplitInfo, lengths.SplitLengths]:
     """Writes the videos of one split behind those of an earlier version, where there is one."""
     features, videos = self.info.features, source.videos()[split]
     serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
@@ -176,33 +187,37 @@ class PrvrBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def examples(names: Sequence[str]) -> Iterator[bytes]:
       for video in names:
         record = records.store(source.record(split, video), dtype)
-        counts.add(record)
         noted.add(record)
         yield serializer.serialize_example(features.encode_example(record))
         bar.step(split)
 
     before = self._earlier()
-    files, sizes = before.shards(split) if before else ([], [])
-    if files:
-      before.continue_from(split, counts, noted)
-    asked = self._requested().get('num_shards')
-    fewest = {'fewest': 1} if files else {}
+    old = [shard for shard in before.shards(split) if shard.kept] if before else []
+    if before and before.shards(split):
+      noted.continue_from(before.folder, split, before.dropped(split))
+    asked = self.options.num_shards
+    fewest = {'fewest': 1} if old else {}
     more = min(asked, len(videos)) if asked else records.choose_num_shards(source, split, dtype, **fewest)
     template = self._get_filename_template(split_name=split)
-    total = len(files) + more
+    total = len(old) + more
     paths = [pathlib.Path(template.sharded_filepath(shard_index=i, num_shards=total)) for i in range(total)]
-    for old, path in zip(files, paths, strict=False):
-      earlier.link(old, path)
+    for shard, path in zip(old, paths, strict=False):
+      if shard.dropped:
+        _write_shard(path, shard.examples())
+      else:
+        earlier.link(shard.path, path)
     borders = [round(shard * len(videos) / more) for shard in range(more + 1)] if more else []
-    for path, (start, end) in zip(paths[len(files) :], itertools.pairwise(borders), strict=True):
+    for path, (start, end) in zip(paths[len(old) :], itertools.pairwise(borders), strict=True):
       _write_shard(path, examples(videos[start:end]))
-    noted.write(self.data_dir, split)
-    return tfds.core.SplitInfo(
+    if paths:
+      noted.write(self.data_dir, split)
+    info = tfds.core.SplitInfo(
       name=split,
-      shard_lengths=[*sizes, *(end - start for start, end in itertools.pairwise(borders))],
+      shard_lengths=[*(shard.kept for shard in old), *(end - start for start, end in itertools.pairwise(borders))],
       num_bytes=sum(path.stat().st_size for path in paths),
       filename_template=template,
     )
+    return info, noted
 
   def _log_download_bytes(self) -> None:
     logging.info('Building %s in %s', self.name, self.data_dir)  # Nothing is downloaded.

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -28,11 +29,22 @@ class SplitLengths:
     self._teacher: list[int] = []
     self._tokens: list[np.ndarray] = []
 
-  def continue_from(self, folder: str | os.PathLike[str], split: str) -> None:
-    """Starts with the lengths that an earlier version of the split has in its folder."""
-    with np.load(pathlib.Path(folder) / f'lengths-{split}.npz', allow_pickle=False) as arrays:
-      self._student, self._teacher = arrays['student'].tolist(), arrays['teacher'].tolist()
-      self._tokens = np.split(arrays['tokens'], np.cumsum(arrays['captions'])[:-1])
+  def continue_from(self, folder: str | os.PathLike[str], split: str, without: Collection[int] = ()) -> None:
+    """Starts with the lengths that an earlier version of the split has in its folder.
+
+    Args:
+      folder: of the earlier version.
+      split: the split.
+      without: positions of records that are left out.
+    """
+    with np.load(pathlib.Path(folder) / f'lengths-{split}.npz', allow_pickle=False) as file:
+      student, teacher, captions, tokens = (file[name] for name in ('student', 'teacher', 'captions', 'tokens'))
+    ends = np.cumsum(captions)
+    for record in range(len(student)):
+      if record not in without:
+        self._student.append(int(student[record]))
+        self._teacher.append(int(teacher[record]))
+        self._tokens.append(tokens[ends[record] - captions[record] : ends[record]])
 
   def add(self, record: dict[str, Any]) -> None:
     """Notes one record; to be called in the order of the records."""
@@ -49,3 +61,18 @@ class SplitLengths:
       captions=np.array([len(tokens) for tokens in self._tokens], np.int32),
       tokens=np.concatenate([*self._tokens, np.zeros(0, np.int32)]),
     )
+
+  def counts(self) -> dict[str, int | bool]:
+    """Returns the sums and maxima of the split, and whether it has teacher features."""
+    tokens = np.concatenate([*self._tokens, np.zeros(0, np.int32)])
+    captions = [len(each) for each in self._tokens]
+    return {
+      'videos': len(self._student),
+      'captions': sum(captions),
+      'frames': sum(self._student),
+      'max_frames': max(self._student, default=0),
+      'tokens': int(tokens.sum()),
+      'max_tokens': int(tokens.max(initial=0)),
+      'max_captions': max(captions, default=0),
+      'teacher': any(self._teacher),
+    }

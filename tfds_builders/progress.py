@@ -6,6 +6,8 @@ import sys
 import time
 from typing import TextIO
 
+from dlkd_jax import files
+
 _WIDTH = 28
 
 
@@ -55,7 +57,8 @@ class Progress:
     rate = done / elapsed
     left = _clock(max(self._total - done, 0) / rate) if rate else '?'
     line = (
-      f'{label:<6} {self._done:,}/{self._total:,} {self._what}, {_rate(rate)}/s, {_clock(elapsed)} gone, {left} left'
+      f'{files.printable(label):<6} {self._done:,}/{self._total:,} {self._what}, {_rate(rate)}/s, '
+      f'{_clock(elapsed)} gone, {left} left'
     )
     if self._terminal:
       filled = round(_WIDTH * done / max(self._total, 1))

@@ -127,36 +127,3 @@ def choose_num_shards(source: Source, split: str, dtype: np.dtype, fewest: int =
     size += record['teacher_pixels'].size if 'teacher_pixels' in record else 0
   total = size / len(sample) * len(videos)
   return min(len(videos), max(fewest, round(total / _TARGET_SHARD_BYTES)))
-
-
-class SplitCounts:
-  """Counts of one split, gathered while it is written."""
-
-  def __init__(self):
-    """Starts at zero."""
-    self._counts = dict.fromkeys(
-      ('videos', 'captions', 'frames', 'max_frames', 'tokens', 'max_tokens', 'max_captions'), 0
-    )
-    self._with_teacher = 0
-
-  def continue_from(self, counts: dict[str, int | bool]) -> None:
-    """Starts from the counts of an earlier version of the split, as `as_json` gave them."""
-    self._counts = {name: int(counts[name]) for name in self._counts}
-    self._with_teacher = int(counts['teacher'])
-
-  def add(self, record: dict[str, Any]) -> None:
-    """Counts one record."""
-    counts, lengths = self._counts, record['token_lengths']
-    frames = len(record['student_frames'])
-    counts['videos'] += 1
-    counts['captions'] += len(lengths)
-    counts['frames'] += frames
-    counts['tokens'] += int(lengths.sum())
-    counts['max_frames'] = max(counts['max_frames'], frames)
-    counts['max_tokens'] = max(counts['max_tokens'], int(lengths.max(initial=0)))
-    counts['max_captions'] = max(counts['max_captions'], len(lengths))
-    self._with_teacher += bool(len(record.get('teacher_frames', ())))
-
-  def as_json(self) -> dict[str, int | bool]:
-    """Returns the counts, and whether the split has teacher features."""
-    return {**self._counts, 'teacher': self._with_teacher > 0}

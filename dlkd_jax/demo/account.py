@@ -52,6 +52,7 @@ def _extract(settings: Settings, workdir: pathlib.Path) -> None:
     tokens='words:256',
     rate=settings.sampled,
     readers=settings.processes,
+    settle_seconds=0,  # The films are whole: an earlier stage wrote them.
   )
   result = extraction.extract(request)
   if result.builder is None or result.report.usable != sum(settings.films):

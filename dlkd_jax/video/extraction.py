@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 import os
 import pathlib
 from collections.abc import Iterable, Iterator
@@ -20,9 +21,11 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from dlkd_jax import annotations, files
 from dlkd_jax.errors import UserError
-from dlkd_jax.video import ahead, backbones, corpus, decoding, work_folder
+from dlkd_jax.video import ahead, backbones, corpus, decoding, tasks, work_folder
 from dlkd_jax.video.report import Entry, Report
+from dlkd_jax.video.tasks import Task
 from tfds_builders import base_builder, options, progress
 from tfds_builders.custom_prvr import custom_prvr_dataset_builder as custom
 
@@ -47,6 +50,9 @@ class Request:
     readers: videos decoded at the same time.
     dtype: float16 or float32, of the records.
     keep_pixels: whether the records keep the pictures that the teacher saw, for training with it inside the step.
+    update: whether videos that changed since they were packed, or their captions or splits, are taken anew.
+    settle_seconds: a video that was written to more recently is looked at twice, a moment apart, and waits for the
+      next run where it grows or is not whole; 0: none waits.
   """
 
   videos: pathlib.Path
@@ -61,6 +67,8 @@ class Request:
   readers: int = min(4, os.cpu_count() or 1)
   dtype: str = 'float16'
   keep_pixels: bool = False
+  update: bool = False
+  settle_seconds: float = 60.0
 
   def __post_init__(self):
     """Checks the numbers.
@@ -70,8 +78,14 @@ class Request:
     """
     for name in ('rate', 'max_side', 'batch', 'readers'):
       value = getattr(self, name)
-      if value is not None and not value > 0:
+      if value is not None and not 0 < value < math.inf:
         raise UserError(f'--{name} is {value}; expected a number above 0')
+    if not self.settle_seconds >= 0:
+      raise UserError(f'--settle_seconds is {self.settle_seconds}; expected a number from 0')
+    for name in ('videos', 'data_dir', 'captions'):
+      path = getattr(self, name)
+      if path is not None and not files.is_text(str(path)):
+        raise UserError(f'--{name} is {files.printable(str(path))}: a path that is no UTF-8 text; rename the folder')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,10 +175,10 @@ class Backbones:
 def extract(request: Request) -> Result:
   """Extracts what is not extracted yet, and packs what is not packed yet.
 
-  A file that is broken is reported, never raised.
+  A file that is broken, changed, or still being written is reported, never raised, and the rest goes on.
 
   Raises:
-    ValueError: the request, the captions or a backbone are not as they should be, or an earlier extraction into the
+    UserError: the request, the captions or a backbone are not as they should be, or an earlier extraction into the
       same folder had other options.
     OSError: a file or folder that the request names is absent, or the disk is full.
   """
@@ -176,12 +190,24 @@ def extract(request: Request) -> Result:
     built = custom.newest(request.data_dir)
     before = tfds.builder_from_directory(str(built)).info.metadata['options'] if built else None
     folder.begin(_options(request, models), models.sizes(), before)
-    todo = _sort_out(found, folder, custom.packed_videos(built) if built else {}, report)
-    _extract_all(request, models, folder, todo, report)
+    packed = custom.packed_videos(built) if built else {}
+    todo, changed = tasks.sort_out(found, folder, packed, request.update, request.settle_seconds, report)
+    _extract_all(request, models, folder, tasks.settled(todo, report), report)
+    report.add(*(Entry(name, 'failed', why) for name, why in found.refused.items()))
+    report.add(*(Entry(name, 'skipped', why) for name, why in found.left.items()))
     report.add(*(Entry(name, 'skipped') for name in found.skipped))
-    report.add(*(Entry(name, 'missing', captions=count) for name, count in found.missing.items()))
+    report.add(*(_missing(name, count, found) for name, count in found.missing.items()))
+    report.add(*(Entry(name, 'vanished') for name in sorted(packed.keys() - {job.video for job in found.jobs})))
     report.write(folder.path / REPORT)
-    return Result(report, folder.path / REPORT, _pack(request, folder) if report.usable else None)
+    anew = [
+      entry.video for entry in report.entries if entry.video in changed and entry.status in ('updated', 'truncated')
+    ]
+    return Result(report, folder.path / REPORT, _pack(request, folder, anew) if report.usable else None)
+
+
+def _missing(name: str, captions: int, found: corpus.Corpus) -> Entry:
+  near = found.nearest.get(name)
+  return Entry(name, 'missing', f'the nearest names are {", ".join(near)}' if near else '', captions=captions)
 
 
 def _options(request: Request, models: Backbones) -> dict[str, Any]:
@@ -189,63 +215,47 @@ def _options(request: Request, models: Backbones) -> dict[str, Any]:
   return options | ({'pixels': models.pixels} if models.pixels else {})
 
 
-def _sort_out(
-  found: corpus.Corpus, folder: work_folder.WorkFolder, packed: dict[str, str], report: Report
-) -> list[tuple[corpus.Job, str]]:
-  """Returns the videos that are to be extracted with their digests; notes those that are there already.
-
-  Raises:
-    ValueError: videos that are packed, or their captions, are others now.
-  """
-  todo, changed = [], []
-  for job in found.jobs:
-    digest = job.digest()
-    metadata = folder.find(job, digest)
-    if packed.get(job.video, digest) != digest:
-      changed.append(job.video)
-    elif job.video in packed or metadata is not None:
-      damage = (metadata or {}).get('damage', '')
-      frames = int((metadata or {}).get('frames', 0))
-      status = 'truncated' if damage else 'kept'
-      report.add(Entry(job.video, status, damage, job.split, frames, len(job.captions)))
-    else:
-      todo.append((job, digest))
-  if changed:
-    raise UserError(
-      f'{len(changed)} videos, or their captions or splits, are not what they were when they were put into the data '
-      f'set: {changed[:6]}. Records are not written again: undo the change, give the videos other names, or choose '
-      'another --data_dir'
-    )
-  return todo
-
-
 def _extract_all(
-  request: Request,
-  models: Backbones,
-  folder: work_folder.WorkFolder,
-  todo: list[tuple[corpus.Job, str]],
-  report: Report,
+  request: Request, models: Backbones, folder: work_folder.WorkFolder, todo: list[Task], report: Report
 ) -> None:
   """Writes a file for each video that can be decoded, and notes what became of each."""
+  tally = annotations.Tally()
+  todo = _say_anew(models, folder, todo, report, tally)
   threads = max(1, (os.cpu_count() or 1) // request.readers)
-  makes = [functools.partial(_read, request, job.path, models, threads) for job, _ in todo]
+  makes = [functools.partial(_read, request, task.job.path, models, threads) for task in todo]
   bar = progress.Progress(len(todo), 'videos')
   with contextlib.closing(ahead.read_ahead(makes, request.readers, room=2 * request.batch)) as readings:
-    for (job, digest), reading in zip(todo, readings, strict=True):
-      report.add(_extract_one(request, models, folder, job, digest, reading, bar))
-      bar.step(job.split)
+    for task, reading in zip(todo, readings, strict=True):
+      report.add(_extract_one(request, models, folder, task, reading, bar, tally))
+      bar.step(task.job.split)
   if todo:
     bar.finish('all')
+  if tally.cut + tally.dropped:
+    report.notes.append(str(tally))
+
+
+def _say_anew(
+  models: Backbones, folder: work_folder.WorkFolder, todo: list[Task], report: Report, tally: annotations.Tally
+) -> list[Task]:
+  """Keeps the features of films of which only what is said changed; returns the videos that are to be decoded."""
+  left = []
+  for task in todo:
+    kept = folder.of_film(task.job, task.seen)
+    if kept is None:
+      left.append(task)
+    else:
+      report.add(_write(models, folder, task, *kept, tally))
+  return left
 
 
 def _extract_one(
   request: Request,
   models: Backbones,
   folder: work_folder.WorkFolder,
-  job: corpus.Job,
-  digest: str,
+  task: Task,
   reading: Iterator[Any],
   bar: progress.Progress,
+  tally: annotations.Tally,
 ) -> Entry:
   """Makes the features of one video as it is read, and writes them."""
   times: list[float] = []
@@ -254,20 +264,39 @@ def _extract_one(
   try:
     info = next(reading)
     for batch in _batches(reading, request.batch):
-      times += [time for time, _ in batch]
+      times += [second for second, _ in batch]
       features.append(models.encode([prepared for _, prepared in batch]))
-      bar.note(job.video, times[-1] / max(info.duration, 1e-6))
+      bar.note(task.job.video, times[-1] / max(info.duration, 1e-6))
   except decoding.VideoError as error:
     damage = error.reason
+  if not task.job.is_as(task.seen):
+    return task.waits('was written to while it was read')
+  if task.young and (damage or not times):
+    return task.waits(damage or 'has no frame')
   if not times:
-    return Entry(job.video, 'failed', damage or 'has no frame', job.split, captions=len(job.captions))
+    return task.entry('failed', damage or 'has no frame')
   duration = info.duration if damage is None else min(info.duration, times[-1] + 1 / request.rate)
   arrays = {name: np.concatenate([each[name] for each in features]) for name in features[0]}
-  arrays |= models.encode_text([caption.text for caption in job.captions])
   arrays['times'] = np.array(times, np.float32)
-  folder.write(job, digest, arrays, duration, damage or '')
-  status = 'extracted' if damage is None else 'truncated'
-  return Entry(job.video, status, damage or '', job.split, len(times), len(job.captions), duration)
+  return _write(models, folder, task, arrays, {'duration': repr(duration), 'damage': damage or ''}, tally)
+
+
+def _write(
+  models: Backbones,
+  folder: work_folder.WorkFolder,
+  task: Task,
+  arrays: dict[str, np.ndarray],
+  metadata: dict[str, str],
+  tally: annotations.Tally,
+) -> Entry:
+  """Writes the features of a film together with those of its captions."""
+  job, duration = task.job, float(metadata['duration'])
+  moments = np.array([[each.start, each.end] for each in job.captions], np.float64).reshape(-1, 2)
+  said = models.encode_text([caption.text for caption in job.captions])
+  said['moments'] = tally.take(moments, duration, job.caption_ids())
+  folder.write(job, task.seen, arrays | said, metadata)
+  damage = metadata['damage']
+  return task.entry('truncated' if damage else task.status, damage, len(arrays['times']), duration)
 
 
 def _read(request: Request, path: pathlib.Path, models: Backbones, threads: int) -> Iterator[Any]:
@@ -305,9 +334,11 @@ def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     raise error
 
 
-def _pack(request: Request, folder: work_folder.WorkFolder) -> custom.Builder:
-  """Adds what is new to the data set."""
+def _pack(request: Request, folder: work_folder.WorkFolder, anew: list[str]) -> custom.Builder:
+  """Adds what is new to the data set, and replaces what is to be taken anew."""
   asked = options.BuildOptions(dtype=request.dtype)
-  builder = custom.Builder(data_dir=str(request.data_dir), options=asked, extracted=folder.path)
+  # Absolute: TFDS takes ~ at the beginning of a path for the home folder.
+  data_dir = str(request.data_dir.absolute())
+  builder = custom.Builder(data_dir=data_dir, options=asked, extracted=folder.path, update=anew)
   builder.download_and_prepare()
   return builder

@@ -20,6 +20,12 @@ _NAMES = """
 SUFFIXES = frozenset(f'.{name}' for name in _NAMES.split())
 # Text drawn as pictures, still pictures, and lists that would open other files.
 _NOT_VIDEOS = frozenset(('adf', 'bin', 'concat', 'dash', 'hls', 'idf', 'image2', 'lavfi', 'sdp', 'tty', 'xbin'))
+_IRREGULAR = {
+  stat.S_ISFIFO: 'a named pipe',
+  stat.S_ISSOCK: 'a socket',
+  stat.S_ISCHR: 'a device',
+  stat.S_ISBLK: 'a device',
+}
 _HEADLESS = 'is truncated: an MP4 file without its index, so that no frame can be found'
 
 
@@ -62,12 +68,28 @@ class OpenVideo:
   tick: Fraction
 
 
-def list_videos(folder: str | os.PathLike[str]) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
-  """Finds the videos below a folder, by name; nothing is opened.
+@dataclasses.dataclass(frozen=True)
+class Listing:
+  """What lies below a folder; every path is named once.
 
-  Returns:
-    (videos, others): sorted paths of all files whose suffix is a video's (in any case), and of all other files and of
-    the folders that cannot be listed. Links to folders are followed, each real folder once.
+  Attributes:
+    videos: files whose suffix is a video's, in any case, whatever they turn out to be.
+    others: all other files.
+    refused: folders that cannot be listed → why.
+    left: folders that are called as videos are, and links that lead round in a circle → why they are no videos.
+  """
+
+  videos: list[pathlib.Path]
+  others: list[pathlib.Path]
+  refused: dict[pathlib.Path, str]
+  left: dict[pathlib.Path, str]
+
+
+def walk(folder: str | os.PathLike[str]) -> Listing:
+  """Lists what lies below a folder, by name; nothing is opened.
+
+  Links to folders are followed, each real folder once and under its own name where it has one below `folder`, so that
+  no name changes when a link is made. A link to a folder that `folder` lies in would only lead round in a circle.
 
   Raises:
     VideoError: there is no such folder.
@@ -75,33 +97,66 @@ def list_videos(folder: str | os.PathLike[str]) -> tuple[list[pathlib.Path], lis
   root = pathlib.Path(folder)
   if not root.is_dir():
     raise VideoError(root, 'is not a folder; give the folder that holds the videos')
-  videos, others, visited = [], [], set()
-  refused = lambda error: others.append(pathlib.Path(error.filename))  # noqa: E731
-  for parent, folders, names in os.walk(root, followlinks=True, onerror=refused):
-    real = os.path.realpath(parent)
-    if real in visited:
-      folders.clear()
-      continue
-    visited.add(real)
-    folders.sort()
-    for path in (pathlib.Path(parent, name) for name in names):
-      (videos if path.suffix.lower() in SUFFIXES else others).append(path)
-  return sorted(videos), sorted(others)
+  found, visited = Listing([], [], {}, {}), set()
+
+  def refuse(error: OSError) -> None:
+    found.refused[pathlib.Path(error.filename)] = f'is a folder that cannot be listed: {error.strerror}'
+
+  waiting, home = [root], os.path.realpath(root)
+  while waiting:
+    start = waiting.pop(0)
+    for parent, folders, names in os.walk(start, onerror=refuse):
+      if (real := os.path.realpath(parent)) in visited:
+        folders.clear()
+        continue
+      visited.add(real)
+      for path in sorted(pathlib.Path(parent, name) for name in folders):
+        if path.suffix.lower() in SUFFIXES:
+          found.left[path] = 'is a folder, not a video file; what lies in it is listed by its own name'
+        if path.is_symlink():
+          target = os.path.realpath(path)
+          if home == target or home.startswith(target.rstrip(os.sep) + os.sep):
+            found.left[path] = 'is a link to a folder that this one lies in'
+          else:
+            waiting.append(path)
+      for path in (pathlib.Path(parent, name) for name in names):
+        (found.videos if path.suffix.lower() in SUFFIXES else found.others).append(path)
+  found.videos.sort()
+  found.others.sort()
+  return found
+
+
+def list_videos(folder: str | os.PathLike[str]) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+  """Returns (videos, other files) of `walk`, which see."""
+  found = walk(folder)
+  return found.videos, found.others
+
+
+def check_file(path: pathlib.Path) -> os.stat_result:
+  """Returns what the system says of a regular file that may be read; nothing else is ever opened.
+
+  Raises:
+    VideoError: it is something else, as a folder or a named pipe, or is absent, or may not be read.
+  """
+  try:
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+      raise VideoError(path, 'is a folder, not a video file')
+    if not stat.S_ISREG(status.st_mode):
+      kind = next((name for test, name in _IRREGULAR.items() if test(status.st_mode)), 'something else')
+      raise VideoError(path, f'is not a regular file: it is {kind}')
+    with path.open('rb'):
+      pass
+  except OSError as error:
+    if path.is_symlink() and isinstance(error, FileNotFoundError):
+      raise VideoError(path, f'is a link to {os.readlink(path)}, which is absent') from error
+    raise VideoError(path, f'cannot be read: {error.strerror}') from error
+  return status
 
 
 def _readable(path: pathlib.Path) -> None:
   """Raises VideoError unless the path is a regular file with something in it that may be read."""
-  try:
-    mode = path.stat()
-    if stat.S_ISDIR(mode.st_mode):
-      raise VideoError(path, 'is a folder, not a video file')
-    if not stat.S_ISREG(mode.st_mode):
-      raise VideoError(path, 'is not a regular file')
-    with path.open('rb'):
-      pass
-  except OSError as error:
-    raise VideoError(path, f'cannot be read: {error.strerror}') from error
-  if not mode.st_size:
+  if not check_file(path).st_size:
     raise VideoError(path, 'is empty (0 bytes)')
 
 

@@ -9,16 +9,22 @@ from typing import Any
 
 from dlkd_jax import files
 
-# In the order of the account. All but the first two are listed by name on the terminal.
+# In the order of the account. All but the first three are listed by name on the terminal.
 STATUSES = {
   'extracted': 'extracted',
+  'updated': 'taken anew',
   'kept': 'extracted before',
+  'changed': 'changed: records stay as they were; --update takes them anew',
+  'waiting': 'not whole yet, or still written to: left to the next run',
   'truncated': 'truncated or damaged: what was whole was kept',
   'failed': 'failed',
+  'vanished': 'not in the folder any more: records stay',
   'missing': 'named by captions, and not there',
   'skipped': 'not a video by its name',
 }
-_LISTED = ('truncated', 'failed', 'missing', 'skipped')
+_LISTED = ('changed', 'waiting', 'truncated', 'failed', 'vanished', 'missing', 'skipped')
+# Of these there are features.
+_USABLE = ('extracted', 'updated', 'kept', 'changed', 'truncated', 'vanished')
 _LINES = 40
 
 
@@ -48,8 +54,9 @@ class Report:
   """The entries of one extraction."""
 
   def __init__(self):
-    """Starts empty."""
+    """Starts empty; `notes` are sentences about all files together."""
     self.entries: list[Entry] = []
+    self.notes: list[str] = []
 
   def add(self, *entries: Entry) -> None:
     """Takes entries."""
@@ -62,13 +69,14 @@ class Report:
   @property
   def usable(self) -> int:
     """How many videos there are features of."""
-    return self.count('extracted', 'kept', 'truncated')
+    return self.count(*_USABLE)
 
   def write(self, path: pathlib.Path) -> None:
     """Writes every entry as JSON."""
     counts = collections.Counter(entry.status for entry in self.entries)
     content: dict[str, Any] = {'counts': {status: counts[status] for status in STATUSES}}
     content['files'] = [dataclasses.asdict(entry) for entry in sorted(self.entries, key=lambda entry: entry.video)]
+    content['notes'] = self.notes
     files.write_json(path, content)
 
   def __str__(self) -> str:
@@ -76,8 +84,9 @@ class Report:
     lines = [f'{self.count(status):6,}  {text}' for status, text in STATUSES.items() if self.count(status)]
     odd = [entry for status in _LISTED for entry in self.entries if entry.status == status]
     lines += [
-      f'  {entry.status:<10} {entry.video}{": " if entry.reason else ""}{entry.reason}' for entry in odd[:_LINES]
+      f'  {entry.status:<10} {files.printable(entry.video + (": " if entry.reason else "") + entry.reason)}'
+      for entry in odd[:_LINES]
     ]
     if len(odd) > _LINES:
       lines.append(f'  … and {len(odd) - _LINES} more: the report file names them')
-    return '\n'.join(lines)
+    return '\n'.join(lines + [f'  note: {files.printable(note)}' for note in self.notes])

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 
 from dlkd_jax import files
 from dlkd_jax.errors import UserError
 from dlkd_jax.models import parameter_files
-from dlkd_jax.video.corpus import Job
+from dlkd_jax.video.corpus import Job, Seen
+from tfds_builders.custom_prvr import extracted
 
 LAYOUT = 1
+# Arrays that follow from the captions, not from the film.
+_SAID = ('student_tokens', 'token_lengths', 'teacher_text', 'moments')
 
 
 class WorkFolder:
@@ -30,7 +36,7 @@ class WorkFolder:
     self.path = path
 
   def begin(self, options: dict[str, Any], sizes: dict[str, int | None], built: dict[str, Any] | None) -> None:
-    """Makes the folder, or finds it made with the same options.
+    """Makes the folder, or finds it made with the same options; files of it that are damaged are removed.
 
     Args:
       options: plain values that change the features.
@@ -38,52 +44,92 @@ class WorkFolder:
       built: options of the data set that the videos are added to; None where there is none.
 
     Raises:
-      ValueError: the options are others than before; the message lists the differences.
+      UserError: the options are others than before; the message lists the differences.
     """
     path = self.path / 'extraction.json'
     if path.is_file():
-      _refuse_others(json.loads(path.read_text(encoding='utf-8'))['options'], options, str(self.path))
+      _refuse_others(_read_options(path), options, str(self.path))
     if built is not None:
       _refuse_others({key: value for key, value in built.items() if key != 'dtype'}, options, 'the data set')
     files.write_json(path, {'layout': LAYOUT, 'sizes': sizes, 'options': options})
     (self.path / 'videos').mkdir(exist_ok=True)
     for leftover in (self.path / 'videos').glob('*.tmp'):
       leftover.unlink()
+    for file in sorted((self.path / 'videos').glob('*.safetensors')):
+      try:
+        parameter_files.read_metadata(file)
+      except (UserError, OSError) as error:
+        logging.getLogger(__name__).warning('%s is removed, to be made again where it is needed: %s', file, error)
+        file.unlink()
 
   def file(self, video: str) -> pathlib.Path:
     """Returns the file of a video: its name, made safe, and a hash of it."""
     readable = re.sub(r'[^A-Za-z0-9._-]+', '_', video)[-80:]
     return self.path / 'videos' / f'{readable}-{hashlib.sha256(video.encode()).hexdigest()[:12]}.safetensors'
 
-  def find(self, job: Job, digest: str) -> dict[str, str] | None:
+  def find(self, job: Job, seen: Seen) -> dict[str, str] | None:
     """Returns what the file of a video says of itself; None where it is absent, damaged or of other content."""
-    path = self.file(job.video)
-    if not path.is_file():
-      return None
-    try:
-      metadata = parameter_files.read_metadata(path)
-    except ValueError:
-      return None
-    return metadata if metadata.get('digest') == digest else None
+    metadata = self._metadata(job)
+    return metadata if metadata and extracted.is_same(metadata.get('digest', ''), seen.digest) else None
 
-  def write(self, job: Job, digest: str, arrays: dict[str, np.ndarray], duration: float, damage: str) -> None:
-    """Writes the file of a video; it appears when it is whole."""
-    moments = np.array([[each.start, each.end] for each in job.captions], np.float32).reshape(-1, 2)
-    metadata = {
+  def is_whole(self, job: Job) -> bool:
+    """Whether the features in the file of a video are those that were written."""
+    return self._read(job) is not None
+
+  def of_film(self, job: Job, seen: Seen) -> tuple[dict[str, np.ndarray], dict[str, str]] | None:
+    """Returns (arrays that follow from the film alone, metadata) where those in the file are of the film as it is."""
+    metadata = self._metadata(job)
+    if not metadata or not seen.film or metadata.get('digest', '').partition(':')[2] != seen.film:
+      return None
+    arrays = self._read(job)
+    return ({name: array for name, array in arrays.items() if name not in _SAID}, metadata) if arrays else None
+
+  def _metadata(self, job: Job) -> dict[str, str] | None:
+    try:
+      return parameter_files.read_metadata(self.file(job.video))
+    except (UserError, OSError):
+      return None
+
+  def _read(self, job: Job) -> dict[str, np.ndarray] | None:
+    try:
+      arrays = safetensors.numpy.load_file(self.file(job.video))
+    except (safetensors.SafetensorError, OSError):
+      return None
+    # Files of earlier versions of this program have no check sum.
+    expected = (self._metadata(job) or {}).get(extracted.CHECK_SUM)
+    return arrays if expected in (None, extracted.check_sum(arrays)) else None
+
+  def write(self, job: Job, seen: Seen, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Writes the file of a video; it appears when it is whole.
+
+    Args:
+      job: the video.
+      seen: its file as it was looked at.
+      arrays: `moments` among them.
+      metadata: `duration` and `damage`, as text.
+    """
+    content = {
+      **metadata,
       'video': job.video,
       'split': job.split,
-      'duration': repr(duration),
       'captions': json.dumps([each.text for each in job.captions]),
       'caption_ids': json.dumps(job.caption_ids()),
-      'digest': digest,
+      'digest': seen.digest,
       'frames': str(len(arrays['times'])),
-      'damage': damage,
+      extracted.CHECK_SUM: extracted.check_sum(arrays),
     }
-    parameter_files.save_arrays(arrays | {'moments': moments}, self.file(job.video), metadata)
+    parameter_files.save_arrays(arrays, self.file(job.video), content)
+
+
+def _read_options(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    return dict(json.loads(path.read_text(encoding='utf-8'))['options'])
+  except (ValueError, TypeError, KeyError) as error:
+    raise UserError(f'{path}: not the JSON of an extraction ({error}); copy it back, or remove it') from error
 
 
 def _refuse_others(before: dict[str, Any], now: dict[str, Any], where: str) -> None:
-  """Raises ValueError where two sets of options differ."""
+  """Raises UserError where two sets of options differ."""
   lines = [
     f'  {key}: {before.get(key)!r} before, {now.get(key)!r} now'
     for key in sorted({*before, *now})

@@ -12,6 +12,7 @@ import safetensors.numpy
 import tensorflow_datasets as tfds
 
 from tfds_builders import BuildOptions, CustomPrvr, build, errors
+from tfds_builders.custom_prvr import extracted
 
 SIZES = {'Dv': 6, 'Dq': 5, 'Dt': 4}
 OPTIONS = {'rate': 2.0, 'teacher': 'clip:1', 'student': 'statistics', 'tokens': 'words:5'}
@@ -39,7 +40,9 @@ def _arrays(video: str, captions: int) -> dict[str, np.ndarray]:
   }
 
 
-def _write(folder: pathlib.Path, video: str, split: str = 'test', captions: int = 2, digest: str = 'a', **changed):
+def _write(
+  folder: pathlib.Path, video: str, split: str = 'test', captions: int = 2, digest: str = 'a', check_sum='', **changed
+):
   arrays = _arrays(video, captions) | changed
   metadata = {
     'video': video,
@@ -48,7 +51,7 @@ def _write(folder: pathlib.Path, video: str, split: str = 'test', captions: int 
     'captions': json.dumps([f'caption {k} of {video}' for k in range(captions)]),
     'caption_ids': json.dumps([f'{video}#{k}' for k in range(captions)]),
     'digest': digest,
-  }
+  } | ({'check_sum': check_sum} if check_sum else {})
   safetensors.numpy.save_file(arrays, folder / 'videos' / f'{video}.safetensors', metadata)
 
 
@@ -141,11 +144,108 @@ def test_what_differs_is_refused(tmp_path):
   _write(folder, 'b')
   with pytest.raises(errors.BuiltDifferentlyError, match=r'rate is 2\.0 there and 3\.0 here'):
     _build(_begin(folder, rate=3.0), data)
-  _begin(folder)
-  _write(folder, 'a', digest='b')
-  with pytest.raises(errors.BuiltDifferentlyError, match=r"changed since they were packed: \['a'\]"):
-    _build(folder, data)
   assert [path.name for path in (data / 'custom_prvr').glob('[0-9]*')] == ['1.0.0']
+
+
+def _content(builder) -> dict[str, dict]:
+  return {split: _records(builder, split) for split in builder.info.splits}
+
+
+def test_what_changed_is_left_and_the_rest_goes_on(tmp_path):
+  folder, data = _begin(tmp_path / 'extracted'), tmp_path / 'data'
+  _write(folder, 'a', digest='1:1')
+  _build(folder, data)
+  _write(folder, 'a', digest='2:2', captions=3)
+  _write(folder, 'b')
+  builder = _build(folder, data)
+  assert str(builder.version) == '1.0.1'
+  assert len(_records(builder, 'test')['a']['captions']) == 2 and 'b' in _records(builder, 'test')
+
+
+@pytest.mark.parametrize('shards', [None, 1, 5])
+def test_what_is_taken_anew_replaces_its_record_alone(shards, tmp_path):
+  folder, data = _begin(tmp_path / 'extracted'), tmp_path / 'data'
+  for video in 'abcdefgh':
+    _write(folder, video, 'train' if video < 'c' else 'test')
+  first = _build(folder, data, num_shards=shards)
+  before = _content(first)
+  files = {path.name: path.read_bytes() for path in pathlib.Path(first.data_dir).iterdir()}
+  _write(folder, 'd', digest='2', captions=3)  # Other captions.
+  _write(folder, 'a', 'test', digest='2')  # Another split.
+  _write(folder, 'z', 'val')
+  second = CustomPrvr(data_dir=data, extracted=folder, options=BuildOptions(num_shards=shards), update=['a', 'd'])
+  second.download_and_prepare()
+  assert str(second.version) == '1.0.1'
+  assert {split: set(videos) for split, videos in _content(second).items()} == {
+    'train': {'b'},
+    'test': set('acdefgh'),
+    'val': {'z'},
+  }
+  after = _content(second)
+  assert len(after['test']['d']['captions']) == 3
+  for video in 'cefgh':
+    for name, value in before['test'][video].items():
+      np.testing.assert_array_equal(value, after['test'][video][name])
+  # The earlier version is what it was, and files without these videos are the same files.
+  assert {path.name: path.read_bytes() for path in pathlib.Path(first.data_dir).iterdir()} == files
+  inodes = {path.stat().st_ino for path in pathlib.Path(first.data_dir).glob('*array_record*')}
+  linked = [path for path in pathlib.Path(second.data_dir).glob('*array_record*') if path.stat().st_ino in inodes]
+  assert len(linked) == len(inodes) - 2
+  # Lengths and counts are those of a set that was built at once.
+  whole = _build(folder, tmp_path / 'whole')
+  for split in ('train', 'test', 'val'):
+    assert second.info.metadata['splits'][split] == whole.info.metadata['splits'][split]
+    with np.load(pathlib.Path(second.data_dir) / f'lengths-{split}.npz') as lengths:
+      for number, record in enumerate(second.as_data_source(split)):
+        assert lengths['student'][number] == len(record['student_frames'])
+        assert lengths['captions'][number] == len(record['captions'])
+  assert json.loads((pathlib.Path(second.data_dir) / 'videos.json').read_text())['d'] == '2'
+  assert str(_build(folder, data, num_shards=shards).version) == '1.0.1'
+
+
+def test_a_split_that_lost_its_only_video_is_none_any_more(tmp_path):
+  folder, data = _begin(tmp_path / 'extracted'), tmp_path / 'data'
+  _write(folder, 'a', 'train')
+  _write(folder, 'b', 'test')
+  _build(folder, data)
+  _write(folder, 'a', 'test', digest='2')
+  builder = CustomPrvr(data_dir=data, extracted=folder, update=True)
+  builder.download_and_prepare()
+  assert {split: set(videos) for split, videos in _content(builder).items()} == {'test': {'a', 'b'}}
+  assert 'train' not in builder.info.metadata['splits']
+  _write(folder, 'c', 'train')
+  assert set(_content(_build(folder, data))) == {'train', 'test'}
+
+
+def test_a_damaged_file_is_not_gone_on_from(tmp_path):
+  folder, data = _begin(tmp_path / 'extracted'), tmp_path / 'data'
+  for video in 'abc':
+    _write(folder, video)
+  first = _build(folder, data, num_shards=1)
+  (path,) = pathlib.Path(first.data_dir).glob('*array_record-*')
+  content = bytearray(path.read_bytes())
+  place = content.find(_arrays('b', 2)['student_frames'].astype(np.float16).tobytes())
+  content[place] ^= 255
+  path.write_bytes(content)
+  _write(folder, 'a', digest='2')
+  builder = CustomPrvr(data_dir=data, extracted=folder, update=['a'])
+  with pytest.raises(errors.MalformedFileError, match='copy the data set again'):
+    builder.download_and_prepare()
+  assert [each.name for each in (data / 'custom_prvr').glob('[0-9]*')] == ['1.0.0']
+
+
+def test_features_are_those_that_were_written(tmp_path):
+  folder = _begin(tmp_path / 'extracted')
+  arrays = _arrays('a', 2)
+  _write(folder, 'a', check_sum=extracted.check_sum(arrays))
+  _build(folder, tmp_path / 'data')
+  path = folder / 'videos' / 'a.safetensors'
+  start = path.read_bytes().find(arrays['student_frames'].tobytes())
+  content = bytearray(path.read_bytes())
+  content[start : start + 8] = bytes(8)
+  path.write_bytes(content)
+  with pytest.raises(errors.MalformedFileError, match='damaged since it was written'):
+    _build(folder, tmp_path / 'other')
 
 
 @pytest.mark.parametrize(

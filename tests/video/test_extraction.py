@@ -79,7 +79,7 @@ def corpus(tmp_path_factory):
 
 def _request(folder, data_dir, **changed):
   request = extraction.Request(folder, data_dir, folder / 'captions.jsonl', teacher='fake', rate=4, batch=7, readers=2)
-  return dataclasses.replace(request, **{'dtype': 'float32'} | changed)
+  return dataclasses.replace(request, **{'dtype': 'float32', 'settle_seconds': 0} | changed)
 
 
 def _records(data_dir, split):
@@ -164,6 +164,7 @@ def test_broken_files_are_reported_by_name(broken, tmp_path):
   assert status.pop('good.mp4') == 'extracted'
   assert {status.pop(name) for name in ('cut.mkv', 'spoiled.mp4')} == {'truncated'}
   assert status.pop('never_there.mp4') == 'missing' and status.pop('notes.txt') == 'skipped'
+  assert status.pop('folder.mp4') == 'skipped'
   assert set(status.values()) == {'failed'}
   assert set(status) == films.FAILING
   assert all(entry.reason for entry in result.report.entries if entry.status in ('failed', 'truncated'))
@@ -266,7 +267,7 @@ def test_added_videos_add_records(corpus, tmp_path):
   assert not (data / 'custom_prvr' / '1.0.2').exists()
 
 
-def test_what_changed_is_refused(corpus, tmp_path):
+def test_other_options_are_refused(corpus, tmp_path):
   folder, data = tmp_path / 'films', tmp_path / 'data'
   shutil.copytree(corpus, folder)
   extraction.extract(_request(folder, data))
@@ -276,11 +277,6 @@ def test_what_changed_is_refused(corpus, tmp_path):
   shutil.rmtree(data / 'custom_prvr_extracted')  # The data set itself knows, too.
   with pytest.raises(ValueError, match=r'rate: 4\.0 before, 2\.0 now'):
     extraction.extract(_request(folder, data, rate=2))
-  with pytest.raises(ValueError, match='captions or splits, are not what they were'):
-    extraction.extract(_request(folder, data, captions=None))
-  films.render(folder / 'a.mp4', films.steady(30))
-  with pytest.raises(ValueError, match=r"1 videos, or their captions.*\['a.mp4'\]"):
-    extraction.extract(_request(folder, data))
 
 
 def test_a_damaged_work_file_is_made_again(corpus, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+from collections.abc import Collection
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -19,32 +20,39 @@ class Builder(base_builder.PrvrBuilder):
   """Packs extracted features: see README.md beside this file.
 
   A set with N additions has version 1.0.N; the newest is opened. Where the extraction holds videos that the newest
-  version lacks, the builder stands for the next version, which is not built yet.
+  version lacks, or that are to be taken anew, the builder stands for the next version, which is not built yet.
   """
 
   MANUAL_DOWNLOAD_INSTRUCTIONS = 'extracted is the folder that `python -m dlkd_jax.extract` leaves beside a data set.'
 
   def __init__(
-    self, *, options: BuildOptions | None = None, extracted: pathlib.Path | str | None = None, **kwargs: Any
+    self,
+    *,
+    options: BuildOptions | None = None,
+    extracted: pathlib.Path | str | None = None,
+    update: bool | Collection[str] = (),
+    **kwargs: Any,
   ):
     """Opens the newest version below `data_dir`, or the one that adds what is new in `extracted`.
 
     Args:
       options: dtype and num_shards (files of the videos that are added) are used; the defaults where it is None.
       extracted: the folder of an extraction; None opens the newest version.
+      update: videos whose records are written anew where `extracted` holds others of them; True: all.
       **kwargs: of `tfds.core.DatasetBuilder`: data_dir, version.
 
     Raises:
-      PackError: the folder is damaged, or a video in it was changed since it was packed.
+      PackError: the folder is damaged.
     """
     self.options = options or BuildOptions()
+    self._update = update
     self._extracted = None if extracted is None else pathlib.Path(extracted)
     self._before: earlier.EarlierVersion | None = None
     self._source: extracted_lib.Extracted | None = None
     self._asked_dir = kwargs.get('data_dir')
     super().__init__(**kwargs)
     # So that a pickled builder keeps them.
-    self._original_state |= {'options': options, 'extracted': extracted}
+    self._original_state |= {'options': options, 'extracted': extracted, 'update': update}
 
   def _pick_version(self, requested_version: tfds.core.Version | str | None) -> tfds.core.Version:
     self.VERSION = self._find_version(requested_version)  # TFDS builds no other version than this.
@@ -60,11 +68,11 @@ class Builder(base_builder.PrvrBuilder):
     if not there:
       self._source = extracted_lib.Extracted(self._extracted)
       return self.VERSION
-    newest_there = earlier.EarlierVersion(there[-1])
-    self._source = extracted_lib.Extracted(self._extracted, packed_videos(there[-1]), newest_there.splits())
+    splits = earlier.EarlierVersion(there[-1]).splits()
+    self._source = extracted_lib.Extracted(self._extracted, packed_videos(there[-1]), splits, self._update)
     if not self._source.digests:
       return tfds.core.Version(there[-1].name)
-    self._before = newest_there
+    self._before = earlier.EarlierVersion(there[-1], without=self._source.replaced)
     major, minor, patch = map(int, there[-1].name.split('.'))
     return tfds.core.Version(f'{major}.{minor}.{patch + 1}')
 

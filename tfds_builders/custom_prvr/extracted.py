@@ -10,24 +10,43 @@ files then have `teacher_pixels` [n, S, S, 3] uint8, too, the pictures that the 
 Arrays of a file: `student_frames` [n, Dv], `teacher_frames` [n, Dt] and `teacher_text` [k, Dt] (where there is a
 teacher), `student_tokens` [sum(token_lengths), Dq], `token_lengths` [k] int32, `moments` [k, 2] float32 and `times` [n]
 float32, in seconds. Its metadata, all of it text: `video`, `split`, `duration` (seconds), `captions` and `caption_ids`
-(JSON lists of k texts), and `digest`, which changes where the video or its captions do. k may be 0.
+(JSON lists of k texts), and `digest`, which changes where the video or its captions do; behind a colon it may hold what
+follows the video alone. k may be 0. `check_sum`, of the arrays, may be there.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import safetensors
+from absl import logging
 
 from tfds_builders import arrays, errors
 from tfds_builders.records import Sizes
 
 LAYOUT = 1
 SPLITS = ('train', 'val', 'test', 'gallery')
+CHECK_SUM = 'check_sum'
+
+
+def is_same(digest: str, other: str) -> bool:
+  """Whether two digests are of one video with the same captions; a part that one of them lacks is not compared."""
+  return all(one == two for one, two in zip(digest.split(':'), other.split(':'), strict=False))
+
+
+def check_sum(data: Mapping[str, np.ndarray]) -> str:
+  """Returns a hash of arrays, by name."""
+  hashed = hashlib.blake2b(digest_size=16)
+  for name in sorted(data):
+    array = np.ascontiguousarray(data[name])
+    hashed.update(f'{name} {array.dtype} {array.shape} '.encode())
+    hashed.update(memoryview(array).cast('B') if array.size else b'')
+  return hashed.hexdigest()
 
 
 class Extracted:
@@ -35,18 +54,28 @@ class Extracted:
 
   Attributes:
     options: what the features were made with.
+    digests: video → digest of those that are to be written.
+    replaced: those of them that the set holds already, made of another file or other captions.
+    changed: videos of the set that differ, too, and are left as they are.
   """
 
-  def __init__(self, folder: pathlib.Path, packed: dict[str, str] | None = None, splits: Sequence[str] = ()):
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    packed: dict[str, str] | None = None,
+    splits: Sequence[str] = (),
+    update: bool | Collection[str] = (),
+  ):
     """Reads what there is, and no features.
 
     Args:
       folder: see the module.
       packed: video → digest of those that the set holds already.
       splits: splits that the set has already.
+      update: videos of the set that are replaced where they changed; True: all.
 
     Raises:
-      PackError: no such folder, or a file of it is damaged, or a video that the set holds was changed since.
+      PackError: no such folder, or a file of it is damaged.
     """
     self._folder = folder
     content = _read_options(folder / 'extraction.json')
@@ -54,13 +83,19 @@ class Extracted:
     self._sizes = content['sizes']
     found = _read_videos(folder / 'videos')
     packed = packed or {}
-    changed = sorted(video for video, (_, meta) in found.items() if packed.get(video, meta['digest']) != meta['digest'])
-    if changed:
-      raise errors.BuiltDifferentlyError(
-        f'{folder}: {len(changed)} videos, or their captions, were changed since they were packed: {changed[:6]}. '
-        'Records are not written again: give changed videos another name, or choose another --data_dir'
+    differ = [
+      video for video, (_, meta) in found.items() if not is_same(packed.get(video, meta['digest']), meta['digest'])
+    ]
+    self.replaced = sorted(video for video in differ if update is True or video in (update or ()))
+    self.changed = sorted(set(differ) - set(self.replaced))
+    if self.changed:
+      logging.warning(
+        '%s: %d videos, or their captions, were changed since they were packed, and are left as they are: %s',
+        folder,
+        len(self.changed),
+        self.changed[:6],
       )
-    new = {video: each for video, each in sorted(found.items()) if video not in packed}
+    new = {video: each for video, each in sorted(found.items()) if video not in packed or video in set(self.replaced)}
     self._files = {video: path for video, (path, _) in new.items()}
     self.digests = {video: meta['digest'] for video, (_, meta) in new.items()}
     by_split = {split: [video for video, (_, meta) in new.items() if meta['split'] == split] for split in SPLITS}
@@ -87,6 +122,8 @@ class Extracted:
     del split
     path = self._files[video]
     data, meta = _read(path, features=True)
+    if meta.get(CHECK_SUM, '') not in ('', check_sum(data)):
+      raise errors.MalformedFileError(f'{path}: damaged since it was written; remove it and run the extraction again')
     sizes = self.sizes()
     captions, ids = json.loads(meta['captions']), json.loads(meta['caption_ids'])
     frames = arrays.as_rows(data['student_frames'], f'{path}: student_frames', sizes.student)

@@ -1,0 +1,102 @@
+"""What an extraction has to do: videos that are new, changed, or still being written."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+from dlkd_jax.video import corpus, work_folder
+from dlkd_jax.video.files import VideoError
+from dlkd_jax.video.report import Entry, Report
+from tfds_builders.custom_prvr import extracted
+
+GLANCE_SECONDS = 2.0  # Between two looks at files that were written to a moment ago.
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """A video to extract, as it was when it was looked at.
+
+  Attributes:
+    job, seen: the video, and its file.
+    status: what it will be where all goes well.
+    young: whether it was written to a moment ago.
+  """
+
+  job: corpus.Job
+  seen: corpus.Seen
+  status: str
+  young: bool
+
+  def entry(self, status: str, reason: str = '', frames: int = 0, duration: float | None = None) -> Entry:
+    """Returns what became of it."""
+    job = self.job
+    return Entry(job.video, status, reason, job.split, frames, len(job.captions), duration)
+
+  def waits(self, reason: str) -> Entry:
+    """Returns that it is left to the next run."""
+    return self.entry('waiting', f'{reason} ({max(self.seen.age(), 0):.0f} s after it was written to)')
+
+
+def sort_out(
+  found: corpus.Corpus,
+  folder: work_folder.WorkFolder,
+  packed: dict[str, str],
+  update: bool,
+  settle_seconds: float,
+  report: Report,
+) -> tuple[list[Task], set[str]]:
+  """Sorts the videos by what is to be done; notes those that are there already, and those that cannot be read.
+
+  Args:
+    found: the videos.
+    folder: features of earlier runs.
+    packed: video → digest of those that are in the data set.
+    update: whether those that changed since are to be taken anew.
+    settle_seconds: age below which a file is young.
+    report: takes the entries.
+
+  Returns:
+    What is to be extracted, and the packed videos that are to be taken anew.
+  """
+  todo, anew = [], set()
+  for job in found.jobs:
+    try:
+      seen = job.look()
+    except VideoError as error:
+      report.add(Entry(job.video, 'failed', error.reason, job.split, captions=len(job.captions)))
+      continue
+    changed = job.video in packed and not extracted.is_same(packed[job.video], seen.digest)
+    task = Task(job, seen, 'updated' if changed else 'extracted', abs(seen.age()) < settle_seconds)
+    metadata = folder.find(job, seen)
+    if changed and not update:
+      report.add(task.entry('changed', _what_changed(packed[job.video], seen)))
+      continue
+    if changed:
+      anew.add(job.video)
+    if metadata is not None and (job.video not in packed or changed) and not folder.is_whole(job):
+      metadata = None  # It is to be packed, and is not as it was written.
+    if metadata is None and (job.video not in packed or changed):
+      todo.append(task)
+    else:
+      damage, frames = (metadata or {}).get('damage', ''), int((metadata or {}).get('frames', 0))
+      status = 'updated' if changed else 'kept'
+      report.add(task.entry('truncated' if damage else status, damage, frames))
+  return todo, anew
+
+
+def _what_changed(packed: str, seen: corpus.Seen) -> str:
+  """Returns what differs, as far as the digest of a packed video tells."""
+  film = packed.partition(':')[2]
+  if not film:
+    return 'its file, captions or split changed'
+  return 'its captions or split changed' if film == seen.film else 'its file changed'
+
+
+def settled(todo: list[Task], report: Report) -> list[Task]:
+  """Returns the videos that nobody writes to: young ones are looked at again, all together, after a moment."""
+  if any(task.young for task in todo):
+    time.sleep(GLANCE_SECONDS)
+  growing = [task for task in todo if task.young and not task.job.is_as(task.seen)]
+  report.add(*(task.waits('is being written to') for task in growing))
+  return [task for task in todo if task not in growing]
