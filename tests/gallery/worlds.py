@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import types
 
 import jax
 import numpy as np
@@ -77,7 +78,10 @@ def data_set(
     if teacher:
       arrays['teacher_frames'] = rng.normal(size=(n, width)).astype(np.float32)
       arrays['teacher_text'] = teacher.sentences(said)
-    folder.write(job, f'{seed}-{number}-{split}', arrays, float(n), '')
+    arrays['moments'] = np.array([(c.start, c.end) for c in job.captions], np.float32).reshape(-1, 2)
+    # As of a file that was looked at.
+    seen = types.SimpleNamespace(digest=f'{seed}-{number}-{split}')
+    folder.write(job, seen, arrays, {'duration': str(float(n)), 'damage': ''})
   builder = custom_prvr_dataset_builder.Builder(
     data_dir=str(data_dir), options=options.BuildOptions(dtype='float32'), extracted=folder.path
   )

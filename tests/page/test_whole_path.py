@@ -79,7 +79,9 @@ def told_records(data_dir: pathlib.Path, clip: pathlib.Path, films: list, videos
       'teacher_text': vectors,
     }
     job = Job(f'{film.name}.mp4', videos / f'{film.name}.mp4', 'test', captions)
-    folder.write(job, film.name, arrays, float(film.seconds), '')
+    arrays['moments'] = np.array([(c.start, c.end) for c in job.captions], np.float32).reshape(-1, 2)
+    seen = types.SimpleNamespace(digest=film.name)  # As of a file that was looked at.
+    folder.write(job, seen, arrays, {'duration': str(float(film.seconds)), 'damage': ''})
   builder = custom_prvr_dataset_builder.Builder(
     data_dir=str(data_dir), options=options.BuildOptions(dtype='float32'), extracted=folder.path
   )
