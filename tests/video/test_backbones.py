@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import math
 import pathlib
+import re
+import unicodedata
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from dlkd_jax.video import backbones
+from dlkd_jax.video import backbones, word_vectors
 
 
 def _picture(height=96, width=128):
@@ -90,6 +94,58 @@ def test_words_are_far_apart_and_of_length_one():
   products = rows @ rows.T
   assert abs(np.diag(products).mean() - 1) < 0.05
   assert np.abs(products - np.diag(np.diag(products))).max() < 0.4
+
+
+_tokens = word_vectors.words
+
+# Letters, digits and signs of scripts with spaces, none a mark: U+0300 to U+036F and U+0483 to U+0489 are.
+_SPACED = st.text(st.characters(max_codepoint=0x2FF) | st.characters(min_codepoint=0x370, max_codepoint=0x482))
+
+
+@given(_SPACED)
+@settings(max_examples=300, deadline=None)
+def test_words_of_composed_text_with_spaces_are_what_they_always_were(text):
+  text = unicodedata.normalize('NFC', text)
+  assert _tokens(text) == (re.findall(r"\w+(?:['\u2019]\w+)*", text.lower()) or [text.strip().lower()])
+
+
+@given(st.text(min_size=1, max_size=30))
+@settings(max_examples=300, deadline=None)
+def test_words_do_not_depend_on_how_text_is_composed(text):
+  assert _tokens(unicodedata.normalize('NFD', text)) == _tokens(unicodedata.normalize('NFC', text))
+  assert len(_tokens(text)) >= 1
+
+
+@pytest.mark.parametrize(
+  ('text', 'tokens'),
+  [
+    ('一只狗', '一 一只 只 只狗 狗'),
+    ('犬が3回jumpする', '犬 犬が が 3 回 jump す する る'),
+    ('ガイド', 'ガ ガイ イ イド ド'),
+    ('人々', '人 人々 々'),
+    ('ทะเล น้ำ', 'ท ทะ ะ ะเ เ เล ล น้ำ'),
+    ('ខ្មែរ', 'ខ្មែ ខ្មែរ រ'),
+    ('မြန်မာ', 'မြ မြန် န် န်မာ မာ'),
+    ('ປະເທດ', 'ປ ປະ ະ ະເ ເ ເທ ທ ທດ ດ'),
+    ('हिन्दी भाषा', 'हिन्दी भाषा'),
+    ('x̂ÿ Cafe\u0301', 'x̂ÿ caf\u00e9'),
+    ('Ein Hund 一只狗', 'ein hund 一 一只 只 只狗 狗'),
+    ('🐶 …', '🐶 …'),
+  ],
+)
+def test_words_of_scripts_without_spaces_and_of_marks(text, tokens):
+  assert _tokens(text) == ([text.strip()] if '🐶' in text else tokens.split(' '))
+
+
+def test_sentences_that_share_characters_share_tokens():
+  one, other, third = backbones.open_text_backbone('words:256').sentences(['一只狗跳进湖里', '狗跳进水里', '两辆汽车'])
+  cosine = lambda a, b: a @ b / np.linalg.norm(a) / np.linalg.norm(b)  # noqa: E731
+  assert cosine(one, other) > 0.5 > 0.2 > cosine(one, third)
+
+
+def test_words_say_what_they_read():
+  reads = backbones.open_text_backbone('words:8').reads
+  assert reads('a dog') == (2, 2, 2) and reads('一只狗') == (5, 5, 5) and reads('?!') == (1, 1, 0)
 
 
 @pytest.mark.parametrize(
