@@ -156,9 +156,11 @@ class Gallery:
     if not queries:
       return []
     vectors = self.sentences(queries)
-    return self.search_vectors(
+    results = self.search_vectors(
       vectors, queries, top, offset, moments, weights, threshold, where, exact, flat, level, started=start
     )
+    used = [name for name, weight in weights_lib.choose(self.scorers, weights, self.weights).items() if weight]
+    return [dataclasses.replace(result, notes=self.sentences.notes(result.query, used)) for result in results]
 
   def search_captions(self, caption_ids: Sequence[str], top: int = 10, **wishes: Any) -> list[SearchResult]:
     """Searches with captions that came with the videos; needs no text backbone.

@@ -54,7 +54,11 @@ def search(gallery: Gallery, queries: Sequence[Query], wishes: Mapping[str, Any]
 
 
 def describe(gallery: Gallery, result: SearchResult, query: Query, wishes: Mapping[str, Any]) -> str:
-  """Returns a result as a table; where it is empty, why."""
+  """Returns a result as a table, or why it is empty; and its notes."""
+  return '\n'.join([_found(gallery, result, query, wishes), *(f'note: {note}' for note in result.notes)])
+
+
+def _found(gallery: Gallery, result: SearchResult, query: Query, wishes: Mapping[str, Any]) -> str:
   text = account.describe_result(result, wishes['offset'])
   if result.hits:
     return text

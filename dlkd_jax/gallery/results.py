@@ -84,12 +84,14 @@ class SearchResult:
     hits: best first; the part of the ranking that was asked for.
     total: videos that the whole ranking has, after filter and threshold.
     seconds: that the search took; queries that were searched together share the time.
+    notes: what the reader should know of the query, as that only a part of a long sentence was read.
   """
 
   query: str
   hits: tuple[Hit, ...]
   total: int
   seconds: float
+  notes: tuple[str, ...] = ()
 
   def to_json(self, curve: bool = False) -> dict[str, Any]:
     """Returns the result as JSON knows values."""
@@ -97,5 +99,6 @@ class SearchResult:
       'query': self.query,
       'total': self.total,
       'seconds': round(self.seconds, 6),
+      'notes': list(self.notes),
       'hits': [hit.to_json(curve) for hit in self.hits],
     }

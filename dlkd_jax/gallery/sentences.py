@@ -118,6 +118,22 @@ class SentenceEncoder:
       vectors[TEACHER] = unit(self._open(TEACHER).sentences(sentences))
     return {name: vectors[name] for name in wanted}
 
+  def notes(self, sentence: str, scorers: Sequence[str]) -> tuple[str, ...]:
+    """Returns what is to be said of how some scorers read a sentence: that it was cut, or that no word is known."""
+    found = []
+    for kind in self._kinds(scorers):
+      who, most = ('the teacher', None) if kind == TEACHER else ('the student', self._student.config.data.max_words)
+      reading = self._open(kind).reads(sentence)
+      read = reading.read if most is None else min(reading.read, most)
+      if read < reading.needed:
+        found.append(
+          f'{who} reads {read} of the {reading.needed} tokens of this sentence; what stands behind has no part in the '
+          'search: say it shorter'
+        )
+      if not reading.known:
+        found.append(f'{who} knows no word of this sentence; its scores mean nothing')
+    return tuple(found)
+
   def _kinds(self, scorers: Sequence[str]) -> list[str]:
     return [kind for kind in ('tokens', TEACHER) if any((name == TEACHER) == (kind == TEACHER) for name in scorers)]
 

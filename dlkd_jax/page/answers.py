@@ -47,6 +47,7 @@ def result_json(result: SearchResult, files: VideoFiles, offset: int, points: in
     'offset': offset,
     'total': int(result.total),
     'seconds': round(float(result.seconds), 4),
+    'notes': list(result.notes),
     'hits': [_hit_json(hit, files, points) for hit in result.hits],
   }
 

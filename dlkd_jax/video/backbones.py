@@ -6,7 +6,7 @@
 | clip:DIR@layer=-2 | the class state after that block, less its mean | the joint space; tokens after that block |
 | efficientnet_lite0:FILE.safetensors | 1,280 features of ImageNet | |
 | statistics | colours, gradients and positions, no weights | |
-| words:256 | | a fixed random vector a word |
+| words:256 | | a fixed random vector a word; a character and a pair, of scripts without spaces |
 """
 
 from __future__ import annotations
@@ -69,6 +69,9 @@ class TextBackbone(Protocol):
 
   def sentences(self, texts: Sequence[str]) -> np.ndarray:
     """Returns one vector a sentence, float32 [N, Dt]."""
+
+  def reads(self, text: str) -> tuple[int, int, int]:
+    """Returns how many tokens a sentence has, how many of them are read, and how many of these are known."""
 
 
 def open_frame_backbone(spec: str) -> FrameBackbone:

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from dlkd_jax.gallery import building, sentences
+from dlkd_jax.gallery import building, queries, sentences
 from dlkd_jax.gallery.gallery import Gallery
 from dlkd_jax.gallery.segments import IndexFolderError
 from tests.gallery import worlds
@@ -55,3 +55,24 @@ def test_an_index_of_features_alone(world, tmp_path):
   with pytest.raises(IndexFolderError, match=r'a typed sentence cannot be searched here.*--caption=ID'):
     gallery.search(['a red square'])
   assert len(gallery.search_captions(['v001.mp4#0'])[0].hits) == 10
+
+
+def test_sentences_that_are_cut_are_said_so(world):
+  gallery = Gallery.open(world.index)
+  weights = {'inheritance': 1.0, 'teacher': 1.0}
+  short, long = gallery.search(['a red square', 'a red square moves left right and down'], weights=weights)
+  assert short.notes == () and short.to_json()['notes'] == []
+  assert [note.split(';')[0] for note in long.notes] == [
+    'the student reads 5 of the 8 tokens of this sentence',
+    'the teacher reads 4 of the 8 tokens of this sentence',
+  ]
+  (zero_shot,) = gallery.search([long.query], weights={'teacher': 1.0})
+  assert zero_shot.notes == long.notes[1:] and zero_shot.to_json()['notes'] == list(zero_shot.notes)
+  wishes = {'offset': 0, 'threshold': None, 'where': None}
+  described = queries.describe(gallery, long, ('text', long.query, None), wishes)
+  assert [line for line in described.splitlines() if line.startswith('note: ')] == [f'note: {x}' for x in long.notes]
+
+
+def test_sentences_without_a_known_word_are_said_so(world):
+  (found,) = Gallery.open(world.index).search(['…'], weights={'inheritance': 1.0, 'teacher': 1.0})
+  assert len(found.notes) == 2 and all('knows no word of this sentence' in note for note in found.notes)

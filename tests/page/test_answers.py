@@ -33,10 +33,10 @@ def test_result_json():
     Hit('a b/c&d.mp4', np.float32(0.75), {'teacher': np.float32(0.75)}, moments, times, curve, 'C', '/secret', 9.0),
     Hit('x', 0.5, {'teacher': 0.5}, moments[:1], times, curve, '', None, None, {'year': 2001}),
   )
-  content = answers.result_json(SearchResult('q', hits, np.int64(7), 0.0123), VideoFiles(videos), 2, 5)
+  content = answers.result_json(SearchResult('q', hits, np.int64(7), 0.0123, ('a note',)), VideoFiles(videos), 2, 5)
   assert json.loads(json.dumps(content)) == content and 'secret' not in json.dumps(content)
   first, second = content['hits']
-  assert (content['total'], content['offset'], content['seconds']) == (7, 2, 0.0123)
+  assert (content['total'], content['offset'], content['seconds'], content['notes']) == (7, 2, 0.0123, ['a note'])
   assert first['video'] == '/video?id=a+b%2Fc%26d.mp4' and first['playable']
   assert first['moments'][0] == {
     'start': 1.0,

@@ -70,7 +70,8 @@ function show(answer, first) {
   if (!state.hits.length) return nothing();
   const shown = state.hits.length < state.total ? `The best ${state.hits.length} of ${count(state.total, 'video')}`
     : count(state.total, 'video');
-  say(`${shown}, found in ${Math.max(1, Math.round(answer.seconds * 1000))} ms`);
+  const found = `${shown}, found in ${Math.max(1, Math.round(answer.seconds * 1000))} ms`;
+  say([found, ...(answer.notes ?? [])].join('; '));
   if (!first) list.children[before]?.querySelector('.still').focus();
 }
 
