@@ -8,10 +8,26 @@ import av
 
 
 class Damage:
-  """What went wrong in a file: how often each thing, and when first."""
+  """What went wrong in a file: how often each thing, and when first; and what is odd about it without any harm."""
 
-  def __init__(self):
+  def __init__(self, remarks: list[str] | None = None):
+    """`remarks`: what is odd is added to it."""
     self._found: dict[str, tuple[int, float]] = {}
+    self._remarks = [] if remarks is None else remarks
+    self._spared: list[av.Packet] = []
+
+  def remark(self, what: str, time: Fraction | None = None) -> None:
+    """Says something odd, once."""
+    if not any(remark.startswith(what) for remark in self._remarks):
+      self._remarks.append(what if time is None else f'{what} first at {float(time):.2f} s')
+
+  def spare(self, *packets: av.Packet) -> None:
+    """Takes packets for whole that are said to be incomplete."""
+    self._spared = [*self._spared[-128:], *(packet for packet in packets if packet.is_corrupt)]
+
+  def incomplete(self, packet: av.Packet) -> bool:
+    """Whether a packet is incomplete."""
+    return packet.is_corrupt and not any(packet is spared for spared in self._spared)
 
   def note(self, what: str, time: Fraction) -> None:
     count, first = self._found.get(what, (0, float(time)))

@@ -1,8 +1,13 @@
 """Frames of a video file with the times at which its stream shows them, all of them or sampled at a rate.
 
-Every time is in seconds since the beginning of the video stream, and follows from the stream's timestamps alone: frames
-are not counted, so that a video of variable frame rate comes out right. Files are read once from front to back and one
-frame is held at a time: the memory does not grow with the length.
+Every time is in seconds on the clock that a player shows, and follows from the stream's timestamps alone: frames are
+not counted, so that a video of variable frame rate comes out right, and a picture that begins after the sound has the
+time at which it is seen. Files are read once from front to back and one frame is held at a time: the memory does not
+grow with the length.
+
+That clock is the one of browsers: they show the timestamps of MP4 and Matroska (WebM) files as they are, also where all
+of them begin late. Of other formats, which no browser plays, it shows seconds since the beginning of the file. Where
+recordings were joined so that the clock starts again, the second one goes on behind the first (`clock`).
 
 Damage: a file that is cut short or broken in the middle gives every frame that is whole, and then, after the last one,
 raises `DamagedVideoError`. So a caller keeps what it was given and reports the file:
@@ -36,7 +41,7 @@ import numpy as np
 from dlkd_jax.errors import UserError
 from dlkd_jax.video import pictures
 from dlkd_jax.video.files import DamagedVideoError, OpenVideo, VideoError, open_video
-from dlkd_jax.video.frames import DecodedFrame, decoded_frames, packet_time, samples_before
+from dlkd_jax.video.frames import DecodedFrame, decoded_frames, frames_of, packet_time, samples_before
 
 __all__ = (
   'DamagedVideoError',
@@ -49,17 +54,24 @@ __all__ = (
   'sample_frames',
 )
 
+# A picture that is held for longer, seconds and samples, says nothing new.
+_HOLD = 10
+_HOLD_SAMPLES = 10
+
 
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
   """What a file says about its video.
 
   Attributes:
-    duration: seconds; what the file declares (a truncated one too), or else what its packets last.
+    duration: seconds at which a player shows its end; as the file declares it (a truncated one too), or else as its
+      packets last. NaN where it is declared nowhere and was not measured.
     width, height: pixels as shown: turned upright, pixels made square.
     rotation: degrees clockwise by which the stored frames are turned: 0, 90, 180 or 270.
     rate: frames a second on average; 0 where the file does not tell.
     codec, container: FFmpeg's names.
+    start: seconds at which a player shows the beginning of the picture.
+    pixels: FFmpeg's name of the pixel format; empty where it is not known.
   """
 
   duration: float
@@ -69,40 +81,50 @@ class VideoInfo:
   rate: float
   codec: str
   container: str
+  start: float = dataclasses.field(default=0.0, compare=False)
+  pixels: str = dataclasses.field(default='', compare=False)
 
 
 class SampledFrame(NamedTuple):
   """The picture at a sample time.
 
   Attributes:
-    time: the sample time, seconds since the beginning of the video stream.
+    time: the sample time, seconds on a player's clock.
     shown: seconds at which the frame of this picture began to be shown; at most `time`.
     image: uint8 [H, W, 3], RGB, upright. Read-only: samples of one frame share it.
+    until: seconds at which the next frame is shown instead, or the last one ends.
   """
 
   time: float
   shown: float
   image: np.ndarray
+  until: float = math.inf
 
 
 def sample_frames(
-  path: str | os.PathLike[str], rate: float, max_side: int | None = None, threads: int = 0
+  path: str | os.PathLike[str],
+  rate: float,
+  max_side: int | None = None,
+  threads: int = 0,
+  notes: list[str] | None = None,
 ) -> Iterator[SampledFrame]:
-  """Samples a video at the times k / rate, k = 0, 1, …
+  """Samples a video at the times start + k / rate, k = 0, 1, …, where `start` is when its picture begins.
 
   The picture of a sample is the frame that is shown at that time: the latest one whose timestamp is not after it, where
   timestamps count as equal within half a unit of the stream's clock, at most half a millisecond (what rounding to
-  milliseconds adds). A frame is taken again if the rate is above the video's.
+  milliseconds adds). A frame is taken again if the rate is above the video's; but where no other frame comes for long,
+  as where a clock jumps ahead, only for 10 seconds (or 10 samples) and at the end of the gap.
 
-  The first sample is at 0, the beginning of the stream; if its first whole frame comes later, the samples before it are
-  left out. The last sample is the last k / rate before the end of the last frame, which is its timestamp plus its
-  duration. A video that no sample time falls into gives its last frame, at that frame's own time.
+  If the first whole frame comes later than `start`, the samples before it are left out. The last sample is the last one
+  before the end of the last frame, which is its timestamp plus its duration. A video that no sample time falls into
+  gives its last frame, at that frame's own time.
 
   Args:
     path: the file.
     rate: samples a second, above 0; to a millionth.
     max_side: the longer side of the pictures is at most this many pixels; None leaves them as they are.
     threads: decoding threads; 0 takes as many as there are cores.
+    notes: what is odd about the file without any harm is added to it.
 
   Raises:
     ValueError: the rate or the size is not above 0 (at once).
@@ -113,60 +135,87 @@ def sample_frames(
     raise UserError(f'rate is {rate}; expected samples a second above 0')
   if max_side is not None and max_side < 1:
     raise UserError(f'max_side is {max_side}; expected pixels above 0, or None')
-  return _sampled(path, 1 / Fraction(rate).limit_denominator(10**6), max_side, threads)
+  period = 1 / Fraction(rate).limit_denominator(10**6)
+  return _sampled(path, period, max_side, threads, [] if notes is None else notes)
 
 
-def _sampled(path, period: Fraction, max_side: int | None, threads: int) -> Iterator[SampledFrame]:
+def _sampled(path, period: Fraction, max_side: int | None, threads: int, notes: list[str]) -> Iterator[SampledFrame]:
   damage, shown, k, any_sample = None, None, 0, False
   convert = pictures.Converter(max_side)
-  with contextlib.closing(decoded_frames(path, threads, period)) as frames:
+  gaps: list[tuple[Fraction, Fraction]] = []  # How long, and from when on.
+  with contextlib.closing(decoded_frames(path, threads, period, notes)) as frames:
     while True:
       try:
         following = next(frames, None)
       except DamagedVideoError as error:
         damage, following = error, None
       until = following.time if following else shown.time + shown.duration
+      start = (following or shown).start
       # The first sample that `shown` is not shown at.
-      later = max(k, samples_before(until, period, (following or shown).tick))
+      later = max(k, samples_before(until - start, period, (following or shown).tick))
       if shown is not None and k < later:
         any_sample = True
         image = convert(shown.frame, shown.aspect)
-        yield from (SampledFrame(float(n * period), float(shown.time), image) for n in range(k, later))
+        numbers = _spared(k, later, period)
+        if numbers[-1] - numbers[0] >= len(numbers):
+          gaps.append((until - shown.time, shown.time))
+        for n in numbers:
+          yield SampledFrame(float(start + n * period), float(shown.time), image, float(until))
       if following is None:
         break
       shown, k = following, later
     if not any_sample:
-      yield SampledFrame(float(shown.time), float(shown.time), convert(shown.frame, shown.aspect))
+      image = convert(shown.frame, shown.aspect)
+      yield SampledFrame(float(shown.time), float(shown.time), image, float(until))
+  if gaps:
+    long, at = max(gaps)
+    count = '1 gap' if len(gaps) == 1 else f'{len(gaps)} gaps'
+    notes.append(f'{count} without any frame, the longest {float(long):.0f} s from {float(at):.2f} s on, left out')
   if damage is not None:
     raise damage
 
 
+def _spared(first: int, end: int, period: Fraction) -> list[int]:
+  """The numbers of the samples from `first` to `end` that one frame is taken for; of a long stretch the last, too."""
+  most = max(_HOLD_SAMPLES, math.ceil(_HOLD / period))
+  return list(range(first, end)) if end - first <= most + 1 else [*range(first, first + most), end - 1]
+
+
 def _measured(video: OpenVideo) -> Fraction:
-  """Seconds that a video lasts whose file does not say so: its packets are read through, not decoded."""
+  """Where a video ends whose file does not say so: its packets are read through, not decoded."""
   ends = (packet_time(video, packet, end=True) for packet in video.container.demux(video.stream))
   try:
-    return max((end for end in ends if end is not None), default=Fraction(0))
+    return video.offset + max((end for end in ends if end is not None), default=Fraction(0))
   except av.error.FFmpegError as error:
     raise VideoError(video.path, f'cannot be read to its end: {error.strerror}') from error
 
 
-def probe(path: str | os.PathLike[str]) -> VideoInfo:
+def probe(path: str | os.PathLike[str], measure: bool = True) -> VideoInfo:
   """Reads what a file says about its video, and decodes its first frame as a proof that it can be.
+
+  Args:
+    path: the file.
+    measure: reads a file through that does not say how long it is.
 
   Raises:
     VideoError: the file cannot be opened or has not one whole frame.
   """
-  with contextlib.closing(decoded_frames(path, threads=1)) as frames:
-    first = next(frames)
-  width, height = pictures.shown_size(first.frame, first.aspect)
-  with open_video(path) as video:
+  with open_video(path, threads=1) as video:
+    with contextlib.closing(frames_of(video)) as frames:
+      first = next(frames)
+    width, height = pictures.shown_size(first.frame, first.aspect)
     rate = video.stream.average_rate or video.stream.guessed_rate or 0
+    ends = video.ends
+    if ends is None and measure:
+      ends = max(_measured(video), first.time + first.duration)
     return VideoInfo(
-      duration=float(video.declared if video.declared is not None else _measured(video)),
+      duration=math.nan if ends is None else float(ends),
       width=width,
       height=height,
       rotation=pictures.rotation(first.frame),
       rate=float(rate),
       codec=video.stream.codec_context.name,
       container=video.container.format.name,
+      start=float(video.offset),
+      pixels=video.stream.codec_context.pix_fmt or '',
     )

@@ -13,20 +13,22 @@ from fractions import Fraction
 import av
 
 from dlkd_jax.errors import UserError
+from dlkd_jax.video import containers
 
 _NAMES = """
   3g2 3gp asf avi divx f4v flv gif m2ts m2v m4v mkv mov mp4 mpe mpeg mpg mts mxf nut ogv rm rmvb ts vob webm wmv y4m
 """
 SUFFIXES = frozenset(f'.{name}' for name in _NAMES.split())
-# Text drawn as pictures, still pictures, and lists that would open other files.
-_NOT_VIDEOS = frozenset(('adf', 'bin', 'concat', 'dash', 'hls', 'idf', 'image2', 'lavfi', 'sdp', 'tty', 'xbin'))
 _IRREGULAR = {
   stat.S_ISFIFO: 'a named pipe',
   stat.S_ISSOCK: 'a socket',
   stat.S_ISCHR: 'a device',
   stat.S_ISBLK: 'a device',
 }
-_HEADLESS = 'is truncated: an MP4 file without its index, so that no frame can be found'
+# Formats whose clock is the one that players show: browsers take the timestamps of these as they are.
+_KEPT_CLOCKS = ('mov', 'matroska')
+# Formats that are made to be cut and joined anywhere.
+_JOINED = ('mpegts', 'mpeg')
 
 
 class VideoError(UserError):
@@ -55,9 +57,12 @@ class OpenVideo:
 
   Attributes:
     container, stream: as PyAV has them; the stream has a decoder.
-    start: time of the stream's beginning on its own clock, seconds; times handed out are relative to it.
+    start: time of the stream's beginning on its own clock, seconds.
+    zero: what the stream's own clock shows when a player's shows 0. Browsers show the timestamps of MP4 and Matroska
+      (WebM) as they are; of all other formats players show seconds since the beginning of the file.
     declared: seconds from `start` that the file declares the video to last; None where it declares nothing.
     tick: seconds a unit of the stream's clock.
+    joins: whether the clock of such files may jump where parts of a recording were joined.
   """
 
   path: str
@@ -66,6 +71,22 @@ class OpenVideo:
   start: Fraction
   declared: Fraction | None
   tick: Fraction
+  zero: Fraction
+  joins: bool
+
+  @property
+  def offset(self) -> Fraction:
+    """Seconds at which the stream begins, on a player's clock; not below 0."""
+    return self.start - self.zero
+
+  @property
+  def ends(self) -> Fraction | None:
+    """Seconds at which the file declares the video to end, on a player's clock; None where it declares nothing."""
+    if self.declared is None:
+      return None
+    # Without a length of the stream it is the file's, which says when it ends.
+    whole = not self.stream.duration and self.declared > self.offset
+    return self.declared if whole else self.offset + self.declared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,64 +181,27 @@ def _readable(path: pathlib.Path) -> None:
     raise VideoError(path, 'is empty (0 bytes)')
 
 
-def _lacks_index(path: pathlib.Path) -> bool:
-  """Whether a file begins as MP4 but ends before or in its index: what an interrupted copy or recording leaves."""
-  length = path.stat().st_size
-  kinds = []
-  with path.open('rb') as file:
-    while len(header := file.read(8)) == 8 and len(kinds) < 1000:
-      size, kind = int.from_bytes(header[:4]), header[4:]
-      kinds.append(kind)
-      read = 8
-      if size == 1:
-        size, read = int.from_bytes(file.read(8)), 16
-      if kind == b'moov':
-        return kinds[0] == b'ftyp' and file.tell() - read + size > length
-      if size < read:
-        break
-      file.seek(size - read, os.SEEK_CUR)
-  return kinds[:1] == [b'ftyp']
-
-
 @contextlib.contextmanager
 def open_video(path: str | os.PathLike[str], threads: int = 0) -> Iterator[OpenVideo]:
   """Opens a file that holds a video, for the length of a `with` block.
 
-  Only local files are opened, never what a playlist inside of one names. Cover pictures do not count as video.
+  Only the file itself is opened, never what a list inside of it names. Cover pictures do not count as video.
 
   Args:
     path: the file.
     threads: decoding threads; 0 takes as many as there are cores.
 
   Raises:
-    VideoError: there is no such file, or it cannot be read, is empty, is no video, or its codec is not known here.
+    VideoError: there is no such file, or it cannot be read, is empty, is no video, its codec is not known here, or its
+      pictures or its header would take more memory than a film has any need of.
   """
   path = pathlib.Path(path)
   _readable(path)
-  try:
-    # The prefix keeps a name such as `http:x.mp4` from being taken for an address.
-    container = av.open(f'file:{path.absolute()}', options={'protocol_whitelist': 'file'})
-  except (av.error.FFmpegError, OSError) as error:
-    if _lacks_index(path):
-      raise VideoError(path, _HEADLESS) from error
-    raise VideoError(path, f'is not a video that FFmpeg knows: {error.strerror}') from error
-  with container:
-    kind = container.format.name
-    if kind in _NOT_VIDEOS or kind.endswith('_pipe'):
-      raise VideoError(path, f'is not a video (read as {kind})')
-    cover = av.stream.Disposition.attached_pic
-    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
-    if not streams:
-      if _lacks_index(path):
-        raise VideoError(path, _HEADLESS)
-      found = ', '.join(sorted({stream.type for stream in container.streams})) or 'none'
-      raise VideoError(path, f'has no video stream (streams: {found})')
-    stream = container.streams.best('video')
-    stream = stream if stream in streams else streams[0]
-    if stream.codec_context is None:
-      raise VideoError(path, 'has a video stream in a codec that is not known here')
+  with _opened(path) as container:
+    stream = _stream(path, container)
     stream.thread_type = 'AUTO'
     stream.codec_context.thread_count = threads
+    stream.codec_context.options = {'max_pixels': containers.OPTIONS['max_pixels']}
     tick = Fraction(stream.time_base)
     start = stream.start_time * tick if stream.start_time is not None else Fraction(0)
     declared = None
@@ -225,4 +209,49 @@ def open_video(path: str | os.PathLike[str], threads: int = 0) -> Iterator[OpenV
       declared = stream.duration * tick
     elif container.duration and container.duration > 0:
       declared = Fraction(container.duration, av.time_base)
-    yield OpenVideo(str(path), container, stream, start, declared, tick)
+    kinds = container.format.name.split(',')
+    begins = Fraction(container.start_time or 0, av.time_base)
+    zero = min(start, Fraction(0) if kinds[0] in _KEPT_CLOCKS else begins)
+    yield OpenVideo(str(path), container, stream, start, declared, tick, zero, kinds[0] in _JOINED)
+
+
+def _opened(path: pathlib.Path) -> av.container.InputContainer:
+  """Opens a file as one of the formats that are read here; errors as `open_video`."""
+  if (reason := containers.refuse_header(path)) is not None:
+    raise VideoError(path, reason)
+  # The name of a GIF file may stand for a sequence of pictures, as a%03d.gif.
+  kind = 'gif' if '%' in path.name and path.suffix.lower() == '.gif' else None
+  try:
+    # The prefix keeps a name such as `http:x.mp4` from being taken for an address.
+    return av.open(f'file:{path.absolute()}', format=kind, options=containers.OPTIONS)
+  except (av.error.FFmpegError, OSError) as error:
+    if (reason := containers.lacks_index(path)) is not None:
+      raise VideoError(path, reason) from error
+    if (kind := containers.kind_of_list(path)) is not None:
+      raise VideoError(path, f'is not a video ({kind}') from error
+    if isinstance(error, av.error.ArgumentError):
+      raise VideoError(path, 'is not a video, but of a kind that is not read here') from error
+    raise VideoError(path, f'is not a video that FFmpeg knows: {error.strerror}') from error
+
+
+def _stream(path: pathlib.Path, container: av.container.InputContainer) -> av.VideoStream:
+  """Returns the video stream that counts; errors as `open_video`."""
+  cover = av.stream.Disposition.attached_pic
+  covers = [stream for stream in container.streams.video if stream.disposition & cover]
+  streams = [stream for stream in container.streams.video if stream not in covers]
+  if not streams:
+    if (reason := containers.lacks_index(path)) is not None:
+      raise VideoError(path, reason)
+    found = {'cover picture' if stream in covers else stream.type for stream in container.streams}
+    raise VideoError(path, f'has no video stream (streams: {", ".join(sorted(found)) or "none"})')
+  stream = container.streams.best('video')
+  stream = stream if stream in streams else streams[0]
+  if stream.codec_context is None:
+    raise VideoError(path, 'has a video stream in a codec that is not known here')
+  width, height = stream.codec_context.width, stream.codec_context.height
+  if width * height > containers.MOST_PIXELS:
+    raise VideoError(
+      path,
+      f'has pictures of {width} x {height} pixels; at most {containers.MOST_PIXELS // 10**6} million are decoded',
+    )
+  return stream

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import av
 
+from dlkd_jax.video.clock import Clock
 from dlkd_jax.video.damage import Chain, Damage
 from dlkd_jax.video.files import DamagedVideoError, OpenVideo, VideoError, open_video
 
@@ -21,15 +22,23 @@ _SHORT = Fraction(1, 2)
 _JUMP = 60
 # Half a millisecond: what a stream that counts milliseconds may have added in rounding.
 _ROUNDED = Fraction(1, 2000)
+# No picture has pixels that are this many times as wide as high, or as high as wide.
+_MOST_ASPECT = 10
+# Where parts were joined, what is counted in a transport stream does not go on: of the packets that are this near none
+# is missing, though the demuxer thinks so.
+_BESIDE = 3
+# What may follow the last picture of a file: sound, and an index.
+_REST = 4096
 # Packets looked ahead at most; an encoder shuffles 16 at most.
 _HELD = 64
 
 
 class DecodedFrame(NamedTuple):
-  """A frame as decoded, from `time` on shown for `duration` (seconds) or until the next one.
+  """A frame as decoded, from `time` on (seconds, on a player's clock) shown for `duration` or until the next one.
 
   `aspect` is the width of a pixel by its height, None for square ones; see `pictures.Converter`.
   `tick` is the unit of the stream's clock, seconds: what times are rounded to.
+  `start` is where the stream begins, seconds on a player's clock.
   """
 
   time: Fraction
@@ -37,6 +46,7 @@ class DecodedFrame(NamedTuple):
   frame: av.VideoFrame
   aspect: Fraction | None
   tick: Fraction
+  start: Fraction
 
 
 def samples_before(end: Fraction, period: Fraction, tick: Fraction) -> int:
@@ -49,36 +59,57 @@ def samples_before(end: Fraction, period: Fraction, tick: Fraction) -> int:
 
 
 def packet_time(video: OpenVideo, packet: av.Packet, end: bool = False) -> Fraction | None:
-  """Seconds since the video's start at which a packet of any stream begins or ends; None if it does not say."""
+  """Seconds since the stream's beginning at which a packet of any stream begins or ends; None if it does not say."""
   stamp = packet.pts if packet.pts is not None else packet.dts
   if stamp is None:
     return None
   return (stamp + (packet.duration or 0 if end else 0)) * Fraction(packet.time_base) - video.start
 
 
-def _packets(video: OpenVideo, damage: Damage) -> Iterator[av.Packet]:
-  """The video stream's packets, noting the incomplete ones and an end before the declared one."""
+def stream_packets(video: OpenVideo, damage: Damage) -> Iterator[av.Packet]:
+  """The video stream's packets on one clock, noting the incomplete ones and an end before the declared one."""
   # A declared length of the whole file is reached by whichever stream is longest.
   own = bool(video.stream.duration)
   packets = video.container.demux(video.stream) if own else video.container.demux()
-  reached, incomplete = Fraction(0), None
+  clock = Clock(video.tick, video.joins, _default_duration(video))
+  held: collections.deque[tuple[av.Packet, Fraction]] = collections.deque()
+  reached, beside, end = Fraction(0), 0, 0
   try:
     for packet in packets:
       time = packet_time(video, packet, end=True)
       reached = max(reached, time or reached)
       if packet.stream_index != video.stream.index or packet.size == 0:
         continue
-      if incomplete is not None:
-        damage.note('a packet is incomplete', incomplete)
-      incomplete = (time or reached) if packet.is_corrupt else None
-      yield packet
+      end = max(end, (packet.pos or 0) + packet.size)
+      beside -= 1
+      if clock.put_right(packet):
+        damage.remark('its clock starts again or jumps, and is taken to go on,', reached)
+        beside = _BESIDE
+        damage.spare(*(earlier for earlier, _ in held))
+      if beside > 0:
+        damage.spare(packet)
+      held.append((packet, time or reached))
+      while held and (len(held) > _BESIDE or not damage.incomplete(held[0][0])):
+        yield _told(held.popleft(), damage)
   except (av.error.FFmpegError, OSError) as error:
     damage.note(f'reading fails ({error.strerror})', reached)
+  last = held[-1] if held else None
+  while held:
+    yield held.popleft()[0] if len(held) == 1 else _told(held.popleft(), damage)
   # Some formats declare when the video ends, others how long it lasts: either is taken as whole.
   if video.declared is not None and max(reached, reached + video.start) < video.declared - _SHORT:
     damage.note(f'is truncated: {float(video.declared):.2f} s are declared and it ends', reached)
-  elif incomplete is not None:
-    damage.note('is truncated: its last packet is incomplete', incomplete)
+  elif last is not None and damage.incomplete(last[0]):
+    damage.note('is truncated: its last packet is incomplete', last[1])
+  elif clock.breaks and video.container.size - end > video.container.size // 10 + _REST:
+    damage.note(f'is read no further than {end:,} of {video.container.size:,} bytes, which is', reached)
+
+
+def _told(packet: tuple[av.Packet, Fraction], damage: Damage) -> av.Packet:
+  """Notes a packet with its time as damage if it is incomplete."""
+  if damage.incomplete(packet[0]):
+    damage.note('a packet is incomplete', packet[1])
+  return packet[0]
 
 
 def _needed(
@@ -114,9 +145,9 @@ def _decode(video: OpenVideo, damage: Damage, period: Fraction | None) -> Iterat
   chain = Chain()
   decoder = video.stream.codec_context
   skips = False
-  for packet, needed in _needed(video, _packets(video, damage), period):
+  for packet, needed in _needed(video, stream_packets(video, damage), period):
     chain.send(packet)
-    if packet.is_corrupt:
+    if damage.incomplete(packet):
       chain.lose()
       continue
     if skips == needed:
@@ -142,9 +173,17 @@ def _whole(video: OpenVideo, frames: list[av.VideoFrame], damage: Damage, chain:
     if chain.whole(frame):
       yield frame
     else:
-      damage.note(
-        'a frame is not whole', frame.pts * video.tick - video.start if frame.pts is not None else Fraction(0)
-      )
+      damage.note('a frame is not whole', frame.pts * video.tick - video.zero if frame.pts is not None else Fraction(0))
+
+
+def pixel_aspect(video: OpenVideo, damage: Damage | None = None) -> Fraction | None:
+  """The width of a pixel by its height; None for square ones, and where the file says what no picture has."""
+  aspect = video.stream.sample_aspect_ratio
+  if aspect is None or Fraction(1, _MOST_ASPECT) <= aspect <= _MOST_ASPECT:
+    return aspect
+  if damage is not None:
+    damage.remark(f'its pixels are said to be {aspect.numerator}:{aspect.denominator}, and taken for square ones')
+  return None
 
 
 def _default_duration(video: OpenVideo) -> Fraction:
@@ -154,15 +193,20 @@ def _default_duration(video: OpenVideo) -> Fraction:
 
 
 def decoded_frames(
-  path: str | os.PathLike[str], threads: int = 0, period: Fraction | None = None
+  path: str | os.PathLike[str],
+  threads: int = 0,
+  period: Fraction | None = None,
+  notes: list[str] | None = None,
 ) -> Iterator[DecodedFrame]:
   """Reads all whole frames of a video in the order of their times.
 
   Args:
     path: the file.
     threads: decoding threads; 0 takes as many as there are cores.
-    period: frames that are shown at no multiple of it (seconds) may be left out, where that saves decoding them. The
-      frame shown at a multiple is still the latest one before it, and the last frame of the video is always there.
+    period: frames that are shown at no multiple of it (seconds, from the stream's beginning) may be left out, where
+      that saves decoding them. The frame shown at a multiple is still the latest one before it, and the last frame of
+      the video is always there.
+    notes: what is odd about the file without any harm is added to it.
 
   Yields:
     Frames with times that never decrease. Frames that the decoder had to patch, and frames that build on lost ones,
@@ -173,23 +217,30 @@ def decoded_frames(
     DamagedVideoError: a part of it is missing or broken (after the last frame).
   """
   with open_video(path, threads) as video:
-    default = _default_duration(video)
-    damage = Damage()
-    time = None
-    for frame in _decode(video, damage, period):
-      if frame.pts is None:
-        damage.note('a frame has no timestamp, after the one', time or Fraction(0))
-        continue
-      now = frame.pts * video.tick - video.start
-      if time is not None and now < time:
-        damage.note('the timestamps go back', time)
-      elif now - (time or 0) > _JUMP and video.declared is not None and now > video.declared + _SHORT:
-        damage.note(f'the timestamps jump to {float(now):.2f} s, past the declared end,', time or Fraction(0))
-      else:
-        time = now
-        lasts = frame.duration * video.tick or default
-        yield DecodedFrame(now, lasts, frame, video.stream.sample_aspect_ratio, video.tick)
-    if time is None:
-      raise VideoError(path, f'has no whole frame ({damage})' if str(damage) else 'has no frame')
-    if str(damage):
-      raise DamagedVideoError(path, str(damage))
+    yield from frames_of(video, period, notes)
+
+
+def frames_of(
+  video: OpenVideo, period: Fraction | None = None, notes: list[str] | None = None
+) -> Iterator[DecodedFrame]:
+  """Reads an open video from its beginning as `decoded_frames` does, which see."""
+  default, damage = _default_duration(video), Damage(notes)
+  aspect = pixel_aspect(video, damage)
+  time = None
+  for frame in _decode(video, damage, period):
+    if frame.pts is None:
+      damage.note('a frame has no timestamp, after the one', time or Fraction(0))
+      continue
+    now = frame.pts * video.tick - video.zero
+    if time is not None and now < time:
+      damage.note('the timestamps go back', time)
+    elif now - (time or 0) > _JUMP and video.ends is not None and now > video.ends + _SHORT:
+      damage.note(f'the timestamps jump to {float(now):.2f} s, past the declared end,', time or Fraction(0))
+    else:
+      time = now
+      lasts = frame.duration * video.tick or default
+      yield DecodedFrame(now, lasts, frame, aspect, video.tick, video.offset)
+  if time is None:
+    raise VideoError(video.path, f'has no whole frame ({damage})' if str(damage) else 'has no frame')
+  if str(damage):
+    raise DamagedVideoError(video.path, str(damage))

@@ -2,49 +2,121 @@
 
 from __future__ import annotations
 
+import time as clock
+from collections.abc import Iterable
 from fractions import Fraction
 
 import av
 import numpy as np
 
-from dlkd_jax.video import pictures
+from dlkd_jax.video import frames, pictures
+from dlkd_jax.video.damage import Damage
 from dlkd_jax.video.files import OpenVideo, VideoError, open_video
 
+_BUDGET = 3.0
+# Where an index is wrong, or leads to no key frame, a jump lands behind the time: then it goes further back.
+_BACK = (0, 10, 60)
+# Files whose clock may start again in the middle are read from the front; of larger ones that takes too long.
+_FROM_THE_FRONT = 256 << 20
+_MOST_BYTES = 256 << 20  # Of packets that are held.
 
-def picture_at(path: str, time: float, side: int) -> np.ndarray:
-  """Decodes the frame that is shown at a time, from the key frame before it on.
+
+def picture_at(path: str, time: float, side: int, budget: float = _BUDGET) -> np.ndarray:
+  """Decodes the frame that is shown at a time.
 
   Args:
     path: of the video.
-    time: seconds since the beginning of the video stream; past the end it is the last frame.
+    time: seconds on a player's clock, as samples have them; past the end it is the last frame, before the first frame
+      it is that one.
     side: longer side of the picture at most, pixels.
+    budget: seconds that this may take. A frame that takes longer, since its key frame is far before it, is replaced by
+      the latest one that was decoded until then.
 
   Returns:
     uint8 [H, W, 3], RGB, upright.
 
   Raises:
-    VideoError: the file cannot be opened, or has no frame that can be decoded.
+    VideoError: the file cannot be opened, or has no frame that can be decoded, or none within the budget.
   """
-  # Where the file's index is wrong, a jump lands behind the time, or nowhere: then it is read from the front.
-  for jump in (True, False):
+  deadline = clock.monotonic() + budget
+  with open_video(path, threads=1) as video:
+    until = Fraction(time) + min(video.tick / 2, Fraction(1, 2000)) + video.zero
+    joined = video.joins and video.container.size <= _FROM_THE_FRONT
+    found = None if joined else _after_a_jump(video, time, until, deadline)
+    aspect = frames.pixel_aspect(video)
+  if found is None:
     with open_video(path, threads=1) as video:
-      if (found := _shown_at(video, time, jump)) is not None:
-        return pictures.Converter(side)(found, video.stream.sample_aspect_ratio)
-  raise VideoError(path, 'has no frame that can be decoded')
+      packets, stamp = _group(video, frames.stream_packets(video, Damage()), until, deadline)
+      # Where all frames are later it is the first one.
+      stamp = next((packet.pts for packet in packets if packet.pts is not None), None) if stamp is None else stamp
+      found = _shown(video, packets, stamp, until, deadline)
+  if found is None:
+    late = clock.monotonic() > deadline
+    raise VideoError(path, f'has no frame that can be decoded{f" within {budget:g} s" if late else ""}')
+  return pictures.Converter(side)(found, aspect)
 
 
-def _shown_at(video: OpenVideo, time: float, jump: bool) -> av.VideoFrame | None:
-  """The latest frame at the time or before it; without a jump, the first one where all are later."""
-  found, until = None, Fraction(time) + min(video.tick / 2, Fraction(1, 2000))
-  try:
-    if jump:
-      video.container.seek(int((Fraction(time) + video.start) / video.tick), stream=video.stream)
-    for frame in video.container.decode(video.stream):
-      if frame.pts is None or frame.is_corrupt:
+def _after_a_jump(video: OpenVideo, time: float, until: Fraction, deadline: float) -> av.VideoFrame | None:
+  """The frame, from a key frame before it that the file's index leads to; None where it leads to none."""
+  for back in _BACK:
+    if clock.monotonic() > deadline:
+      return None
+    try:
+      there = max(video.start, Fraction(time) + video.zero - back)
+      video.container.seek(int(there / video.tick), stream=video.stream)
+      packets, stamp = _group(video, video.container.demux(video.stream), until, deadline)
+    except av.error.FFmpegError:
+      return None
+    if stamp is not None and packets and packets[0].is_keyframe:
+      return _shown(video, packets, stamp, until, deadline)
+  return None
+
+
+def _group(
+  video: OpenVideo, packets: Iterable[av.Packet], until: Fraction, deadline: float
+) -> tuple[list[av.Packet], int | None]:
+  """The packets from the latest key frame at a time, or before it, on, and the timestamp of the frame shown then.
+
+  The time is on the stream's own clock. Where all frames are later the timestamp is None.
+  """
+  group: list[av.Packet] = []
+  stamp, held = None, 0
+  for packet in packets:
+    if packet.stream_index != video.stream.index or not packet.size:
+      continue
+    seconds = packet.pts * video.tick if packet.pts is not None else None
+    if seconds is not None:
+      if packet.is_keyframe and seconds <= until:
+        group, held = [], 0
+      if seconds <= until and (stamp is None or packet.pts > stamp):
+        stamp = packet.pts
+    group.append(packet)
+    held += packet.size
+    past = packet.dts is not None and packet.dts * video.tick > until
+    if past or held > _MOST_BYTES or clock.monotonic() > deadline:
+      break
+  return group, stamp
+
+
+def _shown(
+  video: OpenVideo, packets: list[av.Packet], stamp: int | None, until: Fraction, deadline: float
+) -> av.VideoFrame | None:
+  """Decodes the frame of a timestamp; where it is damaged, or takes too long, the latest one before it."""
+  decoder, found = video.stream.codec_context, None
+  for packet in (*packets, None):
+    try:
+      if packet is not None:
+        decoder.skip_frame = 'DEFAULT' if packet.pts in (stamp, None) else 'NONREF'
+      frames = decoder.decode(packet)
+    except av.error.FFmpegError:
+      continue  # Damage beside the frame does not matter; without a frame, the caller says so.
+    for frame in frames:
+      if frame.is_corrupt or frame.pts is None:
         continue
-      if frame.pts * video.tick - video.start > until:
-        return found or (None if jump else frame)
-      found = frame
-  except av.error.FFmpegError:
-    pass  # Damage behind the frame does not matter; without a frame, the caller says so.
+      if frame.pts == stamp:
+        return frame
+      if found is None or (found.pts < frame.pts and frame.pts * video.tick <= until):
+        found = frame
+    if found is not None and clock.monotonic() > deadline:
+      return found
   return found

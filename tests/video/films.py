@@ -12,6 +12,7 @@ WIDTH, HEIGHT = 128, 96
 _COUNT = 8  # Black or white squares in a row: a binary number.
 _ROWS = slice(40, 56)
 CODECS = {'.mp4': 'libx264', '.mkv': 'libx264', '.webm': 'libvpx-vp9', '.avi': 'mpeg4', '.ts': 'libx264'}
+CODECS['.vob'] = 'mpeg2video'
 
 
 def draw(number: int) -> np.ndarray:
@@ -42,6 +43,7 @@ def render(
   faststart: bool = True,
   sound: float = 0,
   base: Fraction = Fraction(1, 1000),
+  sound_from: float = 0,
 ) -> pathlib.Path:
   """Writes a video in which frame n shows the number n (below 256) from `times[n]` seconds on.
 
@@ -55,12 +57,15 @@ def render(
     faststart: the index of an mp4 file lies at its beginning.
     sound: seconds of silence beside it.
     base: unit of the stream's clock, seconds.
+    sound_from: seconds at which the silence begins.
   """
   options = {'movflags': 'faststart'} if path.suffix == '.mp4' and faststart else {}
   with av.open(str(path), 'w', options=options) as container:
     speed = {'libx264': {'preset': 'veryfast'}, 'libvpx-vp9': {'deadline': 'realtime', 'cpu-used': '8'}}
     codec = CODECS[path.suffix]
-    stream = container.add_stream(codec, rate=round(1 / base) if codec == 'mpeg4' else 25, options=speed.get(codec, {}))
+    stream = container.add_stream(
+      codec, rate=round(1 / base) if codec.startswith('mpeg') else 25, options=speed.get(codec, {})
+    )
     stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, 'yuv420p'
     stream.gop_size = keyframes
     stream.codec_context.time_base = base
@@ -70,7 +75,7 @@ def render(
     if rotation is not None or hflip:
       stream.set_display_rotation(rotation or 0, hflip=hflip)
     if sound:
-      silence(container, sound)
+      silence(container, sound, begin=sound_from)
     for number, time in enumerate(times):
       frame = av.VideoFrame.from_ndarray(draw(number), 'rgb24')
       frame.time_base = base
@@ -80,15 +85,15 @@ def render(
   return path
 
 
-def silence(container: av.container.OutputContainer, seconds: float, also=tuple) -> None:
+def silence(container: av.container.OutputContainer, seconds: float, also=tuple, begin: float = 0) -> None:
   """Adds a stream of silence, and the packets that `also` returns once all streams are there."""
-  stream = container.add_stream('aac' if container.format.name == 'mp4' else 'libopus', rate=48000, layout='mono')
-  size = 1024 if container.format.name == 'mp4' else 960
+  codec, size = ('libopus', 960) if container.format.name in ('matroska', 'webm') else ('aac', 1024)
+  stream = container.add_stream(codec, rate=48000, layout='mono')
   container.start_encoding()
   container.mux(also())
   for start in range(0, int(seconds * 48000), size):
     frame = av.AudioFrame.from_ndarray(np.zeros((1, size), np.float32), 'fltp', 'mono')
-    frame.sample_rate, frame.pts, frame.time_base = 48000, start, Fraction(1, 48000)
+    frame.sample_rate, frame.pts, frame.time_base = 48000, start + int(begin * 48000), Fraction(1, 48000)
     container.mux(stream.encode(frame))
   container.mux(stream.encode(None))
 
