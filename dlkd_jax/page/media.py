@@ -12,7 +12,7 @@ from typing import Any
 
 from dlkd_jax.page.refusal import RefusalError
 from dlkd_jax.video import decoding
-from dlkd_jax.video.files import SUFFIXES, VideoError, open_video
+from dlkd_jax.video.files import SUFFIXES, VideoError
 
 # What browsers may play; whether they do depends on the codec inside.
 TYPES = {
@@ -112,16 +112,14 @@ class VideoFiles:
     """
     try:
       path, _ = self.path(video_id)
-      info = decoding.probe(path)
-      with open_video(path) as video:
-        pixels = video.stream.codec_context.pix_fmt or 'unknown'
+      info = decoding.probe(path, measure=False)
     except RefusalError as refusal:
       return {'code': refusal.code, 'message': refusal.message}
     except VideoError as error:
       return {'code': 'damaged', 'message': f'The file {self.name(video_id)} {error.reason}.'}
-    if info.codec in ('h264', 'vp8', 'vp9', 'av1') and pixels == 'yuv420p' and self.playable(video_id):
+    if info.codec in ('h264', 'vp8', 'vp9', 'av1') and info.pixels == 'yuv420p' and self.playable(video_id):
       return {'code': 'fine', 'message': f'The file {self.name(video_id)} is in order ({info.codec}).'}
-    what = f'{info.codec} ({pixels}) in a {pathlib.Path(path).suffix.lower()} file'
+    what = f'{info.codec} ({info.pixels or "unknown"}) in a {pathlib.Path(path).suffix.lower()} file'
     return {'code': 'format', 'message': f'This browser does not play {what}. {_PLAYED}'}
 
   def _allowed(self, video_id: str) -> pathlib.Path:

@@ -13,6 +13,8 @@ from PIL import Image
 from dlkd_jax.page.refusal import RefusalError
 from dlkd_jax.video.picture_at import picture_at
 
+_STEP = 0.5  # Seconds from one picture of a film to the next.
+
 
 def jpeg(image: np.ndarray) -> bytes:
   """Returns a picture, uint8 [H, W, 3], as JPEG."""
@@ -36,13 +38,15 @@ class Thumbnails:
     self.kept_bytes = 0
 
   async def get(self, path: str, etag: str, time: float) -> bytes:
-    """Returns the picture of a file at a time, seconds, to a hundredth; `etag` changes with the file.
+    """Returns the picture of a file at a time, seconds, to half a second; `etag` changes with the file.
+
+    More times would only keep the threads busy: whoever asks for each hundredth gets a second's two pictures.
 
     Raises:
       VideoError: it cannot be decoded.
       RefusalError: too many are waiting.
     """
-    key = (path, etag, round(time, 2))
+    key = (path, etag, round(time / _STEP) * _STEP)
     if key in self._kept:
       self._kept.move_to_end(key)
       return self._kept[key]

@@ -31,6 +31,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import time
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
@@ -57,6 +58,7 @@ __all__ = (
 # A picture that is held for longer, seconds and samples, says nothing new.
 _HOLD = 10
 _HOLD_SAMPLES = 10
+_PATIENCE = 5  # Seconds.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,13 +197,15 @@ def probe(path: str | os.PathLike[str], measure: bool = True) -> VideoInfo:
 
   Args:
     path: the file.
-    measure: reads a file through that does not say how long it is.
+    measure: reads a file through that does not say how long it is. False: that takes a few seconds at most, as long
+      as it takes to come upon a whole frame.
 
   Raises:
     VideoError: the file cannot be opened or has not one whole frame.
   """
+  deadline = math.inf if measure else time.monotonic() + _PATIENCE
   with open_video(path, threads=1) as video:
-    with contextlib.closing(frames_of(video)) as frames:
+    with contextlib.closing(frames_of(video, deadline=deadline)) as frames:
       first = next(frames)
     width, height = pictures.shown_size(first.frame, first.aspect)
     rate = video.stream.average_rate or video.stream.guessed_rate or 0

@@ -6,6 +6,7 @@ import bisect
 import collections
 import math
 import os
+import time as clock
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import NamedTuple
@@ -140,12 +141,15 @@ def _needed(
   yield from ((packet, True) for packet in held)
 
 
-def _decode(video: OpenVideo, damage: Damage, period: Fraction | None) -> Iterator[av.VideoFrame]:
+def _decode(video: OpenVideo, damage: Damage, period: Fraction | None, deadline: float) -> Iterator[av.VideoFrame]:
   """The whole frames of the stream in the order in which they are shown."""
   chain = Chain()
   decoder = video.stream.codec_context
   skips = False
   for packet, needed in _needed(video, stream_packets(video, damage), period):
+    if clock.monotonic() > deadline:
+      damage.note('takes too long to read, as far as', packet_time(video, packet) or Fraction(0))
+      return
     chain.send(packet)
     if damage.incomplete(packet):
       chain.lose()
@@ -221,13 +225,13 @@ def decoded_frames(
 
 
 def frames_of(
-  video: OpenVideo, period: Fraction | None = None, notes: list[str] | None = None
+  video: OpenVideo, period: Fraction | None = None, notes: list[str] | None = None, deadline: float = math.inf
 ) -> Iterator[DecodedFrame]:
-  """Reads an open video from its beginning as `decoded_frames` does, which see."""
+  """Reads an open video from its beginning as `decoded_frames` does, which see; until `time.monotonic()` is so much."""
   default, damage = _default_duration(video), Damage(notes)
   aspect = pixel_aspect(video, damage)
   time = None
-  for frame in _decode(video, damage, period):
+  for frame in _decode(video, damage, period, deadline):
     if frame.pts is None:
       damage.note('a frame has no timestamp, after the one', time or Fraction(0))
       continue

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import av
 import numpy as np
+
+from dlkd_jax.video import containers
 
 # Untagged video from this height on is taken for BT.709, as players do; below it for BT.601.
 _HIGH_DEFINITION = 720
@@ -45,9 +48,12 @@ def shown_size(frame: av.VideoFrame, aspect: Fraction | None = None, max_side: i
 def _unturned_size(frame: av.VideoFrame, aspect: Fraction | None, max_side: int | None) -> tuple[int, int]:
   """The size before the turn; the height stays and the width follows the pixels' aspect, then both shrink."""
   width, height = Fraction(frame.width) * (aspect or 1), Fraction(frame.height)
+  scale = Fraction(1)
   if max_side is not None and max(width, height) > max_side:
     scale = Fraction(max_side) / max(width, height)
-    width, height = width * scale, height * scale
+  elif width * height > containers.MOST_PIXELS:  # It is only that wide because its pixels are.
+    scale = Fraction(math.sqrt(containers.MOST_PIXELS / (width * height)))
+  width, height = width * scale, height * scale
   return max(1, round(width)), max(1, round(height))
 
 

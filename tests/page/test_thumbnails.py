@@ -49,7 +49,8 @@ def test_jpeg_of_the_right_size(tmp_path):
 def test_each_is_made_once(calls):
   async def ask(made):
     await asyncio.gather(*(made.get('a', 'tag', 1.0) for _ in range(10)))
-    await made.get('a', 'tag', 1.001)  # The same hundredth.
+    await made.get('a', 'tag', 1.24)  # The same half second.
+    await made.get('a', 'tag', 0.76)
     await made.get('a', 'other', 1.0)  # The file has changed.
 
   gather(ask)
@@ -59,8 +60,8 @@ def test_each_is_made_once(calls):
 def test_memory_is_bounded(calls):
   async def ask(made):
     for number in range(50):
-      await made.get('a', 'tag', number / 10)
-    await made.get('a', 'tag', 4.9)
+      await made.get('a', 'tag', number / 2)
+    await made.get('a', 'tag', 24.5)
     return made.kept_bytes
 
   size = len(thumbnails.jpeg(np.zeros((32, 64, 3), np.uint8)))

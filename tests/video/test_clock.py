@@ -1,6 +1,7 @@
 """Times are those of a player: pictures that begin late, clocks that jump ahead, start again or wrap around."""
 
 import dataclasses
+import itertools
 from fractions import Fraction
 
 import pytest
@@ -184,7 +185,7 @@ def test_parts_from_any_time_on_follow_each_other(parts, lag):
   stamps = [start + 40 * n for start, count in parts for n in range(count)]
   found, breaks = put_right(stamps, joins=True, lag=lag)
   assert breaks < len(parts)
-  steps = [later - earlier for earlier, later in zip(found, found[1:], strict=False)]
+  steps = [later - earlier for earlier, later in itertools.pairwise(found)]
   assert all(-1000 <= step <= 10_040 for step in steps)
   borders, place = [], 0
   for _, count in parts:

@@ -3,6 +3,7 @@
 import gc
 import itertools
 import json
+import math
 import os
 from fractions import Fraction
 
@@ -10,7 +11,8 @@ import av
 import psutil
 import pytest
 
-from dlkd_jax.video import decoding
+from dlkd_jax.video import decoding, files
+from dlkd_jax.video.clock import Clock
 from tests.paths import shared
 from tests.video import films
 
@@ -212,3 +214,25 @@ def test_real_clips():
     expected = [max(s for s in stamps if s <= stamps[0] + Fraction(k, 2)) for k in range(len(samples))]
     assert [s.shown for s in samples] == [float(s - stamps[0]) for s in expected], clip
     assert Fraction(len(samples) - 1, 2) < end - stamps[0] <= Fraction(len(samples), 2), clip
+
+
+def test_probing_opens_a_film_once_and_need_not_read_it_through(tmp_path, monkeypatch):
+  path = films.render(tmp_path / 'whole.webm', films.steady(250))
+  content = path.read_bytes()
+  assert content.count(b'\x44\x89\x88') == 1
+  path.write_bytes(content.replace(b'\x44\x89\x88', b'\xec\x81\x00'))  # Its length becomes a filling.
+  opened, packets = [], []
+  monkeypatch.setattr(files, '_opened', lambda path, original=files._opened: opened.append(path) or original(path))
+  put_right = Clock.put_right
+  monkeypatch.setattr(Clock, 'put_right', lambda self, packet: packets.append(packet) or put_right(self, packet))
+  assert math.isnan(decoding.probe(path, measure=False).duration)
+  assert len(opened) == 1 and len(packets) < 50
+  assert decoding.probe(path).duration == pytest.approx(10, abs=0.05) and len(opened) == 2
+
+
+def test_probing_gives_up_where_no_frame_comes_for_long(tmp_path, monkeypatch):
+  monkeypatch.setattr(decoding, '_PATIENCE', -1)
+  path = films.render(tmp_path / 'a.mp4', films.steady(50))
+  with pytest.raises(decoding.VideoError, match='takes too long to read'):
+    decoding.probe(path, measure=False)
+  assert decoding.probe(path).duration == 2
