@@ -60,8 +60,8 @@ def test_each_is_made_once(calls):
 def test_memory_is_bounded(calls):
   async def ask(made):
     for number in range(50):
-      await made.get('a', 'tag', number / 2)
-    await made.get('a', 'tag', 24.5)
+      await made.get('a', 'tag', 20 + number / 2)
+    await made.get('a', 'tag', 44.5)
     return made.kept_bytes
 
   size = len(thumbnails.jpeg(np.zeros((32, 64, 3), np.uint8)))

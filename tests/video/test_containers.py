@@ -46,7 +46,7 @@ LISTS = {
   'dash': '<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"><Period><AdaptationSet '
   'mimeType="video/mp4"><Representation id="1" bandwidth="1"><BaseURL>pipe.ts</BaseURL></Representation>'
   '</AdaptationSet></Period></MPD>',
-  'sdp': 'v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 96\na=rtpmap:96 H264/90000\n',
+  'sdp': 'v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 96\n',
   'asx': '<asx version="3.0"><entry><ref href="pipe.ts"/></entry></asx>',
   'imf': '<?xml version="1.0"?><CompositionPlaylist xmlns="http://www.smpte-ra.org/schemas/2067-3/2013"/>',
   'playlist': '[playlist]\nFile1=pipe.ts\n',
