@@ -7,7 +7,8 @@ import pytest
 import tokenizers
 from PIL import Image
 
-from dlkd_jax.models.clip_inputs import Preprocess, Tokenizer, read_preprocess, read_tokenizer
+from dlkd_jax.errors import UserError
+from dlkd_jax.models.clip_inputs import Preprocess, Tokenizer, find_tokenizer, read_preprocess, read_tokenizer
 from tests.models.clips import word_tokenizer
 from tests.paths import golden
 
@@ -26,6 +27,71 @@ def test_token_ids_agree_with_openai():
   assert ids.shape == (len(samples), 77) and ids.dtype == np.int32
   for row, length, sample in zip(ids, tokenizer.lengths(ids), samples, strict=True):
     assert row[:length].tolist() == sample['ids']
+
+
+def split_tokenizer(folder):
+  """Writes the golden tokenizer as vocab.json and merges.txt."""
+  content = json.loads((golden('clip_tokenizer') / 'tokenizer.json').read_text(encoding='utf-8'))
+  merges = [' '.join(pair) if isinstance(pair, list) else pair for pair in content['model']['merges']]
+  (folder / 'vocab.json').write_text(json.dumps(content['model']['vocab']), encoding='utf-8')
+  (folder / 'merges.txt').write_text('\n'.join(['#version: 0.2', *merges]), encoding='utf-8')
+
+
+def test_token_ids_of_vocabulary_and_merges_agree_with_openai(tmp_path):
+  split_tokenizer(tmp_path)
+  samples = json.loads(golden('clip_tokenizer').joinpath('samples.json').read_text(encoding='utf-8'))
+  tokenizer = find_tokenizer(tmp_path, 77, 49407, 49408)
+  ids = tokenizer([sample['text'] for sample in samples])
+  for row, length, sample in zip(ids, tokenizer.lengths(ids), samples, strict=True):
+    assert row[:length].tolist() == sample['ids']
+  (tmp_path / 'merges.txt').unlink()
+  assert find_tokenizer(tmp_path, 77, 49407, 49408) is None
+
+
+def test_tokenizers_that_do_not_fit_the_model_are_refused(tmp_path):
+  split_tokenizer(tmp_path)
+  with pytest.raises(
+    UserError, match=r'vocab\.json: the tokenizer ends sentences with token 49407, .*eos_token_id.* 5'
+  ):
+    find_tokenizer(tmp_path, 77, 5, 49408)
+  with pytest.raises(UserError, match=r'gives token 49407, and the text tower has 100'):
+    find_tokenizer(tmp_path, 77, None, 100)(['a'])
+  (tmp_path / 'merges.txt').write_text('a b c\n')
+  with pytest.raises(UserError, match=r'merges\.txt: expected two parts a line'):
+    find_tokenizer(tmp_path, 77, None, 49408)
+  (tmp_path / 'merges.txt').write_text('nowhere there\n')
+  with pytest.raises(UserError, match=r'vocab\.json and merges\.txt do not belong together'):
+    find_tokenizer(tmp_path, 77, None, 49408)
+  (tmp_path / 'vocab.json').write_text('{"a": 0}')
+  with pytest.raises(UserError, match=r'vocab\.json: <\|startoftext\|> is missing'):
+    find_tokenizer(tmp_path, 77, None, 49408)
+
+
+def test_settings_of_a_tokenizer(tmp_path):
+  tokenizer = word_tokenizer(['a', 'b'])
+  tokenizer.enable_truncation(3)
+  tokenizer.enable_padding(length=9)
+  tokenizer.save(str(tmp_path / 'tokenizer.json'))
+  # The model's length counts, as where the libraries prepare a batch.
+  assert find_tokenizer(tmp_path, 6, None, 9)(['a b a'])[0].tolist() == [1, 2, 3, 2, 4, 4]
+  for field, odd in (('padding_side', 'left'), ('truncation_side', 'left'), ('add_eos_token', False)):
+    (tmp_path / 'tokenizer_config.json').write_text(json.dumps({field: odd}))
+    with pytest.raises(UserError, match=rf'tokenizer_config\.json: {field} is'):
+      find_tokenizer(tmp_path, 6, None, 9)
+  (tmp_path / 'tokenizer_config.json').unlink()
+  tokenizer.enable_padding(direction='left')
+  tokenizer.save(str(tmp_path / 'tokenizer.json'))
+  with pytest.raises(UserError, match=r'tokenizer\.json: padding\.direction is "Left"'):
+    find_tokenizer(tmp_path, 6, None, 9)
+
+
+def test_what_is_read_of_a_sentence():
+  tokenizer = Tokenizer(word_tokenizer(['a', 'b']), context=4)
+  assert tokenizer.reads('a b') == (2, 2, 2)
+  assert tokenizer.reads('a c b a b') == (5, 2, 1)  # c is not known.
+  assert tokenizer.reads('') == (0, 0, 0) and tokenizer.reads('c') == (1, 1, 0)
+  ids = tokenizer(['a c b a b'])
+  assert tokenizer.lengths(ids)[0] - 2 == 2
 
 
 @pytest.mark.parametrize(('height', 'width'), [(90, 160), (160, 90), (64, 64), (20, 300)])
@@ -52,6 +118,13 @@ def test_preprocessing_is_read_as_written(tmp_path):
   preprocess = Preprocess(48, 56, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 'bilinear')
   path.write_text(json.dumps(preprocess.as_json()))
   assert read_preprocess(path) == preprocess
+  squash = Preprocess(48, (50, 60), scale=1.0, resampling='box')
+  path.write_text(json.dumps(squash.as_json()))
+  assert read_preprocess(path) == squash
+  path.write_text('{"resample": "BILINEAR"}')
+  assert read_preprocess(path) == Preprocess(resampling='bilinear')
+  with pytest.raises(UserError, match='as OpenCLIP does it'):
+    Preprocess(rounding='even').as_json()
   path.write_text('{"size": 224, "crop_size": 224, "resample": 3}')  # The older generation.
   assert read_preprocess(path) == Preprocess()
   path.write_text('{"do_center_crop": false}')

@@ -14,6 +14,8 @@ import re
 import numpy as np
 import pytest
 import safetensors.numpy
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from dlkd_jax.errors import UserError
 from dlkd_jax.models import clip
@@ -233,6 +235,46 @@ def test_an_index_of_parts_that_lack_arrays(tmp_path):
   index.write_text(json.dumps({'weight_map': {'text_projection.weight': 3}}))
   with pytest.raises(UserError, match=r'index\.json: weight_map\.text_projection\.weight is 3'):
     load_clip(folder)
+
+
+def places(content, path=()):
+  """Yields the path of every value inside of JSON."""
+  yield path
+  for name, value in content.items() if isinstance(content, dict) else ():
+    yield from places(value, (*path, name))
+
+
+ANYTHING = st.recursive(
+  st.none() | st.booleans() | st.integers(-3, 70) | st.floats() | st.text(max_size=3) | st.just('bicubic'),
+  lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(['height', 'width', 'eps']), inner),
+  max_leaves=3,
+)
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_stands_in_a_field_opens_or_is_refused_in_a_line(tmp_path, data):
+  kind, name = data.draw(
+    st.sampled_from([('hf', 'config.json'), ('hf', 'preprocessor_config.json'), ('open', 'open_clip_config.json')])
+  )
+  folder = tmp_path / kind
+  if not folder.exists():
+    write(folder, kind, {})
+  plain = (folder / name).read_text()
+  content = json.loads(plain)
+  *way, last = data.draw(st.sampled_from([path for path in places(content) if path]))
+  part = content
+  for step in way:
+    part = part[step]
+  part[last] = data.draw(ANYTHING)
+  (folder / name).write_text(json.dumps(content))
+  try:
+    load_clip(folder)
+  except UserError as error:
+    # Sizes that others than the file's weights would have are told array by array.
+    assert 'arrays)' in str(error) or name in str(error), error
+  finally:
+    (folder / name).write_text(plain)
 
 
 def test_merging_of_changes():

@@ -9,7 +9,7 @@ import pytest
 
 from dlkd_jax.models import clip, clip_files
 from dlkd_jax.video import backbones
-from tests.models import clips
+from tests.models import clip_variants, clips
 
 
 @pytest.fixture(scope='module')
@@ -92,3 +92,31 @@ def test_what_is_missing_is_said(folder, tmp_path):
   for layer in (0, 3, -3):
     with pytest.raises(ValueError, match='the tower has 1 to 2'):
       backbones.open_frame_backbone(f'clip:{folder}@layer={layer}')
+
+
+def test_fingerprints_follow_what_was_read_otherwise_before(folder, tmp_path):
+  frames = {}
+  texts = {}
+  for name in ('hf plain', 'hf processor_config', 'hf do_rescale', 'hf size square', 'open plain', 'open squash'):
+    path = clip_variants.write(tmp_path / name, name)
+    clips.word_tokenizer(clips.WORDS).save(str(path / 'tokenizer.json'))
+    frames[name] = backbones.open_frame_backbone(f'clip:{path}').fingerprint
+    texts[name] = backbones.open_text_backbone(f'clip:{path}').fingerprint
+  assert len(set(frames.values())) == len(frames)
+  for name in ('hf plain', 'open plain'):  # As ever: of the files alone.
+    path = tmp_path / name
+    files = sorted(file for file in path.iterdir())
+    assert frames[name] == texts[name] == f'clip:{backbones.fingerprint_of_files(*files)}'
+  config_dict = clip_variants.write(tmp_path / 'dict', 'hf config_dict')
+  clips.word_tokenizer(clips.WORDS).save(str(config_dict / 'tokenizer.json'))
+  files = sorted(file for file in config_dict.iterdir())
+  assert backbones.open_text_backbone(f'clip:{config_dict}').fingerprint not in (
+    *texts.values(),
+    f'clip:{backbones.fingerprint_of_files(*files)}',
+  )
+
+
+def test_sentences_say_what_is_read(folder):
+  backbone = backbones.open_text_backbone(f'clip:{folder}')
+  assert backbone.reads('a red square') == (3, 3, 3)
+  assert backbone.reads('a red dog runs over the square') == (7, 4, 2)
