@@ -122,7 +122,7 @@ class Backbones:
           f'{self.teacher_text.sentence_features} of a sentence; a teacher needs one space for both'
         )
     backbones.forget_files()
-
+    self.captions, self.cut, self.unknown = 0, 0, 0
     self.pixels = self._side(request.teacher) if request.keep_pixels else None
 
   def _side(self, name: str | None) -> int:
@@ -162,6 +162,7 @@ class Backbones:
   def encode_text(self, texts: list[str]) -> dict[str, np.ndarray]:
     """Returns the features of the captions of one video, by name as in a record."""
     tokens = self.text.tokens(texts) if texts else []
+    self._count(texts)
     features = {
       'student_tokens': np.concatenate([*tokens, np.zeros((0, self.text.token_features), np.float32)]),
       'token_lengths': np.array([len(rows) for rows in tokens], np.int32),
@@ -170,6 +171,22 @@ class Backbones:
       empty = np.zeros((0, self.teacher_text.sentence_features), np.float32)
       features['teacher_text'] = self.teacher_text.sentences(texts) if texts else empty
     return features
+
+  def _count(self, texts: list[str]) -> None:
+    """Counts the captions, and those that a backbone cuts or knows no word of."""
+    # A backbone need not know what it leaves out.
+    readers = [each for each in {self.text, self.teacher_text} if hasattr(each, 'reads')]
+    for text in texts:
+      readings = [each.reads(text) for each in readers]
+      self.captions += 1
+      self.cut += any(read < needed for needed, read, _ in readings)
+      self.unknown += not all(known for _, _, known in readings)
+
+  def notes(self) -> list[str]:
+    """Returns what is to be said of how captions were read."""
+    whole = f'of {self.captions:,} captions'
+    found = [f'{self.cut:,} {whole} are longer than the text backbone reads, and were cut'] if self.cut else []
+    return found + ([f'{self.unknown:,} {whole} have no word that the text backbone knows'] if self.unknown else [])
 
 
 def extract(request: Request) -> Result:
@@ -232,6 +249,7 @@ def _extract_all(
     bar.finish('all')
   if tally.cut + tally.dropped:
     report.notes.append(str(tally))
+  report.notes += models.notes()
 
 
 def _say_anew(

@@ -13,13 +13,16 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from dlkd_jax.data import lengths, sources
+from dlkd_jax.models import clip_files
 from dlkd_jax.video import backbones, decoding, extraction, picture_statistics, work_folder
+from tests.models import clips
 from tests.paths import repository
 from tests.video import films
 from tfds_builders import base_builder
@@ -311,3 +314,15 @@ def test_two_extractions_at_once_are_refused(corpus, tmp_path):
     pytest.raises(ValueError, match='another process'),
   ):
     extraction.extract(_request(corpus, tmp_path))
+
+
+def test_captions_that_are_cut_are_counted(tmp_path):
+  clip_files.save_clip(clips.tiny_model(), tmp_path / 'clip')  # It reads 4 words.
+  clip = f'clip:{tmp_path / "clip"}'
+  models = extraction.Backbones(
+    types.SimpleNamespace(student='statistics', tokens='words:8', teacher=clip, keep_pixels=False)
+  )
+  models.encode_text(['a red square', 'a red square moves left right'])
+  assert models.notes() == ['1 of 2 captions are longer than the text backbone reads, and were cut']
+  models.encode_text(['…', 'blue'])
+  assert models.notes()[1:] == ['1 of 4 captions have no word that the text backbone knows']
