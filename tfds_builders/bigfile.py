@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 
+from dlkd_jax import files
 from tfds_builders import arrays, errors, video2frames
 
 _ROW_TYPE = np.dtype('<f4')
@@ -38,6 +39,9 @@ class BigFileFrames:
         raise errors.MissingFileError(
           f'{folder / name}: absent; a BigFile folder holds feature.bin, id.txt, shape.txt and video2frames.txt'
         )
+    for name in ('id.txt', 'shape.txt', 'video2frames.txt'):
+      if kind := files.kind_of(folder / name):
+        raise errors.MalformedFileError(f'{folder / name}: expected text; it is {kind}')
     rows, self.dims = _read_shape(folder / 'shape.txt')
     self._check_size(rows)
     self._rows = _rows_of_videos(folder, rows)
@@ -47,6 +51,8 @@ class BigFileFrames:
     expected = rows * self.dims * _ROW_TYPE.itemsize
     found = self._bin.stat().st_size
     if found != expected:
+      if kind := files.kind_of(self._bin):
+        raise errors.TruncatedFileError(f'{self._bin}: expected {expected:,} bytes of float32; it is {kind}')
       reason = 'it was cut short, copy it again' if found < expected else 'one of the two is not its own'
       raise errors.TruncatedFileError(
         f'{self._bin}: has {found:,} bytes, but shape.txt says {rows} rows of {self.dims} float32, '

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import json
 import pathlib
 import re
 
+import numpy as np
+from absl import logging
+
+from dlkd_jax import annotations, files
+from dlkd_jax.errors import UserError
 from tfds_builders import errors
 
 # The shortest video id that leaves `#enc#<k>` or `#<k>` at the very end, so that a video id may hold '#' itself.
@@ -49,6 +53,14 @@ def split_caption_id(caption_id: str) -> tuple[str, str] | None:
   return (match['video'], match['number']) if match else None
 
 
+def read_text(path: pathlib.Path) -> str:
+  """Returns the text of a file of a pack; MalformedFileError, with line and byte, where it is none."""
+  try:
+    return files.read_text(path)
+  except UserError as error:
+    raise errors.MalformedFileError(str(error)) from error
+
+
 def read_captions(path: pathlib.Path) -> dict[str, list[Caption]]:
   """Reads one `<collection><split>.caption.txt`.
 
@@ -62,15 +74,10 @@ def read_captions(path: pathlib.Path) -> dict[str, list[Caption]]:
     PackError: not text, a line without an id of either spelling, an empty sentence, an id that occurs twice (also in
       the two spellings), or no caption at all.
   """
-  try:
-    lines = path.read_text(encoding='utf-8-sig').split('\n')
-  except UnicodeDecodeError as error:
-    raise errors.MalformedFileError(f'{path}: not UTF-8 text ({error})') from error
+  text = read_text(path)
   videos: dict[str, list[Caption]] = collections.defaultdict(list)
   seen: dict[tuple[str, str], int] = {}
-  for line_number, line in enumerate(lines, start=1):
-    if not line.strip():
-      continue
+  for line_number, line in files.lines(text):
     caption = _parse_line(line, f'{path}, line {line_number}')
     key = (caption.video, caption.number)
     if key in seen:
@@ -105,7 +112,7 @@ class Moments:
   """Where in its video each caption holds, from the optional `<collection>.moments.json`."""
 
   def __init__(self, path: pathlib.Path | None):
-    """Reads the file: caption id → [start, end, video duration], all in seconds.
+    """Reads the file: caption id → [start, end, video duration], all in seconds; null where unknown.
 
     Args:
       path: the file, or None where a pack has none: every moment is then unknown.
@@ -117,19 +124,24 @@ class Moments:
     if path is None:
       return
     try:
-      content = json.loads(path.read_text(encoding='utf-8'))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-      raise errors.MalformedFileError(f'{path}: not JSON ({error})') from error
-    if not isinstance(content, dict):
-      raise errors.MalformedFileError(f'{path}: expected an object of caption ids')
-    for caption_id, moment in content.items():
-      try:
-        start, end, duration = (float(value) for value in moment)
-      except (TypeError, ValueError) as error:
+      content = files.parse_object(read_text(path), str(path))
+    except UserError as error:
+      raise errors.MalformedFileError(str(error)) from error
+    tally = annotations.Tally()
+    for caption_id, entry in content.items():
+      if not isinstance(entry, list) or len(entry) != 3:
         raise errors.MalformedFileError(
-          f'{path}: {caption_id!r} is {moment!r}; expected [start, end, video duration] in seconds'
-        ) from error
-      self._by_caption[split_caption_id(caption_id)] = (start, end, duration)
+          f'{path}: {caption_id!r} is {entry!r:.80}; expected [start, end, video duration] in seconds'
+        )
+      try:
+        moment = annotations.read_moment(*entry[:2], f'{path}: {caption_id!r}')
+        duration = annotations.read_duration(entry[2], f'{path}: {caption_id!r}: the duration')
+      except UserError as error:
+        raise errors.MalformedFileError(f'{error}; expected [start, end, video duration] in seconds') from error
+      (taken,) = tally.take(np.array([moment]), duration, [caption_id])
+      self._by_caption[split_caption_id(caption_id)] = (float(taken[0]), float(taken[1]), duration)
+    if str(tally):
+      logging.warning('%s: %s', path, tally)
 
   def of(self, caption: Caption) -> tuple[float, float, float]:
     """Returns (start, end, video duration) in seconds, NaN where unknown."""

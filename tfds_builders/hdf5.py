@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import importlib.util
 import pathlib
 
 import h5py
 import numpy as np
 
+from dlkd_jax import files
 from tfds_builders import arrays, errors
 from tfds_builders.captions import Caption
+
+# Of the registry of the HDF Group.
+_FILTERS = {
+  307: 'bzip2',
+  32000: 'LZF',
+  32001: 'Blosc',
+  32004: 'LZ4',
+  32008: 'bitshuffle',
+  32013: 'ZFP',
+  32015: 'Zstandard',
+  32017: 'SZ',
+  32026: 'Blosc2',
+}
 
 
 class _Hdf5:
@@ -28,6 +43,8 @@ class _Hdf5:
       self._file = h5py.File(path, 'r')
       self._ids = set(self._file.keys())
     except (OSError, RuntimeError, UnicodeDecodeError) as error:
+      if kind := files.kind_of(path, 'HDF5'):
+        raise errors.MalformedFileError(f'{path}: expected an HDF5 file; it is {kind}') from error
       raise errors.MalformedFileError(
         f'{path}: cannot be read as HDF5 ({error}); it may have been cut short, copy it again'
       ) from error
@@ -39,8 +56,13 @@ class _Hdf5:
   def _read_rows(self, name: str, where: str) -> np.ndarray:
     try:
       entry = self._file[name]
+      if isinstance(entry, h5py.Dataset) and (lacking := _lacking_filter(entry)):
+        raise errors.MalformedFileError(
+          f'{where}: is compressed with {lacking}, which HDF5 does not have here; `pip install hdf5plugin` adds it, or '
+          'write the file again without it, as `h5repack -f GZIP=4` does'
+        )
       array = entry[()] if isinstance(entry, h5py.Dataset) else None
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, RuntimeError) as error:
       raise errors.MalformedFileError(f'{where}: cannot be read ({error}); copy the file again') from error
     if array is None:
       raise errors.MalformedFileError(f'{where}: is a group of arrays; expected one array')
@@ -52,6 +74,20 @@ class _Hdf5:
   def close(self) -> None:
     """Closes the file."""
     self._file.close()
+
+
+def _lacking_filter(dataset: h5py.Dataset) -> str | None:
+  """Returns name and number of a filter that the array was compressed with and that cannot be undone here."""
+  properties = dataset.id.get_create_plist()
+  filters = [properties.get_filter(index) for index in range(properties.get_nfilters())]
+  absent = [(each[0], each[3]) for each in filters if not h5py.h5z.filter_avail(each[0])]
+  if absent and importlib.util.find_spec('hdf5plugin'):
+    importlib.import_module('hdf5plugin')  # Registers what it has.
+    absent = [each for each in absent if not h5py.h5z.filter_avail(each[0])]
+  for number, name in absent:
+    known = _FILTERS.get(number) or name.decode('utf-8', 'replace').strip()
+    return f'{known} (HDF5 filter {number})' if known else f'HDF5 filter {number}'
+  return None
 
 
 class Hdf5Frames(_Hdf5):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from dlkd_jax import annotations, files
 from dlkd_jax.data import sources
 from dlkd_jax.errors import UserError
 from dlkd_jax.gallery.encoding import TEACHER
@@ -132,33 +133,33 @@ class Knowledge:
 def read_metadata(path: pathlib.Path) -> dict[str, dict[str, Any]]:
   """Reads a file of metadata: video → what it says; see `Knowledge.read` for the file and the errors."""
   found: dict[str, dict[str, Any]] = {}
-  for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1):
-    if not line.strip():
-      continue
-    try:
-      content = dict(json.loads(line))
-      video = content.pop('video')
-    except (ValueError, TypeError, KeyError) as error:
+  for where, content in files.json_lines(path):
+    video = content.pop('video', None)
+    if not isinstance(video, str) or not video:
       raise UserError(
-        f'{path}, line {number}: expected an object with "video", as {{"video": "lake.mp4", "year": 2021}}; found '
-        f'{line[:80]!r}'
-      ) from error
+        f'{where}: "video" is {video!r:.80}; expected an object as {{"video": "lake.mp4", "year": 2021}}, with the id '
+        'of a video'
+      )
     if video in found:
-      raise UserError(f'{path}, line {number}: {video!r} is described a second time; join the two lines')
+      raise UserError(f'{where}: {video!r} is described a second time; join the two lines')
     for key, value in content.items():
-      if not all(isinstance(one, str | int | float | bool) for one in (value if isinstance(value, list) else [value])):
+      if not all(map(_is_plain, value if isinstance(value, list) else [value])):
         raise UserError(
-          f'{path}, line {number}: {key!r} is {value!r}; expected a text, a number, true or false, or a list of these'
+          f'{where}: {key!r} is {value!r:.80}; expected a text, a number, true or false, or a list of these'
         )
-    found[str(video)] = content
+    found[video] = content
   return found
+
+
+def _is_plain(value: Any) -> bool:
+  return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def captions_of(record: Mapping[str, Any]) -> list[Caption]:
   """Returns the captions of a record; unknown starts and ends are None."""
   video = sources.text(record['video_id'])
   ids, texts = sources.texts(record['caption_ids']), sources.texts(record['captions'])
-  moments = np.asarray(record['moments'], np.float64).reshape(-1, 2)
+  moments = annotations.possible(record['moments'], record['duration'])
   return [
     Caption(caption_id, video, text, *(float(second) if np.isfinite(second) else None for second in moment))
     for caption_id, text, moment in zip(ids, texts, moments, strict=True)

@@ -13,13 +13,13 @@ Ties are pessimistic, as everywhere: a wrong video with the score of a relevant 
 
 from __future__ import annotations
 
-import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from dlkd_jax import files
 from dlkd_jax.errors import UserError
 from dlkd_jax.reporting.bootstrap import CUTOFFS
 from dlkd_jax.retrieval.metrics import fused_rows
@@ -81,14 +81,9 @@ def read_relevant(
 
 def _lines(path: pathlib.Path) -> Iterator[tuple[int, str, list[str]]]:
   """Yields number, caption and videos of each line that is not empty."""
-  for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1):
-    if not line.strip():
-      continue
-    try:
-      content = json.loads(line)
-    except json.JSONDecodeError as error:
-      raise UserError(f'{path}:{number}: not JSON: {error}') from None
-    caption, videos = (content.get(key) if isinstance(content, dict) else None for key in ('caption', 'videos'))
+  for number, line in files.lines(files.read_text(path)):
+    content = files.parse_object(line, f'{path}:{number}')
+    caption, videos = content.get('caption'), content.get('videos')
     fits = isinstance(videos, list) and videos and all(isinstance(name, str) for name in videos)
     if not isinstance(caption, str) or not fits:
       raise UserError(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from dlkd_jax import annotations
 from dlkd_jax.data import sources, transforms
 from dlkd_jax.reporting.moment_accuracy import even_times
 from dlkd_jax.reporting.trained_run import TrainedRun
@@ -112,7 +113,8 @@ def _read_records(source, max_frames: int) -> tuple[dict[str, tuple[str, np.ndar
   for index in range(len(source)):
     record = source[index]
     texts, ids = sources.texts(record['captions']), sources.texts(record['caption_ids'])
-    captions |= {name: (text, x) for name, text, x in zip(ids, texts, record['moments'], strict=True)}
+    moments = annotations.possible(record['moments'], record['duration'])  # Sets of before hold what was written.
+    captions |= {name: (text, x) for name, text, x in zip(ids, texts, moments, strict=True)}
     videos[sources.text(record['video_id'])] = describe_video(record, max_frames)
   return captions, videos
 

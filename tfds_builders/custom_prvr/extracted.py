@@ -26,6 +26,7 @@ import numpy as np
 import safetensors
 from absl import logging
 
+from dlkd_jax import files
 from tfds_builders import arrays, errors
 from tfds_builders.records import Sizes
 
@@ -206,6 +207,8 @@ def _read(path: pathlib.Path, features: bool) -> tuple[dict[str, np.ndarray], di
       data = {name: file.get_tensor(name) for name in file.keys()} if features else {}  # noqa: SIM118
       return data, file.metadata() or {}
   except (safetensors.SafetensorError, OSError) as error:
+    if kind := files.kind_of(path, 'safetensors'):
+      raise errors.MalformedFileError(f'{path}: expected features of an extraction; it is {kind}') from error
     raise errors.MalformedFileError(
       f'{path}: not a whole safetensors file ({error}); remove it and run the extraction again'
     ) from error
