@@ -55,14 +55,13 @@ class _Hdf5:
 
   def _read_rows(self, name: str, where: str) -> np.ndarray:
     try:
-      entry = self._file[name]
-      if isinstance(entry, h5py.Dataset) and (lacking := _lacking_filter(entry)):
-        raise errors.MalformedFileError(
-          f'{where}: is compressed with {lacking}, which HDF5 does not have here; `pip install hdf5plugin` adds it, or '
-          'write the file again without it, as `h5repack -f GZIP=4` does'
-        )
-      array = entry[()] if isinstance(entry, h5py.Dataset) else None
+      array = self._read(name)
     except (OSError, KeyError, RuntimeError) as error:
+      if lacking := self._lacking_filter(name):
+        raise errors.MalformedFileError(
+          f'{where}: is compressed with {lacking}, which HDF5 lacks here; `pip install hdf5plugin` adds it, or write '
+          'the file again without it, as `h5repack -f GZIP=4` does'
+        ) from error
       raise errors.MalformedFileError(f'{where}: cannot be read ({error}); copy the file again') from error
     if array is None:
       raise errors.MalformedFileError(f'{where}: is a group of arrays; expected one array')
@@ -71,23 +70,35 @@ class _Hdf5:
     self.dims = rows.shape[1]
     return rows
 
+  def _read(self, name: str) -> np.ndarray | None:
+    """Returns an array; None for a group of them."""
+    entry = self._file[name]
+    if not isinstance(entry, h5py.Dataset):
+      return None
+    try:
+      return entry[()]
+    except OSError:
+      if not importlib.util.find_spec('hdf5plugin'):
+        raise
+      importlib.import_module('hdf5plugin')  # Adds the filters that it has.
+      return entry[()]
+
+  def _lacking_filter(self, name: str) -> str | None:
+    """Returns a filter that an array was compressed with and that cannot be undone here; None: there is none."""
+    try:
+      properties = self._file[name].id.get_create_plist()
+      filters = [properties.get_filter(index) for index in range(properties.get_nfilters())]
+    except (OSError, KeyError, RuntimeError, AttributeError):
+      return None
+    for number, _, _, own in filters:
+      if not h5py.h5z.filter_avail(number):
+        called = _FILTERS.get(number) or own.decode('utf-8', 'replace').strip()
+        return f'{called} (HDF5 filter {number})' if called else f'HDF5 filter {number}'
+    return None
+
   def close(self) -> None:
     """Closes the file."""
     self._file.close()
-
-
-def _lacking_filter(dataset: h5py.Dataset) -> str | None:
-  """Returns name and number of a filter that the array was compressed with and that cannot be undone here."""
-  properties = dataset.id.get_create_plist()
-  filters = [properties.get_filter(index) for index in range(properties.get_nfilters())]
-  absent = [(each[0], each[3]) for each in filters if not h5py.h5z.filter_avail(each[0])]
-  if absent and importlib.util.find_spec('hdf5plugin'):
-    importlib.import_module('hdf5plugin')  # Registers what it has.
-    absent = [each for each in absent if not h5py.h5z.filter_avail(each[0])]
-  for number, name in absent:
-    known = _FILTERS.get(number) or name.decode('utf-8', 'replace').strip()
-    return f'{known} (HDF5 filter {number})' if known else f'HDF5 filter {number}'
-  return None
 
 
 class Hdf5Frames(_Hdf5):

@@ -8,7 +8,7 @@ import os
 import pathlib
 import posixpath
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 _MOST_COMPARED = 50_000  # Names that are compared for the nearest: some seconds.
 
@@ -44,7 +44,7 @@ class Names:
       if written in self._exact:
         return [written]
     spelt = self._spellings(name)
-    for table, keys in ((self._whole, spelt), (self._ends, spelt), (self._folded, map(_fold, spelt))):
+    for table, keys in ((self._whole, spelt), (self._ends, spelt), (self._folded, self._spellings(name, _fold))):
       for key in keys:
         if fitting := table.get(key):
           return list(dict.fromkeys(fitting))
@@ -54,10 +54,11 @@ class Names:
     """Whether a name is the whole path of a file, in whatever spelling."""
     return _plain(file) in self._spellings(name)
 
-  def _spellings(self, name: str) -> list[str]:
-    """Returns what a name may be in the one spelling, the likeliest first."""
-    plain = [_plain(each) for each in (name.strip(), name.strip().replace('\\', '/'))]
-    below = [each[len(front) :] for each in plain for front in self._fronts if each.startswith(front)]
+  def _spellings(self, name: str, form: Callable[[str], str] = str) -> list[str]:
+    """Returns what a name may be in the one spelling, in a form of it, the likeliest first."""
+    plain = [form(_plain(each)) for each in (name.strip(), name.strip().replace('\\', '/'))]
+    fronts = list(map(form, self._fronts))
+    below = [each[len(front) :] for each in plain for front in fronts if each.startswith(front)]
     return list(dict.fromkeys((*plain, *below)))
 
   def nearest(self, name: str, count: int) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import h5py
 import numpy as np
 import pytest
@@ -267,6 +269,67 @@ def moments_not_three_numbers(written):
   (written.text / 'tvr.moments.json').write_text('{"a#0": [1, 2]}')
 
 
+@case(errors.MalformedFileError, 'tvr.moments.json', "'a#0': 'start' is '1'", 'expected seconds')
+def moments_of_text(written):
+  (written.text / 'tvr.moments.json').write_text('{"a#0": ["1", 2, 3]}')
+
+
+@case(errors.MalformedFileError, 'tvrval.caption.txt, line 2: byte', '0xe9', 'UTF-8')
+def captions_in_latin_1(written):
+  path = written.captions('val')
+  first, *rest = path.read_bytes().split(b'\n')
+  path.write_bytes(b'\n'.join([first, *(line + b' caf\xe9' for line in rest if line)]))
+
+
+@case(errors.MalformedFileError, 'tvrval.caption.txt: is UTF-16')
+def captions_in_utf_16(written):
+  path = written.captions('val')
+  path.write_text(path.read_text(encoding='utf-8'), encoding='utf-16')
+
+
+_POINTER = b'version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 1\n'
+
+
+@case(errors.MalformedFileError, 'roberta_tvr_query_feat.hdf5', 'git lfs pull')
+def tokens_are_a_pointer(written):
+  written.tokens.write_bytes(_POINTER)
+
+
+@case(errors.MalformedFileError, 'roberta_tvr_query_feat.hdf5', 'HTML page')
+def tokens_are_a_page(written):
+  written.tokens.write_bytes(b'<!DOCTYPE html><html><body>Sign in')
+
+
+@case(errors.MalformedFileError, 'roberta_tvr_query_feat.hdf5', 'empty file')
+def tokens_are_empty(written):
+  written.tokens.write_bytes(b'')
+
+
+@case(errors.TruncatedFileError, 'feature.bin', 'git lfs pull')
+def frames_are_a_pointer(written):
+  (written.big / 'feature.bin').write_bytes(_POINTER)
+
+
+@case(errors.MalformedFileError, 'id.txt', 'git lfs pull')
+def ids_are_a_pointer(written):
+  (written.big / 'id.txt').write_bytes(_POINTER)
+
+
+@case(errors.MalformedFileError, 'clip_ViT_B_32_tvr_query_feat.hdf5', 'HDF5 filter 32099', 'pip install hdf5plugin')
+def filter_that_is_missing(written):
+  key = _teacher_key(written)
+  with h5py.File(written.teacher_text, 'r+') as file:
+    shape = file[key].shape
+    del file[key]
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_chunk(shape)
+    properties.set_filter(32099, h5py.h5z.FLAG_OPTIONAL)
+    space = h5py.h5s.create_simple(shape)
+    data = h5py.h5d.create(file.id, key.encode(), h5py.h5t.IEEE_F32LE, space, properties)
+    data.write_direct_chunk((0,) * len(shape), bytes(16), 0)
+  return (key,)
+
+
 @pytest.mark.parametrize('name', CASES)
 def test_bad_pack(name, tmp_path, capsys):
   function, error, words, variant = CASES[name]
@@ -324,3 +387,46 @@ def test_malicious_video2frames_is_not_executed(text, tmp_path, capsys):
   assert build.main(['tvr', f'--manual_dir={written.root}', f'--data_dir={tmp_path / "data"}']) == 1
   assert 'video2frames.txt' in capsys.readouterr().err
   assert not target.exists()
+
+
+def test_moments_that_cannot_be_are_cut_or_unknown_and_named_once(tmp_path, caplog):
+  written = pack_writer.write(tmp_path / 'pack')
+  captions = [caption for video in written.videos.values() for caption in video.captions]
+  moments = [[3, 1, 5], [3, 100, 5], [7, 8, 5], [-1, 2, 5], [2, 2, 5], [1, 2, 5], [None, None, 5], [1, 2, 0]]
+  content = {caption: moments[number % len(moments)] for number, caption in enumerate(captions)}
+  (written.text / 'tvr.moments.json').write_text('\ufeff' + json.dumps(content), encoding='utf-8')
+  flags = [f'--manual_dir={written.root}', f'--data_dir={tmp_path / "data"}']
+  assert build.main(['tvr', *flags]) == 0
+  (said,) = {record.getMessage() for record in caplog.records if 'cannot be in their videos' in record.getMessage()}
+  assert f'{captions[0]!r} from 3 to 1 s' in said
+  nan = [np.nan, np.nan]
+  expected = [nan, [3, 5], nan, nan, nan, [1, 2], nan, [1, 2]]
+  builder = build.tfds.builder_from_directory(tmp_path / 'data' / 'tvr_prvr' / '1.0.0')
+  found = {}
+  for split in builder.info.splits:
+    for record in builder.as_data_source(split):
+      found |= zip([name.decode() for name in record['caption_ids']], record['moments'], strict=True)
+  for number, caption in enumerate(captions):
+    np.testing.assert_array_equal(found[caption], np.array(expected[number % len(moments)], np.float32))
+
+
+def test_a_finished_set_is_found_where_nothing_can_be_written(tmp_path, capsys, monkeypatch):
+  written = pack_writer.write(tmp_path / 'pack')
+  flags = ['tvr', f'--manual_dir={written.root}', f'--data_dir={tmp_path / "data"}']
+  assert build.main(flags) == 0
+
+  def refuse(*_, **__):
+    raise PermissionError(13, 'Permission denied', 'a folder')
+
+  with monkeypatch.context() as patch:  # The administrator may write anywhere.
+    patch.setattr(build.base_builder, 'only_builder', refuse)
+    assert build.main(flags) == 0
+  assert 'already built' in capsys.readouterr().out
+
+
+def test_a_data_dir_within_a_file_is_one_line(tmp_path, capsys):
+  written = pack_writer.write(tmp_path / 'pack')
+  (tmp_path / 'file').write_text('x')
+  assert build.main(['tvr', f'--manual_dir={written.root}', f'--data_dir={tmp_path / "file" / "data"}']) == 1
+  error = capsys.readouterr().err
+  assert error.startswith('error: ') and str(tmp_path / 'file') in error and 'Traceback' not in error
