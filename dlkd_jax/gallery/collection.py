@@ -159,7 +159,7 @@ def captions_of(record: Mapping[str, Any]) -> list[Caption]:
   """Returns the captions of a record; unknown starts and ends are None."""
   video = sources.text(record['video_id'])
   ids, texts = sources.texts(record['caption_ids']), sources.texts(record['captions'])
-  moments = annotations.possible(record['moments'], record['duration'])
+  moments = annotations.possible(record['moments'], record.get('duration', math.nan))
   return [
     Caption(caption_id, video, text, *(float(second) if np.isfinite(second) else None for second in moment))
     for caption_id, text, moment in zip(ids, texts, moments, strict=True)
