@@ -4,7 +4,8 @@
     python -m dlkd_jax.serve --index=index                then open http://127.0.0.1:8000/
 
 Only this machine can reach it, unless --host says otherwise; there is no password, so do that in networks that you
-trust. It serves the videos of the index and nothing else. Ctrl-C stops it.
+trust. It serves the videos of the index and nothing else. Ctrl-C stops it. A proxy may show it below any path, if it
+takes that path away.
 
 Exit codes: 0 stopped by Ctrl-C or SIGTERM; 1 an error, with a message.
 """
@@ -20,7 +21,9 @@ _INDEX = doors.DEFINE_path('index', None, 'Folder of the index.')
 _HOST = flags.DEFINE_string('host', '127.0.0.1', 'Address to listen at; 0.0.0.0 lets other machines in.')
 _PORT = flags.DEFINE_integer('port', 8000, 'Port to listen at; 0 takes a free one.', 0, 65535)
 _ALLOW_HOST = flags.DEFINE_multi_string('allow_host', [], 'Name that this server may be called by, besides localhost.')
-_VIDEOS = doors.DEFINE_path('videos', None, 'Folder of the video files, where that is not what the index says.')
+_VIDEOS = doors.DEFINE_multi_path(
+  'videos', 'Folder of video files, in place of those that the index says; may be given several times.'
+)
 _CLIP = doors.DEFINE_path('clip', None, 'Folder of the CLIP, where that is not what the index says.')
 _WEIGHTS = flags.DEFINE_string(
   'weights', None, "Weights of the scorers, as inheritance=0.5,exploration=0.2,teacher=0.3; default: the index's."
@@ -40,12 +43,15 @@ def _settings(gallery):
   from dlkd_jax.page import opening
   from dlkd_jax.page.settings import Settings
 
+  for folder in _VIDEOS.value or ():
+    if not folder.is_dir():
+      raise UserError(f'--videos={folder} is no folder; give one that holds videos of the index')
   if _ZERO_SHOT.value and _WEIGHTS.value:
     raise UserError('--zero_shot and --weights contradict each other; give one of them')
   chosen = weights.parse(_WEIGHTS.value) if _WEIGHTS.value else None
   return Settings(
     hosts=(_HOST.value, *_ALLOW_HOST.value),
-    roots=(_VIDEOS.value,) if _VIDEOS.value else (),
+    roots=tuple(map(str, _VIDEOS.value or ())),
     threshold=_THRESHOLD.value,
     weights={'teacher': 1.0} if _ZERO_SHOT.value else chosen,
     exact=False if _TWO_STAGE.value else None,
@@ -67,9 +73,11 @@ def main(names):
     from dlkd_jax.gallery.gallery import Gallery
     from dlkd_jax.page import opening
 
-    gallery = Gallery.open(_INDEX.value, clip=_CLIP.value, videos=_VIDEOS.value)
-    application = opening.prepare(gallery, _settings(gallery))
-    running.run(application, server, lambda url: print(f'{url}  {len(gallery)} videos; Ctrl-C stops', flush=True))
+    gallery = Gallery.open(_INDEX.value, clip=_CLIP.value)
+    settings = _settings(gallery)
+    application = opening.prepare(gallery, settings)
+    what = f'{len(gallery)} videos, files {opening.served(gallery, settings)}'
+    running.run(application, server, lambda url: print(f'{url}  {what}; Ctrl-C stops', flush=True))
   except KeyboardInterrupt:
     pass
   print('stopped', flush=True)

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+
+def json_value(value: Any) -> Any:
+  """Returns a value of metadata as JSON has it: numbers, texts, truth values, lists; what is no number is null."""
+  if isinstance(value, list | tuple):
+    return [json_value(one) for one in value]
+  if isinstance(value, np.generic):
+    value = value.item()
+  return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +76,8 @@ class Hit:
       'scores': {name: round(float(value), 6) for name, value in self.scores.items()},
       'moments': [moment.to_json() for moment in self.moments],
       'path': self.path,
-      'duration': self.duration,
-      'metadata': dict(self.metadata),
+      'duration': json_value(self.duration),
+      'metadata': {str(name): json_value(value) for name, value in self.metadata.items()},
     }
     if curve:
       content['times'] = [round(float(time), 3) for time in self.times]
@@ -82,14 +92,14 @@ class SearchResult:
   Attributes:
     query: the sentence, or the name of the vector that was searched with.
     hits: best first; the part of the ranking that was asked for.
-    total: videos that the whole ranking has, after filter and threshold.
+    total: videos that the whole ranking has, after filter and threshold; None where that is not known.
     seconds: that the search took; queries that were searched together share the time.
     notes: what the reader should know of the query, as that only a part of a long sentence was read.
   """
 
   query: str
   hits: tuple[Hit, ...]
-  total: int
+  total: int | None
   seconds: float
   notes: tuple[str, ...] = ()
 
@@ -97,8 +107,8 @@ class SearchResult:
     """Returns the result as JSON knows values."""
     return {
       'query': self.query,
-      'total': self.total,
-      'seconds': round(self.seconds, 6),
+      'total': None if self.total is None else int(self.total),
+      'seconds': round(float(self.seconds), 6),
       'notes': list(self.notes),
       'hits': [hit.to_json(curve) for hit in self.hits],
     }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import urllib.parse
 from typing import Any
 
 import numpy as np
 
-from dlkd_jax.gallery.results import Hit, Moment, SearchResult
+from dlkd_jax.gallery.results import Hit, SearchResult
 from dlkd_jax.page.media import VideoFiles
 
 
@@ -31,48 +32,44 @@ def thin_curve(times: np.ndarray, curve: np.ndarray, points: int) -> tuple[np.nd
 
 
 def video_url(video_id: str) -> str:
-  """Returns the address of a video's file."""
-  return f'/video?{urllib.parse.urlencode({"id": video_id})}'
+  """Returns the address of a video's file, relative to the page."""
+  return f'video?{_query(id=video_id)}'
 
 
 def thumbnail_url(video_id: str, time: float) -> str:
-  """Returns the address of a video's picture at a time, seconds."""
-  return f'/thumbnail?{urllib.parse.urlencode({"id": video_id, "at": f"{max(0.0, time):.2f}"})}'
+  """Returns the address of a video's picture at a time, seconds, relative to the page."""
+  return f'thumbnail?{_query(id=video_id, at=f"{max(0.0, time):.2f}")}'
+
+
+def _query(**parameters: str) -> str:
+  # Names of files are bytes; those that are no UTF-8 come as halves of characters.
+  return urllib.parse.urlencode(parameters, errors='surrogateescape')
 
 
 def result_json(result: SearchResult, files: VideoFiles, offset: int, points: int) -> dict[str, Any]:
-  """Returns a result for the page; `points` of a curve at most, see `thin_curve`."""
-  return {
-    'query': result.query,
-    'offset': offset,
-    'total': int(result.total),
-    'seconds': round(float(result.seconds), 4),
-    'notes': list(result.notes),
-    'hits': [_hit_json(hit, files, points) for hit in result.hits],
-  }
+  """Returns a result for the page, as `SearchResult.to_json` does, with what only a server knows.
+
+  A hit has `video`, the address of its file, and each moment `thumbnail`, that of its picture; both are None where the
+  index knows of no file. Where the files lie is not told.
+
+  Args:
+    result: of the gallery.
+    files: of its videos.
+    offset: of the first hit in the ranking.
+    points: of a frame curve at most, see `thin_curve`.
+  """
+  hits = [_hit_json(hit, files, points) for hit in result.hits]
+  return dataclasses.replace(result, hits=()).to_json() | {'offset': offset, 'hits': hits}
 
 
 def _hit_json(hit: Hit, files: VideoFiles, points: int) -> dict[str, Any]:
   times, curve = thin_curve(np.asarray(hit.times), np.asarray(hit.curve), points)
+  content = dataclasses.replace(hit, times=times, curve=curve).to_json(curve=True)
+  del content['path']
   has_file = bool(files.name(hit.video_id))
-  return {
-    'id': hit.video_id,
+  for moment, told in zip(hit.moments, content['moments'], strict=True):
+    told['thumbnail'] = thumbnail_url(hit.video_id, moment.peak) if has_file else None
+  return content | {
     'title': hit.title or hit.video_id,
-    'score': round(float(hit.score), 4),
-    'scores': {name: round(float(score), 4) for name, score in hit.scores.items()},
-    'duration': None if hit.duration is None else round(float(hit.duration), 3),
-    'moments': [_moment_json(hit.video_id, moment, has_file) for moment in hit.moments],
-    'curve': {
-      'times': [round(float(time), 3) for time in times],
-      'values': [round(float(value), 4) for value in curve],
-    },
     'video': video_url(hit.video_id) if has_file else None,
-    'playable': files.playable(hit.video_id),
-    'metadata': {str(name): str(value) for name, value in hit.metadata.items()},
   }
-
-
-def _moment_json(video_id: str, moment: Moment, has_file: bool) -> dict[str, Any]:
-  values = {name: round(float(getattr(moment, name)), 3) for name in ('start', 'end', 'peak')}
-  picture = thumbnail_url(video_id, moment.peak) if has_file else None
-  return values | {'score': round(float(moment.score), 4), 'thumbnail': picture}

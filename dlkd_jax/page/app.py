@@ -1,9 +1,11 @@
 """The server of the page: a Starlette application over a gallery.
 
+All addresses below are relative to that of the page, so that a proxy may put it below a path.
+
 /                       the page
 /static/NAME            its own files
 /api/info               what is searched: videos, hours, examples, limits
-/api/search             q, top, offset, moments: results with moments and frame curves
+/api/search             q, where, top, offset, moments: results with moments and frame curves
 /api/video              id: what may be wrong with a video that did not play
 /video                  id: the file, in parts where a player asks for parts
 /thumbnail              id, at (seconds): a picture
@@ -14,27 +16,36 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import urllib.parse
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
+import anyio
 import anyio.to_thread
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 
+from dlkd_jax.errors import UserError
+from dlkd_jax.gallery import filters
 from dlkd_jax.gallery.results import SearchResult
-from dlkd_jax.page import answers, assets, refusal
+from dlkd_jax.page import answers, refusal
 from dlkd_jax.page.batching import Batcher, Window
 from dlkd_jax.page.guards import Guard
 from dlkd_jax.page.limits import RateLimit
-from dlkd_jax.page.media import VideoFiles
+from dlkd_jax.page.media import VideoFiles, noted_roots
 from dlkd_jax.page.ranges import FileResponse
-from dlkd_jax.page.refusal import RefusalError
+from dlkd_jax.page.refusal import Json, RefusalError
 from dlkd_jax.page.settings import Settings
 from dlkd_jax.page.thumbnails import Thumbnails
 from dlkd_jax.video.files import VideoError
+
+# Names of metadata that the page suggests for filters.
+_KEYS = 20
 
 
 def make_app(gallery: Any, settings: Settings | None = None) -> Starlette:
@@ -42,16 +53,17 @@ def make_app(gallery: Any, settings: Settings | None = None) -> Starlette:
 
   Args:
     gallery: has `videos` (id → entry with `path`, `duration`), and `search`, which one thread at a time calls as
-      `search(queries, top=, offset=, moments=, threshold=, weights=, exact=) -> list[SearchResult]`.
+      `search(queries, top=, offset=, moments=, threshold=, weights=, exact=) -> list[SearchResult]`, and with `where=`
+      where there is a filter.
     settings: limits; see there.
   """
   page = _Page(gallery, settings or Settings())
   methods = ['GET']  # Starlette adds HEAD.
-  return Starlette(
+  app = Starlette(
     routes=[
-      Route('/', page.asset, methods=methods),
-      Route('/static/{name}', page.asset, methods=methods),
-      Route('/favicon.ico', page.asset, methods=methods),
+      Route('/', page.index, methods=methods),
+      Mount('/static', page.static),
+      Route('/favicon.ico', page.icon, methods=methods),
       Route('/api/info', page.info, methods=methods),
       Route('/api/search', page.search, methods=methods),
       Route('/api/video', page.account, methods=methods),
@@ -59,9 +71,11 @@ def make_app(gallery: Any, settings: Settings | None = None) -> Starlette:
       Route('/thumbnail', page.thumbnail, methods=methods),
     ],
     middleware=[Middleware(Guard, hosts=page.settings.hosts)],
-    exception_handlers={RefusalError: refusal.handle},
+    exception_handlers={RefusalError: refusal.handle, HTTPException: refusal.handle_http},
     lifespan=page.lifespan,
   )
+  app.router.redirect_slashes = False  # It would lead to where the server is, not to where a proxy shows it.
+  return app
 
 
 def _client(request: Request) -> str:
@@ -76,15 +90,26 @@ def _whole(request: Request, name: str, default: int, least: int, most: int) -> 
   return min(int(text), most)
 
 
+class _Static(StaticFiles):
+  """The page's own files; a browser asks each time whether they have changed."""
+
+  def file_response(self, *arguments: Any, **options: Any) -> Response:
+    response = super().file_response(*arguments, **options)
+    response.headers['cache-control'] = 'no-cache'
+    return response
+
+
 class _Page:
   """The routes, and what they share."""
 
   def __init__(self, gallery: Any, settings: Settings):
     self.gallery, self.settings = gallery, settings
-    self.files = VideoFiles(gallery.videos, settings.roots)
-    self.assets = assets.load()
+    self.files = VideoFiles(gallery.videos, settings.roots, noted_roots(gallery))
+    # Installers may put links to a cache in place of the files.
+    self.static = _Static(packages=[('dlkd_jax.page', 'static')], follow_symlink=True)
     self.queries = RateLimit(settings.query_rate, settings.query_burst)
     self.media = RateLimit(settings.media_rate, settings.media_burst)
+    self.looking: anyio.CapacityLimiter | None = None  # Of threads that decode; the others send films.
     self.batcher: Batcher | None = None
     self.thumbnails: Thumbnails | None = None
 
@@ -92,8 +117,11 @@ class _Page:
   async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
     del app
     settings = self.settings
+    self.looking = anyio.CapacityLimiter(2)
     self.batcher = Batcher(self._search, settings.batch, settings.waiting)
-    self.thumbnails = Thumbnails(settings.thumbnail_side, settings.thumbnail_bytes, settings.waiting)
+    self.thumbnails = Thumbnails(
+      settings.thumbnail_side, settings.thumbnail_bytes, settings.waiting, opened=self.files.decodable
+    )
     try:
       yield
     finally:
@@ -101,17 +129,13 @@ class _Page:
       await self.batcher.close()
 
   def _search(self, queries: Sequence[str], window: Window) -> list[SearchResult]:
-    return self.gallery.search(queries, **window._asdict(), **self.settings.wishes)
+    return self.gallery.search(queries, **window.options, **self.settings.wishes)
 
-  async def asset(self, request: Request) -> Response:
-    name = {'/': 'index.html', '/favicon.ico': 'favicon.svg'}.get(request.url.path) or request.path_params['name']
-    asset = self.assets.get(name)
-    if asset is None:
-      raise RefusalError(404, 'unknown', 'There is no such file.')
-    headers = {'etag': asset.etag, 'cache-control': 'no-cache'}
-    if request.headers.get('if-none-match') == asset.etag:
-      return Response(None, 304, headers)
-    return Response(asset.content, headers=headers, media_type=asset.media_type)
+  async def index(self, request: Request) -> Response:
+    return await self.static.get_response('index.html', request.scope)
+
+  async def icon(self, request: Request) -> Response:
+    return await self.static.get_response('favicon.svg', request.scope)
 
   @functools.cached_property
   def _info(self) -> dict[str, Any]:
@@ -122,11 +146,13 @@ class _Page:
       'examples': list(settings.examples),
       'top': settings.top,
       'most_characters': settings.most_characters,
+      'most_offset': settings.furthest,
+      'keys': sorted({str(key) for video in videos.values() for key in video.metadata})[:_KEYS],
     }
 
   async def info(self, request: Request) -> Response:
     del request
-    return JSONResponse(self._info, headers={'cache-control': 'no-store'})
+    return Json(self._info)
 
   async def search(self, request: Request) -> Response:
     settings = self.settings
@@ -139,24 +165,35 @@ class _Page:
         'too_long',
         f'The query has {len(query)} characters; at most {settings.most_characters} are searched. Shorten it.',
       )
-    offset = _whole(request, 'offset', 0, 0, settings.most_offset)
     window = Window(
       top=_whole(request, 'top', settings.top, 1, settings.most_top),
-      offset=offset,
+      offset=_whole(request, 'offset', 0, 0, settings.furthest),
       moments=_whole(request, 'moments', settings.moments, 1, settings.most_moments),
+      where=self._filters(request),
     )
     self.queries.check(_client(request))
     assert self.batcher is not None, 'the application has not started'
     try:
       result = await self.batcher(query, window)
-    except ValueError as error:  # What the gallery says of a query that it cannot search for.
+    except UserError as error:  # What the gallery says of a query that it cannot search for.
       raise RefusalError(400, 'refused', str(error)) from error
-    content = answers.result_json(result, self.files, offset, settings.curve_points)
-    return JSONResponse(content, headers={'cache-control': 'no-store'})
+    content = answers.result_json(result, self.files, window.offset, settings.curve_points)
+    return Json(content)
+
+  def _filters(self, request: Request) -> tuple[str, ...]:
+    """Reads the filters of an address, so that what is wrong with one is said before anything is searched."""
+    texts = tuple(text for text in request.query_params.getlist('where') if text.strip())
+    if sum(map(len, texts)) > self.settings.most_characters:
+      raise RefusalError(400, 'too_long', f'The filter is longer than {self.settings.most_characters} characters.')
+    try:
+      filters.parse(list(texts))
+    except UserError as error:
+      raise RefusalError(400, 'bad_filter', str(error)) from error
+    return texts
 
   async def account(self, request: Request) -> Response:
-    content = await self._of_file(request, self.files.account)
-    return JSONResponse(content, headers={'cache-control': 'no-store'})
+    content = await self._of_file(request, self.files.account, self.looking)
+    return Json(content)
 
   async def video(self, request: Request) -> Response:
     file = await self._of_file(request, self.files.open)
@@ -178,10 +215,16 @@ class _Page:
       raise RefusalError(415, 'damaged', f'The file {error.reason}.') from error
     return Response(data, media_type='image/jpeg', headers={'cache-control': 'private, max-age=3600'})
 
-  async def _of_file(self, request: Request, function: Callable[[str], Any]) -> Any:
+  async def _of_file(
+    self, request: Request, function: Callable[[str], Any], limiter: anyio.CapacityLimiter | None = None
+  ) -> Any:
     """Calls a function of a video's id in a thread, as often as the client may."""
     self.media.check(_client(request))
-    ids = request.query_params.getlist('id')
+    # Not as Starlette reads it: a name that is no UTF-8 has to come out as the index has it.
+    query = urllib.parse.parse_qs(
+      request.scope['query_string'].decode('latin-1'), keep_blank_values=True, errors='surrogateescape'
+    )
+    ids = query.get('id', [])
     if len(ids) != 1:
       raise RefusalError(400, 'no_id', 'Give one id=VIDEO.')
-    return await anyio.to_thread.run_sync(function, ids[0])
+    return await anyio.to_thread.run_sync(function, ids[0], limiter=limiter)

@@ -13,11 +13,21 @@ from dlkd_jax.page.refusal import RefusalError
 
 
 class Window(NamedTuple):
-  """The part of a ranking that is asked for; queries with the same one can be searched together."""
+  """The part of a ranking that is asked for; queries with the same one can be searched together.
+
+  `where` are filters that all have to hold.
+  """
 
   top: int
   offset: int
   moments: int
+  where: tuple[str, ...] = ()
+
+  @property
+  def options(self) -> dict[str, Any]:
+    """What a search of the gallery is told of it."""
+    options = self._asdict()
+    return options if self.where else {name: value for name, value in options.items() if name != 'where'}
 
 
 class _Waiting(NamedTuple):

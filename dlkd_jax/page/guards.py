@@ -11,9 +11,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dlkd_jax.page.refusal import RefusalError, response
 
+# Of the one script that stands in the page itself.
+_INLINE = 'sha256-oyHvpn5O37cH/tiwcHDTNhLT+CdMDZgSpasVPUOvmQQ='
 HEADERS = {
   # Everything comes from this server, and nothing is written into the page as markup.
-  'content-security-policy': "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+  'content-security-policy': f"default-src 'none'; script-src 'self' '{_INLINE}'; style-src 'self'; img-src 'self'; "
   "media-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
   'x-content-type-options': 'nosniff',
   'x-frame-options': 'DENY',
@@ -96,8 +98,23 @@ class Guard:
       return RefusalError(
         400, 'foreign_host', f'This server is not called {shown}. Start it with --allow_host=NAME to allow a name.'
       )
-    # Following a link to the page is fine; embedding, or asking from a script of another site, is not.
-    site, mode = headers.get('sec-fetch-site', 'none'), headers.get('sec-fetch-mode', 'navigate')
-    if site in ('cross-site', 'same-site') and not (mode == 'navigate' and scope['path'] == '/'):
+    if not (_reads(scope, headers) if scope['method'] in ('GET', 'HEAD') else _is_own(headers, hosts[0])):
       return RefusalError(403, 'foreign_site', 'Pages of other sites cannot use this server.')
     return None
+
+
+def _reads(scope: Scope, headers: Headers) -> bool:
+  """Whether a request may read: following a link to the page is fine; embedding, or a script of another site, is not.
+
+  Browsers leave the headers out where a server has neither a name of its own machine nor a certificate, as in a local
+  network; what is then asked for, the headers of the answer keep from other sites.
+  """
+  site, mode = headers.get('sec-fetch-site', 'none'), headers.get('sec-fetch-mode', 'navigate')
+  return site in ('same-origin', 'none') or (mode == 'navigate' and scope['path'] == '/')
+
+
+def _is_own(headers: Headers, host: str) -> bool:
+  """Whether a request that may change something comes from this server's own page; what does not say so is refused."""
+  origins = headers.getlist('origin')
+  own = len(origins) == 1 and origins[0].strip().lower().partition('://')[2] == host.strip().lower()
+  return own and headers.get('sec-fetch-site', 'same-origin') == 'same-origin'

@@ -1,13 +1,15 @@
-"""The video files of a gallery: by id, never by path, and only files that the index may have meant."""
+"""The video files of a gallery: by id, never by path, and only files below the folders that are served."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
 import pathlib
+import shlex
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dlkd_jax.page.refusal import RefusalError
@@ -24,6 +26,9 @@ TYPES = {
   '.ogv': 'video/ogg',
 }
 _PLAYED = 'Browsers play H.264, VP8, VP9 and AV1 in .mp4 or .webm files.'
+# Where Linux shows open files by number: what was opened and checked can be opened again, whatever its path is by then.
+_OPENED = '/proc/self/fd' if hasattr(os, 'O_PATH') and os.path.isdir('/proc/self/fd') else None
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +37,7 @@ class VideoFile:
 
   Attributes:
     descriptor: of the file.
-    path: its real path, for whoever needs to open it again.
+    path: its real path, as it was when it was opened.
     size: bytes.
     etag: changes with the file, quoted as HTTP wants it.
     modified: seconds since 1970.
@@ -46,28 +51,42 @@ class VideoFile:
   modified: float
   media_type: str
 
+  @property
+  def decodable(self) -> str:
+    """A path at which this very file can be opened again while `descriptor` is open."""
+    return f'{_OPENED}/{self.descriptor}' if _OPENED else self.path
+
 
 class VideoFiles:
   """Opens the files of a gallery's videos.
 
   A file is refused unless it is a regular one, its name ends as a video's does, and it really lies, with all links
-  followed, below one of the roots. Without roots, each must lie below the folder that the index names for it: a link
-  that was put there, or an index made elsewhere, leads to nothing else on this machine.
+  followed, below a folder that is served: one of `roots`, or else one of `noted`, or else the folder that the index
+  names for that video. Where it lies is asked of the open file, so that a link that is changed meanwhile leads nowhere.
   """
 
-  def __init__(self, videos: Mapping[str, Any], roots: Sequence[str] = ()):
-    """`videos`: id → entry with `path` (or None), as a gallery has them."""
-    self._videos = videos
-    self._roots = tuple(pathlib.Path(os.path.realpath(root)) for root in roots)
+  def __init__(self, videos: Mapping[str, Any], roots: Sequence[str] = (), noted: Sequence[str] = ()):
+    """Takes what is known of the videos.
+
+    Args:
+      videos: id → entry with `path` (or None), as a gallery has them.
+      roots: folders to look in, by id, before where the index says; nothing else is served then.
+      noted: real folders that the files lay in when the index was made; empty where it does not say.
+    """
+    self._videos, self._given = videos, tuple(map(os.path.abspath, roots))
+    self.roots = tuple(map(os.path.realpath, roots)) or tuple(map(os.path.realpath, noted))
 
   def name(self, video_id: str) -> str:
-    """Returns the file's name without its folder; '' where the index knows none."""
+    """Returns the file's name without its folder; '' where none is known."""
     entry = self._videos.get(video_id)
-    return pathlib.Path(entry.path).name if entry is not None and entry.path else ''
+    if entry is None:
+      return ''
+    path = entry.path or self._place(video_id, entry)
+    return pathlib.PurePath(path).name if path else ''
 
   def playable(self, video_id: str) -> bool:
     """Whether a browser may play it, by the name."""
-    return pathlib.Path(self.name(video_id)).suffix.lower() in TYPES
+    return pathlib.PurePath(self.name(video_id)).suffix.lower() in TYPES
 
   def open(self, video_id: str) -> VideoFile:
     """Opens the file of a video.
@@ -76,28 +95,35 @@ class VideoFiles:
       RefusalError: no such video in the index (404 unknown), no file known of it (404 no_file), the file is gone (410
         gone), is not one that is served (403 outside), or cannot be read (403 unreadable).
     """
-    path = self._allowed(video_id)
+    named = self._named(video_id)
     try:
-      descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | getattr(os, 'O_NOFOLLOW', 0))
-    except FileNotFoundError as error:
-      logging.getLogger(__name__).warning('the file of %r is gone: %s', video_id, path)
+      return self._open(named)
+    except (FileNotFoundError, NotADirectoryError) as error:
+      logging.getLogger(__name__).warning('the file of %r is gone: %s', video_id, named)
       raise RefusalError(
-        410, 'gone', f'The file {path.name} is not where the index says. Put it back, or index the videos again.'
+        410,
+        'gone',
+        f'The file {os.path.basename(named)} is not where the index says. Put it back, or index the videos again.',
       ) from error
-    except OSError as error:
-      raise RefusalError(403, 'unreadable', f'The file {path.name} cannot be read: {error.strerror}.') from error
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-      os.close(descriptor)
-      raise RefusalError(403, 'outside', f'{path.name} is not a regular file, and is not served.')
-    return VideoFile(
-      descriptor,
-      str(path),
-      status.st_size,
-      f'"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"',
-      status.st_mtime,
-      TYPES.get(path.suffix.lower(), 'application/octet-stream'),
-    )
+    except (OSError, ValueError) as error:  # The latter of a name with a NUL in it.
+      reason = error.strerror if isinstance(error, OSError) else error
+      raise RefusalError(403, 'unreadable', f'The file {os.path.basename(named)} cannot be read: {reason}.') from error
+
+  @contextlib.contextmanager
+  def decodable(self, path: str) -> Iterator[str]:
+    """Gives a path at which a file that may be read can be opened for the length of a `with` block.
+
+    Args:
+      path: real path of a file that `open` opened before; it is checked again.
+
+    Raises:
+      RefusalError, OSError: there is no such file any more.
+    """
+    file = self._open(path)
+    try:
+      yield file.decodable
+    finally:
+      os.close(file.descriptor)
 
   def path(self, video_id: str) -> tuple[str, str]:
     """Returns (real path, etag) of a file that may be read; raises as `open` does."""
@@ -110,31 +136,86 @@ class VideoFiles:
 
     The codes are those of `open`, and `damaged`, `format`, and `fine` where the file itself is in order.
     """
+    name = self.name(video_id)
     try:
-      path, _ = self.path(video_id)
-      info = decoding.probe(path, measure=False)
+      file = self.open(video_id)
+      try:
+        info = decoding.probe(file.decodable, measure=False)
+      finally:
+        os.close(file.descriptor)
     except RefusalError as refusal:
       return {'code': refusal.code, 'message': refusal.message}
     except VideoError as error:
-      return {'code': 'damaged', 'message': f'The file {self.name(video_id)} {error.reason}.'}
+      return {'code': 'damaged', 'message': f'The file {name} {error.reason}.'}
     if info.codec in ('h264', 'vp8', 'vp9', 'av1') and info.pixels == 'yuv420p' and self.playable(video_id):
-      return {'code': 'fine', 'message': f'The file {self.name(video_id)} is in order ({info.codec}).'}
-    what = f'{info.codec} ({info.pixels or "unknown"}) in a {pathlib.Path(path).suffix.lower()} file'
+      return {'code': 'fine', 'message': f'The file {name} is in order ({info.codec}).'}
+    what = f'{info.codec} ({info.pixels or "unknown"}) in a {pathlib.PurePath(name).suffix.lower()} file'
     return {'code': 'format', 'message': f'This browser does not play {what}. {_PLAYED}'}
 
-  def _allowed(self, video_id: str) -> pathlib.Path:
+  def _named(self, video_id: str) -> str:
+    """Returns where the file of a video should be."""
     entry = self._videos.get(video_id)
     if entry is None:
       raise RefusalError(404, 'unknown', 'The index has no such video.')
-    if not entry.path:
+    named = self._place(video_id, entry)
+    if named is None:
       raise RefusalError(404, 'no_file', 'The index knows of no file of this video; it was built from features alone.')
-    named = pathlib.Path(os.path.abspath(entry.path))
-    real = pathlib.Path(os.path.realpath(named))
-    roots = self._roots or (pathlib.Path(os.path.realpath(named.parent)),)
-    inside = any(real.is_relative_to(root) for root in roots)
-    if not inside or real.suffix.lower() not in SUFFIXES:
-      logging.getLogger(__name__).warning('the file of %r is not served: %s', video_id, real)
-      raise RefusalError(
-        403, 'outside', f'{named.name} leads out of the folders that are served. Start with --videos=FOLDER to add one.'
-      )
-    return real
+    return named
+
+  def _place(self, video_id: str, entry: Any) -> str | None:
+    """The file's path: in the first of the given folders that has it, or else where the index says."""
+    for root in self._given:
+      if os.path.exists(place := os.path.join(root, video_id)):
+        return place
+    return os.path.abspath(entry.path) if entry.path else None
+
+  def _open(self, named: str) -> VideoFile:
+    """Opens a file if it may be served; what may not be is never opened: a pipe would wait, and a device might act."""
+    if _OPENED:
+      looked = os.open(named, os.O_PATH | os.O_CLOEXEC)  # Which file it is, without opening it.
+      try:
+        real, status = os.readlink(f'{_OPENED}/{looked}'), os.fstat(looked)
+        if not status.st_nlink:
+          raise FileNotFoundError(named)
+        self._check(named, real, status)
+        descriptor = os.open(f'{_OPENED}/{looked}', _READ)
+      finally:
+        os.close(looked)
+    else:
+      real = os.path.realpath(named)
+      status = os.lstat(real)
+      self._check(named, real, status)
+      descriptor = os.open(real, _READ | os.O_NOFOLLOW)
+    opened = os.fstat(descriptor)
+    if not os.path.samestat(status, opened):
+      os.close(descriptor)
+      raise FileNotFoundError(named)
+    return VideoFile(
+      descriptor,
+      real,
+      opened.st_size,
+      f'"{opened.st_dev:x}-{opened.st_ino:x}-{opened.st_size:x}-{opened.st_mtime_ns:x}"',
+      opened.st_mtime,
+      TYPES.get(os.path.splitext(real)[1].lower(), 'application/octet-stream'),
+    )
+
+  def _check(self, named: str, real: str, status: os.stat_result) -> None:
+    """Raises RefusalError unless a file may be served."""
+    name, folder = os.path.basename(named), os.path.dirname(real)
+    roots = self.roots or (os.path.realpath(os.path.dirname(named)),)
+    if os.path.splitext(real)[1].lower() not in SUFFIXES:
+      message = f'{name} leads out of what is served: to a file whose name is none of a video.'
+    elif not any(pathlib.PurePath(real).is_relative_to(root) for root in roots):
+      flags = ' '.join(shlex.quote(f'--videos={one}') for one in (*roots, folder))
+      message = f'{name} leads out of the folders that are served, to {folder}. Start with {flags} to serve it.'
+    elif not stat.S_ISREG(status.st_mode):
+      message = f'{name} is not a regular file, and is not served.'
+    else:
+      return
+    logging.getLogger(__name__).warning('not served: %s is %s', named, real)
+    raise RefusalError(403, 'outside', message)
+
+
+def noted_roots(gallery: Any) -> tuple[str, ...]:
+  """Returns the folders that an index noted when it was made; an index of before that knows none."""
+  return tuple(map(str, getattr(gallery, 'manifest', {}).get('roots') or ()))

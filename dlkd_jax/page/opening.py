@@ -7,6 +7,7 @@ from typing import Any
 from starlette.applications import Starlette
 
 from dlkd_jax.page.app import make_app
+from dlkd_jax.page.media import VideoFiles, noted_roots
 from dlkd_jax.page.settings import Settings
 
 # Longer captions do not read well as suggestions.
@@ -24,6 +25,12 @@ def examples(gallery: Any, count: int = 4) -> tuple[str, ...]:
   of_video = {caption.video_id: caption.text for caption in captions if len(caption.text) <= _LONGEST}
   texts = list(dict.fromkeys(of_video.values()))
   return tuple(texts[:: max(1, len(texts) // count)][:count])
+
+
+def served(gallery: Any, settings: Settings) -> str:
+  """Says which files are served: whose real paths, with all links followed, lie where."""
+  roots = VideoFiles({}, settings.roots, noted_roots(gallery)).roots
+  return f'below {", ".join(roots)}' if roots else 'in the folders that the index names'
 
 
 def prepare(gallery: Any, settings: Settings) -> Starlette:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import socket
@@ -10,13 +11,44 @@ from collections.abc import Callable, Iterator
 
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 # Seconds that answers under way are given when the server stops; a film that is being sent does not count.
 _GRACE = 2
+# Connections from which on a new one takes the place of the one that has been idle for longest.
+_CONNECTIONS = 256
+_BACKLOG = 1024
+# Seconds that a client is given to send a request, and to take some of what it asked for; a film that was paused for
+# longer is asked for again by the browser, from there on.
+_REQUEST_WITHIN, _TAKEN_WITHIN = 15.0, 120.0
+# To find one port that is free at several addresses.
+_ATTEMPTS = 10
 
 
-def listen(host: str, port: int) -> socket.socket:
-  """Opens the server's socket.
+class Listener:
+  """Sockets that listen at one port, at all addresses of a name; a context manager that closes them."""
+
+  def __init__(self, sockets: list[socket.socket]):
+    self.sockets = sockets
+
+  def getsockname(self) -> tuple:
+    """Returns the address of the first one, as a socket does."""
+    return self.sockets[0].getsockname()
+
+  def close(self) -> None:
+    """Closes all."""
+    for one in self.sockets:
+      one.close()
+
+  def __enter__(self) -> Listener:
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    self.close()
+
+
+def listen(host: str, port: int) -> Listener:
+  """Opens the server's sockets: one for each address that a name has, as localhost has one of IPv4 and one of IPv6.
 
   Args:
     host: an address or a name of this machine.
@@ -26,36 +58,61 @@ def listen(host: str, port: int) -> socket.socket:
     OSError: it cannot be had; the message says what to do.
   """
   try:
-    family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
-      0
-    ]
-  except socket.gaierror as error:
-    raise OSError(f'--host={host} is no address of this machine: {error.strerror}') from error
-  server = socket.socket(family, kind, protocol)
-  server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-  try:
-    server.bind(place)
-    server.listen(256)
-  except OSError as error:
-    server.close()
-    reasons = {
-      errno.EADDRINUSE: 'another program listens there; stop it, or give another --port (0 takes a free one)',
-      errno.EACCES: 'that needs more rights; give a --port above 1023',
-      errno.EADDRNOTAVAIL: 'this machine does not have that address; give another --host',
-    }
-    raise OSError(f'cannot listen at {host}:{port}: {reasons.get(error.errno, error.strerror)}') from error
-  return server
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+  except (socket.gaierror, UnicodeError) as error:
+    reason = error.strerror if isinstance(error, OSError) else error
+    raise OSError(f'--host={host} is no address of this machine: {reason}') from error
+  places = list(dict.fromkeys((family, place) for family, _, _, _, place in found))
+  for attempt in range(_ATTEMPTS):
+    try:
+      return _bind(places, port)
+    except OSError as error:
+      if error.errno == errno.EADDRINUSE and not port and attempt < _ATTEMPTS - 1:
+        continue  # Free at the first address, and taken at another one.
+      reasons = {
+        errno.EADDRINUSE: 'another program listens there; stop it, or give another --port (0 takes a free one)',
+        errno.EACCES: 'that needs more rights; give a --port above 1023',
+        errno.EADDRNOTAVAIL: 'this machine does not have that address; give another --host',
+      }
+      raise OSError(f'cannot listen at {host}:{port}: {reasons.get(error.errno, error.strerror)}') from error
+  raise AssertionError('the last attempt returns or raises')
 
 
-def address(server: socket.socket) -> str:
-  """Returns the URL of the page; a server that listens everywhere is called localhost."""
+def _bind(places: list[tuple[int, tuple]], port: int) -> Listener:
+  """Listens at all places that this machine has, and at one of them at least."""
+  listener, absent = Listener([]), None
+  for family, place in places:
+    try:
+      server = socket.socket(family, socket.SOCK_STREAM)
+      listener.sockets.append(server)
+      server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+      if family == socket.AF_INET6 and len(places) > 1:
+        server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # Those of IPv4 have a socket of their own.
+      server.bind((place[0], port, *place[2:]))
+      server.listen(_BACKLOG)
+    except OSError as error:
+      if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+        listener.close()
+        raise
+      absent = error  # A name may have an address of IPv6 on a machine without it.
+      if listener.sockets and listener.sockets[-1] is server:
+        listener.sockets.pop().close()
+    else:
+      port = server.getsockname()[1]
+  if not listener.sockets:
+    raise absent or OSError(errno.EADDRNOTAVAIL, 'the name has no address')
+  return listener
+
+
+def address(server: Listener) -> str:
+  """Returns the URL of the page; a server that listens everywhere, or at several addresses, is called localhost."""
   host, port = server.getsockname()[:2]
-  if host in ('0.0.0.0', '::'):
+  if host in ('0.0.0.0', '::') or len(server.sockets) > 1:
     host = 'localhost'
   return f'http://[{host}]:{port}/' if ':' in host else f'http://{host}:{port}/'
 
 
-def run(app: Starlette, server: socket.socket, ready: Callable[[str], None] = lambda url: None) -> None:
+def run(app: Starlette, server: Listener, ready: Callable[[str], None] = lambda url: None) -> None:
   """Serves until SIGINT or SIGTERM, ends what runs, and then lets that signal have its usual effect.
 
   Args:
@@ -63,8 +120,74 @@ def run(app: Starlette, server: socket.socket, ready: Callable[[str], None] = la
     server: of `listen`; it is closed in the end.
     ready: is told the page's URL once requests are answered.
   """
-  with contextlib.closing(server):
-    _Server(app, lambda: ready(address(server))).run(sockets=[server])
+  with server:
+    _Server(app, lambda: ready(address(server))).run(sockets=server.sockets)
+
+
+class _Connection(H11Protocol):
+  """A connection that cannot be held for nothing.
+
+  uvicorn waits without end for a first request, for the rest of one, and for a client to take what it asked for. Here
+  each of these has a deadline; and where there are many connections, a new one takes the place of the one that has
+  kept the server waiting for longest, so that no number of idle ones keeps others out.
+  """
+
+  _timer: asyncio.TimerHandle | None = None
+  _waits_since: float | None = None  # Of the loop's clock; None while the server is at work for it.
+
+  def connection_made(self, transport: asyncio.Transport) -> None:
+    super().connection_made(transport)
+    self._wait(_REQUEST_WITHIN)
+    if len(self.connections) > _CONNECTIONS:
+      idle = [one for one in self.connections if one is not self and one._waits_since is not None]
+      if idle:
+        min(idle, key=lambda one: one._waits_since)._drop()
+
+  def data_received(self, data: bytes) -> None:
+    super().data_received(data)
+    self._look()
+
+  def on_response_complete(self) -> None:
+    super().on_response_complete()
+    self._look()
+
+  def pause_writing(self) -> None:
+    super().pause_writing()
+    self._wait(_TAKEN_WITHIN)
+
+  def resume_writing(self) -> None:
+    super().resume_writing()
+    self._go_on()
+    self._look()
+
+  def connection_lost(self, exc: Exception | None) -> None:
+    self._go_on()
+    super().connection_lost(exc)
+
+  def _look(self) -> None:
+    """Sees whether a request is under way; data that are none do not move the deadline."""
+    if self.flow.write_paused:
+      return
+    if self.cycle is not None and not self.cycle.response_complete:
+      self._go_on()
+    elif self._timer is None:
+      self._wait(_TAKEN_WITHIN if self.transport.get_write_buffer_size() else _REQUEST_WITHIN)
+
+  def _wait(self, seconds: float) -> None:
+    self._go_on()
+    self._waits_since = self.loop.time()
+    self._timer = self.loop.call_later(seconds, self._drop)
+
+  def _go_on(self) -> None:
+    self._waits_since = None
+    if self._timer is not None:
+      self._timer.cancel()
+      self._timer = None
+
+  def _drop(self) -> None:
+    self._go_on()
+    self.connections.discard(self)  # The loop tells of the end of a connection only a while after.
+    self.transport.abort()
 
 
 class _Server(uvicorn.Server):
@@ -72,13 +195,15 @@ class _Server(uvicorn.Server):
     super().__init__(
       uvicorn.Config(
         app,
+        http=_Connection,
         log_level='warning',
         access_log=False,
         server_header=False,
         proxy_headers=False,  # Who asks is who is connected: nobody says so of himself.
         timeout_keep_alive=15,
         timeout_graceful_shutdown=_GRACE,
-        limit_concurrency=512,
+        limit_concurrency=2 * _CONNECTIONS,
+        backlog=_BACKLOG,
         ws='none',
       )
     )
@@ -103,7 +228,7 @@ def serving(app: Starlette, host: str = '127.0.0.1', port: int = 0) -> Iterator[
   server = listen(host, port)
   started = threading.Event()
   running = _Server(app, started.set)
-  thread = threading.Thread(target=running.run, kwargs={'sockets': [server]}, daemon=True)
+  thread = threading.Thread(target=running.run, kwargs={'sockets': server.sockets}, daemon=True)
   thread.start()
   try:
     if not started.wait(30):

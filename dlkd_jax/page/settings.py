@@ -13,7 +13,8 @@ class Settings:
 
   Attributes:
     hosts: names, besides IP addresses and localhost, that a request may call this server by.
-    roots: folders that videos may lie in; empty: each in the folder that the index names for it.
+    roots: folders to look for videos in, by id; nothing outside of them is served. Empty: where the index says, below
+      the folders that it noted when it was made.
     threshold: videos whose score is below it are no match; None leaves all in.
     weights: scorer → weight of the fused score; None is the gallery's own choice.
     exact: False searches in two stages, which the index must be prepared for; None is the gallery's own choice.
@@ -21,7 +22,8 @@ class Settings:
     top, most_top: results of an answer, unless asked otherwise, and at most.
     moments, most_moments: moments of a result, the same.
     most_offset: of paging.
-    most_characters: of a query.
+    most_offset_two_stage: the same where searches are in two stages, which compute all before it exactly.
+    most_characters: of a query, and of its filters.
     query_rate, query_burst: searches a second that a client may make in the long run, and at once.
     media_rate, media_burst: the same for pictures and parts of videos.
     waiting: searches, and pictures, that may wait for their turn.
@@ -42,6 +44,7 @@ class Settings:
   moments: int = 3
   most_moments: int = 8
   most_offset: int = 10_000
+  most_offset_two_stage: int = 1_000
   most_characters: int = 300
   query_rate: float = 5.0
   query_burst: int = 20
@@ -57,3 +60,8 @@ class Settings:
   def wishes(self) -> dict[str, Any]:
     """What every search of the gallery is told."""
     return {'threshold': self.threshold, 'weights': self.weights, 'exact': self.exact}
+
+  @property
+  def furthest(self) -> int:
+    """The largest offset that is searched for."""
+    return self.most_offset if self.exact is not False else min(self.most_offset, self.most_offset_two_stage)

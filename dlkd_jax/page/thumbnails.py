@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import collections
 import concurrent.futures
+import contextlib
 import io
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
@@ -29,8 +31,16 @@ class Thumbnails:
   Who asks for a picture that is being made waits for that one. More than `waiting` at once are refused.
   """
 
-  def __init__(self, side: int, most_bytes: int, waiting: int = 256, workers: int = 2):
-    """`side`: longer side, pixels."""
+  def __init__(
+    self,
+    side: int,
+    most_bytes: int,
+    waiting: int = 256,
+    workers: int = 2,
+    opened: Callable[[str], contextlib.AbstractContextManager[str]] = contextlib.nullcontext,
+  ):
+    """`side`: longer side, pixels. `opened` gives, for a path, where to open that file for the length of a block."""
+    self._opened = opened
     self._side, self._most_bytes, self._waiting = side, most_bytes, waiting
     self._kept: collections.OrderedDict[tuple, bytes] = collections.OrderedDict()
     self._made: dict[tuple, asyncio.Future[bytes]] = {}
@@ -64,7 +74,11 @@ class Thumbnails:
   async def _make(self, key: tuple) -> bytes:
     try:
       path, _, time = key
-      work = lambda: jpeg(picture_at(path, time, self._side))  # noqa: E731
+
+      def work() -> bytes:
+        with self._opened(path) as place:
+          return jpeg(picture_at(place, time, self._side))
+
       data = await asyncio.get_running_loop().run_in_executor(self._threads, work)
       self._keep(key, data)
       return data

@@ -105,15 +105,19 @@ class Document:
 
 def to_html(document: Document) -> str:
   """Returns the document as one HTML file: styles and figures in it, no script, no reference to anything else."""
-  links = ''.join(f'<a href="#{_anchor(s.title)}">{html.escape(s.title)}</a>' for s in document.sections)
+  links = ''.join(f'<a href="#{_anchor(s.title)}">{_html(s.title)}</a>' for s in document.sections)
   body = ''.join(_html_section(section, 2) for section in document.sections)
   return (
     '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
     '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-    f'<title>{html.escape(document.title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n'
-    f'<h1>{html.escape(document.title)}</h1>\n<p class="subtitle">{html.escape(document.subtitle)}</p>\n'
+    f'<title>{_html(document.title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n'
+    f'<h1>{_html(document.title)}</h1>\n<p class="subtitle">{_html(document.subtitle)}</p>\n'
     f'<nav aria-label="Contents">{links}</nav>\n{body}</body>\n</html>\n'
   )
+
+
+def _html(text: str) -> str:
+  return html.escape(readable(text))
 
 
 def _anchor(title: str) -> str:
@@ -122,7 +126,7 @@ def _anchor(title: str) -> str:
 
 def _html_section(section: Section, level: int) -> str:
   inside = ''.join(_html_block(block, level) for block in section.blocks)
-  title, anchor = html.escape(section.title), _anchor(section.title)
+  title, anchor = _html(section.title), _anchor(section.title)
   if section.folded:
     return f'<details id="{anchor}"><summary>{title}</summary>\n{inside}</details>\n'
   level, place = min(level, 4), f' id="{anchor}"' if level == 2 else ''  # Deeper titles occur once a run.
@@ -132,19 +136,19 @@ def _html_section(section: Section, level: int) -> str:
 def _html_block(block: Text | Table | Figure | Section, level: int) -> str:
   match block:
     case Text(text, note):
-      return f'<p{" class=note" * note}>{html.escape(text)}</p>\n'
+      return f'<p{" class=note" * note}>{_html(text)}</p>\n'
     case Table():
       return _html_table(block)
     case Figure(_, svg, caption):
       # On narrow screens a figure is scrolled, not shrunk: its letters stay as large.
-      return f'<figure>\n<div class="scroll">{svg}</div>\n<figcaption>{html.escape(caption)}</figcaption>\n</figure>\n'
+      return f'<figure>\n<div class="scroll">{svg}</div>\n<figcaption>{_html(caption)}</figcaption>\n</figure>\n'
     case Section():
       return _html_section(block, level + 1)
 
 
 def _html_table(table: Table) -> str:
   def cell(tag: str, index: int, content: str) -> str:
-    escaped = html.escape(content)
+    escaped = _html(content)
     if tag == 'td' and index not in table.text:
       escaped = re.sub(r'(\[[^\]]*\])$', r'<small>\1</small>', escaped)
     return f'<{tag}{" class=text" if index in table.text else ""}>{escaped}</{tag}>'
@@ -156,21 +160,21 @@ def _html_table(table: Table) -> str:
   ]
   body = '\n'.join(lines)
   return (
-    f'<div class="scroll"><table><caption>{html.escape(table.title)}</caption>\n<thead><tr>{head}</tr></thead>\n'
+    f'<div class="scroll"><table><caption>{_html(table.title)}</caption>\n<thead><tr>{head}</tr></thead>\n'
     f'<tbody>\n{body}\n</tbody></table></div>\n'
   )
 
 
 def to_markdown(document: Document, figures: str = 'figures') -> str:
   """Returns the document in Markdown; figures are `<figures>/<name>.svg`."""
-  parts = [f'# {document.title}', document.subtitle]
+  parts = [f'# {_escape(document.title)}', _escape(document.subtitle)]
   for section in document.sections:
     parts += _markdown_section(section, 2, figures)
   return '\n\n'.join(parts) + '\n'
 
 
 def _markdown_section(section: Section, level: int, figures: str) -> list[str]:
-  parts = [f'{"#" * level} {section.title}']
+  parts = [f'{"#" * level} {_escape(section.title)}']
   for block in section.blocks:
     match block:
       case Text(text, _):
@@ -190,13 +194,27 @@ def _markdown_table(table: Table) -> str:
   rows = [line(row) for row in table.rows]
   for number in table.strong:
     first, *others = table.rows[number]
-    rows[number] = f'| **{_escape(first)}** {line(others)}'
-  return '\n'.join([f'**{_escape(table.title)}**', '', line(table.heading), f'|{"|".join(marks)}|', *rows])
+    rows[number] = f'| {_bold(first)} {line(others)}'
+  return '\n'.join([_bold(table.title), '', line(table.heading), f'|{"|".join(marks)}|', *rows])
+
+
+def _bold(text: str) -> str:
+  escaped = _escape(text)
+  return f'**{escaped}**' if escaped else ''
 
 
 def _escape(text: str) -> str:
-  """Keeps text from becoming markup: captions of queries may hold anything."""
-  return re.sub(r'([\\`*_<>|#])', r'\\\1', text).replace('\n', ' ')
+  """Keeps text from becoming markup, of CommonMark or of GitHub: captions of queries may hold anything."""
+  text = ' '.join(readable(text).split())
+  text = re.sub(r'([\\`*_~<>|#\[\]$]|&(?=#?\w+;))', r'\\\1', text)
+  text = re.sub(r'(?<=[a-zA-Z])(:)(?=//)|(?<=www)(\.)', r'\\\g<0>', text, flags=re.IGNORECASE)  # Bare addresses.
+  return re.sub(r'^([-+=:!]|\d+(?=[.)]))', lambda m: m[1] + '\\' if m[1].isdigit() else '\\' + m[1], text)
+
+
+def readable(text: str) -> str:
+  """Returns text that can be written to any file: what is no character, or a control character, is replaced."""
+  # Tab, line feed and carriage return stay; XML knows none of the others, and no halves of characters.
+  return re.sub('[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]', '\ufffd', text)
 
 
 def figures_of(document: Document) -> list[Figure]:

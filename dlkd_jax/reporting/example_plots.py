@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from dlkd_jax.reporting.examples import Curves, Example
-from dlkd_jax.reporting.plot_style import INK, LOOKS, MOMENT, PALE, WIDTH, label, style, to_svg
+from dlkd_jax.reporting.plot_style import INK, LOOKS, MOMENT, PALE, WIDTH, label, shown, style, to_svg
 from dlkd_jax.retrieval.evaluation import TEACHER
 
 
@@ -38,7 +38,9 @@ def example(query: Example, scorer: str, name: str) -> str:
       bottom = student if below is None else below
       bottom.set_xlabel('seconds' if curves.seconds else 'share of the video')
       title = (
-        f'own video {curves.video_id}, rank {query.ranks[scorer]:,}' if own else f'ranked first: {curves.video_id}'
+        f'own video {shown(curves.video_id)}, rank {query.ranks[scorer]:,}'
+        if own
+        else f'ranked first: {shown(curves.video_id)}'
       )
       student.set_title(title, loc='left')
       if own:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import io
 import re
+import warnings
 from collections.abc import Iterator
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+
+from dlkd_jax.reporting.document import readable
 
 WIDTH = 9.2  # Inches; 883 pixels at 100%.
 INK, PALE = '#1b1b1b', '#8a8a8a'
@@ -46,6 +50,7 @@ _STYLE = {
   'ytick.color': INK,
   'legend.frameon': False,
   'legend.fontsize': 9.5,
+  'text.parse_math': False,  # Names and captions may hold dollars; no text here is a formula.
   'svg.fonttype': 'none',  # Text stays text: it can be read aloud, searched and copied.
   'svg.hashsalt': 'report',  # The same plot gives the same file.
 }
@@ -53,9 +58,17 @@ _STYLE = {
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-  """Draws in the report's style."""
-  with mpl.rc_context(_STYLE):
+  """Draws in the report's style; what the font lacks is no matter, for the browser that shows the text has others."""
+  with mpl.rc_context(_STYLE), warnings.catch_warnings():
+    warnings.filterwarnings('ignore', r'Glyph \d+ ')
+    warnings.filterwarnings('ignore', '.*axes sizes collapsed to zero')
     yield
+
+
+def shown(text: str, most: int = 60) -> str:
+  """Returns a text of the data as a plot shows it: on one line, and not longer than `most` characters."""
+  text = ' '.join(readable(text).split())
+  return text if len(text) <= most else f'{text[: most - 1]}…'
 
 
 def label(scorer: str) -> str:
@@ -76,9 +89,13 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
   text = buffer.getvalue()
   text = text[text.index('<svg') :]
   text = re.sub(r'<metadata>.*?</metadata>', '', text, flags=re.DOTALL)
-  text = text.replace('xmlns:xlink="http://www.w3.org/1999/xlink" ', '').replace('xlink:href', 'href')
-  used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
-  text = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else '', text)
-  text = re.sub(r'(url\(#|href="#)', rf'\g<1>{name}-', text)
-  escaped = description.replace('&', '&amp;').replace('<', '&lt;').replace('"', '&quot;')
+  used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', ''.join(re.findall(r'<[^>]*>', text))))
+
+  def local(tag: re.Match[str]) -> str:
+    inside = tag[0].replace('xmlns:xlink="http://www.w3.org/1999/xlink" ', '').replace('xlink:href', 'href')
+    inside = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else '', inside)
+    return re.sub(r'(url\(#|href="#)', rf'\g<1>{name}-', inside)
+
+  text = re.sub(r'<[^>]*>', local, text)  # In tags alone: what is shown may read like an attribute.
+  escaped = html.escape(readable(description))
   return text.replace('<svg ', f'<svg role="img" aria-label="{escaped}" ', 1).strip()

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from dlkd_jax.reporting.comparison import RunComparison
 from dlkd_jax.reporting.findings import Estimates, FusionFinding, MomentFinding, RunFindings, SliceFinding
 from dlkd_jax.reporting.moment_accuracy import COLUMNS
-from dlkd_jax.reporting.plot_style import DASHES, INK, LOOKS, PALE, SERIES, WIDTH, label, style, to_svg
+from dlkd_jax.reporting.plot_style import DASHES, INK, LOOKS, PALE, SERIES, WIDTH, label, shown, style, to_svg
 from dlkd_jax.reporting.training_log import TrainingLog
 
 
@@ -69,10 +69,10 @@ def slices(kind: str, parts: Sequence[SliceFinding], name: str) -> str:
         axes.plot(x, [e.value for e in estimates], linestyle=line, color=colour, linewidth=1.0, alpha=0.7)
         for place, e in zip(x, estimates, strict=True):
           _with_interval(axes, place, e.value, *e.videos, scorer)
-      axes.set_xticks(range(len(parts)), [f'{part.label}\nn = {part.captions:,}' for part in parts])
+      axes.set_xticks(range(len(parts)), [f'{shown(part.label)}\nn = {part.captions:,}' for part in parts])
       axes.set_xlim(-0.5, len(parts) - 0.5)
       axes.set_ylim(bottom=0)
-      axes.set_xlabel(kind)
+      axes.set_xlabel(shown(kind))
       axes.set_ylabel('SumR' if metric == 'SumR' else 'R@10 (% of captions)')
       axes.grid(axis='x', visible=False)
     _legend(figure, scorers)
@@ -144,7 +144,7 @@ def _share_line(axes, found: FusionFinding, line) -> None:
     shown = f'{text}: a = {point.inheritance:.2f}, SumR {sum_r:.1f}'
     axes.plot(point.inheritance, sum_r, marker, color=SERIES[1], markersize=size, markeredgecolor=INK, label=shown)
   axes.set_xlabel('a, share of inheritance (the rest exploration)')
-  axes.set_ylabel(f'SumR on {found.split}')
+  axes.set_ylabel(f'SumR on {shown(found.split)}')
   axes.set_title('the two branches, without the teacher')
   low, high = min(y), max(y)
   axes.set_ylim(low - 0.35 * (high - low) - 0.5, high + 0.08 * (high - low) + 0.5)
@@ -159,7 +159,7 @@ def _blend_line(axes, found: FusionFinding) -> None:
   shown = f'best: t = {best.teacher:.1f}, SumR {best.metrics.sum_r:.1f}'
   axes.plot(best.teacher, best.metrics.sum_r, '*', color=SERIES[1], markersize=13, markeredgecolor=INK, label=shown)
   axes.set_xlabel("t, the teacher's weight (the rest inheritance)")
-  axes.set_ylabel(f'SumR on {found.split}')
+  axes.set_ylabel(f'SumR on {shown(found.split)}')
   axes.legend()
 
 
@@ -172,7 +172,7 @@ def _heatmap(figure: Figure, axes, found: FusionFinding) -> None:
   step = shares[1] - shares[0]
   extent = (shares[0] - step / 2, shares[-1] + step / 2, -step / 2, 1 + step / 2)
   picture = axes.imshow(table, origin='lower', extent=extent, aspect='auto', cmap='cividis')
-  figure.colorbar(picture, ax=axes, label=f'SumR on {found.split}')
+  figure.colorbar(picture, ax=axes, label=f'SumR on {shown(found.split)}')
   best = found.blended or found.chosen
   axes.plot(best.inheritance, best.teacher, '*', color='white', markersize=15, markeredgecolor='black')
   axes.set_xlabel('a, share of inheritance')
@@ -217,7 +217,7 @@ def training(log: TrainingLog, best_epoch: int, name: str) -> str:
 
 def runs(findings: Sequence[RunFindings], name: str) -> str:
   """Draws SumR and R@1 of the student of every run, and the teacher alone, with intervals over videos."""
-  names = [found.name for found in findings][::-1]
+  names = [shown(found.name) for found in findings][::-1]
   with style():
     figure = Figure(figsize=(WIDTH, 1.3 + 0.4 * len(names)), layout='constrained')
     for axes, metric in zip(figure.subplots(1, 3, sharey=True), ('R@1', 'R@10', 'SumR'), strict=True):
@@ -252,7 +252,7 @@ def differences(found: RunComparison, name: str) -> str:
         pair.difference, place, xerr=error, fmt='o', color=SERIES[0], markerfacecolor=fill, capsize=4, markersize=7
       )
     axes.axvline(0, color=INK, linewidth=1)
-    axes.set_yticks(range(len(pairs)), [f'{pair.first} over {pair.second}' for pair in pairs])
+    axes.set_yticks(range(len(pairs)), [f'{shown(pair.first)} over {shown(pair.second)}' for pair in pairs])
     axes.set_ylim(-0.6, len(pairs) - 0.4)
     axes.set_xlabel('difference of SumR, 95% interval; filled: corrected p below 0.05')
     axes.grid(axis='y', visible=False)

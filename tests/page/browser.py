@@ -76,3 +76,31 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
 def complaints(browser: Any) -> list[str]:
   """What the browser wrote to its console: errors of scripts, refusals of the content security policy."""
   return [entry['message'] for entry in browser.get_log('browser') if entry['level'] == 'SEVERE']
+
+
+def find(browser, selector):
+  return browser.find_elements('css selector', selector)
+
+
+def text(browser, selector):
+  return browser.execute_script('return document.querySelector(arguments[0])?.innerText ?? ""', selector)
+
+
+def rows(browser, count):
+  until(lambda: len(find(browser, '.result:not(.skeleton)')) == count, f'{count} results')
+
+
+def active(browser):
+  return browser.switch_to.active_element
+
+
+def press(browser, *keys):
+  for key in keys:
+    active(browser).send_keys(key)
+
+
+def playing(browser):
+  """Waits until a video plays and returns the second at which it is."""
+  script = "const v = document.querySelector('video'); return v && !v.paused && v.readyState > 2 ? v.currentTime : null"
+  until(lambda: browser.execute_script(script) is not None, 'a video that plays')
+  return browser.execute_script(script)

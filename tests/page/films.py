@@ -24,3 +24,10 @@ def add_films(gallery: MemoryGallery, made: list[world.Film], folder: pathlib.Pa
     number = [next(i for i, s in enumerate(film.segments) if time < s.end) for time in times]
     sentences = [told.get(i, f'a background of {film.name} {i}') for i in number]
     gallery.add(f'{film.name}.mp4', sentences, folder / f'{film.name}.mp4', title=film.name.replace('_', ' '))
+
+
+def told(films, number=1):
+  """A caption, and the segment that it is of."""
+  film = films[number]
+  caption = film.captions[0]
+  return film, caption.text, film.segments[caption.segment]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dlkd_jax.gallery import filters
 from dlkd_jax.gallery.moments import find_moments
 from dlkd_jax.gallery.results import Hit, SearchResult
 
@@ -21,6 +22,7 @@ class Video:
   path: str | None
   duration: float | None
   metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  split: str = 'test'
 
 
 def sentence_vector(text: str, scorer: str) -> np.ndarray:
@@ -39,6 +41,7 @@ class MemoryGallery:
     self.frames: dict[str, tuple[np.ndarray, dict[str, np.ndarray]]] = {}
     self.calls: list[tuple[list[str], dict]] = []
     self.delay = 0.0
+    self.counts = True  # Whether it says how many videos a ranking has.
     self.error: Exception | None = None
 
   def __len__(self):
@@ -55,17 +58,20 @@ class MemoryGallery:
     self.videos[video_id] = Video(video_id, title or video_id, path and str(path), duration, metadata)
     self.frames[video_id] = (np.arange(len(sentences)) / rate, rows)
 
-  def search(self, queries, top=10, offset=0, moments=1, weights=None, threshold=None, exact=None):
+  def search(self, queries, top=10, offset=0, moments=1, weights=None, threshold=None, exact=None, where=None):
     self.calls.append((list(queries), {'top': top, 'offset': offset, 'moments': moments}))
     time.sleep(self.delay)
     if self.error is not None:
       raise self.error
-    return [self._one(query, top, offset, moments, weights or WEIGHTS, threshold) for query in queries]
+    allowed = filters.parse(list(where)) if where else lambda video: True
+    return [self._one(query, top, offset, moments, weights or WEIGHTS, threshold, allowed) for query in queries]
 
-  def _one(self, query, top, offset, moments, weights, threshold):
+  def _one(self, query, top, offset, moments, weights, threshold, allowed):
     begin = time.perf_counter()
     hits = []
     for video_id, (times, rows) in self.frames.items():
+      if not allowed(self.videos[video_id]):
+        continue
       cosines = {name: rows[name] @ sentence_vector(query, name) for name in weights}
       scores = {name: float(values.max()) for name, values in cosines.items()}
       curve = sum(weight * cosines[name] for name, weight in weights.items())
@@ -76,4 +82,5 @@ class MemoryGallery:
         Hit(video_id, score, scores, found, times, curve, video.title, video.path, video.duration, video.metadata)
       )
     hits = sorted((hit for hit in hits if threshold is None or hit.score >= threshold), key=lambda hit: -hit.score)
-    return SearchResult(query, tuple(hits[offset : offset + top]), len(hits), time.perf_counter() - begin)
+    total = len(hits) if self.counts else None
+    return SearchResult(query, tuple(hits[offset : offset + top]), total, time.perf_counter() - begin)

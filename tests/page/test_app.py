@@ -1,5 +1,6 @@
 """The application's answers, asked as a browser would."""
 
+import dataclasses
 import json
 import time
 import urllib.parse
@@ -9,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from starlette.testclient import TestClient
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.page.app import make_app
 from dlkd_jax.page.running import serving
 from dlkd_jax.page.settings import Settings
@@ -57,21 +59,71 @@ def test_search(client, gallery, films):
   answer = client.get('/api/search', params={'q': f'  {caption.text}\n ', 'top': 2, 'moments': 2}).json()
   assert answer['query'] == caption.text and answer['total'] == len(films) and len(answer['hits']) == 2
   best = answer['hits'][0]
-  assert (
-    best['id'] == f'{films[2].name}.mp4'
-    and best['playable']
-    and set(best['scores'])
-    == {
-      'inheritance',
-      'exploration',
-    }
-  )
+  assert best['video_id'] == f'{films[2].name}.mp4' and set(best['scores']) == {'inheritance', 'exploration'}
   segment = films[2].segments[caption.segment]
   assert segment.start <= best['moments'][0]['peak'] < segment.end
-  assert len(best['curve']['times']) == len(best['curve']['values'])
-  assert 'path' not in best and str(gallery.videos[best['id']].path) not in str(answer)
+  assert len(best['times']) == len(best['curve'])
+  assert 'path' not in best and str(gallery.videos[best['video_id']].path) not in str(answer)
   following = client.get('/api/search', params={'q': caption.text, 'top': 2, 'offset': 2}).json()
-  assert {hit['id'] for hit in following['hits']}.isdisjoint(hit['id'] for hit in answer['hits'])
+  assert {hit['video_id'] for hit in following['hits']}.isdisjoint(hit['video_id'] for hit in answer['hits'])
+
+
+def test_what_is_not_there_is_told_as_json(client):
+  for path in ('/api/nothing', '/api', '/api/info/', '/nothing', '/static/nothing.js', '/static', '/x' * 2000):
+    answer = client.get(path, follow_redirects=False)
+    assert 'nothing at' in error(answer, 404, 'unknown'), path
+    assert "default-src 'none'" in answer.headers['content-security-policy']
+
+
+def test_filters(client, gallery):
+  """The language of the gallery, as often as wanted; what it does not understand is refused before any search."""
+  for year, (name, video) in enumerate(gallery.videos.items(), 2000):
+    gallery.videos[name] = dataclasses.replace(video, metadata={'year': year, 'tags': ['lake', 'dog']})
+
+  def found(*where):
+    answer = client.get('/api/search', params=[('q', 'x'), *(('where', one) for one in where)])
+    assert answer.status_code == 200, answer.text
+    return {hit['metadata']['year'] for hit in answer.json()['hits']}
+
+  assert found() == found('', '  ') == {2000, 2001, 2002, 2003}
+  assert found('year>=2002') == {2002, 2003} and found('tags=dog', 'year<2001') == {2000}
+  assert client.get('/api/info').json()['keys'] == ['tags', 'year']
+  assert found("year in (2000, 2003) and not (tags = 'cat' or year > 2002)") == {2000}
+  calls = len(gallery.calls)
+  for bad, place in (('year', 5), ('=', 1), ('year>=abc', 7), ('year>>', 6)):
+    message = error(client.get('/api/search', params={'q': 'x', 'where': bad}), 400, 'bad_filter')
+    assert f'character {place}' in message, message
+  error(client.get('/api/search', params={'q': 'x', 'where': 'a=' + 'x' * 299}), 400, 'too_long')
+  assert len(gallery.calls) == calls
+
+
+def test_searches_with_different_filters_are_not_joined(gallery):
+  for year, (name, video) in enumerate(gallery.videos.items(), 2000):
+    gallery.videos[name] = dataclasses.replace(video, metadata={'year': year})
+  gallery.delay = 0.1
+  with TestClient(make_app(gallery), base_url='http://127.0.0.1') as client, ThreadPoolExecutor(8) as threads:
+    ask = lambda year: client.get('/api/search', params={'q': 'x', 'where': f'year={year}'}).json()  # noqa: E731
+    answers = list(threads.map(ask, [2000, 2001, 2002, 2003] * 2))
+  assert [answer['hits'][0]['metadata']['year'] for answer in answers] == [2000, 2001, 2002, 2003] * 2
+
+
+def test_a_total_that_is_not_known_is_null(client, gallery):
+  gallery.counts = False
+  assert client.get('/api/search', params={'q': 'x'}).json()['total'] is None
+
+
+def test_metadata_are_json(client, gallery):
+  metadata = {'tags': ['lake', 'dog'], 'seen': True, 'rate': 2.5, 'none': None, 'odd': float('nan')}
+  for name, video in gallery.videos.items():
+    gallery.videos[name] = dataclasses.replace(video, metadata=metadata)
+  hit = client.get('/api/search', params={'q': 'x'}).json()['hits'][0]
+  assert hit['metadata'] == metadata | {'odd': None}
+
+
+def test_two_stages_are_not_asked_for_what_is_far_behind(gallery):
+  with TestClient(make_app(gallery, Settings(exact=False)), base_url='http://127.0.0.1') as client:
+    client.get('/api/search', params={'q': 'x', 'offset': 9_999})
+    assert gallery.calls[0][1]['offset'] == 1_000 == client.get('/api/info').json()['most_offset']
 
 
 def test_addresses_in_an_answer_work(client, films):
@@ -107,10 +159,11 @@ def test_large_numbers_are_cut(client, gallery):
 
 def test_errors_of_the_gallery(gallery):
   with TestClient(make_app(gallery), base_url='http://127.0.0.1') as client:
-    gallery.error = ValueError('the sentence has no word that is known')
+    gallery.error = UserError('the sentence has no word that is known')
     assert 'no word' in error(client.get('/api/search', params={'q': 'x'}), 400, 'refused')
-    gallery.error = KeyError('a secret')
-    assert 'secret' not in error(client.get('/api/search', params={'q': 'x'}), 500, 'failed')
+    for bug in (KeyError('a secret'), ValueError('a secret')):
+      gallery.error = bug
+      assert 'secret' not in error(client.get('/api/search', params={'q': 'x'}), 500, 'failed')
     assert "default-src 'none'" in client.get('/api/search?q=x').headers['content-security-policy']
 
 
@@ -154,7 +207,8 @@ def test_info(client, films):
 
 def test_only_reading(client):
   for method in ('POST', 'PUT', 'DELETE', 'PATCH', 'OPTIONS'):
-    assert client.request(method, '/api/search?q=x').status_code == 405
+    answer = client.request(method, '/api/search?q=x', headers={'origin': 'http://127.0.0.1'})
+    assert 'GET' in error(answer, 405, 'method') and set(answer.headers['allow'].split(', ')) == {'GET', 'HEAD'}
 
 
 def test_bad_thumbnails(client, films):

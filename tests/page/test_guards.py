@@ -1,10 +1,15 @@
 """Who may ask: names of this server, and pages of other sites."""
 
+import base64
+import hashlib
+import re
+
 import pytest
+from starlette.responses import Response
 from starlette.testclient import TestClient
 
 from dlkd_jax.page.app import make_app
-from dlkd_jax.page.guards import HEADERS, allowed_host, host_of
+from dlkd_jax.page.guards import HEADERS, Guard, allowed_host, host_of
 from dlkd_jax.page.settings import Settings
 
 
@@ -58,8 +63,51 @@ def test_scripts_of_other_sites_are_refused(client):
   assert client.get('/api/search?q=x', headers=own).status_code == 200
 
 
+def test_the_script_in_the_page_is_the_one_that_is_allowed(client):
+  (script,) = re.findall('<script>(.*?)</script>', client.get('/').text, re.DOTALL)
+  digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+  assert f"'sha256-{digest}'" in HEADERS['content-security-policy']
+
+
 def test_every_answer_has_the_headers(client):
   for path in ('/', '/absent', '/api/search', '/api/search?q=x', '/video?id=absent', '/video?id=test_0000.mp4'):
     answer = client.get(path)
     for name, value in HEADERS.items():
       assert answer.headers[name] == value, path
+
+
+def test_what_may_change_something_needs_the_own_origin(gallery):
+  """Headers that are absent mean another site, but for what only reads; what there is to ask for does not matter."""
+  asked = []
+
+  async def app(scope, receive, send):
+    asked.append(scope['method'])
+    await Response('done')(scope, receive, send)
+
+  client = TestClient(Guard(app, ('films.home',)), base_url='http://192.168.1.7:8000')
+  own = {'origin': 'http://192.168.1.7:8000'}
+  refused = [
+    {},
+    {'sec-fetch-site': 'none'},
+    {'sec-fetch-site': 'same-origin'},
+    {'origin': 'null'},
+    {'origin': ''},
+    {'origin': 'http://192.168.1.7'},
+    {'origin': 'http://192.168.1.7:8001'},
+    {'origin': 'http://192.168.1.7:8000.evil.example'},
+    {'origin': 'http://evil.example', 'referer': 'http://192.168.1.7:8000/'},
+    {'origin': 'http://films.home'},  # A name of this server, but not the one that is asked.
+    {'origin': 'http://[192.168.1.7:8000'},
+    own | {'sec-fetch-site': 'cross-site'},
+    own | {'sec-fetch-site': 'same-site', 'sec-fetch-mode': 'navigate'},
+    own | {'host': 'evil.example'},
+  ]
+  for method in ('POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS', 'TRACE', 'X'):
+    for headers in refused:
+      assert client.request(method, '/', headers=headers).status_code in (400, 403), (method, headers)
+  client_two = [('origin', own['origin']), ('origin', 'http://evil.example')]
+  assert client.post('/', headers=client_two).status_code == 403
+  assert not asked
+  for headers in (own, own | {'sec-fetch-site': 'same-origin'}, {'host': 'FILMS.home', 'origin': 'https://films.home'}):
+    assert client.post('/', headers=headers).status_code == 200, headers
+  assert client.get('/').status_code == client.head('/').status_code == 200

@@ -1,8 +1,11 @@
 """The document's two forms: what is in them, what is not, and that text cannot become markup."""
 
 import html.parser
+import re
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from dlkd_jax.reporting import document
 from dlkd_jax.reporting.document import Document, Figure, Section, Table, Text
@@ -57,8 +60,6 @@ def assert_self_contained(text):
       assert not name.startswith('on') and name not in ('src', 'srcset', 'data', 'action', 'xlink:href'), (tag, name)
       if name == 'href':
         assert value.startswith('#') and value[1:] in found.ids, (tag, value)
-  import re
-
   assert all(place in found.ids for place in re.findall(r'url\(#([^)]+)\)', text))
   assert not re.search(r'url\((?!#)|@import', text)
   links = set(re.findall(r'(?:https?:)?//[\w.]+', text))
@@ -87,3 +88,86 @@ def test_figures():
   twice = Document('', '', [inner_copy(), inner_copy()])
   with pytest.raises(ValueError, match='share a name'):
     document.figures_of(twice)
+
+
+TABLE = ('table', 'thead', 'tbody', 'tr', 'th', 'td')
+MARKUP = st.sampled_from(
+  [
+    '[x](javascript:alert)',
+    '![x](y)',
+    '<b>',
+    '<https://x.y>',
+    '&lt;',
+    '&#106;',
+    '|',
+    '\\',
+    '`',
+    '**',
+    '_',
+    '~~',
+    '#',
+    '- ',
+    '1. ',
+    '+ ',
+    '> ',
+    '===',
+    '---',
+    '\n',
+    '\r\n',
+    '\n\n    ',
+    '[x]: y',
+    '[^1]',
+    ':---',
+    'https://x.y',
+    '$',
+    '\u2028',
+    '\0',
+    '\ud800',
+    '日本',
+    'a',
+  ]
+)
+TEXTS = st.one_of(st.text(max_size=30), st.lists(MARKUP, max_size=8).map(''.join))
+
+
+class Words(html.parser.HTMLParser):
+  """Collects the tags, the text between them, and what stands for pictures."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.tags, self.text = [], []
+    self.feed(text)
+
+  def handle_starttag(self, tag, attributes):
+    self.tags.append(tag)
+    self.text += [value for name, value in attributes if name == 'alt']
+
+  def handle_data(self, data):
+    self.text.append(data)
+
+
+@pytest.mark.parametrize('form', ['markdown', 'html'])
+@hypothesis.settings(max_examples=200, deadline=None)
+@hypothesis.given(texts=st.lists(TEXTS, min_size=8, max_size=8))
+def test_text_stays_text(form, texts):
+  """Whatever it is, and wherever it stands: what a reader of the document sees are its words, and no markup of it."""
+  title, subtitle, section, paragraph, caption, heading, cell, note = texts
+  table = Table('', ('', heading), [(cell, note)], strong=(0,))
+  made = Document(title, subtitle, [Section(section, [Text(paragraph), Figure('one', SVG, caption), table])])
+  if form == 'html':
+    found = Words(document.to_html(made).split('</nav>')[1])
+    assert set(found.tags) <= {*TABLE, 'section', 'h2', 'p', 'figure', 'div', 'svg', 'figcaption', 'caption', 'small'}
+    expected = [section, paragraph, caption, heading, cell, note]
+  else:
+    markdown = pytest.importorskip('markdown_it').MarkdownIt('commonmark').enable('table')
+    text = document.to_markdown(made)
+    text.encode()
+    found = Words(markdown.render(text))
+    assert set(found.tags) <= {*TABLE, 'h1', 'h2', 'p', 'img', 'strong'}, text
+    expected = [title, subtitle, section, paragraph, caption, heading, cell, note]
+    assert not re.search(r'[a-z]://|www\.', text, re.IGNORECASE)
+  plain = [
+    re.sub('[^\\s\\x20-\\x7e\\x85\\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|[\x1c-\x1f\x0b\x0c]', '\ufffd', one)
+    for one in expected
+  ]
+  assert ''.join(''.join(found.text).split()) == ''.join(''.join(plain).split())

@@ -1,4 +1,4 @@
-// Requests to the server, and its errors in words.
+// Requests to the server, and its errors in words. Addresses are relative to the page, wherever a proxy puts it.
 
 /** What the server refused, or that it did not answer (`code` is 'offline'). */
 export class ApiError extends Error {
@@ -9,10 +9,10 @@ export class ApiError extends Error {
   }
 }
 
-async function get(path, parameters, signal) {
+async function get(path, query, signal) {
   let response;
   try {
-    response = await fetch(`${path}?${new URLSearchParams(parameters)}`, { signal });
+    response = await fetch(`${path}?${query}`, { signal });
   } catch (error) {
     if (error.name === 'AbortError') throw error;
     throw new ApiError('offline', 'The server does not answer. Is it still running?');
@@ -31,9 +31,12 @@ async function get(path, parameters, signal) {
   return content;
 }
 
-export const info = () => get('/api/info', {});
+export const info = () => get('api/info', '');
 
-export const search = (query, offset, signal) => get('/api/search', { q: query, offset }, signal);
+/** `where` is a filter, or empty. */
+export const search = (query, where, offset, signal) => get('api/search', new URLSearchParams({
+  q: query, offset, ...(where && { where }),
+}), signal);
 
-/** What may be wrong with a video that did not play. */
-export const account = (id) => get('/api/video', { id });
+/** What may be wrong with a video that did not play; `video` is its address, for a name may be no text. */
+export const account = (video) => get('api/video', video.slice(video.indexOf('?') + 1));

@@ -7,19 +7,20 @@ import { result, skeletons } from './results.js';
 import { count, lasting, make } from './text.js';
 
 const at = (id) => document.getElementById(id);
-const [form, input, note, status, notice, list, more, foot, dialog] = [
-  document.querySelector('form'), at('query'), at('query-note'), at('status'), at('notice'), at('results'), at('more'),
-  at('foot'), at('player'),
-];
+const [form, input, note, said, filter, where] = ['search', 'query', 'query-note', 'said', 'filter', 'where'].map(at);
+const [status, notice, list, more, foot, dialog] = ['status', 'notice', 'results', 'more', 'foot', 'player'].map(at);
 
 const TOUCH = matchMedia('(hover: none)');
+// How often a search is tried again by itself where the server asks to wait, and the longest such wait in seconds.
+const TRIES = 3;
+const LONGEST = 30;
 const state = {
-  query: '', hits: [], total: 0, range: null, info: null, asked: null, shown: -1, retry: null, leaving: null,
+  query: '', where: '', hits: [], total: 0, range: null, info: null, asked: null, shown: -1, retry: null, leaving: null,
 };
 
 // Searching.
 
-async function search(query, { offset = 0 } = {}) {
+async function search(query, { offset = 0, tries = 0 } = {}) {
   clearTimeout(state.retry);
   state.asked?.abort();
   const asked = new AbortController();
@@ -36,13 +37,13 @@ async function search(query, { offset = 0 } = {}) {
     list.replaceChildren(...skeletons(4));
   }, 120);
   try {
-    const answer = await api.search(query, offset, asked.signal);
+    const answer = await api.search(query, state.where, offset, asked.signal);
     clearTimeout(slow);
     show(answer, first);
   } catch (error) {
     clearTimeout(slow);
     if (error.name === 'AbortError') return;
-    fail(error, () => search(query, { offset }), first);
+    fail(error, (again) => search(query, { offset, tries: again }), first, tries);
   } finally {
     if (state.asked === asked) {
       list.removeAttribute('aria-busy');
@@ -58,20 +59,22 @@ function show(answer, first) {
     list.replaceChildren();
     state.range = answer.hits.length ? scale(answer.hits) : null;
   }
-  state.total = answer.total;
   const before = state.hits.length;
   state.hits.push(...answer.hits);
   list.append(...answer.hits.map((hit, n) => result(
     hit, before + n + 1, state.range, (number, seconds) => play(before + n, number, seconds),
   )));
+  // Of a large index the server does not count what it only estimates: then there is more while a page is full.
+  const page = state.info?.top ?? 10;
+  state.total = answer.total ?? (answer.hits.length < page ? state.hits.length : Infinity);
   const left = state.total - state.hits.length;
-  more.hidden = left <= 0 || !answer.hits.length;
-  more.textContent = `Show ${count(Math.min(left, state.info?.top ?? 10), 'more result')}`;
+  more.hidden = left <= 0 || !answer.hits.length || state.hits.length > (state.info?.most_offset ?? Infinity);
+  more.textContent = `Show ${count(Math.min(left, page), 'more result')}`;
+  if (first) remark(answer.notes ?? []);
   if (!state.hits.length) return nothing();
-  const shown = state.hits.length < state.total ? `The best ${state.hits.length} of ${count(state.total, 'video')}`
-    : count(state.total, 'video');
-  const found = `${shown}, found in ${Math.max(1, Math.round(answer.seconds * 1000))} ms`;
-  say([found, ...(answer.notes ?? [])].join('; '));
+  const all = Number.isFinite(state.total) ? ` of ${count(state.total, 'video')}` : ' videos';
+  const shown = left > 0 ? `The best ${state.hits.length.toLocaleString('en')}${all}` : count(state.total, 'video');
+  say(`${shown}, found in ${Math.max(1, Math.round(answer.seconds * 1000))} ms`);
   if (!first) list.children[before]?.querySelector('.still').focus();
 }
 
@@ -84,21 +87,23 @@ function nothing() {
   ], examples());
 }
 
-function fail(error, again, first) {
+function fail(error, again, first, tries) {
   const headings = {
     offline: 'No answer from the server', too_often: 'A little too fast', busy: 'The server is busy',
-    too_long: 'The sentence is too long',
+    too_long: 'The sentence is too long', bad_filter: 'The filter is not understood',
   };
   if (first) {
     list.replaceChildren();
     more.hidden = true;
   }
-  const button = make('button', { type: 'button', class: 'again', click: again }, 'Try again');
-  const may = !['too_long', 'refused', 'bad_number'].includes(error.code);
+  const button = make('button', { type: 'button', class: 'again', click: () => again(0) }, 'Try again');
+  const may = !['too_long', 'refused', 'bad_number', 'bad_filter'].includes(error.code);
   const lines = [error.message];
-  if (error.wait != null) {
-    lines[0] = 'Too many searches at once. This one will be tried again by itself.';
-    state.retry = setTimeout(again, error.wait * 1000 + 200);
+  if (error.wait != null && tries < TRIES) {
+    lines[0] = `Too many searches at once. This one will be tried again by itself (${tries + 1} of ${TRIES}).`;
+    state.retry = setTimeout(() => again(tries + 1), Math.min(error.wait, LONGEST) * 1000 + 200);
+  } else if (error.wait != null) {
+    lines[0] = `Too many searches at once, also after ${TRIES} more tries. Wait a little, and then try again.`;
   }
   say('');
   tell(headings[error.code] ?? 'The search failed', lines, may ? button : null, 'alert');
@@ -108,6 +113,12 @@ function fail(error, again, first) {
 
 function say(text) {
   status.textContent = text;
+}
+
+/** What the server says of the sentence itself. */
+function remark(notes) {
+  said.replaceChildren(...notes.map((text) => make('li', {}, text)));
+  said.hidden = !notes.length;
 }
 
 function tell(heading, lines = [], rest = null, role = null) {
@@ -126,7 +137,7 @@ function examples() {
   if (!sentences.length) return null;
   return make('div', { class: 'examples' }, make('p', { class: 'examples-head' }, 'For instance'),
     make('ul', {}, ...sentences.map((sentence) => make('li', {}, make('a', {
-      href: `/?${new URLSearchParams({ q: sentence })}`,
+      href: `?${new URLSearchParams({ q: sentence })}`,
       click: (event) => {
         if (event.ctrlKey || event.metaKey || event.shiftKey) return;
         event.preventDefault();
@@ -152,7 +163,8 @@ function welcome() {
 }
 
 function footer() {
-  const { videos, seconds } = state.info;
+  const { videos, seconds, keys = [] } = state.info;
+  at('keys').textContent = keys.length ? `by ${keys.join(', ')}` : '';
   const much = seconds ? `, ${lasting(seconds)} of film` : '';
   foot.replaceChildren(
     make('span', {}, `${count(videos, 'video')}${much}`),
@@ -165,9 +177,10 @@ function footer() {
 function address(changes) {
   const parameters = new URLSearchParams();
   if (state.query) parameters.set('q', state.query);
+  if (state.query && state.where) parameters.set('where', state.where);
   for (const [name, value] of Object.entries(changes)) if (value != null) parameters.set(name, value);
   const text = parameters.toString();
-  return text ? `/?${text}` : '/';
+  return text ? `?${text}` : './';
 }
 
 function title() {
@@ -175,14 +188,18 @@ function title() {
 }
 
 /** Shows what a query finds, or the welcome; `typed` is left as it is where the page has only now arrived. */
-async function go(query, push = true, typed = false) {
+async function go(query, push = true, typed = false, only = where.value) {
   await state.leaving;
   state.asked?.abort();
   clearTimeout(state.retry);
   const words = query.trim().split(/\s+/).join(' ');
   if (words || !typed) input.value = words;
   lengthNote();
+  remark([]);
   state.query = words;
+  state.where = only.trim();
+  if (where.value.trim() !== state.where) where.value = state.where;
+  if (state.where) filter.open = true;
   if (push) history.pushState(null, '', address({}));
   title();
   if (!words) return welcome();
@@ -193,9 +210,9 @@ async function go(query, push = true, typed = false) {
 /** Brings the page to what the address says; a video in it is played. */
 async function arrive(event = null) {
   const parameters = new URLSearchParams(location.search);
-  const query = parameters.get('q') ?? '';
-  if (query !== state.query || !state.hits.length) await go(query, false, event === null);
-  const number = state.hits.findIndex((hit) => hit.id === parameters.get('v'));
+  const [query, only] = [parameters.get('q') ?? '', parameters.get('where') ?? ''];
+  if (query !== state.query || only !== state.where || !state.hits.length) await go(query, false, event === null, only);
+  const number = state.hits.findIndex((hit) => hit.video_id === parameters.get('v'));
   if (number < 0) return screen.close();
   const seconds = Number.parseFloat(parameters.get('t'));
   const { moments } = state.hits[number];
@@ -232,7 +249,7 @@ function leave() {
 function mark(number, seconds) {
   const hit = state.hits[state.shown];
   const time = seconds ?? hit.moments[number].start;
-  history.replaceState(history.state, '', address({ v: hit.id, t: time.toFixed(1) }));
+  history.replaceState(history.state, '', address({ v: hit.video_id, t: time.toFixed(1) }));
 }
 
 async function play(place, number, seconds, push = true) {
@@ -255,7 +272,7 @@ function lengthNote() {
 }
 
 function moveFocus(event) {
-  if (dialog.open || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (dialog.open || event.ctrlKey || event.metaKey || event.altKey || event.target === where) return;
   const typing = event.target === input;
   if (event.key === '/' && !typing) {
     event.preventDefault();

@@ -167,7 +167,7 @@ export class Player {
   /** Says why a video does not play, and shows pictures of the moment where the server can make them. */
   async #fail(video) {
     if (video !== this.video) return; // It was ended.
-    const why = this.hit.video ? await reason(this.hit.id) : NO_FILE;
+    const why = this.hit.video ? await reason(this.hit.video) : NO_FILE;
     if (video !== this.video) return; // Another one is shown by now.
     const strip = why.code === 'format' && this.moment.thumbnail ? pictures(this.moment) : null;
     const message = make('div', { class: 'stage-message', role: 'alert', tabindex: '-1' },
@@ -181,9 +181,9 @@ export class Player {
 }
 
 /** What the server says of a file that did not play. */
-async function reason(id) {
+async function reason(address) {
   try {
-    const why = await account(id);
+    const why = await account(address);
     if (why.code !== 'fine') return why;
     return { code: 'fine', message: 'The browser could not play the file, though it is in order. Try it again.' };
   } catch (error) {
@@ -198,7 +198,7 @@ function pictures({ start, end, thumbnail }) {
     const time = start + ((n + 0.5) / FRAMES) * (end - start);
     address.searchParams.set('at', time.toFixed(2));
     return make('figure', {},
-      make('img', { src: address.pathname + address.search, alt: '' }), make('figcaption', {}, clock(time, true)));
+      make('img', { src: address.href, alt: '' }), make('figcaption', {}, clock(time, true)));
   }));
 }
 
@@ -207,7 +207,14 @@ function facts(hit) {
   const known = Object.entries(hit.metadata);
   if (!known.length) return null;
   return make('dl', { class: 'facts' },
-    ...known.map(([name, value]) => make('div', {}, make('dt', {}, name), make('dd', {}, value))));
+    ...known.map(([name, value]) => make('div', {}, make('dt', {}, name), make('dd', {}, ...words(value)))));
+}
+
+/** What the index says, in words: each of several values for itself. */
+function words(value) {
+  if (Array.isArray(value)) return value.flatMap((one) => [make('span', { class: 'fact' }, ...words(one)), ' ']);
+  if (typeof value === 'boolean') return [value ? 'yes' : 'no'];
+  return [value == null ? 'unknown' : String(value)];
 }
 
 /** A button that copies the page's address; nothing where the browser does not let it. */

@@ -17,7 +17,7 @@ function ticks(end, width) {
 
 /** Where a value lies, for all plots of one search alike, so that they can be compared. */
 export function scale(hits) {
-  const values = hits.flatMap((hit) => hit.curve.values);
+  const values = hits.flatMap((hit) => hit.curve);
   const high = Math.max(...values);
   const sorted = values.toSorted((a, b) => a - b);
   const low = sorted[Math.floor(sorted.length * 0.02)];
@@ -32,7 +32,7 @@ export function scale(hits) {
  * Returns { element, choose(number), move(seconds): shows the second that is played }.
  */
 export function plot(hit, range, { height = 74, chosen = 0, onSeek = null } = {}) {
-  const { times, values } = hit.curve;
+  const { times, curve: values } = hit;
   const end = Math.max(hit.duration ?? 0, times.at(-1) ?? 0, ...hit.moments.map((moment) => moment.end), 1);
   const svg = draw('svg', { class: 'plot-drawing', height, 'aria-hidden': 'true' });
   const tip = make('span', { class: 'plot-tip', hidden: true });

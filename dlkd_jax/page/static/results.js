@@ -47,7 +47,7 @@ function chips(hit, onPlay) {
 /** One result. onPlay(moment number, seconds or null). */
 export function result(hit, rank, range, onPlay) {
   const curve = plot(hit, range, { onSeek: (time) => onPlay(0, time) });
-  return make('li', { class: 'result', 'data-id': hit.id },
+  return make('li', { class: 'result', 'data-id': hit.video_id },
     still(hit, hit.moments[0], () => onPlay(0, null)),
     make('div', { class: 'result-body' },
       make('div', { class: 'result-head' },
