@@ -333,13 +333,3 @@ def test_names_that_are_no_text(corpus):
     assert client.get(f'/{found[name]["moments"][0]["thumbnail"]}').status_code == 200
     assert client.get(f'/api/{found[name]["video"]}').json()['code'] == 'fine'
     assert client.get(f'/{found[lost]["video"]}').json()['error']['code'] == 'gone'
-
-
-def test_an_account_opens_a_film_once(corpus, monkeypatch):
-  gallery, folder, ids = corpus
-  opened = []
-  open_once = media.open_video
-  monkeypatch.setattr(
-    media, 'open_video', lambda *arguments, **options: opened.append(0) or open_once(*arguments, **options)
-  )
-  assert VideoFiles(gallery.videos, (str(folder),)).account(ids[0])['code'] == 'fine' and len(opened) == 1
