@@ -22,7 +22,7 @@ from typing import Any
 
 from dlkd_jax import annotations
 from dlkd_jax.errors import UserError
-from dlkd_jax.files import is_text, json_lines, printable
+from dlkd_jax.files import is_text, json_lines
 from dlkd_jax.video import files, names
 
 SPLITS = ('train', 'val', 'test', 'gallery')
@@ -134,7 +134,7 @@ class Corpus:
     skipped: files of the folder that are not videos by their names.
     missing: videos that captions name and that are not there → how many captions.
     nearest: the first of them → names that are like them.
-    refused: files and folders, by their printable names → why they cannot be taken.
+    refused: files and folders → why they cannot be taken; names of them may be no text.
     left: folders, the same, that are only no videos.
   """
 
@@ -158,8 +158,7 @@ def find(folder: pathlib.Path, captions: pathlib.Path | None) -> Corpus:
   """
   listing = files.walk(folder)
   refused, left = (
-    {printable(path.relative_to(folder).as_posix()): why for path, why in each.items()}
-    for each in (listing.refused, listing.left)
+    {path.relative_to(folder).as_posix(): why for path, why in each.items()} for each in (listing.refused, listing.left)
   )
   paths = {}
   for path in (*listing.videos, *listing.others):
@@ -167,7 +166,7 @@ def find(folder: pathlib.Path, captions: pathlib.Path | None) -> Corpus:
     if is_text(name):
       paths[name] = path
     else:
-      refused[printable(name)] = 'has a name that is no UTF-8 text, and a record needs one; rename it'
+      refused[name] = 'has a name that is no UTF-8 text, and a record needs one; rename it'
   said = _read_captions(captions) if captions is not None else {}
   book = names.Names(list(paths), folder)
   named, missing = _join(said, book, captions)

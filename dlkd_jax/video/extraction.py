@@ -210,8 +210,8 @@ def extract(request: Request) -> Result:
     packed = custom.packed_videos(built) if built else {}
     todo, changed = tasks.sort_out(found, folder, packed, request.update, request.settle_seconds, report)
     _extract_all(request, models, folder, tasks.settled(todo, report), report)
-    report.add(*(Entry(name, 'failed', why) for name, why in found.refused.items()))
-    report.add(*(Entry(name, 'skipped', why) for name, why in found.left.items()))
+    report.add(*(Entry(files.printable(name), 'failed', why) for name, why in found.refused.items()))
+    report.add(*(Entry(files.printable(name), 'skipped', why) for name, why in found.left.items()))
     report.add(*(Entry(name, 'skipped') for name in found.skipped))
     report.add(*(_missing(name, count, found) for name, count in found.missing.items()))
     report.add(*(Entry(name, 'vanished') for name in sorted(packed.keys() - {job.video for job in found.jobs})))
