@@ -31,7 +31,13 @@ _STUDENT = flags.DEFINE_string(
 )
 _TOKENS = flags.DEFINE_string('tokens', 'words:256', 'Backbone of the caption tokens: words:256, clip:DIR@layer=-2.')
 _RATE = flags.DEFINE_float('rate', 1.0, 'Pictures a second.')
-_MAX_SIDE = flags.DEFINE_integer('max_side', None, 'Shrink larger pictures to this many pixels while they are decoded.')
+_MAX_SIDE = flags.DEFINE_integer(
+  'max_side',
+  None,
+  'Shrink larger pictures to this many pixels while they are decoded; 0: not at all. Default: 1024, or as the videos '
+  'of the set were before.',
+  lower_bound=0,
+)
 _BATCH = flags.DEFINE_integer('batch', 32, 'Most pictures a backbone is given at once.', lower_bound=1)
 _READERS = flags.DEFINE_integer('readers', None, 'Videos decoded at the same time; default: up to 4.', lower_bound=1)
 _DTYPE = flags.DEFINE_enum('dtype', 'float16', ['float16', 'float32'], 'Type that the features are stored in.')

@@ -20,6 +20,7 @@ from absl import logging
 from array_record.python import array_record_module
 from tensorflow_datasets.core import example_serializer
 
+from dlkd_jax import files
 from tfds_builders import earlier, errors, lengths, progress, records
 from tfds_builders.options import BuildOptions
 
@@ -94,6 +95,8 @@ class PrvrBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
       # TFDS makes its download folder even where nothing is downloaded.
       with tempfile.TemporaryDirectory() as nowhere:
         super().download_and_prepare(download_dir=nowhere, download_config=download_config, **kwargs)
+      self._sync()
+      files.sync(pathlib.Path(self.data_path).parent)
 
   def _is_there(self, manual_dir: pathlib.Path | None, download_config: tfds.download.DownloadConfig) -> bool:
     """Whether the set is finished; errors of `check_same`."""
@@ -122,10 +125,10 @@ class PrvrBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """Checks that the finished set of `info` was made as this builder would; arguments and errors of `check_same`."""
     built = json.loads(json.dumps(dict(info.metadata.items())))
     differences = _differences(built.get('options', {}), self._requested())
-    files = self._source_files(manual_dir)
-    if files is not None:
+    read = self._source_files(manual_dir)
+    if read is not None:
       before = built.get('source', {}).get('files', {})
-      differences += [f'bytes of {text}' for text in _differences(before, files)]
+      differences += [f'bytes of {text}' for text in _differences(before, read)]
     if differences:
       raise errors.BuiltDifferentlyError(
         f'{self.data_dir}: {self.name} is already built here, but differently: '
@@ -161,6 +164,14 @@ class PrvrBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
       source=source.description(),
       splits={split.name: noted.counts() for split, noted in written},
     )
+
+    self._sync()  # Before the folder takes its name.
+
+  def _sync(self) -> None:
+    """Waits until all files are on the disk."""
+    folder = pathlib.Path(self.data_dir)
+    for path in (*folder.iterdir(), folder):
+      files.sync(path)
 
   def _earlier(self) -> earlier.EarlierVersion | None:
     """Returns a finished version of this set that the one to be written goes on from; None: it starts anew."""

@@ -63,6 +63,7 @@ _CUSTOM_EPILOG = """\
   python -m tfds_builders.build custom --manual_dir=data/custom_prvr_extracted --data_dir=other
 
 Videos that the newest version of the set lacks make a new version, 1.0.1, 1.0.2, …: files are added, none is rewritten.
+With --update, changed videos make one, too: files that held them are written again without them.
 """
 
 _SYNTHETIC_EPILOG = """\
@@ -103,6 +104,7 @@ def make_parser() -> argparse.ArgumentParser:
     epilog=_CUSTOM_EPILOG,
   )
   sub.add_argument('--manual_dir', type=expand, required=True, help='folder that the extraction left')
+  sub.add_argument('--update', action='store_true', help='write records anew of which the features changed')
   _add_common_options(sub, teacher=False)
   sub = collections.add_parser(
     'synthetic',
@@ -173,7 +175,7 @@ def make_builder(args: argparse.Namespace) -> base_builder.PrvrBuilder:
   """
   if args.collection == 'custom':
     asked = options.BuildOptions(dtype=args.dtype, num_shards=args.num_shards)
-    return custom.Builder(data_dir=args.data_dir, options=asked, extracted=args.manual_dir)
+    return custom.Builder(data_dir=args.data_dir, options=asked, extracted=args.manual_dir, update=args.update)
   common = {
     'dtype': args.dtype,
     'num_shards': args.num_shards,

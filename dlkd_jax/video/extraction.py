@@ -31,6 +31,7 @@ from tfds_builders.custom_prvr import custom_prvr_dataset_builder as custom
 
 FOLDER = 'custom_prvr_extracted'
 REPORT = 'report.json'
+MAX_SIDE = 1024  # Backbones see a few hundred pixels; memory and time of larger pictures are lost.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Request:
     student: backbone of the student's frames.
     tokens: backbone of the caption tokens.
     rate: pictures a second.
-    max_side: longer side in pixels that larger pictures are shrunk to while they are decoded; None: not at all.
+    max_side: longer side in pixels that larger pictures are shrunk to while they are decoded; 0: not at all; None: as
+      the videos of the set were before, `MAX_SIDE` in a new one.
     batch: most pictures that a backbone is given at once.
     readers: videos decoded at the same time.
     dtype: float16 or float32, of the records.
@@ -76,7 +78,9 @@ class Request:
     Raises:
       ValueError: one of them is not above 0.
     """
-    for name in ('rate', 'max_side', 'batch', 'readers'):
+    if self.max_side is not None and self.max_side < 0:
+      raise UserError(f'--max_side is {self.max_side}; expected pixels, or 0 for pictures as they are')
+    for name in ('rate', 'batch', 'readers'):
       value = getattr(self, name)
       if value is not None and not 0 < value < math.inf:
         raise UserError(f'--{name} is {value}; expected a number above 0')
@@ -206,6 +210,7 @@ def extract(request: Request) -> Result:
   with base_builder.only_builder(folder.path):
     built = custom.newest(request.data_dir)
     before = tfds.builder_from_directory(str(built)).info.metadata['options'] if built else None
+    request = dataclasses.replace(request, max_side=_max_side(request, before or folder.options()))
     folder.begin(_options(request, models), models.sizes(), before)
     packed = custom.packed_videos(built) if built else {}
     todo, changed = tasks.sort_out(found, folder, packed, request.update, request.settle_seconds, report)
@@ -227,8 +232,15 @@ def _missing(name: str, captions: int, found: corpus.Corpus) -> Entry:
   return Entry(name, 'missing', f'the nearest names are {", ".join(near)}' if near else '', captions=captions)
 
 
+def _max_side(request: Request, before: dict[str, Any] | None) -> int:
+  """Returns the longer side that is asked for, or that of earlier videos; 0: as it is."""
+  if request.max_side is not None:
+    return request.max_side
+  return MAX_SIDE if before is None else before.get('max_side') or 0
+
+
 def _options(request: Request, models: Backbones) -> dict[str, Any]:
-  options = {'rate': float(request.rate), 'max_side': request.max_side, **models.fingerprints()}
+  options = {'rate': float(request.rate), 'max_side': request.max_side or None, **models.fingerprints()}
   return options | ({'pixels': models.pixels} if models.pixels else {})
 
 
@@ -325,7 +337,7 @@ def _read(request: Request, path: pathlib.Path, models: Backbones, threads: int)
   """
   try:
     yield decoding.probe(path)
-    for frame in decoding.sample_frames(path, request.rate, request.max_side, threads):
+    for frame in decoding.sample_frames(path, request.rate, request.max_side or None, threads):
       yield frame.time, models.prepare(frame.image)
   except decoding.VideoError:
     raise

@@ -47,8 +47,8 @@ class WorkFolder:
       UserError: the options are others than before; the message lists the differences.
     """
     path = self.path / 'extraction.json'
-    if path.is_file():
-      _refuse_others(_read_options(path), options, str(self.path))
+    if (before := self.options()) is not None:
+      _refuse_others(before, options, str(self.path))
     if built is not None:
       _refuse_others({key: value for key, value in built.items() if key != 'dtype'}, options, 'the data set')
     files.write_json(path, {'layout': LAYOUT, 'sizes': sizes, 'options': options})
@@ -61,6 +61,11 @@ class WorkFolder:
       except (UserError, OSError) as error:
         logging.getLogger(__name__).warning('%s is removed, to be made again where it is needed: %s', file, error)
         file.unlink()
+
+  def options(self) -> dict[str, Any] | None:
+    """Returns the options of an earlier extraction into this folder; None where there was none."""
+    path = self.path / 'extraction.json'
+    return _read_options(path) if path.is_file() else None
 
   def file(self, video: str) -> pathlib.Path:
     """Returns the file of a video: its name, made safe, and a hash of it."""

@@ -273,3 +273,16 @@ def test_impossible_moments_are_cut_or_unknown_and_named_once(collection):
   (note,) = collection.result.report.notes
   assert note.startswith('6 annotated moments cannot be') and "'a.mp4#0' from 3 to 1 s" in note
   assert str(collection.result.report).count('cannot be') == 1
+
+
+def test_large_pictures_are_shrunk_unless_the_set_was_made_otherwise(collection):
+  collection.extract(max_side=0)
+  options = collection.result.builder.info.metadata['options']
+  assert options['max_side'] is None
+  collection.put('other.mp4')
+  assert collection.extract()['other.mp4'] == 'extracted'  # As the others were.
+  shutil.rmtree(collection.data)
+  collection.extract()
+  assert collection.result.builder.info.metadata['options']['max_side'] == extraction.MAX_SIDE
+  with pytest.raises(ValueError, match='max_side: 1024 before, 64 now'):
+    collection.extract(max_side=64)

@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from dlkd_jax import files
 from tfds_builders import base_builder, earlier, errors
 from tfds_builders.custom_prvr import extracted as extracted_lib
 from tfds_builders.options import BuildOptions
@@ -100,7 +101,7 @@ class Builder(base_builder.PrvrBuilder):
     super()._download_and_prepare(dl_manager, download_config)
     packed = packed_videos(self._before.folder) if self._before else {}
     text = json.dumps({**packed, **self._source.digests}, indent=0)
-    (pathlib.Path(self.data_dir) / PACKED).write_text(text, encoding='utf-8')
+    files.write_text(pathlib.Path(self.data_dir) / PACKED, text)
 
 
 def packed_videos(folder: pathlib.Path) -> dict[str, str]:
