@@ -33,8 +33,8 @@ from dlkd_jax.models.clip_inputs import (
   parse_preprocess,
 )
 from dlkd_jax.models.clip_names import from_file, hugging_face_names, open_clip_names, to_file
-from dlkd_jax.models.fields import read_fields, whose_kind
-from dlkd_jax.models.parameter_files import save_arrays
+from dlkd_jax.models.fields import read_fields
+from dlkd_jax.models.parameter_files import not_whole, save_arrays
 
 _OPEN_CLIP = 'open_clip_config.json'
 _OPEN_CLIP_WEIGHTS = ('open_clip_model.safetensors', 'open_clip_pytorch_model.safetensors')
@@ -228,9 +228,7 @@ def _read_arrays(path: pathlib.Path) -> _Arrays:
       with safetensors.safe_open(part, 'flax') as file:
         places |= dict.fromkeys(file.keys(), part)
     except safetensors.SafetensorError as error:
-      raise UserError(
-        f'{part} is not a whole safetensors file: {whose_kind(part, str(error), "safetensors")}'
-      ) from error
+      raise not_whole(part, error) from error
   if missing := sorted(named.keys() - places):
     raise UserError(
       f'{index}: weight_map.{missing[0]} stands in no file, nor do {len(missing) - 1} more; get them again'

@@ -13,10 +13,9 @@ import numpy as np
 
 from dlkd_jax.errors import UserError
 from dlkd_jax.models.clip import LOGIT_SCALE, ClipConfig
+from dlkd_jax.models.parameter_files import FLOATS
 
 Arrays = Mapping[str, np.ndarray]
-# Other types hold parts of a quantised weight, which is another number.
-_FLOATS = ('float32', 'float16', 'bfloat16', 'float64')
 
 
 class Origin(NamedTuple):
@@ -144,8 +143,8 @@ def from_file(
     x = np.asarray(arrays[origin.name])
     if ours == 'logit_scale' and x.size == 1:
       x = x.reshape(())
-    if str(x.dtype) not in _FLOATS:
-      wrong.append(f'{origin.name}: found {x.dtype} numbers, expected {", ".join(_FLOATS)}')
+    if str(x.dtype) not in FLOATS:
+      wrong.append(f'{origin.name}: found {x.dtype} numbers, expected {", ".join(FLOATS)}')
       continue
     if origin.part is not None:
       x = x[origin.part * len(x) // 3 : (origin.part + 1) * len(x) // 3]

@@ -23,11 +23,10 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 from PIL import Image
 
 from dlkd_jax.errors import UserError
-from dlkd_jax.models.parameter_files import read_metadata
+from dlkd_jax.models.parameter_files import read_arrays, read_metadata
 from dlkd_jax.models.pictures import check_picture
 
 FORMAT = 'dlkd_jax efficientnet_lite0'
@@ -208,6 +207,6 @@ def load_efficientnet(path: str | pathlib.Path) -> tuple[EfficientNetLite0, dict
   if found != FORMAT:
     raise UserError(f'{path} says that its format is {found!r}, expected {FORMAT!r}; {make}.')
   module = EfficientNetLite0()
-  arrays = {name: x.astype(np.float32) for name, x in safetensors.numpy.load_file(path).items()}
+  arrays = read_arrays(path)
   check_arrays(arrays, module, str(path))
   return module, flax.traverse_util.unflatten_dict(arrays, sep='/'), Preprocess()

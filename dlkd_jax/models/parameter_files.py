@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import flax.traverse_util
@@ -13,6 +13,10 @@ import safetensors.numpy
 
 from dlkd_jax.errors import UserError
 from dlkd_jax.files import replacing
+from dlkd_jax.models.fields import whose_kind
+
+# Other types hold parts of a quantised weight, which is another number.
+FLOATS = ('float32', 'float16', 'bfloat16', 'float64')
 
 
 def write_parameters(params: Any, path: pathlib.Path, heads: int | None = None) -> None:
@@ -44,7 +48,34 @@ def read_metadata(path: pathlib.Path) -> dict[str, str]:
     with safetensors.safe_open(path, 'numpy') as file:
       return file.metadata() or {}
   except safetensors.SafetensorError as error:
-    raise UserError(f'{path} is not a whole safetensors file: {error}') from error
+    raise not_whole(path, error) from error
+
+
+def not_whole(path: pathlib.Path, error: safetensors.SafetensorError) -> UserError:
+  """Returns what to raise of a file that the library does not read: what it is, where that is known."""
+  return UserError(f'{path} is not a whole safetensors file: {whose_kind(path, str(error), "safetensors")}')
+
+
+def read_arrays(path: pathlib.Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+  """Reads the arrays of a safetensors file as float32, of whatever type of real numbers they are.
+
+  Args:
+    path: the file.
+    names: which are wanted, of those that are there; None: all.
+
+  Raises:
+    UserError: it is no whole safetensors file, or arrays are of whole numbers or of other types; they are named.
+  """
+  try:
+    with safetensors.safe_open(path, 'flax') as file:  # numpy has no bfloat16.
+      wanted = file.keys() if names is None else sorted(set(names) & set(file.keys()))
+      arrays = {name: np.asarray(file.get_tensor(name)) for name in wanted}
+  except safetensors.SafetensorError as error:
+    raise not_whole(path, error) from error
+  if odd := [f'{name} ({x.dtype})' for name, x in arrays.items() if str(x.dtype) not in FLOATS]:
+    more = f' and {len(odd) - 5} more' if len(odd) > 5 else ''
+    raise UserError(f'{path} holds arrays of other types than {", ".join(FLOATS)}: {", ".join(odd[:5])}{more}')
+  return {name: np.asarray(x, np.float32) for name, x in arrays.items()}
 
 
 def is_ours(path: pathlib.Path) -> bool:
@@ -78,8 +109,7 @@ def read_parameters(path: pathlib.Path, like: Any, heads: int | None = None) -> 
       f'{path} holds a student of {own_heads} attention heads, and the configuration has {heads}; '
       f'add --config.model.heads={own_heads}.'
     )
-  flat = safetensors.numpy.load_file(path)
-  params = flax.traverse_util.unflatten_dict({n: x.astype(np.float32) for n, x in flat.items()}, sep='/')
+  params = flax.traverse_util.unflatten_dict(read_arrays(path), sep='/')
   check_shapes(params, like, str(path))
   return params
 

@@ -12,7 +12,6 @@ that of Reimers and Gurevych, https://arxiv.org/abs/1908.10084.
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -21,11 +20,11 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 import tokenizers
 
 from dlkd_jax.errors import UserError
-from dlkd_jax.models.parameter_files import read_metadata
+from dlkd_jax.models.fields import Fields, read_fields, whose_kind
+from dlkd_jax.models.parameter_files import read_arrays
 
 _PADDED_KEY_BIAS = -1e9  # Added to attention scores at padding; finite, so that a row of padding stays finite.
 _BATCH, _STEP = 64, 16  # Texts encoded at once, and what their length is rounded up to: few programs are compiled.
@@ -186,15 +185,39 @@ def load_sentence_encoder(folder: str | pathlib.Path) -> SentenceEncoder:
   missing = [name for name in names if not (folder / name).is_file()]
   if missing:
     raise FileNotFoundError(f'{folder} lacks {", ".join(missing)}; expected a folder with {", ".join(names)}.')
-  content = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
-  wanted = {'model_type': 'bert', 'hidden_act': 'gelu', 'position_embedding_type': 'absolute'}
-  wrong = [f'{name} is {content[name]!r}' for name in wanted if content.get(name, wanted[name]) != wanted[name]]
-  fields = [field.name for field in dataclasses.fields(EncoderConfig)]
-  wrong += [f'{name} is missing' for name in fields if name not in content]
-  if wrong:
-    raise UserError(f'{folder / "config.json"}: {"; ".join(wrong)}; expected a BERT encoder, {wanted}.')
-  config = EncoderConfig(**{name: content[name] for name in fields})
+  content = read_fields(folder / 'config.json')
+  config = read_config(content)
+  if (pooling := folder / '1_Pooling' / 'config.json').is_file():  # Of sentence-transformers.
+    modes = read_fields(pooling)
+    modes.only('pooling_mode', 'mean')
+    for mode in (name for name in modes.content if name.startswith('pooling_mode_')):
+      modes.only(mode, mode == 'pooling_mode_mean_tokens')
   weights = folder / 'model.safetensors'
-  read_metadata(weights)  # Checks that the file is whole.
-  params = from_file(safetensors.numpy.load_file(weights), config, str(weights))
-  return SentenceEncoder(config, params, tokenizers.Tokenizer.from_file(str(folder / 'tokenizer.json')))
+  arrays = read_arrays(weights, [f'{prefix}{name}' for prefix in ('', 'bert.') for name in file_names(config).values()])
+  params = from_file({name.removeprefix('bert.'): x for name, x in arrays.items()}, config, str(weights))
+  path = folder / 'tokenizer.json'
+  try:
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+  except Exception as error:  # The library raises bare exceptions.
+    raise UserError(f'{path} is no file of the tokenizers library: {whose_kind(path, str(error))}') from error
+  return SentenceEncoder(config, params, tokenizer)
+
+
+def read_config(content: Fields) -> EncoderConfig:
+  """Returns the sizes of a config.json.
+
+  Raises:
+    UserError: it describes another kind of model, or a field is missing or cannot be.
+  """
+  wanted = {'model_type': 'bert', 'hidden_act': 'gelu', 'position_embedding_type': 'absolute'}
+  wrong = [f'{name} is {content.get(name)!r}' for name in wanted if content.get(name, wanted[name]) != wanted[name]]
+  fields = [field.name for field in dataclasses.fields(EncoderConfig)]
+  wrong += [f'{name} is missing' for name in fields if not content.has(name)]
+  if wrong:
+    raise UserError(f'{content.file}: {"; ".join(wrong)}; expected a BERT encoder, {wanted}.')
+  content.only('is_decoder', False)
+  content.only('quantization_config')
+  sizes = {name: content.whole(name) for name in fields if name != 'layer_norm_eps'}
+  if sizes['hidden_size'] % sizes['num_attention_heads']:
+    content.refuse('num_attention_heads', f'expected a number that divides the hidden size, {sizes["hidden_size"]}')
+  return EncoderConfig(**sizes, layer_norm_eps=content.number('layer_norm_eps', 1e-12))

@@ -33,11 +33,11 @@ from typing import Any, NamedTuple
 import flax.traverse_util
 import jax
 import numpy as np
-import safetensors.numpy
 
 from dlkd_jax.errors import UserError
 from dlkd_jax.files import expand
-from dlkd_jax.models.parameter_files import read_metadata, save_arrays, write_parameters
+from dlkd_jax.models.fields import whose_kind
+from dlkd_jax.models.parameter_files import read_arrays, read_metadata, save_arrays, write_parameters
 from dlkd_jax.models.release_parameters import from_release, to_release
 from dlkd_jax.models.student import EXPLORATION, INHERITANCE, Student, init_parameters
 
@@ -79,9 +79,11 @@ def load_torch_checkpoint(path: pathlib.Path, expected: str = 'the .ckpt of the 
         f'tensors, numbers, texts and easydict.EasyDict only; ask its authors for a file of nothing else.'
       ) from error
     reason = re.search(r'WeightsUnpickler error: (.*)', str(error)) or re.search('(.*)', str(error))
+    # Torch's own files are zip archives.
+    reason = whose_kind(path, f'{type(error).__name__}: {reason[1]}', 'zip archive')
     raise UserError(
-      f'{path} is not a whole torch checkpoint ({type(error).__name__}: {reason[1]}); expected {expected}. '
-      f'Download or copy it again and compare its size.'
+      f'{path} is not a whole torch checkpoint ({reason}); expected {expected}. Download or copy it again and compare '
+      'its size.'
     ) from error
 
 
@@ -124,7 +126,7 @@ def read_file(path: pathlib.Path, ours: bool) -> Source:
   if path.suffix != '.safetensors' and not ours:
     return parse_release(load_torch_checkpoint(path), str(path))
   heads = read_metadata(path).get('heads')  # Checks first that the file is whole.
-  arrays = safetensors.numpy.load_file(path)
+  arrays = read_arrays(path)
   if ours != any('/' in name for name in arrays):
     hint = 'not ours; leave --to_release out' if ours else 'ours already; evaluate it, or convert it with --to_release'
     raise UserError(f'the parameter names in {path} are {hint}.')
