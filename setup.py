@@ -29,7 +29,7 @@ setup(
     'matplotlib',  # Plots of the report.
     'ml_collections',
     'numpy',
-    'optax',
+    'optax>=0.2.5',
     'orbax-checkpoint>=0.12',
     'pillow',
     'safetensors',

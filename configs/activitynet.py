@@ -13,7 +13,6 @@ from configs import common
 def get_config(arg=None):
   """Returns the recipe; `common` lists the arguments."""
   config = common.base('activitynet_prvr')
-  config.data.caption_sizes = (256, 512, 640)  # 3.7 captions a video, and a short last batch
   config.optimizer.learning_rate = 2.5e-4  # highest rate
   config.model.input_dropout = 0.25  # share of input features dropped
   config.model.dropout = 0.25  # share of inner features dropped

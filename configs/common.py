@@ -120,17 +120,23 @@ def base(dataset: str) -> ml_collections.ConfigDict:
 
 
 def finish(config: ml_collections.ConfigDict, arg: str | None) -> ml_collections.ConfigDict:
-  """Puts the arguments (module docstring) into a recipe and locks it.
+  """Puts the arguments (module docstring) that were given into a recipe and locks it.
 
   Raises:
     ValueError: an argument is unknown or has a wrong value.
   """
   arguments = parse_arguments(arg, **ARGUMENTS)
-  config.seed = arguments.seed
-  config.loss.soft_labels = not arguments.hard
-  config.model.dual = not arguments.single
-  config.loss.teacher = not arguments.no_teacher
-  config.loss.random_split = arguments.random_split
+  given = {item.partition('=')[0] for item in (arg or '').split(',')}
+  if 'seed' in given:
+    config.seed = arguments.seed
+  if 'hard' in given:
+    config.loss.soft_labels = not arguments.hard
+  if 'single' in given:
+    config.model.dual = not arguments.single
+  if 'no_teacher' in given:
+    config.loss.teacher = not arguments.no_teacher
+  if 'random_split' in given:
+    config.loss.random_split = arguments.random_split
   if arguments.debug:
     config.model.hidden = 32
     config.data.max_videos = 256
@@ -138,6 +144,6 @@ def finish(config: ml_collections.ConfigDict, arg: str | None) -> ml_collections
     config.training.epochs = 2
   if arguments.epochs:
     config.training.epochs = arguments.epochs
-  if arguments.uniform_negatives:
-    config.loss.hard_negative_start_epoch = config.training.epochs
+  if 'uniform_negatives' in given:
+    config.loss.hard_negative_start_epoch = config.training.epochs if arguments.uniform_negatives else 0
   return config.lock()

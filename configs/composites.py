@@ -9,7 +9,7 @@ from configs import common
 
 
 def get_config(arg=None):
-  """Returns the recipe; `common` lists the arguments, of which `no_teacher` is always on."""
+  """Returns the recipe; `common` lists the arguments, of which `no_teacher` is on already."""
   config = common.base('composites_prvr')
   config.model.hidden = 128  # size of the space in which queries and frames meet; there are few sentences to learn from
   config.data.batch_videos = 32  # videos a batch, with all their captions
@@ -21,6 +21,5 @@ def get_config(arg=None):
   config.data.caption_sizes = (192,)  # about five captions a video
   config.training.epochs = 20  # at most
   config.logging.every_steps = 5  # steps between two progress lines and log records
-  config = common.finish(config, arg)
-  config.loss.teacher = False
-  return config
+  config.loss.teacher = False  # distil from the teacher
+  return common.finish(config, arg)

@@ -24,5 +24,4 @@ def get_config(arg=None):
   config.optimizer.learning_rate = 1e-3  # highest rate
   config.training.epochs = 12  # at most
   config.training.patience = 12  # epochs without a new best SumR on validation before the training stops
-  config.logging.every_steps = 20  # steps between two progress lines and log records
   return common.finish(config, arg)

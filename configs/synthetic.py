@@ -16,7 +16,6 @@ def get_config(arg=None):
   config.data.frame_sizes = (40,)  # lengths that the frames of a batch are padded to
   config.data.max_words = 16  # longer captions are cut to this many tokens
   config.data.word_sizes = (10, 16)  # lengths that the tokens of a batch are padded to
-  config.data.caption_sizes = (384,)  # three captions a video
   config.training.epochs = 30  # at most
   config.logging.every_steps = 2  # steps between two progress lines and log records
   return common.finish(config, arg)

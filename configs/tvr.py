@@ -11,11 +11,6 @@ from configs import common
 
 
 def get_config(arg=None):
-  """Returns the recipe; `common` lists the arguments."""
+  """Returns the recipe, whose values are those of `common`, which lists the arguments, too."""
   config = common.base('tvr_prvr')
-  config.data.caption_sizes = (160, 640)  # five captions a video, and a short last batch
-  config.optimizer.learning_rate = 3e-4  # highest rate
-  config.model.input_dropout = 0.2  # share of input features dropped
-  config.model.dropout = 0.2  # share of inner features dropped
-  config.loss.margin = 0.1  # of the triplet loss, in cosine
   return common.finish(config, arg)

@@ -1,28 +1,38 @@
-"""Configurations: strict arguments of `get_config`, validation with errors that say what to change, comparison.
+"""Configurations: strict arguments of `get_config`, validation, and the configuration of a run on the disk.
 
-A configuration is an `ml_collections.ConfigDict` as `configs/common.py` defines it.
+A configuration is an `ml_collections.ConfigDict` as `configs/common.py` defines it; the defaults stand there alone.
 """
 
 from __future__ import annotations
 
+import difflib
+import importlib.util
 import json
 import pathlib
-from typing import Any
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import ml_collections
 
 from dlkd_jax import files
+from dlkd_jax.config_rules import CHANGE_RESULTS, FREE_IN_EVALUATION, FREE_ON_RESUME, RULES
 from dlkd_jax.errors import UserError
 
-# Fields that may differ when a run is resumed: they change what is reported or where data lies, not the result.
-_FREE_ON_RESUME = (
+# Without these nothing can be said of a student; other fields may be newer than its training.
+_NEEDED = (
+  'data.dataset',
   'data.data_dir',
-  'data.read_threads',
-  'data.prefetch_batches',
-  'mesh',
-  'logging',
-  'evaluation.block_',
+  'data.max_frames',
+  'data.max_words',
+  'model.hidden',
+  'model.heads',
+  'model.dual',
+  'evaluation.inheritance_weight',
 )
+# Where a recipe has other values of these than the run, an evaluation says so.
+_TOLD = 'model.', 'data.data', 'data.max_', 'evaluation.inheritance_weight'
+_Resolve = Callable[[ml_collections.ConfigDict], ml_collections.ConfigDict]
 
 
 def parse_arguments(arg: str | None, **defaults: Any) -> ml_collections.ConfigDict:
@@ -43,7 +53,10 @@ def parse_arguments(arg: str | None, **defaults: Any) -> ml_collections.ConfigDi
   for item in filter(None, (arg or '').split(',')):
     name, has_value, text = item.partition('=')
     if name not in defaults:
-      raise UserError(f'unknown config argument {name!r} in {arg!r}; expected some of {", ".join(sorted(defaults))}.')
+      raise UserError(
+        f'unknown config argument {name!r} in {arg!r}{nearest(name, defaults)}; expected some of '
+        f'{", ".join(sorted(defaults))}.'
+      )
     if name in seen:
       raise UserError(f'config argument {name!r} is given twice in {arg!r}.')
     seen.add(name)
@@ -65,54 +78,60 @@ def _convert(name: str, text: str | None, kind: type) -> Any:
   raise UserError(f'config argument {name!r} has the value {text!r}; expected {expected}.')
 
 
+def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+  """Returns what may have been meant, as ' (did you mean data.dataset?)', or '' where nothing is near."""
+  found = difflib.get_close_matches(name, list(known), count)
+  return f' (did you mean {" or ".join(found)}?)' if found else ''
+
+
+def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Returns {'data.dataset': value, …} of a configuration, with tuples for lists."""
+  flat: dict[str, Any] = {}
+  for name, value in config.items():
+    if isinstance(value, Mapping | ml_collections.ConfigDict):
+      flat |= flatten(value, f'{prefix}{name}.')
+    else:
+      flat[f'{prefix}{name}'] = tuple(value) if isinstance(value, list) else value
+  return flat
+
+
 def validate(config: ml_collections.ConfigDict) -> None:
-  """Checks the values that the parts of the program do not check for themselves.
+  """Checks that a configuration has exactly the fields that there are, and that each holds what it may.
 
   Raises:
-    ValueError: a value is out of range; the message names all such fields and what to change.
+    UserError: a field is unknown, missing or out of range; the message names all such fields and what to change.
   """
-  problems = []
-
-  def require(condition, field, expected):
-    if not condition:
-      value = config
-      for name in field.split('.'):
-        value = value[name]
-      problems.append(f'config.{field} is {value!r}, expected {expected}')
-
-  for field in ('model.input_dropout', 'model.dropout'):
-    group, name = field.split('.')
-    require(0.0 <= config[group][name] <= 0.99, field, 'a share in [0, 0.99]')
-  require(0.0 <= config.optimizer.warmup < 1.0, 'optimizer.warmup', 'a share in [0, 1)')
-  require(config.schedules.epochs >= 1, 'schedules.epochs', 'at least 1')
-  require(config.loss.temperature > 0, 'loss.temperature', 'a positive number')
-  teacher_temperature = config.loss.teacher_temperature
-  require(teacher_temperature is None or teacher_temperature > 0, 'loss.teacher_temperature', 'unset or positive')
-  online = config.teacher.online
-  require(not online or config.teacher.clip, 'teacher.clip', 'the folder of a CLIP model, since teacher.online is True')
-  require(not online or config.loss.teacher, 'loss.teacher', 'True, since teacher.online is')
-  require(config.teacher.micro_batch >= 1, 'teacher.micro_batch', 'at least 1')
-  for field in ('schedules.alpha_start', 'schedules.beta_start'):
-    group, name = field.split('.')
-    require(0.0 <= config[group][name] <= 1.0, field, 'a share in [0, 1]')
-  heads = config.model.heads
-  require(heads >= 1, 'model.heads', 'at least 1')
-  require(heads < 1 or config.model.hidden % heads == 0, 'model.hidden', f'a multiple of {heads} heads')
-  require(config.training.epochs >= 1, 'training.epochs', 'at least 1')
-  require(config.training.micro_batches >= 1, 'training.micro_batches', 'at least 1')
-  require(config.mesh.model >= 1, 'mesh.model', 'at least 1')
-  precisions = ('auto', 'float32', 'bfloat16')
-  require(config.model.precision in precisions, 'model.precision', f'one of {", ".join(precisions)}')
-  forms = ('auto', 'plain', 'blocked', 'pallas')
-  require(config.similarity.form in forms, 'similarity.form', f'one of {", ".join(forms)}')
-  require(config.training.patience >= 1, 'training.patience', 'at least 1')
-  require(config.training.checkpoint_every_steps >= 0, 'training.checkpoint_every_steps', '0 or more')
-  require(config.logging.every_steps >= 1, 'logging.every_steps', 'at least 1')
-  require(config.optimizer.learning_rate > 0, 'optimizer.learning_rate', 'a positive rate')
-  require(config.loss.hard_pool >= 1, 'loss.hard_pool', 'at least 1')
-  require(0.0 <= config.evaluation.inheritance_weight <= 1.0, 'evaluation.inheritance_weight', 'a share in [0, 1]')
+  values = flatten(config)
+  problems = [f'there is no field config.{field}{nearest(field, RULES)}' for field in values.keys() - RULES.keys()]
+  problems += [f'config.{field} is missing, expected {RULES[field].expected}' for field in RULES.keys() - values.keys()]
+  problems += [
+    f'config.{field} is {values[field]!r}, expected {rule.expected}'
+    for field, rule in RULES.items()
+    if field in values and not rule.holds(values[field])
+  ]
+  if not problems:
+    problems = list(_disagreements(config))
   if problems:
     raise UserError('; '.join(problems) + '.')
+
+
+def _disagreements(config: ml_collections.ConfigDict) -> Iterable[str]:
+  """Yields what is wrong with fields beside each other, each of them being right."""
+
+  def expected(condition: bool, field: str, wanted: str) -> Iterable[str]:
+    if not condition:
+      yield f'config.{field} is {flatten(config)[field]!r}, expected {wanted}'
+
+  data, online, heads = config.data, config.teacher.online, config.model.heads
+  yield from expected(config.model.hidden % heads == 0, 'model.hidden', f'a multiple of {heads} heads')
+  for sizes, limit in (('frame_sizes', 'max_frames'), ('word_sizes', 'max_words')):
+    wanted = f'sizes that end with {data[limit]}, which data.{limit} is'
+    yield from expected(data[sizes][-1] == data[limit], f'data.{sizes}', wanted)
+  holds = not data.packing or data.row_words >= data.max_words
+  yield from expected(holds, 'data.row_words', f'{data.max_words} or more, the longest caption (data.max_words)')
+  clip = 'the folder of a CLIP model, since teacher.online is True'
+  yield from expected(not online or config.teacher.clip is not None, 'teacher.clip', clip)
+  yield from expected(not online or config.loss.teacher, 'loss.teacher', 'True, since teacher.online is')
 
 
 def differences(saved: dict[str, Any], current: dict[str, Any], prefix: str = '') -> list[str]:
@@ -127,23 +146,202 @@ def differences(saved: dict[str, Any], current: dict[str, Any], prefix: str = ''
   return lines
 
 
+class RunConfig(NamedTuple):
+  """A configuration that follows from that of a run.
+
+  Attributes:
+    config: the configuration, locked.
+    notes: what differs from what was asked for or from what the run began with, to be printed.
+    suffix: part of a name that tells results under this configuration from those under the run's own; '' for those.
+  """
+
+  config: ml_collections.ConfigDict
+  notes: list[str]
+  suffix: str = ''
+
+
+def read_run(workdir: pathlib.Path) -> RunConfig:
+  """Reads the configuration that a training wrote to its work directory.
+
+  Raises:
+    FileNotFoundError: the folder holds no run.
+    UserError: the file is damaged, or holds what no training writes.
+  """
+  path = workdir / 'config.json'
+  return restore(_saved(path), str(path))
+
+
+def restore(content: Mapping[str, Any], origin: str) -> RunConfig:
+  """Returns the configuration that `content`, read from JSON, is of.
+
+  A field that is newer than it has its default; one that is gone is left out, with a note.
+
+  Raises:
+    UserError: it lacks what every training had, or a value is not allowed; the message begins with `origin`.
+  """
+  saved = flatten(content)
+  if absent := [field for field in _NEEDED if field not in saved]:
+    raise UserError(f'{origin} is not the configuration of a training: it lacks {", ".join(absent)}')
+  config, notes = _defaults(), []
+  for field, value in saved.items():
+    if field in RULES:
+      try:
+        _put(config, field, value)
+      except (TypeError, ValueError):
+        expected = RULES[field].expected
+        raise UserError(f'{origin}: {field} is {value!r}, expected {expected}; restore it from a copy') from None
+    else:
+      notes.append(f'{field} of the run ({value!r}) is no setting any more, and is ignored')
+  for field, limit in (('frame_sizes', config.data.max_frames), ('word_sizes', config.data.max_words)):
+    if f'data.{field}' not in saved:  # The defaults are those of the default limits.
+      _put(config, f'data.{field}', (*(size for size in config.data[field] if size < limit), limit))
+  if 'data.row_words' not in saved:
+    _put(config, 'data.row_words', max(config.data.row_words, config.data.max_words))
+  try:
+    validate(config)
+  except UserError as error:
+    raise UserError(f'{origin}: {error} Restore it from a copy.') from None
+  return RunConfig(config.lock(), notes)
+
+
+def settle(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path, resolve: _Resolve = lambda config: config
+) -> RunConfig:
+  """Returns the configuration that a run begins or goes on with.
+
+  A run goes on with the precision that it began with unless another is asked for, and with the default of a field that
+  is newer than it. `config_rules.FREE_ON_RESUME` lists what may differ.
+
+  Args:
+    config: what was asked for.
+    workdir: of the run, which may not have begun.
+    resolve: puts values in place of 'auto'.
+
+  Raises:
+    UserError: the work directory holds a run of another configuration; the message lists the differences.
+  """
+  path = workdir / 'config.json'
+  if not path.exists():
+    return RunConfig(resolve(config), [])
+  saved, defaults = _saved(path), flatten(_defaults())
+  config = config.copy_and_resolve_references()
+  began = saved.get('model.precision', 'auto')
+  if config.model.precision == 'auto' and RULES['model.precision'].holds(began):
+    _put(config, 'model.precision', began)
+  config = resolve(config)
+  now, wrong, notes = flatten(config), [], []
+  for field in sorted(saved.keys() | now.keys()):
+    if field not in now:
+      notes.append(f'{field} of the run ({saved[field]!r}) is no setting any more, and is ignored')
+    elif field in saved:
+      line = f'{field}: {saved[field]!r} → {now[field]!r}'
+      if saved[field] == now[field] or saved[field] == 'auto':
+        continue
+      if field.startswith(FREE_ON_RESUME):
+        notes.append(f'the run goes on with another {line}')
+      else:
+        wrong.append(line)
+    elif field in defaults and now[field] != defaults[field] and not field.startswith(FREE_ON_RESUME):
+      notes.append(f'{field} is newer than the run, which goes on with {defaults[field]!r} in place of {now[field]!r}')
+      _put(config, field, defaults[field])
+  if wrong:
+    raise UserError(
+      f'{workdir} holds a run of another configuration (saved → now):\n  '
+      + '\n  '.join(wrong)
+      + '\nResume with the saved values, or choose another --workdir.'
+    )
+  return RunConfig(config.lock(), notes)
+
+
 def write_or_compare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   """Writes the configuration of a new run to `workdir/config.json`, or checks that a resumed run has the same.
 
   Raises:
-    ValueError: the work directory holds a run of another configuration; the message lists the differences.
+    UserError: the work directory holds a run of another configuration; the message lists the differences.
   """
   path = workdir / 'config.json'
-  current = json.loads(config.to_json_best_effort())
   if path.exists():
-    lines = [
-      line for line in differences(json.loads(path.read_text()), current) if not line.startswith(_FREE_ON_RESUME)
-    ]
-    if lines:
-      raise UserError(
-        f'{workdir} holds a run of another configuration (saved → now):\n  '
-        + '\n  '.join(lines)
-        + '\nResume with the saved values, or choose another --workdir.'
-      )
-    return
-  files.write_json(path, current)
+    settle(config, workdir)
+  else:
+    files.write_json(path, json.loads(config.to_json_best_effort()))
+
+
+def for_evaluation(
+  asked: ml_collections.ConfigDict | None,
+  workdir: pathlib.Path,
+  given: Collection[str] | None = None,
+  resolve: _Resolve = lambda config: config,
+) -> RunConfig:
+  """Returns the configuration to evaluate a run with: the run's own, and in it what may be chosen anew.
+
+  Args:
+    asked: the configuration asked for; None: the run's own.
+    workdir: of the run.
+    given: the fields of `asked` that were asked for by name; the others are those of a recipe, and do not count. None:
+      all of them.
+    resolve: puts values in place of 'auto'.
+
+  Raises:
+    FileNotFoundError: the folder holds no run.
+    UserError: its configuration is damaged, or a field differs that makes the run what it is.
+  """
+  run, notes, _ = read_run(workdir)
+  own = flatten(resolve(run))
+  config = run.copy_and_resolve_references()
+  wrong, unused = [], []
+  for field, value in flatten(asked or {}).items():
+    by_name = given is None or field in given
+    if field not in RULES or value == own[field] or (value == 'auto' and (given is None or not by_name)):
+      continue
+    if not by_name:
+      unused += [f'{field} {own[field]!r}, not {value!r}'] * field.startswith(_TOLD)
+    elif field.startswith(FREE_IN_EVALUATION):
+      _put(config, field, value)
+    else:
+      wrong.append(f'{field}: {own[field]!r} → {value!r}')
+  if wrong:
+    raise UserError(
+      f'{workdir} holds a run of another configuration (the run → asked for):\n  '
+      + '\n  '.join(wrong)
+      + '\nA run is evaluated as it was trained: leave these settings out, or choose the --workdir of another run.'
+    )
+  if unused:
+    notes.append(f"the run's own settings are taken where the recipe has others: {'; '.join(unused)}")
+  validate(config)
+  config = resolve(config)
+  now = flatten(config)
+  differing = [field for field in now if own[field] != now[field]]
+  notes += [f'evaluated with another {field}: {own[field]!r} → {now[field]!r}' for field in differing]
+  changed = [f'{field.split(".")[-1]}={now[field]}' for field in CHANGE_RESULTS if field in differing]
+  return RunConfig(config.lock(), notes, ''.join('_' + re.sub(r'[^\w.=-]+', '-', part) for part in changed))
+
+
+def _saved(path: pathlib.Path) -> dict[str, Any]:
+  """Reads a configuration as {'data.dataset': value, …}, whatever fields it has."""
+  if not path.is_file():
+    raise FileNotFoundError(
+      f'{path} is absent: {path.parent} holds no config.json; expected the --workdir of a training'
+    )
+  try:
+    content = json.loads(path.read_text(encoding='utf-8'))
+    if not isinstance(content, dict):
+      raise ValueError('no object of JSON')
+  except ValueError as error:
+    raise UserError(
+      f'{path} is not the configuration of a training: it is damaged ({error}); restore it from a copy'
+    ) from error
+  return flatten(content)
+
+
+def _defaults() -> ml_collections.ConfigDict:
+  # By its file: it imports this module, and a folder of recipes where a command runs may have the same name.
+  path = pathlib.Path(__file__).parent.parent / 'configs' / 'common.py'
+  spec = importlib.util.spec_from_file_location('dlkd_jax.default_config', path)
+  common = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(common)
+  return common.base('')
+
+
+def _put(config: ml_collections.ConfigDict, field: str, value: Any) -> None:
+  with config.unlocked():
+    config.update_from_flattened_dict({field: value})

@@ -113,6 +113,18 @@ def guarded(work: Callable[[], int | None]) -> int:
     absl_logging.debug('the traceback', exc_info=True)
     print(f'error: {describe(error)}', file=sys.stderr)
     return 1
+  except (RuntimeError, AssertionError) as error:
+    asked = os.environ.get('JAX_PLATFORMS')
+    if not asked or os.path.basename(traceback.extract_tb(error.__traceback__)[-1].filename) != 'xla_bridge.py':
+      raise
+    absl_logging.debug('the traceback', exc_info=True)
+    reason = f' ({error})' if str(error) else ''
+    print(
+      f'error: JAX_PLATFORMS is {asked!r}, and JAX has no such device here{reason}; unset it, or install what that '
+      'device needs',
+      file=sys.stderr,
+    )
+    return 1
 
 
 def describe(error: BaseException) -> str:

@@ -1,10 +1,12 @@
 """Trains or evaluates a student.
 
     python -m dlkd_jax.main --config=configs/charades.py --workdir=runs/charades
-    python -m dlkd_jax.main --config=configs/charades.py --workdir=runs/charades --mode=eval
+    python -m dlkd_jax.main --workdir=runs/charades --mode=eval
 
-The same command resumes a run that was stopped. Arguments of the recipe follow a colon
+The first command resumes a run that was stopped, too. Arguments of the recipe follow a colon
 (`--config=configs/charades.py:hard,seed=1`), single fields are overridden by name (`--config.training.epochs=20`).
+A run is evaluated with its own settings; behind a recipe some can be set anew by name, as `--config.data.data_dir` and
+`--config.evaluation.inheritance_weight`.
 
 On several machines the same command runs on each, with a --workdir that all of them see. SLURM, mpirun and a TPU slice
 that names its workers in the environment are noticed; elsewhere give --distributed, or --coordinator_address,
@@ -43,18 +45,21 @@ def main(names):
   # Imported here, so that --help answers at once.
   from dlkd_jax.training import cluster, evaluation_run, loop, shutdown
 
-  config = doors.config_of(_CONFIG)
+  config = None if _CONFIG.value is None else doors.config_of(_CONFIG)
+  if config is None and _MODE.value == 'train':
+    raise UserError('--mode=train needs a recipe, as --config=configs/charades.py')
   try:
     cluster.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _DISTRIBUTED.value)
     with shutdown.StopRequest() as stop:
       if _MODE.value == 'train':
         loop.train(config, _WORKDIR.value, stop)
       else:
-        evaluation_run.evaluate(config, _WORKDIR.value, _SPLIT.value, _PARAMS.value, stop)
+        given = [] if config is None else config_flags.get_override_values(flags.FLAGS['config'])
+        evaluation_run.evaluate(config, _WORKDIR.value, _SPLIT.value, _PARAMS.value, stop, given)
   except shutdown.StoppedError as stopped:
     cluster.leave_together(str(stopped), stopped.code)
-  except KeyboardInterrupt:
-    cluster.leave('interrupted before anything was changed', shutdown.INTERRUPTED)
+  except KeyboardInterrupt as interrupt:
+    cluster.leave(str(interrupt) or 'interrupted before anything was changed', shutdown.INTERRUPTED)
   except Exception as error:
     if cluster.alone():
       raise
@@ -64,4 +69,4 @@ def main(names):
 
 
 if __name__ == '__main__':
-  doors.run(main, required=['config', 'workdir'])
+  doors.run(main, required=['workdir'])

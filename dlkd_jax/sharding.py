@@ -31,13 +31,18 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, model: int = 1) -> Me
     model: devices along the axis that splits parameters.
 
   Raises:
-    ValueError: the devices do not divide by `model`.
+    UserError: the devices do not divide by `model`.
+    ValueError: the devices of a process do not follow each other, or the processes not one another.
   """
   devices = list(jax.devices() if devices is None else devices)
   if model < 1 or len(devices) % model:
     raise UserError(
       f'config.mesh.model is {model}, and there are {len(devices)} devices; expected a number that divides them.'
     )
+  # Each process makes the share of a batch that its number stands for.
+  processes = [device.process_index for device in devices]
+  if processes != sorted(processes):
+    raise ValueError(f'devices are of the processes {processes}; expected them in the order of the processes')
   return Mesh(np.asarray(devices).reshape(-1, model), BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
 
 

@@ -1,7 +1,8 @@
 """Where the tests find data that lies beside a checkout and not in it.
 
-`DLKD_SHARED` names the folder; without it, `shared` beside the checkout is tried. It holds packs of real annotations and
-videos. A test that needs them is skipped, with a reason, where they are absent. Golden numbers are part of the checkout.
+`DLKD_SHARED` names the folder; without it, `shared` beside the checkout is tried. It holds packs of real annotations
+and videos. A test that needs them is skipped, with a reason, where they are absent. Golden numbers are part of the
+checkout.
 """
 
 import os

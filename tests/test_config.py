@@ -1,14 +1,22 @@
-"""Recipes, their arguments, validation, and the check of a resumed run."""
+"""Recipes, their arguments, validation, and the options that are made of them."""
 
+import dataclasses
 import importlib
 import json
+import re
 
 import pytest
 
 from configs import common
 from dlkd_jax import config as config_lib
+from dlkd_jax import config_rules
 from dlkd_jax.data.options import PipelineOptions
+from dlkd_jax.errors import UserError
+from dlkd_jax.losses.total import LossOptions
+from dlkd_jax.models.student import Branch, Student
+from dlkd_jax.retrieval.evaluation import EvaluationOptions
 from dlkd_jax.training import recipe
+from dlkd_jax.training.objective import ObjectiveOptions
 from tests.paths import repository
 
 RECIPES = sorted(
@@ -110,6 +118,33 @@ def test_published_values(name):
   assert config.evaluation.inheritance_weight == 0.7
 
 
+def test_what_a_recipe_sets_stands_where_no_argument_is_given():
+  def recipe_of_its_own():
+    config = common.base('own_prvr')
+    config.loss.soft_labels = config.model.dual = config.loss.teacher = False
+    config.loss.random_split, config.seed, config.loss.hard_negative_start_epoch = True, 7, 5
+    return config
+
+  values = ('loss.soft_labels', 'model.dual', 'loss.teacher', 'loss.random_split', 'seed')
+  for arg in (None, '', 'debug', 'epochs=3'):
+    flat = config_lib.flatten(common.finish(recipe_of_its_own(), arg))
+    assert [flat[field] for field in values] == [False, False, False, True, 7]
+    assert flat['loss.hard_negative_start_epoch'] == 5
+  given = 'hard=false,single=false,no_teacher=false,random_split=false,seed=0,uniform_negatives=false'
+  flat = config_lib.flatten(common.finish(recipe_of_its_own(), given))
+  assert [flat[field] for field in values] == [True, True, True, False, 0]
+  assert flat['loss.hard_negative_start_epoch'] == 0
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_recipes_state_what_has_an_effect(name):
+  flat, default = config_lib.flatten(get_config(name)), config_lib.flatten(common.base(''))
+  text = (repository() / 'configs' / f'{name}.py').read_text(encoding='utf-8')
+  for field in re.findall(r'^  config\.([a-z_.]+) = ', text, re.MULTILINE):
+    assert flat[field] != default[field], f'{field} is the default'
+    assert field != 'data.caption_sizes' or not flat['data.packing'], 'it is read for unpacked batches only'
+
+
 def test_arguments_reach_their_fields():
   config = get_config('tvr', 'hard,single,no_teacher,random_split,uniform_negatives,seed=3,epochs=5')
   assert config.loss.hard_negative_start_epoch == config.training.epochs  # Never.
@@ -120,31 +155,131 @@ def test_arguments_reach_their_fields():
   assert get_config('tvr', 'debug,epochs=4').training.epochs == 4
 
 
+def set_field(config, field, value):
+  """Puts in whatever the type of the field; recipes can."""
+  with config.unlocked(), config.ignore_type():
+    config.update_from_flattened_dict({field: value})
+  return config
+
+
+def problems_with(config, field, value):
+  with pytest.raises(UserError) as error:
+    config_lib.validate(set_field(config.copy_and_resolve_references(), field, value))
+  return str(error.value)
+
+
+FIELDS = config_lib.flatten(common.base('some_prvr'))
+# Fields that may be unset hold numbers otherwise, but for the name of a folder.
+NUMBERS = sorted(
+  field
+  for field, value in FIELDS.items()
+  if (isinstance(value, int | float) and not isinstance(value, bool)) or (value is None and field != 'teacher.clip')
+)
+
+
+def test_every_field_has_a_rule_and_every_rule_a_field():
+  assert FIELDS.keys() == config_rules.RULES.keys()
+  assert len(NUMBERS) > 30
+
+
+@pytest.mark.parametrize('field', NUMBERS)
+def test_no_number_may_be_senseless(config, field):
+  whole = isinstance(FIELDS[field], int) or field in ('data.max_videos', 'similarity.block_rows')
+  senseless = (-1, True, 10**40, 1.5) if whole else (-1.0,)
+  for value in (float('nan'), float('inf'), -float('inf'), -0.5, '3', (3,), *senseless):
+    message = problems_with(config, field, value)
+    assert f'config.{field} is {value!r}, expected ' in message and message.count('config.') == 1
+    assert ('a whole number' in message) == whole
+  if FIELDS[field] is not None:
+    assert f'config.{field} is None' in problems_with(config, field, None)
+
+
 @pytest.mark.parametrize(
-  ('field', 'value'),
+  ('field', 'values'),
   [
-    ('model.dropout', 1.0),
-    ('model.input_dropout', -0.1),
-    ('model.hidden', 30),
-    ('optimizer.warmup', 1.0),
-    ('optimizer.learning_rate', 0.0),
-    ('schedules.alpha_start', 1.1),
-    ('schedules.beta_start', -0.1),
-    ('training.epochs', 0),
-    ('training.patience', 0),
-    ('training.checkpoint_every_steps', -1),
-    ('logging.every_steps', 0),
-    ('loss.hard_pool', 0),
-    ('evaluation.inheritance_weight', 1.5),
-    ('teacher.micro_batch', 0),
+    ('model.dropout', (1.0,)),
+    ('optimizer.warmup', (1.0,)),
+    ('optimizer.learning_rate', (0.0,)),
+    ('optimizer.max_norm', (0.0,)),
+    ('schedules.alpha_start', (1.1,)),
+    ('schedules.alpha', ('steps', None)),
+    ('schedules.distillation', ('cosine',)),
+    ('schedules.epochs', (0,)),
+    ('training.epochs', (0,)),
+    ('loss.margin', (2.5,)),
+    ('loss.temperature', (0.0,)),
+    ('loss.kl_captions', (0.0,)),
+    ('seed', (2**32,)),
+    ('evaluation.inheritance_weight', (1.5,)),
+    ('evaluation.block_videos', (0,)),
+    ('data.max_videos', (0,)),
+    ('data.frame_sizes', ((), (0, 128), (128, 64), (64, 64, 128), (1.5, 128), 128)),
+    ('data.caption_sizes', ((-1,), (4, 2))),
+    ('data.dataset', ('', 3, None)),
+    ('data.packing', (1, 'yes')),
+    ('model.precision', ('float16',)),
+    ('similarity.form', ('dense',)),
+    ('logging.profile_steps', ((5,), (0, 3), (1, 2, 3), (1, -1))),
   ],
 )
-def test_values_out_of_range_are_named(config, field, value):
-  group, name = field.split('.')
-  config[group][name] = value
-  with pytest.raises(ValueError, match=rf'config\.{field} is {value}, expected') as error:
+def test_values_out_of_range_are_named(config, field, values):
+  for value in values:
+    message = problems_with(config, field, value)
+    assert f'config.{field} is {value!r}, expected ' in message and message.count('config.') == 1
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'message'),
+  [
+    ('model.hidden', 30, 'model.hidden is 30, expected a multiple of 4 heads'),
+    ('data.max_frames', 100, r'data.frame_sizes is \(32, 64, 96, 128\), expected sizes that end with 100'),
+    ('data.max_words', 20, r'data.word_sizes is \(16, 30\), expected sizes that end with 20'),
+    ('data.row_words', 20, r'data.row_words is 20, expected 30 or more'),
+  ],
+)
+def test_fields_that_disagree_are_named(config, field, value, message):
+  assert re.search(message, problems_with(config, field, value))
+
+
+def test_a_schedule_may_be_shorter_than_the_training(config):
+  config.schedules.epochs = 20
+  config_lib.validate(config)
+
+
+def test_fields_that_there_are_not_and_fields_that_are_missing(config):
+  with config.unlocked():
+    config.loss.margn = 0.3
+    del config.data.slots
+  with pytest.raises(
+    UserError, match=r'no field config\.loss\.margn \(did you mean loss\.margin.*data\.slots is missing'
+  ):
     config_lib.validate(config)
-  assert str(error.value).count('config.') == 1
+
+
+@pytest.mark.parametrize('group', ['model', 'loss', 'data', 'similarity'])
+def test_options_are_made_of_exactly_the_fields_of_a_group(config, group):
+  makers = {
+    'model': recipe.make_student,
+    'loss': recipe.make_loss_options,
+    'data': lambda config: recipe.make_pipeline_options(config, 1, teacher=True),
+    'similarity': recipe.make_objective_options,
+  }
+  with config.unlocked():
+    config[group].new_field = 1
+  with pytest.raises(TypeError, match='new_field'):
+    makers[group](config)
+  with config.unlocked():
+    del config[group].new_field
+    last = {'model': 'heads', 'loss': 'margin', 'data': 'slots', 'similarity': 'block_rows'}[group]
+    del config[group][last]
+  with pytest.raises(TypeError, match=last):
+    makers[group](config)
+
+
+@pytest.mark.parametrize('kind', [Student, Branch, LossOptions, PipelineOptions, ObjectiveOptions, EvaluationOptions])
+def test_options_have_no_defaults_of_their_own(kind):
+  fields = [field for field in dataclasses.fields(kind) if field.init and field.name not in ('parent', 'name')]
+  assert fields and all(field.default is field.default_factory is dataclasses.MISSING for field in fields)
 
 
 def test_a_teacher_inside_the_step_needs_a_model_and_distillation(config):
@@ -159,34 +294,3 @@ def test_all_problems_are_named_at_once(config):
   config.model.dropout, config.training.epochs = 2.0, 0
   with pytest.raises(ValueError, match=r'model\.dropout.*training\.epochs'):
     config_lib.validate(config)
-
-
-def test_same_configuration_resumes(config, tmp_path):
-  config_lib.write_or_compare(config, tmp_path / 'run')
-  saved = json.loads((tmp_path / 'run' / 'config.json').read_text())
-  assert saved['loss']['margin'] == 0.1 and saved['loss']['kl_captions'] is None
-  config_lib.write_or_compare(get_config('tvr'), tmp_path / 'run')
-  assert json.loads((tmp_path / 'run' / 'config.json').read_text()) == saved
-
-
-def test_differing_configuration_is_refused_with_the_differences(config, tmp_path):
-  config_lib.write_or_compare(config, tmp_path)
-  config.loss.margin, config.seed, config.data.data_dir = 0.3, 4, 'elsewhere'
-  with pytest.raises(ValueError) as error:
-    config_lib.write_or_compare(config, tmp_path)
-  message = str(error.value)
-  assert 'loss.margin: 0.1 → 0.3' in message and 'seed: 0 → 4' in message
-  assert 'data_dir' not in message and str(tmp_path) in message
-
-
-def test_what_does_not_change_the_result_may_differ(config, tmp_path):
-  config_lib.write_or_compare(config, tmp_path)
-  config.data.data_dir, config.data.read_threads, config.data.prefetch_batches = 'elsewhere', 9, 9
-  config.logging.every_steps, config.evaluation.block_videos, config.evaluation.block_captions = 1, 8, 8
-  config_lib.write_or_compare(config, tmp_path)
-
-
-def test_fields_that_appeared_or_went_are_differences():
-  saved, current = {'a': {'x': 1, 'old': 2}, 'b': 3}, {'a': {'x': 1, 'new': 4}, 'b': {'y': 1}}
-  lines = config_lib.differences(saved, current)
-  assert lines == ["a.new: '(absent)' → 4", "a.old: 2 → '(absent)'", "b: 3 → {'y': 1}"]

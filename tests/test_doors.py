@@ -229,3 +229,18 @@ def test_configurations_that_are_mistyped(tmp_path, given, expected):
   assert done.stderr.startswith(b'error: ') and done.stderr.count(b'\n') == 1
   assert run(door, f'--config={recipe}').stdout == b'0\n'
   assert b'Traceback' in run(door, f'--config={recipe}:bug').stderr
+
+
+@pytest.mark.parametrize('platform', ['cuda', 'nonsense'])
+def test_a_device_that_is_absent_is_one_line(platform, tmp_path):
+  code = 'from dlkd_jax import doors\ndef main(names):\n  import jax\n  jax.devices()\ndoors.run(main)\n'
+  done = subprocess.run(
+    [sys.executable, '-c', code],
+    env=os.environ | {'JAX_PLATFORMS': platform},
+    cwd=repository(),
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 1
+  (line,) = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
+  assert f'JAX_PLATFORMS is {platform!r}' in line and 'Traceback' not in done.stderr

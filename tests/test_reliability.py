@@ -47,7 +47,7 @@ MOMENTS = {
   'saving': is_saving,
   'evaluation': lambda workdir: 4 in logged_steps(workdir),
   'later': lambda workdir: 6 in logged_steps(workdir),
-  'final evaluation': lambda workdir: 12 in steps_saved(workdir),
+  'final evaluation': lambda workdir: (workdir / 'checkpoints' / '12' / 'evaluated.json').exists(),
 }
 
 
@@ -87,6 +87,31 @@ def test_ctrl_c_is_the_same_with_its_own_code(commands, undisturbed, tmp_path):
   _, error = process.communicate(timeout=200)
   assert process.returncode == 130 and 'stopped on request (SIGINT) at step' in error
   assert steps_saved(tmp_path)[-1] == max(logged_steps(tmp_path))
+
+
+def test_a_second_ctrl_c_ends_at_once_and_loses_only_the_steps_since_the_last_save(commands, undisturbed, tmp_path):
+  process = commands.start(tmp_path, *BLOCKS)
+  wait_until(lambda: (tmp_path / 'config.json').exists(), process)
+  process.send_signal(signal.SIGINT)
+  time.sleep(0.2)  # The first step is compiled, or on its way.
+  process.send_signal(signal.SIGINT)
+  _, error = process.communicate(timeout=20)
+  assert process.returncode == 130 and 'Traceback' not in error
+  commands.run(*commands.training(tmp_path, *BLOCKS))
+  assert_same_end(tmp_path, undisturbed)
+
+
+def test_a_kill_within_the_validation_loses_no_step(commands, undisturbed, tmp_path):
+  ends_only = (*BLOCKS, '--config.training.checkpoint_every_steps=0')
+  process = commands.start(tmp_path, *ends_only)
+  wait_until(lambda: 4 in steps_saved(tmp_path), process)
+  process.kill()
+  process.communicate()
+  assert not (tmp_path / 'checkpoints' / '4' / 'evaluated.json').exists(), 'it was too late'
+  output = commands.run(*commands.training(tmp_path, *ends_only))
+  assert 'resumed from the checkpoint of step 4 ' in output and 'step 4/12' not in output
+  assert output.index('epoch   1 | validation') < output.index('step 5/12')
+  assert_same_end(tmp_path, undisturbed)
 
 
 def listens(process):

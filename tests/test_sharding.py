@@ -1,5 +1,7 @@
 """The mesh: placement, and equality of a train step on one, two and eight devices."""
 
+import types
+
 import flax.traverse_util
 import jax
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from dlkd_jax import sharding
+from dlkd_jax.errors import UserError
 from tests.training import worlds
 
 LATE = 2 * worlds.STEPS_PER_EPOCH
@@ -83,6 +86,16 @@ def test_mesh_and_placement():
     assert array.sharding == sharding.rows(mesh) and array.dtype == original.dtype
     assert {s.data.shape[0] for s in array.addressable_shards} == {original.shape[0] // mesh.size}
     np.testing.assert_array_equal(array, original)
+
+
+def test_processes_keep_their_order_in_the_mesh():
+  def devices(*processes):
+    return [types.SimpleNamespace(process_index=process, id=i) for i, process in enumerate(processes)]
+
+  for wrong in ((1, 1, 0, 0), (0, 1, 0, 1), (0, 1, 2, 1)):
+    with pytest.raises(ValueError, match=r'expected them in the order of the processes') as error:
+      sharding.make_mesh(devices(*wrong))
+    assert not isinstance(error.value, UserError)
 
 
 def test_state_is_born_whole_on_every_device():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 
@@ -119,6 +120,42 @@ def test_exported_parameters_evaluate_alike(undisturbed, commands, tmp_path):
   final = json.loads((workdir / 'results.json').read_text())['metrics']
   for name, value in alone.items():
     assert value == final[name], name
+
+
+def test_an_evaluation_takes_its_settings_from_the_run(undisturbed, commands, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(undisturbed[0], workdir)
+  final = json.loads((workdir / 'results.json').read_text())['metrics']
+  evaluate = ('dlkd_jax.main', '--mode=eval', f'--workdir={workdir}')
+  recipe = '--config=configs/charades.py'  # Of another data set and another size.
+  for arguments in ((), (recipe, '--config.evaluation.block_videos=5')):
+    output = commands.run(*evaluate, *arguments)
+    alone = json.loads((workdir / 'eval_test.json').read_text())
+    assert alone == {name: value for name, value in final.items() if name.startswith('test/')}
+    assert ('evaluated with another evaluation.block_videos: 32 → 5' in output) == bool(arguments)
+  for heads in (1, 2):
+    done = commands.try_to(*evaluate, recipe, f'--config.model.heads={heads}')
+    assert done.returncode == 1 and f'model.heads: 4 → {heads}' in done.stderr and 'Traceback' not in done.stderr
+  commands.run(*evaluate, recipe, '--config.evaluation.inheritance_weight=1')
+  other = json.loads((workdir / 'eval_test_inheritance_weight=1.0.json').read_text())
+  assert other['test/fused/SumR'] == alone['test/inheritance/SumR']
+  assert json.loads((workdir / 'eval_test.json').read_text()) == alone
+
+
+def test_a_bug_keeps_its_traceback(commands, tmp_path):
+  code = (
+    'import runpy\n'
+    'from dlkd_jax.training import objective\n'
+    'def broken(*_, **__):\n'
+    "  raise ValueError('shapes (3,) and (4,)')\n"
+    'objective.total_loss = broken\n'
+    "runpy.run_module('dlkd_jax.main', run_name='__main__', alter_sys=True)\n"
+  )
+  options = commands.options(*commands.training(tmp_path))
+  options['args'][1:3] = ['-c', code]
+  done = subprocess.run(**options, capture_output=True, check=False)
+  assert done.returncode == 1 and 'in broken' in done.stderr
+  assert 'ValueError: shapes (3,) and (4,)' in done.stderr
 
 
 def test_another_configuration_is_refused(undisturbed, commands):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import concurrent.futures
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -60,10 +59,6 @@ class Collator:
     self._source, self._lengths, self._plan, self._options = source, lengths, plan, options
     self._widths: dict[str, int] | None = None
     self._pool: concurrent.futures.ThreadPoolExecutor | None = None
-
-  def __getstate__(self) -> dict[str, Any]:
-    # Threads cannot travel to a worker process; it starts its own.
-    return {**self.__dict__, '_pool': None}
 
   def __call__(self, rows: np.ndarray) -> Batch:
     """Reads the videos at `rows` of the source, a global batch, and returns this process's part of it.

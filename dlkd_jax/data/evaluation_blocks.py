@@ -122,7 +122,7 @@ def caption_blocks(
 
 def _check_block(block: int) -> None:
   if block < 1:
-    raise UserError(f'block is {block}; expected 1 or more')
+    raise ValueError(f'block is {block}; expected 1 or more')
 
 
 def _ahead(items: Iterator[_T], depth: int) -> Iterator[_T]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import grain
 import numpy as np
-from absl import flags
 
 from dlkd_jax.data.batch import Batch
 from dlkd_jax.data.collation import Collator, check_lengths
@@ -128,12 +127,7 @@ class TrainIterator(Iterator[Batch]):
     # One thread makes one batch at a time, with `read_threads` of its own: batches are large, and it is better to have
     # the next one early than several half done.
     threads = min(1, options.prefetch_batches)
-    ahead = rest.to_iter_dataset(grain.ReadOptions(threads, options.prefetch_batches))
-    if options.num_workers:
-      if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # Grain reads flags of its own here, which fails in a program that parses none.
-      ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(options.num_workers))
-    return iter(ahead)
+    return iter(rest.to_iter_dataset(grain.ReadOptions(threads, options.prefetch_batches)))
 
 
 def train_pipeline(
@@ -164,7 +158,7 @@ def train_pipeline(
       or the shards do not divide over the processes.
   """
   if not 0 <= process_index < process_count:
-    raise UserError(f'process_index is {process_index}; expected 0 to {process_count - 1}')
+    raise ValueError(f'process_index is {process_index}; expected 0 to {process_count - 1}')
   if len(source) == 0:
     raise UserError('the training split has no videos; expected at least one')
   if lengths is None:

@@ -48,13 +48,13 @@ class Lengths:
     for name in _ARRAYS:
       array = np.asarray(getattr(self, name))
       if array.ndim != 1 or array.dtype.kind not in 'iu' or (array.size and array.min() < 0):
-        raise UserError(
+        raise ValueError(
           f'lengths {name!r} are {array.dtype} of shape {array.shape}; expected whole numbers from 0, in one axis'
         )
       object.__setattr__(self, name, array.astype(np.int64))
     count = len(self.student)
     if len(self.teacher) != count or len(self.captions) != count or len(self.tokens) != self.captions.sum():
-      raise UserError(
+      raise ValueError(
         f'lengths disagree: {count} records with student frames, {len(self.teacher)} with teacher frames, '
         f'{len(self.captions)} with {self.captions.sum()} captions, tokens of {len(self.tokens)} captions'
       )

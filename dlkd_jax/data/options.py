@@ -38,30 +38,27 @@ class PipelineOptions:
       authors' program; otherwise they stay in the order drawn. It matters where a loss splits a batch by position.
     teacher: whether teacher features are wanted. Training then demands them of every video.
     pixels: whether the pictures that the teacher sees are wanted in place of its features of them, in training.
-    num_workers: worker processes that make batches; 0 makes them in threads of this process, which is enough where
-      numpy does the work.
     read_threads: threads that read and transform the videos of one batch.
     prefetch_batches: batches made ahead of the consumer; each holds its arrays in memory.
   """
 
-  batch_videos: int = 128
-  max_frames: int = 128
-  max_words: int = 30
-  packing: bool = True
-  row_words: int = 60
-  slots: int = 8
-  most_shapes: int = 4
-  shards: int = 1
-  row_multiple: int = 1
-  frame_sizes: tuple[int, ...] = (32, 64, 96, 128)
-  caption_sizes: tuple[int, ...] = ()
-  word_sizes: tuple[int, ...] = (30,)
-  sort_by_captions: bool = True
-  teacher: bool = True
-  pixels: bool = False
-  num_workers: int = 0
-  read_threads: int = 4
-  prefetch_batches: int = 2
+  batch_videos: int
+  max_frames: int
+  max_words: int
+  packing: bool
+  row_words: int
+  slots: int
+  most_shapes: int
+  shards: int
+  row_multiple: int
+  frame_sizes: tuple[int, ...]
+  caption_sizes: tuple[int, ...]
+  word_sizes: tuple[int, ...]
+  sort_by_captions: bool
+  teacher: bool
+  pixels: bool
+  read_threads: int
+  prefetch_batches: int
 
   def __post_init__(self):
     """Checks the options.
@@ -72,8 +69,7 @@ class PipelineOptions:
     for name in ('batch_videos', 'max_frames', 'max_words', 'slots', 'most_shapes', 'shards', 'row_multiple'):
       _check_at_least(name, getattr(self, name), 1)
     _check_at_least('read_threads', self.read_threads, 1)
-    for name in ('num_workers', 'prefetch_batches'):
-      _check_at_least(name, getattr(self, name), 0)
+    _check_at_least('prefetch_batches', self.prefetch_batches, 0)
     for name in ('frame_sizes', 'caption_sizes', 'word_sizes'):
       # A config file gives lists; a frozen dataclass that is hashed needs tuples.
       object.__setattr__(self, name, tuple(getattr(self, name)))

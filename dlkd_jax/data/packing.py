@@ -11,7 +11,6 @@ import dataclasses
 
 import numpy as np
 
-from dlkd_jax.errors import UserError
 from dlkd_jax.layout import Layout
 
 
@@ -56,7 +55,7 @@ def pack(lengths: np.ndarray, positions: int, slots: int) -> Places:
   if not len(lengths):
     return one_a_row(0)
   if lengths.min() < 1 or lengths.max() > positions:
-    raise UserError(
+    raise ValueError(
       f'lengths go from {lengths.min()} to {lengths.max()}; a row of {positions} positions holds 1 to {positions}'
     )
   best_fit = _best_fit(lengths, positions, slots)

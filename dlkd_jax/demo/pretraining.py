@@ -121,7 +121,8 @@ def pretrain(settings: Settings, folder: pathlib.Path) -> None:
   @jax.jit
   def begin():
     pixels = jnp.zeros((1, settings.clip_side, settings.clip_side, 3))
-    params = module.init(jax.random.key(settings.seed), pixels, jnp.zeros((1, _CONTEXT), jnp.int32))['params']
+    key = jax.random.key(settings.seed, impl='threefry2x32')
+    params = module.init(key, pixels, jnp.zeros((1, _CONTEXT), jnp.int32))['params']
     params = {'clip': params, 'head': jnp.zeros((config.features, config.text.vocabulary))}
     return params, optimizer.init(params)
 

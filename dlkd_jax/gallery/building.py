@@ -12,8 +12,6 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import ml_collections
-
 from dlkd_jax import config as config_lib
 from dlkd_jax.data import sources
 from dlkd_jax.errors import UserError
@@ -219,8 +217,8 @@ def open_student(folder: IndexFolder) -> StudentEncoder | None:
   about = folder.manifest['student']
   if about is None:
     return None
-  config = ml_collections.ConfigDict(about['config'])
   file = folder.path / about['file']
+  config = config_lib.restore(about['config'], f'the index in {folder.path}').config
   return StudentEncoder(config, file, folder.manifest['features'], str(file))
 
 

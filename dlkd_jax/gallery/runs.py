@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import pathlib
 from typing import Any
 
@@ -11,15 +10,9 @@ import flax.traverse_util
 import ml_collections
 import numpy as np
 
+from dlkd_jax import config as config_lib
 from dlkd_jax.errors import UserError
 from dlkd_jax.gallery.collection import Collection
-
-# Fields of the configuration that a student needs.
-_NEEDED = {
-  'data': ('dataset', 'data_dir', 'max_frames', 'max_words', 'frame_sizes'),
-  'model': ('hidden', 'heads', 'dual', 'input_dropout', 'dropout'),
-  'evaluation': ('inheritance_weight', 'block_videos'),
-}
 
 
 def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
@@ -29,19 +22,10 @@ def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     FileNotFoundError: it holds none.
     ValueError: it is damaged, or lacks what the student needs.
   """
-  path = workdir / 'config.json'
-  if not path.is_file():
-    raise FileNotFoundError(f'{path} is absent; expected the --workdir of a training')
-  try:
-    content = dict(json.loads(path.read_text(encoding='utf-8')))
-  except (ValueError, TypeError) as error:
-    raise UserError(f'{path} is damaged ({error}); restore it from a copy') from error
-  absent = [
-    f'{group}.{name}' for group, names in _NEEDED.items() for name in names if name not in content.get(group, {})
-  ]
-  if absent:  # Other fields may be those of an earlier version.
-    raise UserError(f'{path} lacks {", ".join(absent)}; expected the --workdir of a training')
-  return ml_collections.ConfigDict(content)
+  config, notes, _ = config_lib.read_run(workdir)
+  for note in notes:
+    print(f'note: {note}', flush=True)
+  return config
 
 
 def check_backbones(config: ml_collections.ConfigDict, collection: Collection) -> None:

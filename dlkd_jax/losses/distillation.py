@@ -11,8 +11,6 @@ import jax.numpy as jnp
 
 from dlkd_jax.losses.masks import MASKED, global_sum
 
-TEMPERATURE = 0.2
-
 
 def frame_curve_kl(
   teacher_curve: jax.Array,
@@ -20,7 +18,7 @@ def frame_curve_kl(
   own_mask: jax.Array,
   caption_mask: jax.Array,
   *,
-  temperature: float = TEMPERATURE,
+  temperature: float,
   teacher_temperature: float | None = None,
   axes: tuple[str, ...] = (),
 ) -> jax.Array:

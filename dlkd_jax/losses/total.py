@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from dlkd_jax.losses import nce
-from dlkd_jax.losses.distillation import TEMPERATURE, frame_curve_kl
+from dlkd_jax.losses.distillation import frame_curve_kl
 from dlkd_jax.losses.masks import Pairs, global_sum
 from dlkd_jax.losses.scores import BranchScores, TeacherScores
 from dlkd_jax.losses.split import HardSplit, split_at_random, split_by_position
@@ -22,7 +22,7 @@ from dlkd_jax.losses.triplet import triplet_loss
 
 @dataclasses.dataclass(frozen=True)
 class LossOptions:
-  """What the objective is made of; the defaults are the paper's recipe as its authors released it.
+  """What the objective is made of.
 
   Attributes:
     margin: of the triplet loss, in cosine.
@@ -39,16 +39,16 @@ class LossOptions:
       for its curve; None leaves both as the release has them.
   """
 
-  margin: float = 0.1
-  hard_pool: int = 20
-  nce_weight: float = 0.04
-  distillation_weight: float = 0.1
-  soft_labels: bool = True
-  random_split: bool = False
-  stop_target_gradient: bool = False
-  kl_captions: float | None = None
-  temperature: float = TEMPERATURE
-  teacher_temperature: float | None = None
+  margin: float
+  hard_pool: int
+  nce_weight: float
+  distillation_weight: float
+  soft_labels: bool
+  random_split: bool
+  stop_target_gradient: bool
+  kl_captions: float | None
+  temperature: float
+  teacher_temperature: float | None
 
 
 @flax.struct.dataclass

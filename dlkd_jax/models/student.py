@@ -43,7 +43,7 @@ class Branch(nn.Module):
   max_words: int
   input_dropout: float
   dropout: float
-  dtype: Any = jnp.float32
+  dtype: Any
 
   def setup(self):
     def encoder(positions):
@@ -86,14 +86,14 @@ class Student(nn.Module):
       softmax stay float32.
   """
 
-  hidden: int = 384
-  heads: int = 4
-  max_frames: int = 128
-  max_words: int = 30
-  input_dropout: float = 0.2
-  dropout: float = 0.2
-  dual: bool = True
-  dtype: Any = jnp.float32
+  hidden: int
+  heads: int
+  max_frames: int
+  max_words: int
+  input_dropout: float
+  dropout: float
+  dual: bool
+  dtype: Any
 
   @property
   def branch_names(self) -> tuple[str, ...]:

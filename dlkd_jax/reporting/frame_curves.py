@@ -16,7 +16,7 @@ from dlkd_jax.data.sources import text
 from dlkd_jax.reporting.split_data import SplitData
 from dlkd_jax.reporting.trained_run import TrainedRun
 from dlkd_jax.retrieval.evaluation import FUSED, TEACHER
-from dlkd_jax.retrieval.evaluator import Evaluator
+from dlkd_jax.retrieval.evaluator import encoders_of
 from dlkd_jax.training import recipe, splits
 
 Pair = tuple[int, int]  # Row of a caption and column of a video.
@@ -37,7 +37,7 @@ def pair_curves(run: TrainedRun, data: SplitData, pairs: Sequence[Pair]) -> dict
   """
   source = splits.open_split(run.config, data.name)
   options = recipe.make_pipeline_options(run.config, 1, TEACHER in data.ranks)
-  encoders = Evaluator(run.student).encoders
+  encoders = encoders_of(run.student)
   wanted = collections.defaultdict(list)
   for row, column in dict.fromkeys(pairs):
     wanted[data.video_ids[column]].append((row, column))

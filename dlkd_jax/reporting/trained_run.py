@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -11,12 +10,13 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
+from dlkd_jax import config as config_lib
 from dlkd_jax import sharding
-from dlkd_jax.errors import UserError
 from dlkd_jax.models.parameter_files import check_shapes
 from dlkd_jax.models.student import Student, init_parameters
 from dlkd_jax.training import recipe, splits
 from dlkd_jax.training.checkpoints import Checkpoints, read_best
+from dlkd_jax.training.console import say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,25 +55,15 @@ def read_config(workdir: pathlib.Path, data_dir: str | None = None) -> ml_collec
 
   Raises:
     FileNotFoundError: the folder holds no run.
-    ValueError: the file cannot be read.
+    UserError: the file is damaged, or holds what no training writes.
   """
-  path = workdir / 'config.json'
-  if not path.is_file():
-    raise FileNotFoundError(f'{workdir} holds no config.json; expected the --workdir of a training')
-  try:
-    content = json.loads(path.read_text(encoding='utf-8'))
-    config = ml_collections.ConfigDict(_tuples(content))
-    config.data.data_dir = data_dir or config.data.data_dir
-  except (ValueError, AttributeError, TypeError) as error:
-    raise UserError(f'{path} is not the configuration of a training ({error}); restore it from a copy') from None
-  return config.lock()
-
-
-def _tuples(content: Any) -> Any:
-  """JSON has lists for tuples, which are constants of compiled programs."""
-  if isinstance(content, dict):
-    return {name: _tuples(value) for name, value in content.items()}
-  return tuple(content) if isinstance(content, list) else content
+  config, notes, _ = config_lib.read_run(workdir)
+  for note in notes:
+    say(f'note: {note}')
+  if data_dir is not None:
+    with config.unlocked():
+      config.data.data_dir = str(data_dir)
+  return config
 
 
 def open_run(workdir: pathlib.Path, name: str, split: str, data_dir: str | None = None) -> TrainedRun:

@@ -12,6 +12,7 @@ small.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from dlkd_jax.data.evaluation_blocks import CaptionBlock, VideoBlock
 from dlkd_jax.errors import UserError
 from dlkd_jax.retrieval import scoring
 from dlkd_jax.retrieval.join import own_columns, real_ids, require_finite, require_frames
-from dlkd_jax.retrieval.metrics import FUSION_WEIGHTS, RetrievalMetrics, metrics_from_ranks
+from dlkd_jax.retrieval.metrics import RetrievalMetrics, metrics_from_ranks
 from dlkd_jax.retrieval.processes import EvaluationInterrupted, Processes
 from dlkd_jax.retrieval.scoring import Array
 from dlkd_jax.retrieval.sharded_gallery import GalleryBuilder, ShardedGallery, encoding_mesh, split_rows
@@ -62,11 +63,11 @@ class EvaluationOptions:
     mesh: devices that share the gallery, of one process or of all; None: this process's first device.
   """
 
-  weights: Mapping[str, float] = dataclasses.field(default_factory=lambda: dict(FUSION_WEIGHTS))
-  teacher: bool = True
-  keep_scores: bool = False
-  product_bytes: int | None = None
-  mesh: Mesh | None = None
+  weights: Mapping[str, float]
+  teacher: bool
+  keep_scores: bool
+  product_bytes: int | None
+  mesh: Mesh | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +99,7 @@ class EvaluationResult:
       return self.metrics[FUSED]
     branches = [name for name in self.metrics if name != TEACHER]
     if len(branches) != 1:
-      raise UserError(f'no weight was given to fuse the branches {branches}; read `metrics` by name')
+      raise ValueError(f'no weight was given to fuse the branches {branches}; read `metrics` by name')
     return self.metrics[branches[0]]
 
   def as_dict(self, prefix: str = '') -> dict[str, float]:
@@ -121,7 +122,7 @@ def evaluate(
   videos: VideoSource,
   num_videos: int,
   encoders: Encoders,
-  options: EvaluationOptions | None = None,
+  options: EvaluationOptions,
   should_stop: Callable[[], bool] | None = None,
 ) -> EvaluationResult:
   """Ranks the whole gallery for every caption.
@@ -148,7 +149,6 @@ def evaluate(
     ValueError: an id occurs twice, a caption's video is not in the gallery, the gallery's size is not `num_videos`, a
       video has no frame, a score is not finite, or a block does not divide over the devices. The message names it.
   """
-  options = options or EvaluationOptions()
   should_stop = should_stop or (lambda: False)
   mesh = options.mesh or _one_device()
   processes = Processes(mesh)
@@ -180,8 +180,7 @@ def _on_this_process(params: Any, mesh: Mesh, processes: Processes) -> Any:
   whole = NamedSharding(encoding_mesh(mesh), PartitionSpec())
   if processes.several:
     # Parameters may be split over processes, and the encoders run in each process apart.
-    gather = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))
-    params = jax.tree.map(np.asarray, gather(params))
+    params = jax.tree.map(np.asarray, _gather(mesh)(params))
   devices = set(mesh.devices.flat)
 
   def place(array):
@@ -189,6 +188,12 @@ def _on_this_process(params: Any, mesh: Mesh, processes: Processes) -> Any:
     return array if there else jax.device_put(array, whole)
 
   return jax.tree.map(place, params)
+
+
+@functools.lru_cache(maxsize=8)
+def _gather(mesh: Mesh) -> Callable[[Any], Any]:
+  """Returns what makes arrays whole on every device of a mesh; one function a mesh, so that it compiles once."""
+  return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 def _encode_captions(params, blocks, encode_tokens, options, mesh, processes, should_stop) -> _Queries:
@@ -224,10 +229,10 @@ def _encode_captions(params, blocks, encode_tokens, options, mesh, processes, sh
   for other in found:
     partial = {name: shape[0] for name, shape in other['vectors'].items() if shape[0] != len(other['captions'])}
     if partial:
-      raise UserError(f'only some caption blocks gave {partial} of {len(other["captions"])} vectors')
+      raise ValueError(f'only some caption blocks gave {partial} of {len(other["captions"])} vectors')
   scorers = [{name: shape[1:] for name, shape in other['vectors'].items()} for other in found if other['captions']]
   if any(other != scorers[0] for other in scorers):
-    raise UserError(f'the processes encoded captions for different scorers: {scorers}')
+    raise ValueError(f'the processes encoded captions for different scorers: {scorers}')
   joined = {}
   for name, (hidden, dtype) in sorted(scorers[0].items()):
     joined[name] = processes.join(mine.pop(name, np.zeros((0, hidden), dtype)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,20 +19,25 @@ from dlkd_jax.retrieval.evaluation import (
 )
 
 
+@functools.lru_cache(maxsize=8)
+def encoders_of(student: Student) -> Encoders:
+  """Returns the jitted encoders of a student; those of equal students are the same, so they compile once a process."""
+
+  def encode(method: str):
+    def apply(params, rows, mask):
+      return student.apply({'params': params}, rows, mask, deterministic=True, method=method)
+
+    return jax.jit(apply)
+
+  return Encoders(tokens=encode('encode_tokens'), frames=encode('encode_frames'))
+
+
 class Evaluator:
   """Holds a student's jitted encoders; parameters are arguments, so only new block shapes compile."""
 
-  def __init__(self, student: Student, options: EvaluationOptions | None = None):
+  def __init__(self, student: Student, options: EvaluationOptions):
     """Takes the module to evaluate and how to do it."""
-    self.options = options or EvaluationOptions()
-
-    def encode(method: str):
-      def apply(params, rows, mask):
-        return student.apply({'params': params}, rows, mask, deterministic=True, method=method)
-
-      return jax.jit(apply)
-
-    self.encoders = Encoders(tokens=encode('encode_tokens'), frames=encode('encode_frames'))
+    self.options, self.encoders = options, encoders_of(student)
 
   def __call__(
     self,

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 _ROW_BLOCK_BYTES = 8 << 20  # One block of rows, whatever the gallery's size.
-FUSION_WEIGHTS = {'inheritance': 0.7, 'exploration': 0.3}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,14 +21,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from configs import tvr
 from dlkd_jax.data.evaluation_blocks import CaptionBlock, VideoBlock
 from dlkd_jax.files import expand
-from dlkd_jax.models.student import Student, init_parameters
-from dlkd_jax.retrieval.evaluation import EvaluationOptions
+from dlkd_jax.models.student import init_parameters
 from dlkd_jax.retrieval.evaluator import Evaluator
 from dlkd_jax.retrieval.tables import text_table
 from dlkd_jax.sharding import make_mesh
 from dlkd_jax.tools.rates import MatmulRate, product_flops
+from dlkd_jax.training import recipe
 
 _POOL_ROWS = 1 << 14
 
@@ -150,11 +151,15 @@ def measure(flags: argparse.Namespace) -> dict:
   size = SIZES[flags.size]
   fewer = {name: getattr(flags, name) for name in ('captions', 'videos') if getattr(flags, name)}
   size = dataclasses.replace(size, **fewer)
-  student = Student(hidden=flags.hidden)
+  config = tvr.get_config()
+  with config.unlocked():
+    config.model.hidden, config.model.precision = flags.hidden, 'float32'
+  student = recipe.make_student(config)
   params = init_parameters(student, jax.random.key(0), size.frame_features, size.token_features)
   product_bytes = None if flags.product_mb is None else int(flags.product_mb * 2**20)
   mesh = make_mesh()
-  evaluator = Evaluator(student, EvaluationOptions(teacher=flags.teacher, product_bytes=product_bytes, mesh=mesh))
+  options = recipe.make_evaluation_options(config, mesh, flags.teacher)
+  evaluator = Evaluator(student, dataclasses.replace(options, product_bytes=product_bytes))
   rates, seconds, before = [matmul_rate()], [], peak_bytes()
   for _ in range(flags.repeat):
     started = time.perf_counter()

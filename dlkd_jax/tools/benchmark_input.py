@@ -26,6 +26,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
+from configs import tvr
 from dlkd_jax.data.arrangement import arrange
 from dlkd_jax.data.batch import Batch
 from dlkd_jax.data.input_pipeline import plan_of_run, train_pipeline
@@ -35,6 +36,7 @@ from dlkd_jax.data.sources import Source, open_source
 from dlkd_jax.files import expand
 from dlkd_jax.tools import lengths as models
 from dlkd_jax.tools.random_data import random_record
+from dlkd_jax.training import recipe
 
 
 def write_random_set(data_dir: pathlib.Path, lengths: Lengths, sizes: tuple[int, int, int]) -> str:
@@ -144,7 +146,6 @@ def _parser() -> argparse.ArgumentParser:
   add('--batch_videos', type=int, default=128, help='videos in a batch (default %(default)s)')
   add('--threads', type=int, default=PipelineOptions.read_threads, help='threads a batch (default %(default)s)')
   add('--prefetch', type=int, default=PipelineOptions.prefetch_batches, help='batches ahead (default %(default)s)')
-  add('--workers', type=int, default=0, help='worker processes (default %(default)s)')
   add('--steps', type=float, nargs='*', default=[0.05, 1.0], help='seconds a step to wait for (default %(default)s)')
   add('--busy', action='store_true', help='multiply matrices during a step in place of sleeping')
   add('--json', type=expand, help='also write the numbers to this file')
@@ -188,14 +189,12 @@ def _report(flags: argparse.Namespace, data_dir: pathlib.Path, name: str, epoch:
   )
   results = []
   for form in flags.form:
-    options = PipelineOptions(
+    options = dataclasses.replace(
+      recipe.make_pipeline_options(tvr.get_config(), flags.shards, teacher=not flags.no_teacher),
       batch_videos=flags.batch_videos,
       packing=form == 'packed',
-      shards=flags.shards,
       read_threads=flags.threads,
       prefetch_batches=flags.prefetch,
-      num_workers=flags.workers,
-      teacher=not flags.no_teacher,
     )
     result = {'form': form, **epoch_shapes(lengths if epoch is None else epoch, options)}
     print(

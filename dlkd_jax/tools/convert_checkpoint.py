@@ -163,7 +163,7 @@ def student_sizes(params: Mapping[str, Any]) -> dict[str, Any]:
   except (KeyError, ValueError) as error:
     raise UserError(f'these are not the parameters of a student: {error}.') from error
   sizes = {'hidden': hidden, 'max_frames': max_frames, 'max_words': max_words, 'dual': EXPLORATION in params}
-  student = Student(heads=1, **sizes)  # Heads change no shape.
+  student = Student(heads=1, input_dropout=0.0, dropout=0.0, dtype=np.float32, **sizes)  # Heads change no shape.
   like = jax.eval_shape(lambda: init_parameters(student, jax.random.key(0), dv, dq))
   expected = {name: x.shape for name, x in flax.traverse_util.flatten_dict(like, sep='/').items()}
   pairs = [(name, shapes.get(name), expected.get(name)) for name in sorted({*shapes, *expected})]

@@ -2,7 +2,8 @@
 
 A checkpoint is a folder `checkpoints/<step>` of the training state, written by Orbax, a JSON record of the run's
 progress, and a list of check sums. It is written under another name and renamed when whole, and checked before it is
-used: one that is damaged is put aside as `<step>.damaged`, and the one before it is taken.
+used: one that is damaged is put aside as `<step>.damaged`, and the one before it is taken. That of an epoch's end is
+written before the evaluation, and gets a second record of the progress behind it.
 
 In several processes all of them call every method; the folder must be one that all of them see.
 """
@@ -10,11 +11,16 @@ In several processes all of them call every method; the folder must be one that 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import pathlib
+import re
 import shutil
 import sys
+import tempfile
 import time
+import weakref
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -26,8 +32,10 @@ from dlkd_jax import files
 from dlkd_jax.errors import UserError
 from dlkd_jax.training import cluster, integrity
 
-_STATE, _PROGRESS = 'state', 'progress.json'
+_STATE, _PROGRESS, _EVALUATED = 'state', 'progress.json', 'evaluated.json'
 _PARTIAL, _REPLACED, _DAMAGED = '.partial', '.replaced', '.damaged'
+_PLAIN = re.compile(r'(/[\w.,+=@~ -]+)+', re.ASCII)
+_MERGED = 'manifest.ocdbt'  # Of the arrays of all processes together.
 _KEPT_NEWEST = 2
 _LINES = 8  # of arrays that do not fit, in a message
 
@@ -75,6 +83,7 @@ class Checkpoints:
       OSError: the folder cannot be made or written to.
     """
     self._directory = (workdir / 'checkpoints').absolute()
+    self._alias = _Alias(self._directory)
     self._read_only = read_only
     self._checked: dict[int, bool] = {}
     if not read_only:
@@ -106,7 +115,7 @@ class Checkpoints:
     partial = final.with_name(final.name + _PARTIAL)
     try:
       cluster.on_main(lambda: _remove(partial))
-      ocp.save(partial / _STATE, state)
+      ocp.save(self._alias.path / partial.name / _STATE, state)
       cluster.on_main(lambda: self._commit(partial, final, progress))
     except cluster.OtherProcessError:
       raise
@@ -122,6 +131,27 @@ class Checkpoints:
     self._checked[step] = True
     cluster.on_main(self._prune)
 
+  def mark(self, step: int, progress: Progress) -> None:
+    """Notes beside a saved state what its evaluation gave; where progress says that it is the best, it is rated.
+
+    Raises:
+      CheckpointError: it could not be written; the checkpoint is what it was.
+    """
+    text = json.dumps(dataclasses.asdict(progress))
+    record = {'progress': text, 'crc32': zlib.crc32(text.encode())}
+
+    def write() -> None:
+      try:
+        files.write_json(self._folder(step) / _EVALUATED, record)
+      except OSError as error:
+        raise CheckpointError(
+          f'the evaluation of step {step} could not be noted in {self._folder(step)}: {_brief(error)}\n'
+          'Make room or give access, then run the same command: it makes the evaluation again.'
+        ) from error
+      self._prune()
+
+    cluster.on_main(write)
+
   def restore(self, step: int, like: Any) -> tuple[Any, Progress]:
     """Loads a checkpoint.
 
@@ -135,14 +165,14 @@ class Checkpoints:
     Raises:
       ValueError: the checkpoint does not fit the model; the message names the folder.
     """
-    folder = self._folder(step) / _STATE
+    folder = self._alias.path / str(step) / _STATE
     saved, wanted = _arrays(ocp.metadata(folder).metadata), _arrays(like)
     odd = [name for name in sorted(saved.keys() | wanted.keys()) if saved.get(name) != wanted.get(name)]
     if odd:
       lines = [f'{name}: {saved.get(name, "absent")} → {wanted.get(name, "absent")}' for name in odd[:_LINES]]
       more = [f'and {len(odd) - _LINES} more'] if len(odd) > _LINES else []
       raise UserError(
-        f'the checkpoint {folder.parent} does not fit this configuration and data set (saved → now):\n  '
+        f'the checkpoint {self._folder(step)} does not fit this configuration and data set (saved → now):\n  '
         + '\n  '.join(lines + more)
       )
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
@@ -151,7 +181,7 @@ class Checkpoints:
 
   def restore_params(self, step: int) -> Any:
     """Loads the parameters alone, onto the first local device, whatever devices wrote them."""
-    folder = self._folder(step) / _STATE
+    folder = self._alias.path / str(step) / _STATE
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     state = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), ocp.metadata(folder).metadata
@@ -159,7 +189,13 @@ class Checkpoints:
     return ocp.load(folder, state)['params']
 
   def progress(self, step: int) -> Progress:
-    """Reads the progress that a checkpoint holds."""
+    """Reads the progress that a checkpoint holds: that behind the evaluation of its epoch where that was marked."""
+    try:
+      record = json.loads((self._folder(step) / _EVALUATED).read_text(encoding='utf-8'))
+      if zlib.crc32(record['progress'].encode()) == record['crc32']:
+        return Progress(**json.loads(record['progress']))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+      pass  # It was not evaluated yet; or that is damaged, and the evaluation is made again.
     return Progress(**json.loads((self._folder(step) / _PROGRESS).read_text(encoding='utf-8')))
 
   def _folder(self, step: int) -> pathlib.Path:
@@ -227,6 +263,8 @@ class Checkpoints:
 
   def _commit(self, partial: pathlib.Path, final: pathlib.Path, progress: Progress) -> None:
     files.write_json(partial / _PROGRESS, dataclasses.asdict(progress))
+    if all(path.parent.name.startswith('ocdbt.process') for path in (partial / _STATE).rglob(_MERGED)):
+      raise OSError(errno.EIO, 'the arrays that were written cannot be read back', str(partial))
     integrity.seal(partial)
     replaced = final.with_name(final.name + _REPLACED)
     if final.exists():
@@ -244,6 +282,28 @@ class Checkpoints:
       doomed = self._folder(step).with_name(f'{step}{_PARTIAL}')
       self._folder(step).rename(doomed)
       _remove(doomed)
+
+
+class _Alias:
+  """A name for a folder that Orbax can write below: it takes brackets in a path for a pattern, and `gs:/` for a cloud.
+
+  Attributes:
+    path: the folder itself where its name is plain, else a link to it, which is removed with this object.
+  """
+
+  def __init__(self, folder: pathlib.Path):
+    self.path = folder
+    if _PLAIN.fullmatch(str(folder)):
+      return
+    home = pathlib.Path(tempfile.mkdtemp(prefix='dlkd_'))
+    weakref.finalize(self, shutil.rmtree, home, ignore_errors=True)
+    if not _PLAIN.fullmatch(str(home)):
+      raise UserError(
+        f'{folder} has characters in its name that checkpoints cannot be written below, and so has the folder of '
+        f'temporary files; choose another --workdir, or set TMPDIR to a folder with a plain name'
+      )
+    self.path = home / folder.name
+    self.path.symlink_to(folder)
 
 
 def read_best(workdir: pathlib.Path) -> tuple[Any, int]:

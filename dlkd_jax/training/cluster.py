@@ -60,10 +60,15 @@ def initialize(
     distributed: find out what is not given, even where no cluster is evident.
 
   Raises:
-    ValueError: only some of the three were given and JAX could not find the others, or the cluster was not found.
+    UserError: only some of the three were given and JAX could not find the others, the cluster was not found, or the
+      processes were not to be joined and are several all the same.
   """
   given = [x for x in (coordinator_address, num_processes, process_id) if x is not None]
   if not (given or distributed or evident(os.environ)):
+    if jax.process_count() > 1:
+      raise UserError(
+        f'this is one of {jax.process_count()} processes that nothing has joined; start each of them with --distributed'
+      )
     return
   # JAX's own watch for SIGTERM would take the place of ours, and knows neither SIGINT nor evaluation.
   jax.config.update('jax_enable_preemption_service', False)

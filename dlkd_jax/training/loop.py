@@ -1,8 +1,9 @@
 """The account of a run: resume, train an epoch, evaluate, keep the best, stop early, report.
 
 Order within a run: the state and the place in the data are restored as one; an epoch that was trained but not yet
-evaluated is evaluated first; a checkpoint is written before the next batch is taken. A request to stop is obeyed
-behind the step at hand, or in the middle of an evaluation, which is then made again on resuming.
+evaluated is evaluated first; a checkpoint is written before an evaluation, and before the next batch is taken. A
+request to stop is obeyed behind the step at hand, or in the middle of an evaluation, which is then made again on
+resuming.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dlkd_jax import config as config_lib
 from dlkd_jax import sharding
 from dlkd_jax.errors import UserError
 from dlkd_jax.retrieval.evaluation import EvaluationInterrupted
-from dlkd_jax.training import cluster, setup
+from dlkd_jax.training import cluster, recipe, setup
 from dlkd_jax.training.checkpoints import Checkpoints, Progress
 from dlkd_jax.training.console import StepWindow, progress_line, say
 from dlkd_jax.training.profiling import StepTracer
@@ -57,8 +58,11 @@ def train(
     OSError: the work directory cannot be written to.
   """
   config_lib.validate(config)
-  workdir = workdir.expanduser().absolute()
+  workdir = workdir.absolute()
   stop = stop or StopRequest()
+  config, notes, _ = config_lib.settle(config, workdir, recipe.resolved)
+  for note in notes:
+    say(f'note: {note}')
   with contextlib.ExitStack() as stack:
     compilations = stack.enter_context(Compilations())
     steps = config.logging.profile_steps if cluster.is_main() else ()
@@ -150,12 +154,14 @@ class _Run:
     every, save_every = self.config.logging.every_steps, self.config.training.checkpoint_every_steps
     window, pending, stopping = StepWindow(), None, False
     while step < end and not stopping:
-      question = self.stop.ask()
-      waiting = time.perf_counter()
-      batch = sharding.shard_batch(next(self.iterator), self.parts.mesh)
-      window.waited(time.perf_counter() - waiting)
-      with tracer.step(step + 1):
-        self.state, metrics = self.parts.train_step(self.state, batch, self.parts.step_key)
+      # Nothing moves between devices, or between them and the host, but what is moved by name.
+      with jax.transfer_guard('disallow'):
+        question = self.stop.ask()
+        waiting = time.perf_counter()
+        batch = sharding.shard_batch(next(self.iterator), self.parts.mesh)
+        window.waited(time.perf_counter() - waiting)
+        with tracer.step(step + 1):
+          self.state, metrics = self.parts.train_step(self.state, batch, self.parts.step_key)
       step += 1
       # The metrics of a step are read after the next one was dispatched, so that the device never waits for the host.
       if pending is not None:
@@ -217,11 +223,13 @@ class _Run:
     writer.write(step, summary)
 
   def _end_epoch(self, step: int, writer) -> None:
-    """Evaluates on validation, notes a new best, saves.
+    """Saves, evaluates on validation, notes a new best and marks the checkpoint as evaluated.
 
     Raises:
       StoppedError: it was asked to stop meanwhile; the epoch trained is saved, its evaluation is made on resuming.
     """
+    if self.saved_step != step:
+      self._save(step)
     start = time.perf_counter()
     try:
       result = self.parts.validator(self.state.params, should_stop=self.stop.noted)
@@ -240,7 +248,7 @@ class _Run:
     if self.save_seconds:
       times['time/checkpoint'] = self.save_seconds
     writer.write(step, result.as_dict('val/') | times)
-    self._save(step)
+    self.checkpoints.mark(step, progress)
 
   def _save(self, step: int) -> float:
     """Saves a checkpoint; returns how many seconds that took."""

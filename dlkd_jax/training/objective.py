@@ -37,11 +37,11 @@ class ObjectiveOptions:
     teacher_dtype: of the teacher's products; None keeps float32.
   """
 
-  loss: LossOptions = dataclasses.field(default_factory=LossOptions)
-  form: str = 'blocked'
-  block_rows: int | None = None
-  micro_batches: int = 1
-  teacher_dtype: Any = None
+  loss: LossOptions
+  form: str
+  block_rows: int | None
+  micro_batches: int
+  teacher_dtype: Any
 
 
 class Embeddings(NamedTuple):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 
-def clip_each_by_norm(max_norm: float = 1.0) -> optax.GradientTransformation:
+def clip_each_by_norm(max_norm: float) -> optax.GradientTransformation:
   """Scales each tensor's gradient by min(1, max_norm / (‖g‖ + 1e-6)), each tensor on its own."""
 
   def update(updates, state, params=None):
@@ -64,7 +64,7 @@ def decays(params: chex.ArrayTree) -> chex.ArrayTree:
 
 
 def bert_adam(
-  learning_rate: optax.ScalarOrSchedule, weight_decay: float = 0.01, max_norm: float = 1.0
+  learning_rate: optax.ScalarOrSchedule, weight_decay: float, max_norm: float
 ) -> optax.GradientTransformation:
   """Builds the optimiser: clip each tensor, uncorrected Adam, + decay·θ, times −rate(update number from 0).
 

@@ -6,7 +6,7 @@ The only module of the training that knows the names of configuration fields, be
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,43 +22,57 @@ from dlkd_jax.training import schedules
 from dlkd_jax.training.objective import ObjectiveOptions
 from dlkd_jax.training.optimizer import bert_adam
 
+_Options = TypeVar('_Options')
+
+
+def resolved(config: ml_collections.ConfigDict, platform: str | None = None) -> ml_collections.ConfigDict:
+  """Returns a configuration with values in place of 'auto', for a platform, by default the one at hand.
+
+  `model.precision` is bfloat16 on a TPU or a GPU, else float32; `similarity.form` is pallas on a TPU, else blocked.
+  """
+  platform = platform or jax.default_backend()
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    if config.model.precision == 'auto':
+      config.model.precision = 'float32' if platform == 'cpu' else 'bfloat16'
+    config.similarity.form = choose_form(config.similarity.form, platform)
+  return config.lock()
+
 
 def product_dtype(config: ml_collections.ConfigDict, platform: str | None = None) -> Any:
-  """Returns the type of matrix products: `model.precision`, whose 'auto' is bfloat16 on a TPU or a GPU.
+  """Returns the type of matrix products, `model.precision`; see `resolved`."""
+  return jnp.dtype(resolved(config, platform).model.precision)
 
-  Args:
-    config: the configuration.
-    platform: 'cpu', 'gpu' or 'tpu'; by default the one at hand.
+
+def _strictly(
+  kind: type[_Options], group: ml_collections.ConfigDict, without: tuple[str, ...] = (), **more
+) -> _Options:
+  """Makes options of exactly the fields of a group of the configuration, but for those that go elsewhere, and `more`.
+
+  Raises:
+    TypeError: the options have no such field, or one without a value.
   """
-  precision = config.model.precision
-  if precision == 'auto':
-    precision = 'float32' if (platform or jax.default_backend()) == 'cpu' else 'bfloat16'
-  return jnp.dtype(precision)
+  return kind(**{name: value for name, value in group.items() if name not in without}, **more)
 
 
 def make_student(config: ml_collections.ConfigDict, platform: str | None = None) -> Student:
   """Makes the student of a configuration for a platform, by default the one at hand."""
-  fields = {name: value for name, value in config.model.items() if name != 'precision'}
-  return Student(
-    max_frames=config.data.max_frames,
-    max_words=config.data.max_words,
-    dtype=product_dtype(config, platform),
-    **fields,
-  )
+  data, dtype = config.data, product_dtype(config, platform)
+  limits = {'max_frames': data.max_frames, 'max_words': data.max_words}
+  return _strictly(Student, config.model, without=('precision',), dtype=dtype, **limits)
 
 
 def make_loss_options(config: ml_collections.ConfigDict) -> LossOptions:
   """Makes the weights and variants of the losses."""
-  fields = {name: value for name, value in config.loss.items() if name in LossOptions.__dataclass_fields__}
-  return LossOptions(**fields)
+  return _strictly(LossOptions, config.loss, without=('teacher', 'hard_negative_start_epoch'))
 
 
 def make_objective_options(config: ml_collections.ConfigDict, platform: str | None = None) -> ObjectiveOptions:
-  """Makes the options of the objective for a platform; the similarity's 'auto' is the kernel on a TPU."""
-  return ObjectiveOptions(
+  """Makes the options of the objective for a platform, by default the one at hand."""
+  return _strictly(
+    ObjectiveOptions,
+    resolved(config, platform).similarity,
     loss=make_loss_options(config),
-    form=choose_form(config.similarity.form, platform),
-    block_rows=config.similarity.block_rows,
     micro_batches=config.training.micro_batches,
     teacher_dtype=product_dtype(config, platform),
   )
@@ -71,16 +85,17 @@ def make_pipeline_options(
 
   `pixels` asks for the pictures that the teacher sees, in place of its features of them; evaluation never does.
   """
-  fields = {name: value for name, value in config.data.items() if name in PipelineOptions.__dataclass_fields__}
-  parts = config.training.micro_batches
-  return PipelineOptions(teacher=teacher, pixels=pixels, shards=devices, row_multiple=parts, **fields)
+  more = {'teacher': teacher, 'pixels': pixels, 'shards': devices, 'row_multiple': config.training.micro_batches}
+  return _strictly(PipelineOptions, config.data, without=('dataset', 'data_dir', 'max_videos'), **more)
 
 
-def make_evaluation_options(config: ml_collections.ConfigDict, mesh, teacher: bool) -> EvaluationOptions:
-  """Makes the options of the evaluation: how branches are fused, and whether the teacher is scored too."""
+def make_evaluation_options(
+  config: ml_collections.ConfigDict, mesh, teacher: bool, keep_scores: bool = False
+) -> EvaluationOptions:
+  """Makes the options of the evaluation: how branches are fused, whether the teacher is scored, and what is kept."""
   inheritance = config.evaluation.inheritance_weight
   weights = {INHERITANCE: inheritance, EXPLORATION: 1.0 - inheritance}
-  return EvaluationOptions(weights=weights, teacher=teacher, mesh=mesh)
+  return EvaluationOptions(weights, teacher, keep_scores, product_bytes=None, mesh=mesh)
 
 
 def make_coefficients(config: ml_collections.ConfigDict, steps_per_epoch: int) -> Callable[[jax.Array], Coefficients]:

@@ -13,9 +13,7 @@ import optax
 
 from dlkd_jax.errors import UserError
 
-EPOCHS = 120  # Length of the recipes, over which linear and cosine coefficients run.
 _SIGMOID_K = 800.0
-_ALPHA_START = _BETA_START = 0.8
 _BETA_FLOOR = 0.5
 
 
@@ -26,7 +24,7 @@ def by_epoch(curve: Callable[[jax.Array], jax.Array], steps_per_epoch: int) -> o
     ValueError: `steps_per_epoch` is not positive.
   """
   if steps_per_epoch < 1:
-    raise UserError(f'steps_per_epoch is {steps_per_epoch}, expected at least 1.')
+    raise ValueError(f'steps_per_epoch is {steps_per_epoch}, expected at least 1.')
 
   def schedule(step):
     epoch = jnp.asarray(step) // steps_per_epoch
@@ -41,6 +39,11 @@ def _sigmoid(epoch):
 
 def _exponential(epoch):
   return 0.95**epoch
+
+
+def _share_of(epochs: int) -> Callable[[jax.Array], jax.Array]:
+  # Beyond their end a line would become negative, and a cosine would rise again.
+  return lambda epoch: jnp.minimum(epoch, epochs) / epochs
 
 
 def _choose(curves, kind: str, name: str):
@@ -68,7 +71,7 @@ def distillation_weight(kind: str, steps_per_epoch: int) -> optax.Schedule:
   return by_epoch(_choose(curves, kind, 'distillation'), steps_per_epoch)
 
 
-def alpha(kind: str, steps_per_epoch: int, start: float = _ALPHA_START, epochs: int = EPOCHS):
+def alpha(kind: str, steps_per_epoch: int, start: float, epochs: int) -> optax.Schedule:
   """Schedule of alpha, the share of hard labels, from `start` downwards.
 
   Args:
@@ -76,23 +79,24 @@ def alpha(kind: str, steps_per_epoch: int, start: float = _ALPHA_START, epochs: 
       'cosine' (start/2·(1 + cos(πe / epochs))).
     steps_per_epoch: steps of one epoch e.
     start: value that the curve starts from, in [0, 1].
-    epochs: length of the linear and cosine curves.
+    epochs: length of the linear and cosine curves, which stay at their end from there on.
 
   Raises:
     ValueError: unknown kind.
   """
+  share = _share_of(epochs)
   curves = {
     'none': jnp.ones_like,
     'exp': _exponential,
-    'linear': lambda e: 1.0 - e / epochs,
+    'linear': lambda e: 1.0 - share(e),
     'sigmoid': _sigmoid,
-    'cosine': lambda e: 0.5 * (1.0 + jnp.cos(jnp.pi * e / epochs)),
+    'cosine': lambda e: 0.5 * (1.0 + jnp.cos(jnp.pi * share(e))),
   }
   curve = _choose(curves, kind, 'alpha')
   return by_epoch(lambda e: start * curve(e), steps_per_epoch)
 
 
-def beta(kind: str, steps_per_epoch: int, start: float = _BETA_START, epochs: int = EPOCHS):
+def beta(kind: str, steps_per_epoch: int, start: float, epochs: int) -> optax.Schedule:
   """Schedule of beta, the weight of the one-hot part of soft labels, from `start` down to a floor.
 
   The floor is 0.5, and 0 where the start is below 0.5.
@@ -102,25 +106,25 @@ def beta(kind: str, steps_per_epoch: int, start: float = _BETA_START, epochs: in
       or 'cosine' (half a cosine from the start to the floor).
     steps_per_epoch: steps of one epoch e.
     start: value that the curve starts from, in [0, 1].
-    epochs: length of the linear and cosine curves.
+    epochs: length of the linear and cosine curves, which stay at their end from there on.
 
   Raises:
     ValueError: unknown kind.
   """
   floor = _BETA_FLOOR if start >= _BETA_FLOOR else 0.0
-  span = start - floor
+  span, share = start - floor, _share_of(epochs)
   curves = {
     'none': lambda e: start * jnp.ones_like(e),
     'exp': lambda e: start * _exponential(e),
-    'linear': lambda e: start - span * e / epochs,
+    'linear': lambda e: start - span * share(e),
     'sigmoid': lambda e: start * _sigmoid(e),
-    'cosine': lambda e: floor + 0.5 * span * (1.0 + jnp.cos(jnp.pi * e / epochs)),
+    'cosine': lambda e: floor + 0.5 * span * (1.0 + jnp.cos(jnp.pi * share(e))),
   }
   curve = _choose(curves, kind, 'beta')
   return by_epoch(lambda e: jnp.maximum(curve(e), floor), steps_per_epoch)
 
 
-def warmup_linear(peak: float, total_steps: int, warmup: float = 0.01) -> optax.Schedule:
+def warmup_linear(peak: float, total_steps: int, warmup: float) -> optax.Schedule:
   """Learning rate: linear from 0 to the peak over the first share of all steps, then linear to 0 at the end.
 
   Args:
@@ -132,7 +136,7 @@ def warmup_linear(peak: float, total_steps: int, warmup: float = 0.01) -> optax.
     ValueError: no steps, or a share outside [0, 1).
   """
   if total_steps < 1 or not 0.0 <= warmup < 1.0:
-    raise UserError(f'total_steps {total_steps} and warmup {warmup}: expected at least 1 and a share in [0, 1).')
+    raise ValueError(f'total_steps {total_steps} and warmup {warmup}: expected at least 1 and a share in [0, 1).')
 
   def schedule(step):
     progress = jnp.asarray(step, jnp.float32) / total_steps

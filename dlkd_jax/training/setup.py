@@ -65,7 +65,8 @@ def assemble(config: ml_collections.ConfigDict) -> Parts:
   pipeline = train_pipeline(source, options, config.seed, jax.process_index(), processes, lengths=lengths)
   student = recipe.make_student(config)
   optimizer, learning_rate = recipe.make_optimizer(config, pipeline.steps_per_epoch)
-  init_key, step_key = jax.random.split(jax.random.key(config.seed))
+  init_key, step_key = keys_of_run(config.seed)
+  step_key = jax.device_put(step_key, sharding.replicated(mesh))
   sizes = splits.feature_sizes(source)
   state = create_state(lambda: init_parameters(student, init_key, sizes.frames, sizes.tokens), optimizer, mesh)
   train_step = make_train_step(
@@ -86,6 +87,16 @@ def assemble(config: ml_collections.ConfigDict) -> Parts:
   say(repr(pipeline.plan))
   validator = splits.SplitEvaluator(config, student, mesh, 'val')
   return Parts(mesh, pipeline, student, state, train_step, step_key, validator)
+
+
+def keys_of_run(seed: int) -> tuple[jax.Array, jax.Array]:
+  """Returns the keys of the first parameters and of the steps, of a generator that no environment chooses.
+
+  Draws of another would depend on how a batch is packed and spread, and with them the results.
+  """
+  jax.config.update('jax_threefry_partitionable', True)
+  init_key, step_key = jax.random.split(jax.random.key(seed, impl='threefry2x32'))
+  return init_key, step_key
 
 
 def _load_teacher(config: ml_collections.ConfigDict, mesh: Mesh, source) -> OnlineTeacher:

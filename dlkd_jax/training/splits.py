@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -128,8 +127,7 @@ class SplitEvaluator:
     share = range(process, len(source), processes)
     self._captions = functools.partial(caption_blocks, source, options, block_captions, share)
     self._videos = functools.partial(video_blocks, source, options, block_videos, order)
-    evaluation = dataclasses.replace(recipe.make_evaluation_options(config, mesh, teacher), keep_scores=keep_scores)
-    self._evaluator = Evaluator(student, evaluation)
+    self._evaluator = Evaluator(student, recipe.make_evaluation_options(config, mesh, teacher, keep_scores))
 
   def __call__(self, params: Any, should_stop: Callable[[], bool] | None = None) -> EvaluationResult:
     """Evaluates the parameters on the whole split; all processes of the mesh call it together.

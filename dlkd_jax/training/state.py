@@ -105,8 +105,8 @@ def make_train_step(
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics = {f'loss/{name}': value for name, value in parts.items()} | {
-      'norm/gradient': optax.global_norm(gradients),
-      'norm/parameters': optax.global_norm(params),
+      'norm/gradient': optax.tree.norm(gradients),
+      'norm/parameters': optax.tree.norm(params),
       'schedule/learning_rate': learning_rate(state.step),
       'schedule/alpha': scheduled.alpha,
       'schedule/beta': scheduled.beta,

@@ -13,6 +13,7 @@ from dlkd_jax.data.collation import Collator, check_lengths
 from dlkd_jax.data.lengths import Lengths, scan_lengths
 from dlkd_jax.data.options import PipelineOptions
 from dlkd_jax.data.plan import make_plan
+from tests import options as made
 
 STUDENT, TEACHER, TOKEN = 6, 4, 5  # Feature widths.
 
@@ -83,7 +84,7 @@ def options(**changes) -> PipelineOptions:
     'row_words': 11,
     'read_threads': 2,
   }
-  return PipelineOptions(**{**given, **changes})
+  return made.pipeline_options(**{**given, **changes})
 
 
 def lengths(rng: np.random.Generator, videos: int, opts: PipelineOptions, most_captions: int = 6) -> Lengths:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from dlkd_jax.data.evaluation_blocks import video_blocks
-from dlkd_jax.data.options import PipelineOptions
+from tests import options as made
 from tests.data import fakes
 from tests.paths import golden
 
-OPTIONS = PipelineOptions(
+OPTIONS = made.pipeline_options(
   batch_videos=12, max_frames=16, max_words=10, frame_sizes=(16,), word_sizes=(10,), packing=False
 )
 

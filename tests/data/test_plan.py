@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from dlkd_jax.data import ladder
 from dlkd_jax.data import plan as plan_module
 from dlkd_jax.data.arrangement import arrange
-from dlkd_jax.data.options import PipelineOptions
 from dlkd_jax.data.plan import batch_shapes, full_padding, make_plan
 from dlkd_jax.tools import lengths as models
+from tests import options as made
 from tests.data import fakes
 
 
@@ -72,7 +72,7 @@ def test_ordinals_do_not_depend_on_the_shards(videos, shards, packing, seed):
 
 
 def test_padding_is_little_at_usual_lengths():
-  opts = PipelineOptions()
+  opts = made.pipeline_options()
   found = models.tvr_like(4000, seed=1)
   plan = make_plan(batches(4000, 128, epochs=6), found, opts)
   assert 2 <= len(plan.levels) <= 4
@@ -87,7 +87,7 @@ def test_padding_is_little_at_usual_lengths():
 
 
 def test_the_short_last_batch_has_a_shape_of_its_own():
-  opts = PipelineOptions()
+  opts = made.pipeline_options()
   plan = make_plan(batches(300, 128), models.tvr_like(300), opts)
   assert plan.levels[0].captions < 300 and plan.levels[-1].captions == 640
 

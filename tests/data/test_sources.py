@@ -10,9 +10,9 @@ import pytest
 from dlkd_jax.data.evaluation_blocks import caption_blocks, video_blocks
 from dlkd_jax.data.input_pipeline import train_pipeline
 from dlkd_jax.data.lengths import Lengths, open_lengths
-from dlkd_jax.data.options import PipelineOptions
 from dlkd_jax.data.sources import DamagedFileError, open_source, text, texts
 from dlkd_jax.tools import benchmark_input
+from tests import options as made
 from tests.paths import repository
 from tfds_builders import build
 
@@ -28,7 +28,7 @@ def built(tmp_path_factory):
 def test_a_built_set_flows_through(built):
   source = open_source(*built, 'train')
   assert len(source) == 6
-  options = PipelineOptions(batch_videos=4)
+  options = made.pipeline_options(batch_videos=4)
   batch = next(iter(train_pipeline(source, options, seed=0))).check()
   assert batch.frames.mask.sum() == 4 * 4 and batch.tokens.mask.sum() == 4 * 2 * 3
   ids = [video for block in video_blocks(source, options, 4) for video in block.video_ids]
@@ -82,7 +82,7 @@ def test_damaged_files_are_named_by_source_and_pipeline(damaged, damage):
       assert f'{file} cannot be read at its record {index - 5} ' in str(error) and 'build it again' in str(error)
   assert 1 <= bad <= 5
   batches = iter(
-    train_pipeline(source, PipelineOptions(batch_videos=10), 0, lengths=open_lengths(folder, name, 'train'))
+    train_pipeline(source, made.pipeline_options(batch_videos=10), 0, lengths=open_lengths(folder, name, 'train'))
   )
   with pytest.raises(DamagedFileError, match=file.name):
     next(batches)
@@ -149,30 +149,10 @@ def test_reading_needs_no_tensorflow_and_no_torch(built):
     'import sys\n'
     'from dlkd_jax.data.sources import open_source\n'
     'from dlkd_jax.data.input_pipeline import train_pipeline\n'
-    'from dlkd_jax.data.options import PipelineOptions\n'
+    'from tests import options as made\n'
     "assert 'tensorflow_datasets' not in sys.modules\n"
     f'source = open_source({str(folder)!r}, {name!r}, "train")\n'
-    'next(iter(train_pipeline(source, PipelineOptions(batch_videos=4), seed=0)))\n'
+    'next(iter(train_pipeline(source, made.pipeline_options(batch_videos=4), seed=0)))\n'
     "assert not {'tensorflow', 'torch'} & set(sys.modules)\n"
   )
   subprocess.run([sys.executable, '-c', code], check=True, cwd=repository())
-
-
-def test_worker_processes_give_the_same_batches_and_resume(built):
-  source = open_source(*built, 'train')
-
-  def batches(workers, count, state=None):
-    iterator = iter(train_pipeline(source, PipelineOptions(batch_videos=4, num_workers=workers), seed=0))
-    if state is not None:
-      iterator.set_state(state)
-    taken = [next(iterator) for _ in range(count)]
-    state = iterator.get_state()
-    iterator.close()
-    return taken, state
-
-  direct, _ = batches(0, 5)
-  first, state = batches(1, 2)
-  rest, _ = batches(1, 3, state)
-  for ours, theirs in zip(first + rest, direct, strict=True):
-    np.testing.assert_array_equal(ours.student_frames, theirs.student_frames)
-    np.testing.assert_array_equal(ours.labels, theirs.labels)

@@ -8,6 +8,7 @@ from dlkd_jax.gallery import encoding
 from dlkd_jax.gallery.encoding import StudentEncoder
 from dlkd_jax.gallery.runs import read_config
 from dlkd_jax.training.checkpoints import read_best
+from tests import options as made
 from tests.gallery import worlds
 
 SCORERS = ('inheritance', 'exploration', 'teacher')
@@ -68,12 +69,11 @@ def test_a_video_does_not_depend_on_those_beside_it(student, records):
 def test_resampling_is_the_evaluation(student, records):
   """With long videos resampled, the scores are those of training's evaluation."""
   from dlkd_jax.data.evaluation_blocks import caption_blocks, video_blocks
-  from dlkd_jax.retrieval.evaluation import EvaluationOptions
   from dlkd_jax.retrieval.evaluator import Evaluator
   from dlkd_jax.training import recipe
 
   options = recipe.make_pipeline_options(student.config, 1, True)
-  evaluator = Evaluator(recipe.make_student(student.config), EvaluationOptions(keep_scores=True))
+  evaluator = Evaluator(recipe.make_student(student.config), made.evaluation_options(keep_scores=True))
   result = evaluator(
     student.params, lambda: caption_blocks(records, options, 8), lambda: video_blocks(records, options, 4), len(records)
   )

@@ -7,7 +7,8 @@ import pytest
 
 from dlkd_jax.losses.masks import make_pairs
 from dlkd_jax.losses.scores import BranchScores, TeacherScores
-from dlkd_jax.losses.total import Coefficients, LossOptions, total_loss
+from dlkd_jax.losses.total import Coefficients, total_loss
+from tests import options as made
 from tests.paths import golden
 
 FILES = {'step_soft': 1.0, 'step_hard': 0.95**7, 'step_soft_single_branch': 1.0}
@@ -53,7 +54,7 @@ def test_every_term_from_the_golden_similarities(name):
     own_mask=file['batch/student_videos_mask'][labels] > 0,
     coefficients=Coefficients(*(jnp.float32(v) for v in (0.8, 0.8, FILES[name])), hard_negatives=jnp.asarray(True)),
     key=jax.random.key(0),
-    options=LossOptions(hard_pool=1, soft_labels=name != 'step_hard'),
+    options=made.loss_options(hard_pool=1, soft_labels=name != 'step_hard'),
   )
   for theirs, ours in TERMS.items():
     if ours in parts:

@@ -12,7 +12,8 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 from dlkd_jax.losses import blocks
 from dlkd_jax.losses.masks import make_pairs
 from dlkd_jax.losses.scores import BranchScores, TeacherScores
-from dlkd_jax.losses.total import Coefficients, LossOptions, total_loss
+from dlkd_jax.losses.total import Coefficients, total_loss
+from tests import options as made
 
 AXES = ('data', 'model')
 # Eight shares of three captions and two videos, of which so many are real: some device has none of either.
@@ -137,9 +138,9 @@ def run(world, shape, options, seed=0, **scheduled):
 
 
 OPTIONS = {
-  'recipe': LossOptions(hard_pool=5),
-  'random': LossOptions(hard_pool=5, random_split=True, kl_captions=6.0, stop_target_gradient=True),
-  'hard': LossOptions(hard_pool=1, soft_labels=False),
+  'recipe': made.loss_options(hard_pool=5),
+  'random': made.loss_options(hard_pool=5, random_split=True, kl_captions=6.0, stop_target_gradient=True),
+  'hard': made.loss_options(hard_pool=1, soft_labels=False),
 }
 
 

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from dlkd_jax.losses.scores import whole_batch_scores, whole_batch_teacher
-from dlkd_jax.losses.total import Coefficients, LossOptions, total_loss
+from dlkd_jax.losses.total import Coefficients, total_loss
 from dlkd_jax.similarity.max_over_frames import FrameSimilarity
+from tests import options as made
 from tests.losses import problems
 from tests.losses.problems import B, Q, make_problem
 
 ALPHA, BETA, W = 0.6, 0.7, 0.9
-BASE = LossOptions(hard_pool=1)
+BASE = made.loss_options(hard_pool=1)
 
 
 @functools.cache

@@ -10,7 +10,8 @@ import pytest
 
 from dlkd_jax.layout import Layout, padded_layout
 from dlkd_jax.models.dropout import Dropout, draw_seeds
-from dlkd_jax.models.student import Student, init_parameters
+from dlkd_jax.models.student import init_parameters
+from tests import options as made
 
 
 def seeds(rows, length, key=3):
@@ -94,7 +95,7 @@ def test_type_of_the_input_is_kept():
 
 @functools.cache
 def world():
-  student = Student(hidden=8, heads=2, max_frames=5, max_words=5, input_dropout=0.5, dropout=0.5)
+  student = made.student(hidden=8, heads=2, max_frames=5, max_words=5, input_dropout=0.5, dropout=0.5)
   params = dict(jax.jit(lambda: init_parameters(student, jax.random.key(0), 6, 6))())
   params['exploration'] = params['inheritance']  # Any difference is that of the masks.
   x, mask = jax.random.normal(jax.random.key(1), (2, 5, 6)), jnp.ones((2, 5), bool)
@@ -142,7 +143,7 @@ def pack(lengths, rows, row_length, slots):
 @pytest.mark.parametrize('deterministic', [True, False])
 def test_packing_changes_no_sequence(deterministic):
   lengths = (5, 2, 3, 1, 4, 2)
-  student = Student(hidden=8, heads=2, max_frames=5, max_words=5, input_dropout=0.4, dropout=0.4)
+  student = made.student(hidden=8, heads=2, max_frames=5, max_words=5, input_dropout=0.4, dropout=0.4)
   params = init_parameters(student, jax.random.key(0), 6, 6)
   rng = np.random.default_rng(0)
   sequences = [rng.standard_normal((n, 6)).astype(np.float32) for n in lengths]

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from dlkd_jax.models.release_parameters import from_release
-from dlkd_jax.models.student import Student, init_parameters
+from dlkd_jax.models.student import init_parameters
+from tests import options as made
 from tests.models import plain_student
 
 B, L, W, DV, DQ, H, HEADS = 3, 6, 5, 7, 9, 8, 2
 LENGTHS, WORDS = (6, 2, 0), (5, 1, 3)
 PREFIXES = {'inheritance': '', 'exploration': 'exp_'}
-STUDENT = Student(hidden=H, heads=HEADS, max_frames=L + 1, max_words=W + 1)
+STUDENT = made.student(hidden=H, heads=HEADS, max_frames=L + 1, max_words=W + 1)
 apply = jax.jit(STUDENT.apply)
 
 
@@ -90,15 +91,15 @@ def test_number_of_parameters():
 
     return 2 * (encoder(dv, frames) + encoder(dq, words) + h * h + h + h)
 
-  assert count(Student(), 3072, 768) == expected(3072, 768)
-  assert count(Student(), 1024, 1024) == expected(1024, 1024)
-  assert count(Student(dual=False), 1024, 1024) * 2 == expected(1024, 1024)
-  assert round(count(Student(), 3072, 768) / 1e6, 1) == 5.8
-  assert round(count(Student(), 1024, 1024) / 1e6, 1) == 4.4
+  assert count(made.student(), 3072, 768) == expected(3072, 768)
+  assert count(made.student(), 1024, 1024) == expected(1024, 1024)
+  assert count(made.student(dual=False), 1024, 1024) * 2 == expected(1024, 1024)
+  assert round(count(made.student(), 3072, 768) / 1e6, 1) == 5.8
+  assert round(count(made.student(), 1024, 1024) / 1e6, 1) == 4.4
 
 
 def test_initialisation():
-  student = Student(hidden=64, max_frames=256, max_words=256)
+  student = made.student(hidden=64, max_frames=256, max_words=256)
   params = jax.jit(lambda: init_parameters(student, jax.random.key(0), 200, 160))()
   flat = flax.traverse_util.flatten_dict(params, sep='/')
   for name, value in flat.items():
@@ -117,7 +118,7 @@ def test_initialisation():
 
 
 def test_single_branch(world):
-  student = Student(hidden=H, heads=HEADS, max_frames=L + 1, max_words=W + 1, dual=False)
+  student = made.student(hidden=H, heads=HEADS, max_frames=L + 1, max_words=W + 1, dual=False)
   assert student.branch_names == ('inheritance',)
   params = {'inheritance': world.params['inheritance']}
   queries = student.apply({'params': params}, world.tokens, world.token_mask, method='encode_tokens')
@@ -133,4 +134,4 @@ def test_too_long_a_sequence_is_refused(world):
 
 def test_heads_must_divide_the_hidden_size():
   with pytest.raises(ValueError, match=r'30 is not divisible by 4'):
-    count(Student(hidden=30), 8, 8)
+    count(made.student(hidden=30), 8, 8)

@@ -13,7 +13,8 @@ import numpy as np
 
 from dlkd_jax import sharding
 from dlkd_jax.retrieval import sharded_gallery
-from dlkd_jax.retrieval.evaluation import EvaluationInterrupted, EvaluationOptions, evaluate
+from dlkd_jax.retrieval.evaluation import EvaluationInterrupted, evaluate
+from tests import options as made
 from tests.retrieval import worlds
 
 BLOCK = 4
@@ -47,7 +48,7 @@ def run(mesh, index, count, case):
       galleries(world, index, count),
       len(world.frames),
       worlds.sign_encoders(),
-      EvaluationOptions(mesh=mesh, keep_scores=True),
+      made.evaluation_options(mesh=mesh, keep_scores=True),
       stop,
     )
   except (EvaluationInterrupted, RuntimeError, ValueError) as error:

@@ -8,16 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
-from dlkd_jax.models.student import Student, init_parameters
-from dlkd_jax.retrieval import metrics, sharded_gallery
-from dlkd_jax.retrieval.evaluation import EvaluationInterrupted, EvaluationOptions, evaluate
+from dlkd_jax.models.student import init_parameters
+from dlkd_jax.retrieval import evaluation, metrics, sharded_gallery
+from dlkd_jax.retrieval.evaluation import EvaluationInterrupted, evaluate
 from dlkd_jax.retrieval.evaluator import Evaluator
 from dlkd_jax.sharding import make_mesh
+from dlkd_jax.training.usage import Compilations
+from tests import options as made
 from tests.retrieval import worlds
 
 ALL = ('inheritance', 'exploration', 'fused', 'teacher')
-KEEP = EvaluationOptions(keep_scores=True)
+KEEP = made.evaluation_options(keep_scores=True)
 
 
 def _run(world, options=KEEP, *, videos=4, captions=8, frames=6, words=worlds.WORDS, **more):
@@ -58,8 +61,8 @@ def test_scores_and_ranks_agree_with_plain_loops():
     {'videos': 64, 'captions': 64},
     {'captions': 1},
     {'frames': 17, 'words': 11},
-    {'options': EvaluationOptions(keep_scores=True, product_bytes=1)},
-    {'options': EvaluationOptions(keep_scores=True, product_bytes=400)},
+    {'options': made.evaluation_options(keep_scores=True, product_bytes=1)},
+    {'options': made.evaluation_options(keep_scores=True, product_bytes=400)},
   ],
 )
 def test_blocks_and_padding_do_not_matter(how):
@@ -96,7 +99,7 @@ def test_the_gallery_may_hold_videos_without_captions():
 def test_without_the_teacher():
   world = worlds.make_world()
   assert 'teacher' not in _run(world, teacher=False).metrics
-  without = EvaluationOptions(teacher=False, weights={'inheritance': 0.5, 'exploration': 0.5})
+  without = made.evaluation_options(teacher=False, weights={'inheritance': 0.5, 'exploration': 0.5})
   result = _run(world, without)
   assert set(result.metrics) == {'inheritance', 'exploration', 'fused'} and not result.scores
 
@@ -170,7 +173,7 @@ def test_ties_and_an_uneven_gallery_rank_alike_on_all_devices(devices, keep):
     world.video_blocks(8, 3),
     len(world.frames),
     worlds.sign_encoders(),
-    EvaluationOptions(keep_scores=True),
+    made.evaluation_options(keep_scores=True),
   )
   for name in ALL:
     expected = metrics.rank_own_videos(result.scores[name], result.own_columns)
@@ -182,7 +185,7 @@ def test_ties_and_an_uneven_gallery_rank_alike_on_all_devices(devices, keep):
       world.video_blocks(8, 3),
       len(world.frames),
       worlds.sign_encoders(),
-      EvaluationOptions(weights=weights, keep_scores=keep, mesh=_meshes()[devices]),
+      made.evaluation_options(weights=weights, keep_scores=keep, mesh=_meshes()[devices]),
     )
     np.testing.assert_array_equal(found.ranks[name], expected)
   np.testing.assert_array_equal(result.ranks['fused'], metrics.rank_fused(result.scores, weights, result.own_columns))
@@ -191,7 +194,7 @@ def test_ties_and_an_uneven_gallery_rank_alike_on_all_devices(devices, keep):
 def test_ranks_are_those_of_numpy_on_the_same_scores():
   world = worlds.make_world(videos=40, captions=300, seed=5)
   weights = {'inheritance': 0.6, 'exploration': 0.4}
-  options = EvaluationOptions(weights=weights, keep_scores=True, mesh=make_mesh())
+  options = made.evaluation_options(weights=weights, keep_scores=True, mesh=make_mesh())
   result = _run(world, options, videos=8)
   for name in ALL:
     expected = metrics.rank_own_videos(result.scores[name], result.own_columns)
@@ -251,7 +254,7 @@ def test_parameters_may_be_split_over_the_mesh():
 
 
 def test_new_parameters_do_not_compile_anew():
-  student = Student(hidden=16, heads=2, max_frames=8, max_words=worlds.WORDS)
+  student = made.student(hidden=16, heads=2, max_frames=8, max_words=worlds.WORDS)
   evaluator = Evaluator(student, KEEP)
   world = worlds.make_world()
   shapes = jax.eval_shape(
@@ -268,6 +271,24 @@ def test_new_parameters_do_not_compile_anew():
   np.testing.assert_array_equal(scores[0]['teacher'], scores[2]['teacher'])
 
 
+def test_split_parameters_are_gathered_by_one_program():
+  mesh, processes = make_mesh(model=2), types.SimpleNamespace(several=True)
+  split = jax.device_put(np.ones((4, 6), np.float32), NamedSharding(mesh, PartitionSpec(None, 'model')))
+  counts = []
+  with Compilations() as compilations:
+    for epoch in range(3):
+      found = evaluation._on_this_process({'x': (1 + epoch) * split}, mesh, processes)
+      np.testing.assert_array_equal(found['x'], np.full((4, 6), 1 + epoch))
+      counts.append(compilations.count)
+  assert counts[0] == counts[2] > 0
+
+
+def test_evaluators_of_equal_students_share_their_programs():
+  first, second = (Evaluator(made.student(hidden=8, heads=heads), KEEP) for heads in (2, 2))
+  assert first.encoders is second.encoders
+  assert Evaluator(made.student(hidden=8, heads=4), KEEP).encoders is not first.encoders
+
+
 def test_a_stop_is_honoured_between_blocks():
   world = worlds.make_world()
   with pytest.raises(EvaluationInterrupted, match='after 0 captions'):
@@ -281,7 +302,7 @@ def test_a_stop_is_honoured_between_blocks():
 
 
 def test_a_block_that_does_not_divide_is_named():
-  options = EvaluationOptions(mesh=make_mesh())
+  options = made.evaluation_options(mesh=make_mesh())
   with pytest.raises(ValueError, match='12 videos does not divide over 8 devices'):
     _run(worlds.make_world(), options, videos=12)
 
@@ -306,7 +327,7 @@ def test_bad_features_are_named():
   with pytest.raises(ValueError, match="score of caption 'caption0' and video 'video9'"):
     _run(dataclasses.replace(world, frames=frames))
   with pytest.raises(ValueError, match="video 'video9' is not finite"):
-    _run(dataclasses.replace(world, frames=frames), EvaluationOptions(mesh=make_mesh()), videos=8)
+    _run(dataclasses.replace(world, frames=frames), made.evaluation_options(mesh=make_mesh()), videos=8)
   frames[9] = frames[9][:0]
   with pytest.raises(ValueError, match="'video9' has no student frames"):
     _run(dataclasses.replace(world, frames=frames))
@@ -315,7 +336,7 @@ def test_bad_features_are_named():
   without = dataclasses.replace(world, teacher_frames=teacher)
   with pytest.raises(ValueError, match="'video2' has no teacher frames"):
     _run(without)
-  assert 'teacher' not in _run(without, EvaluationOptions(teacher=False)).metrics
+  assert 'teacher' not in _run(without, made.evaluation_options(teacher=False)).metrics
 
 
 @pytest.mark.parametrize('said', [12, 14])
@@ -328,7 +349,7 @@ def test_blocks_with_and_without_a_teacher_do_not_mix():
   world = worlds.make_world()
   blocks = [*world.video_blocks(4, 6)][:2] + [*world.video_blocks(4, 6, teacher=False)][2:]
   with pytest.raises(ValueError, match="from \\['video8'\\] is"):
-    evaluate(worlds.linear_parameters(), world.caption_blocks(8), blocks, 13, worlds.linear_encoders())
+    evaluate(worlds.linear_parameters(), world.caption_blocks(8), blocks, 13, worlds.linear_encoders(), KEEP)
 
 
 def test_no_captions_is_an_error():

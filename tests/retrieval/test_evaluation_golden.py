@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 
 from dlkd_jax.data.evaluation_blocks import caption_blocks, video_blocks
-from dlkd_jax.data.options import PipelineOptions
 from dlkd_jax.models.release_parameters import from_release
-from dlkd_jax.models.student import Student, init_parameters
-from dlkd_jax.retrieval.evaluation import EvaluationOptions
+from dlkd_jax.models.student import init_parameters
 from dlkd_jax.retrieval.evaluator import Evaluator
+from tests import options as made
 from tests.data.fakes import read_pack
 from tests.paths import golden, pack
 from tests.retrieval.worlds import in_release_order
@@ -24,9 +23,9 @@ def released():
 def test_scores_and_metrics_agree(released, video_block, caption_block):
   params = from_release({n.removeprefix('param/'): x for n, x in released.items() if n.startswith('param/')})
   records = read_pack(golden('pack'), 'tvr', 'i3d_resnet', 'test')
-  options = PipelineOptions(max_frames=16, max_words=10, frame_sizes=(8, 16), word_sizes=(10,))
-  student = Student(hidden=32, heads=4, max_frames=16, max_words=10)
-  result = Evaluator(student, EvaluationOptions(keep_scores=True))(
+  options = made.pipeline_options(max_frames=16, max_words=10, frame_sizes=(8, 16), word_sizes=(10,))
+  student = made.student(hidden=32, heads=4, max_frames=16, max_words=10)
+  result = Evaluator(student, made.evaluation_options(keep_scores=True))(
     params,
     caption_blocks(records, options, caption_block),
     video_blocks(records, options, video_block),
@@ -44,9 +43,9 @@ def test_scores_and_metrics_agree(released, video_block, caption_block):
 
 def test_the_zero_shot_teacher_on_a_real_test_split():
   records = read_pack(pack('charades'), 'charades', 'i3d_rgb_lgi', 'test')
-  options = PipelineOptions()
-  student = Student(hidden=8, heads=2)
-  result = Evaluator(student)(
+  options = made.pipeline_options()
+  student = made.student(hidden=8, heads=2)
+  result = Evaluator(student, made.evaluation_options())(
     init_parameters(student, jax.random.key(0), 128, 128),
     caption_blocks(records, options, 512),
     video_blocks(records, options, 128),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dlkd_jax.retrieval import metrics as m
+from tests.options import WEIGHTS
 from tests.paths import golden
 from tests.retrieval.worlds import in_release_order
 
@@ -70,16 +71,14 @@ def test_the_order_of_the_gallery_does_not_matter(levels):
 def test_the_row_block_does_not_matter(row_block):
   scores, own = _random(levels=2)
   pair = {'inheritance': scores, 'exploration': scores[::-1].copy()}
-  np.testing.assert_array_equal(
-    m.rank_fused(pair, m.FUSION_WEIGHTS, own), m.rank_fused(pair, m.FUSION_WEIGHTS, own, row_block)
-  )
+  np.testing.assert_array_equal(m.rank_fused(pair, WEIGHTS, own), m.rank_fused(pair, WEIGHTS, own, row_block))
 
 
 def test_fusion_is_the_weighted_sum():
   a, own = _random(seed=1)
   b, _ = _random(seed=2)
   pair = {'inheritance': a, 'exploration': b, 'teacher': np.full_like(a, np.nan)}
-  np.testing.assert_array_equal(m.rank_fused(pair, m.FUSION_WEIGHTS, own), m.rank_own_videos(0.7 * a + 0.3 * b, own))
+  np.testing.assert_array_equal(m.rank_fused(pair, WEIGHTS, own), m.rank_own_videos(0.7 * a + 0.3 * b, own))
   np.testing.assert_array_equal(a, _random(seed=1)[0])  # The inputs were not written to.
 
 

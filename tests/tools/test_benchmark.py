@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from dlkd_jax import sharding
-from dlkd_jax.data.options import PipelineOptions
 from dlkd_jax.tools import benchmark, benchmark_clip, benchmark_step, rates
 from dlkd_jax.tools import lengths as models
 from dlkd_jax.tools.random_data import RandomSource, random_batch
+from tests import options as made
 from tests.models import clips
 
 
@@ -66,8 +66,8 @@ def test_random_records_are_the_same_each_time_and_fit_their_lengths():
 
 
 def test_all_forms_of_a_random_batch_hold_the_same_videos():
-  packed = random_batch('tvr', PipelineOptions(batch_videos=4))
-  padded = random_batch('tvr', PipelineOptions(batch_videos=4, packing=False, frame_sizes=(128,)))
+  packed = random_batch('tvr', made.pipeline_options(batch_videos=4))
+  padded = random_batch('tvr', made.pipeline_options(batch_videos=4, packing=False, frame_sizes=(128,)))
   assert packed.student_frames.shape[0] < padded.student_frames.shape[0] == 4
   for batch in (packed, padded):
     assert np.sum(batch.video_mask) == 4 and np.sum(batch.caption_mask) == 20

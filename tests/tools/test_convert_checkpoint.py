@@ -19,11 +19,12 @@ import safetensors.numpy
 from dlkd_jax import sharding
 from dlkd_jax.models.parameter_files import read_parameters
 from dlkd_jax.models.release_parameters import from_release
-from dlkd_jax.models.student import Student, init_parameters
+from dlkd_jax.models.student import init_parameters
 from dlkd_jax.tools import convert_checkpoint
 from dlkd_jax.tools.convert_checkpoint import overrides, parse_release, student_sizes
 from dlkd_jax.training.checkpoints import Checkpoints, Progress
 from dlkd_jax.training.state import create_state
+from tests import options as made
 from tests.paths import golden
 
 RECIPE_SIZES = {'hidden': 384, 'max_frames': 128, 'max_words': 30, 'dual': True}
@@ -187,7 +188,7 @@ def test_missing_torch_is_said(tmp_path, capsys, monkeypatch):
 
 
 def test_best_checkpoint_of_a_run(tmp_path, capsys):
-  student = Student(hidden=8, heads=2, max_frames=4, max_words=3)
+  student = made.student(hidden=8, heads=2, max_frames=4, max_words=3)
   make = functools.partial(init_parameters, student, jax.random.key(0), 6, 5)
   best = create_state(make, optax.adam(1e-3), sharding.make_mesh())
   checkpoints = Checkpoints(tmp_path)

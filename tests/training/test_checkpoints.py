@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from dlkd_jax import sharding
+from dlkd_jax.errors import UserError
 from dlkd_jax.training import checkpoints as module
 from dlkd_jax.training.checkpoints import CheckpointError, Checkpoints, Progress, read_best
 from dlkd_jax.training.optimizer import bert_adam
@@ -18,7 +19,8 @@ from dlkd_jax.training.state import TrainState
 def make_state(devices=1, width=3, value=1.0, name='kernel'):
   """A small state of the real kind, replicated over a mesh of the first devices."""
   params = {'inheritance': {name: value * np.arange(2 * width, dtype=np.float32).reshape(2, width)}}
-  state = TrainState(jnp.asarray(int(value), jnp.int32), params, bert_adam(optax.constant_schedule(1e-3)).init(params))
+  optimizer = bert_adam(optax.constant_schedule(1e-3), 0.01, 1.0)
+  state = TrainState(jnp.asarray(int(value), jnp.int32), params, optimizer.init(params))
   return jax.device_put(state, sharding.replicated(sharding.make_mesh(jax.devices()[:devices])))
 
 
@@ -232,3 +234,87 @@ def test_a_state_split_over_devices_opens_on_others(tmp_path, written, read):
   checkpoints.save(3, split(*written, scale=1.0), Progress({}))
   like = split(*read, scale=0.0)
   assert_same(checkpoints.restore(3, like)[0], split(*read, scale=1.0))
+
+
+NAMES = [
+  'exp[1]',
+  '[!a]',
+  'all*',
+  'what?',
+  'a ** b',
+  ' a b ',
+  '-rf',
+  '~',
+  'gs:',
+  'a\nb',
+  'a\\b',
+  'küche 中文',
+  'q"\'`$HOME',
+  '\udcff',
+]
+
+
+@pytest.mark.parametrize('name', NAMES, ids=ascii)
+def test_folders_of_any_name(tmp_path, name):
+  workdir = tmp_path / name / 'run'
+  for other in ('exp1', 'all1', 'whatx'):  # That a pattern would find.
+    (tmp_path / other).mkdir()
+  checkpoints = Checkpoints(workdir)
+  save(checkpoints, 5, best_step=5)
+  save(checkpoints, 6, best_step=5)
+  again = Checkpoints(workdir)
+  assert (again.latest_step, again.best_step, steps_kept(workdir)) == (6, 5, [5, 6])
+  assert_same(again.restore(6, make_state())[0], make_state(value=6))
+  params, step = read_best(workdir)
+  assert step == 5
+  np.testing.assert_array_equal(params['inheritance']['kernel'], make_state(value=5).params['inheritance']['kernel'])
+  assert [path.name for path in workdir.iterdir()] == ['checkpoints']
+
+
+def test_a_name_that_is_not_plain_needs_a_plain_temporary_folder(tmp_path, monkeypatch):
+  (tmp_path / 'tmp[1]').mkdir()
+  monkeypatch.setattr(module.tempfile, 'mkdtemp', lambda prefix: str(tmp_path / 'tmp[1]'))
+  Checkpoints(tmp_path / 'plain')
+  with pytest.raises(UserError, match=r'exp\[1\]/checkpoints has characters .* choose another --workdir'):
+    Checkpoints(tmp_path / 'exp[1]')
+  assert not (tmp_path / 'exp[1]').exists()
+
+
+def test_what_was_written_must_be_there(tmp_path, monkeypatch):
+  checkpoints = Checkpoints(tmp_path)
+  save(checkpoints, 5, best_step=0)
+  write = module.ocp.save
+
+  def lose_the_merged(folder, state):
+    write(folder, state)
+    for path in folder.rglob('manifest.ocdbt'):
+      if not path.parent.name.startswith('ocdbt.process'):
+        path.unlink()
+
+  monkeypatch.setattr(module.ocp, 'save', lose_the_merged)
+  with pytest.raises(CheckpointError, match='the arrays that were written cannot be read back'):
+    save(checkpoints, 6, best_step=0)
+  assert steps_kept(tmp_path) == [5] and not list((tmp_path / 'checkpoints').glob('*.partial'))
+
+
+def test_an_evaluation_is_marked_behind_the_checkpoint(tmp_path):
+  checkpoints = Checkpoints(tmp_path)
+  save(checkpoints, 5, best_step=0, best=-1.0)
+  assert checkpoints.best_step is None
+  evaluated = Progress({'at': 5}, 1, 33.25, 1, 5)
+  checkpoints.mark(5, evaluated)
+  again = Checkpoints(tmp_path)
+  assert again.progress(5) == evaluated and again.best_step == again.latest_step == 5
+  path = tmp_path / 'checkpoints' / '5' / 'evaluated.json'
+  for damaged in (path.read_text().replace('33.25', '93.25'), path.read_text()[:30], '[]', ''):
+    path.write_text(damaged)  # The evaluation is made again then.
+    assert Checkpoints(tmp_path).progress(5) == Progress({'at': 5}, best_sum_r=-1.0)
+    assert Checkpoints(tmp_path).latest_step == 5
+
+
+def test_what_is_marked_as_best_is_kept(tmp_path):
+  checkpoints = Checkpoints(tmp_path)
+  for step in (5, 10, 15, 20):
+    save(checkpoints, step, best_step=5 if step > 5 else 0, best=7.0)
+    checkpoints.mark(step, Progress({'at': step}, step // 5, 7.0, 1, 5))
+  assert steps_kept(tmp_path) == [5, 15, 20] and checkpoints.best_step == 5

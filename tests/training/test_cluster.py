@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from dlkd_jax import sharding
+from dlkd_jax.errors import UserError
 from dlkd_jax.training import cluster
 from dlkd_jax.training.checkpoints import Checkpoints
 from tests.paths import repository
@@ -65,11 +66,18 @@ def test_a_lone_machine_needs_nothing():
     cluster.on_main(lambda: 1 / 0)
 
 
+def test_several_processes_that_nothing_joined_are_refused(monkeypatch):
+  monkeypatch.setattr(jax, 'process_count', lambda: 4)
+  monkeypatch.setattr(cluster, 'evident', lambda environment: False)
+  with pytest.raises(UserError, match='one of 4 processes that nothing has joined; start each of them with --distr'):
+    cluster.initialize()
+
+
 def test_a_cluster_that_is_not_there_is_explained():
   code = 'from dlkd_jax.training import cluster; cluster.initialize(num_processes=2)'
   environment = dict(os.environ, JAX_PLATFORMS='cpu', TPU_SKIP_MDS_QUERY='1')
   done = subprocess.run([sys.executable, '-c', code], env=environment, cwd=repository(), capture_output=True, text=True)
-  assert 'ValueError: the processes of the run could not be joined' in done.stderr
+  assert 'UserError: the processes of the run could not be joined' in done.stderr
   assert '--coordinator_address=HOST:PORT' in done.stderr
 
 

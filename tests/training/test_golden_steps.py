@@ -9,13 +9,13 @@ import pytest
 
 from dlkd_jax.data.batch import Batch
 from dlkd_jax.layout import padded_layout
-from dlkd_jax.losses.total import Coefficients, LossOptions
+from dlkd_jax.losses.total import Coefficients
 from dlkd_jax.models.release_parameters import from_release, to_release
-from dlkd_jax.models.student import Student
 from dlkd_jax.similarity.max_over_frames import max_frame_similarity
-from dlkd_jax.training.objective import ObjectiveOptions, compute_objective
+from dlkd_jax.training.objective import compute_objective
 from dlkd_jax.training.optimizer import bert_adam
 from dlkd_jax.training.schedules import warmup_linear
+from tests import options as made
 from tests.paths import golden
 
 FILES = {'step_soft': 1.0, 'step_hard': 0.95**7, 'step_soft_single_branch': 1.0}
@@ -41,7 +41,7 @@ class Case:
     self.params = from_release(section(self.file, 'param/'))
     arrays = section(self.file, 'batch/')
     positions = self.params['inheritance']
-    self.student = Student(
+    self.student = made.student(
       hidden=32,
       max_frames=positions['frame_encoder']['position_embedding'].shape[0],
       max_words=positions['token_encoder']['position_embedding'].shape[0],
@@ -61,7 +61,7 @@ class Case:
       teacher_frames=arrays['teacher_videos'],
       teacher_text=arrays['teacher_text'][:, 0],
     ).check()
-    options = ObjectiveOptions(LossOptions(hard_pool=1, soft_labels=name != 'step_hard'), form=form)
+    options = made.objective_options(made.loss_options(hard_pool=1, soft_labels=name != 'step_hard'), form=form)
     coefficients = Coefficients(*(jnp.asarray(v) for v in (0.8, 0.8, FILES[name])), hard_negatives=jnp.asarray(True))
 
     @jax.jit
@@ -136,7 +136,7 @@ def test_every_gradient_tensor(case):
 
 
 def test_five_optimizer_steps(case):
-  optimizer = bert_adam(warmup_linear(3e-4, 200, 0.01))
+  optimizer = bert_adam(warmup_linear(3e-4, 200, 0.01), 0.01, 1.0)
 
   @jax.jit
   def step(params, state):

@@ -78,7 +78,7 @@ def test_decay_spares_biases_and_norms_alone():
 
 def test_zero_gradient_leaves_decay_alone():
   params = nest({name: np.ones(shape, np.float32) for name, shape in SHAPES.items()})
-  optimizer = bert_adam(0.5, weight_decay=0.1)
+  optimizer = bert_adam(0.5, weight_decay=0.1, max_norm=1.0)
   updates, _ = optimizer.update(jax.tree.map(np.zeros_like, params), optimizer.init(params), params)
   for name, update in flax.traverse_util.flatten_dict(updates['inheritance'], sep='/').items():
     np.testing.assert_allclose(update, -0.05 if name in DECAYED else 0.0, rtol=1e-6)

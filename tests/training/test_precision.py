@@ -12,14 +12,15 @@ import pytest
 from configs import tvr
 from dlkd_jax.data.batch import Batch
 from dlkd_jax.layout import padded_layout
-from dlkd_jax.models.student import Student, init_parameters
+from dlkd_jax.models.student import init_parameters
 from dlkd_jax.similarity.max_over_frames import max_frame_cosine
 from dlkd_jax.training import recipe
-from dlkd_jax.training.objective import ObjectiveOptions, compute_objective
+from dlkd_jax.training.objective import compute_objective
+from tests import options as made
 from tests.training import worlds
 
 VIDEOS, FRAMES, WORDS, SIZE = 48, 12, 6, 64
-STUDENT = Student(hidden=64, heads=4, max_frames=FRAMES, max_words=WORDS, input_dropout=0.0, dropout=0.0)
+STUDENT = made.student(hidden=64, heads=4, max_frames=FRAMES, max_words=WORDS, input_dropout=0.0, dropout=0.0)
 HALF = dataclasses.replace(STUDENT, dtype=jnp.bfloat16)
 
 
@@ -76,7 +77,7 @@ def objective(student):
       batch,
       coefficients=worlds.coefficients(jnp.asarray(0)),
       key=jax.random.key(1),
-      options=ObjectiveOptions(worlds.EXACT, teacher_dtype=dtype),
+      options=made.objective_options(worlds.EXACT, teacher_dtype=dtype),
     )
 
   return jax.jit(jax.value_and_grad(value, has_aux=True))

@@ -1,5 +1,6 @@
 """Schedules against golden numbers of the authors' program and against plain Python."""
 
+import functools
 import math
 
 import jax
@@ -48,7 +49,12 @@ def over_epochs(schedule, epochs=EPOCHS):
 
 def test_every_golden_curve():
   file = np.load(golden('schedules.npz'))
-  make = {'distill': schedules.distillation_weight, 'alpha': schedules.alpha, 'beta': schedules.beta}
+  whole = {'start': 0.8, 'epochs': EPOCHS}
+  make = {
+    'distill': schedules.distillation_weight,
+    'alpha': functools.partial(schedules.alpha, **whole),
+    'beta': functools.partial(schedules.beta, **whole),
+  }
   seen = 0
   for name in file.files:
     group, kind = name.split('/')
@@ -76,8 +82,17 @@ def test_alpha_and_beta(kind, start, epochs):
   assert np.all(curve >= (0.5 if start >= 0.5 else 0.0)) and np.all((alpha >= 0) & (alpha <= start))
 
 
+@pytest.mark.parametrize('kind', ALPHA)
+def test_coefficients_stay_at_their_end(kind):
+  for make, least in ((schedules.alpha, 0.0), (schedules.beta, 0.5)):
+    values = over_epochs(make(kind, STEPS, 0.8, 20), 300)
+    assert np.all((values >= least) & (values <= 1.0)) and np.all(np.diff(values) <= 0)
+    if kind in ('linear', 'cosine'):
+      np.testing.assert_allclose(values[20:], least, atol=1e-7)
+
+
 def test_all_steps_of_an_epoch_share_one_value():
-  schedule = jax.jit(jax.vmap(schedules.alpha('exp', STEPS)))
+  schedule = jax.jit(jax.vmap(schedules.alpha('exp', STEPS, 0.8, 120)))
   values = np.asarray(schedule(jnp.arange(5 * STEPS, dtype=jnp.int32))).reshape(5, STEPS)
   np.testing.assert_array_equal(values, np.repeat(values[:, :1], STEPS, axis=1))
   assert len(np.unique(values[:, 0])) == 5 and values.dtype == np.float32
@@ -95,7 +110,8 @@ def test_learning_rate(total, warmup):
 
 
 def test_errors():
-  for make in (schedules.distillation_weight, schedules.alpha, schedules.beta):
+  curves = [functools.partial(make, start=0.8, epochs=EPOCHS) for make in (schedules.alpha, schedules.beta)]
+  for make in (schedules.distillation_weight, *curves):
     with pytest.raises(ValueError, match=r"unknown .* schedule 'step'; expected one of .*'exp'"):
       make('step', STEPS)
     with pytest.raises(ValueError, match='steps_per_epoch is 0'):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dlkd_jax import sharding
-from dlkd_jax.training.objective import ObjectiveOptions, compute_objective
+from dlkd_jax.training.objective import compute_objective
+from tests import options as made
 from tests.training import worlds
 
 LATE = 2 * worlds.STEPS_PER_EPOCH  # Hard negatives are on.
@@ -91,7 +92,10 @@ def test_the_graph_does_not_grow_with_the_batch():
   def size(videos, captions):
     batch = worlds.make_batch(videos, captions)
     step = functools.partial(
-      compute_objective, student=student, coefficients=worlds.coefficients(jnp.asarray(0)), options=ObjectiveOptions()
+      compute_objective,
+      student=student,
+      coefficients=worlds.coefficients(jnp.asarray(0)),
+      options=made.objective_options(),
     )
     gradient = jax.grad(lambda p, b, k: step(p, batch=b, key=k), has_aux=True)
     return equations(jax.make_jaxpr(gradient)(worlds.first_parameters(), batch, jax.random.key(0)).jaxpr)

@@ -10,25 +10,25 @@ import optax
 from dlkd_jax import sharding
 from dlkd_jax.data.batch import Batch
 from dlkd_jax.layout import Layout
-from dlkd_jax.losses.total import Coefficients, LossOptions
-from dlkd_jax.models.student import Student, init_parameters
+from dlkd_jax.losses.total import Coefficients
+from dlkd_jax.models.student import init_parameters
 from dlkd_jax.training import schedules
-from dlkd_jax.training.objective import ObjectiveOptions
 from dlkd_jax.training.optimizer import bert_adam
 from dlkd_jax.training.state import TrainState, create_state, make_train_step
+from tests import options as made
 
 DV, DQ, DT = 7, 5, 6
 CAPTIONS = (3, 1, 2, 4, 1, 1, 2)  # of each real video
 FRAMES = (6, 2, 5, 1, 6, 3, 4)
 VIDEOS, QUERIES = len(CAPTIONS), sum(CAPTIONS)
 STEPS_PER_EPOCH = 2
-EXACT = LossOptions(hard_pool=1)  # No draw decides a value.
+EXACT = made.loss_options(hard_pool=1)  # No draw decides a value.
 # Everything that can be drawn is: the triplet's negatives from a pool, and the hard rows.
-DRAWN = LossOptions(hard_pool=3, random_split=True)
+DRAWN = made.loss_options(hard_pool=3, random_split=True)
 
 
 def make_student(dropout=0.0):
-  return Student(hidden=8, heads=2, max_frames=8, max_words=6, input_dropout=dropout, dropout=dropout)
+  return made.student(hidden=8, heads=2, max_frames=8, max_words=6, input_dropout=dropout, dropout=dropout)
 
 
 @functools.cache
@@ -137,9 +137,9 @@ def first_parameters():
 def coefficients(step):
   """Coefficients that differ in every epoch."""
   return Coefficients(
-    schedules.alpha('exp', STEPS_PER_EPOCH)(step),
-    schedules.beta('exp', STEPS_PER_EPOCH)(step),
-    schedules.distillation_weight('exp', STEPS_PER_EPOCH)(step),
+    schedules.alpha('exp', STEPS_PER_EPOCH, 0.8, 120)(step),
+    schedules.beta('exp', STEPS_PER_EPOCH, 0.8, 120)(step),
+    schedules.distillation_weight('exp', STEPS_PER_EPOCH, 0.8, 120)(step),
     hard_negatives=step >= 2 * STEPS_PER_EPOCH,
   )
 
@@ -156,9 +156,9 @@ class World:
   def __init__(self, devices, dropout, loss, model=1, teacher=None, **options):
     self.mesh = sharding.make_mesh(jax.devices()[:devices], model)
     self.student = make_student(dropout)
-    self.options = ObjectiveOptions(loss, **options)
-    self.rate = schedules.warmup_linear(1e-2, 100)
-    self.optimizer = optax.chain(recorder(), bert_adam(self.rate))
+    self.options = made.objective_options(loss, **options)
+    self.rate = schedules.warmup_linear(1e-2, 100, 0.01)
+    self.optimizer = optax.chain(recorder(), bert_adam(self.rate, 0.01, 1.0))
     arguments = self.student, self.optimizer, coefficients, self.rate, self.options, self.mesh
     self.step = make_train_step(*arguments, teacher)
 

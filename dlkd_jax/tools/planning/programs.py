@@ -43,7 +43,7 @@ def train_step(config: ml_collections.ConfigDict, topology: Topology, workload: 
   state = abstract_state(_make_params(student, workload), optimizer, mesh)
   options = recipe.make_pipeline_options(config, mesh.size, config.loss.teacher)
   batch = _place(abstract_batch(workload, options), sharding.rows(mesh))
-  key = _place(jax.eval_shape(lambda: jax.random.key(0)), sharding.replicated(mesh))
+  key = _place(jax.eval_shape(lambda: jax.random.key(0, impl='threefry2x32')), sharding.replicated(mesh))
   coefficients = recipe.make_coefficients(config, _STEPS_PER_EPOCH)
   objective = recipe.make_objective_options(config, topology.platform)
   step = make_train_step(student, optimizer, coefficients, rate, objective, mesh)

@@ -1,7 +1,7 @@
 import numpy as np
 
-from dlkd_jax.data.options import PipelineOptions
 from dlkd_jax.tools.planning.workload import Workload, abstract_batch
+from tests import options as made
 
 
 def test_captions_can_be_chosen():
@@ -16,7 +16,7 @@ def test_the_same_lengths_every_time():
 
 
 def test_a_packed_batch_holds_the_content_with_little_room_left():
-  options = PipelineOptions(batch_videos=256, shards=8)
+  options = made.pipeline_options(batch_videos=256, shards=8)
   batch = abstract_batch(Workload(sizes=(32, 16, 8)), options).check()
   rows = batch.student_frames.shape[0]
   assert batch.video_mask.shape == (256,)
@@ -28,7 +28,7 @@ def test_a_packed_batch_holds_the_content_with_little_room_left():
 
 
 def test_a_padded_batch_has_a_row_a_video():
-  options = PipelineOptions(batch_videos=64, packing=False, teacher=False)
+  options = made.pipeline_options(batch_videos=64, packing=False, teacher=False)
   batch = abstract_batch(Workload('full'), options).check()
   assert batch.student_frames.shape == (64, 128, 3072)
   assert batch.teacher_frames is None and batch.teacher_text is None

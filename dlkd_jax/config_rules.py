@@ -1,0 +1,163 @@
+"""What every field of a configuration may hold, and where it may differ from that of a trained run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+# Fields that may differ when a run is resumed: where data lies, what is reported, how arrays are laid out and summed.
+# The results are those of the run but for rounding. A name that ends with a dot stands for a group.
+FREE_ON_RESUME = (
+  'data.data_dir',
+  'data.read_threads',
+  'data.prefetch_batches',
+  'data.packing',
+  'data.row_words',
+  'data.slots',
+  'data.most_shapes',
+  'data.frame_sizes',
+  'data.word_sizes',
+  'data.caption_sizes',
+  'model.precision',  # Where it is 'auto', a run goes on with what it began with.
+  'similarity.',
+  'teacher.micro_batch',
+  'training.patience',
+  'training.micro_batches',
+  'training.checkpoint_every_steps',
+  'mesh.',
+  'evaluation.block_',
+  'logging.',
+)
+# Fields of a trained run that an evaluation may set anew.
+FREE_IN_EVALUATION = (
+  'data.data_dir',
+  'data.dataset',
+  'data.max_videos',
+  'data.read_threads',
+  'data.prefetch_batches',
+  'data.frame_sizes',
+  'data.word_sizes',
+  'model.precision',
+  'similarity.',
+  'mesh.',
+  'evaluation.',
+  'logging.',
+)
+# Those of them that an evaluation's results depend on, by more than rounding of sums.
+CHANGE_RESULTS = ('data.dataset', 'data.max_videos', 'model.precision', 'evaluation.inheritance_weight')
+_MOST = 2**31 - 1  # Steps, sizes and counts are int32 on devices.
+
+
+class Rule(NamedTuple):
+  """What a field may hold.
+
+  Attributes:
+    holds: whether a value is one of these.
+    expected: in words.
+  """
+
+  holds: Callable[[Any], bool]
+  expected: str
+
+
+def _whole(least: int, most: int = _MOST) -> Rule:
+  limits = f'{least} or more' if most == _MOST else f'{least} to {most}'
+  return Rule(lambda x: type(x) is int and least <= x <= most, f'a whole number, {limits}')
+
+
+def _number(holds: Callable[[float], bool], expected: str) -> Rule:
+  return Rule(lambda x: type(x) in (int, float) and math.isfinite(x) and holds(x), expected)
+
+
+def _optional(rule: Rule) -> Rule:
+  return Rule(lambda x: x is None or rule.holds(x), f'unset, or {rule.expected}')
+
+
+def _one_of(*choices: str) -> Rule:
+  return Rule(lambda x: type(x) is str and x in choices, f'one of {", ".join(choices)}')
+
+
+def _sizes(empty: bool = False) -> Rule:
+  def holds(x):
+    whole = isinstance(x, tuple | list) and all(type(size) is int and 1 <= size <= _MOST for size in x)
+    return whole and list(x) == sorted(set(x)) and (empty or len(x) > 0)
+
+  return Rule(holds, 'rising whole numbers from 1, as (32,64)' + (', or ()' if empty else ''))
+
+
+_FLAG = Rule(lambda x: type(x) is bool, 'True or False')
+_TEXT = Rule(lambda x: type(x) is str and x != '' and '\0' not in x, 'a name')
+_SHARE = _number(lambda x: 0.0 <= x <= 1.0, 'a share in [0, 1]')
+_DROPOUT = _number(lambda x: 0.0 <= x <= 0.99, 'a share in [0, 0.99]')
+_WEIGHT = _number(lambda x: x >= 0.0, 'a number of 0 or more')
+_POSITIVE = _number(lambda x: x > 0, 'a positive number')
+_STEPS = Rule(
+  lambda x: isinstance(x, tuple | list) and (len(x) == 0 or (len(x) == 2 and all(_whole(1).holds(step) for step in x))),
+  '(first step, how many), or ()',
+)
+_DECAYS = 'none', 'exp', 'linear', 'sigmoid'
+
+# Every field of `configs.common.base` has a rule.
+RULES: dict[str, Rule] = {
+  'seed': _whole(0, 2**32 - 1),
+  'data.dataset': _TEXT,
+  'data.data_dir': _TEXT,
+  'data.batch_videos': _whole(1),
+  'data.max_frames': _whole(1),
+  'data.max_words': _whole(1),
+  'data.packing': _FLAG,
+  'data.row_words': _whole(1),
+  'data.slots': _whole(1),
+  'data.most_shapes': _whole(1),
+  'data.frame_sizes': _sizes(),
+  'data.word_sizes': _sizes(),
+  'data.caption_sizes': _sizes(empty=True),
+  'data.sort_by_captions': _FLAG,
+  'data.max_videos': _optional(_whole(1)),
+  'data.read_threads': _whole(1, 4096),
+  'data.prefetch_batches': _whole(0, 4096),
+  'model.hidden': _whole(1),
+  'model.heads': _whole(1),
+  'model.input_dropout': _DROPOUT,
+  'model.dropout': _DROPOUT,
+  'model.dual': _FLAG,
+  'model.precision': _one_of('auto', 'float32', 'bfloat16'),
+  'similarity.form': _one_of('auto', 'plain', 'blocked', 'pallas'),
+  'similarity.block_rows': _optional(_whole(1)),
+  'loss.margin': _number(lambda x: 0.0 <= x <= 2.0, 'a difference of cosines in [0, 2]'),
+  'loss.hard_pool': _whole(1),
+  'loss.hard_negative_start_epoch': _whole(0),
+  'loss.nce_weight': _WEIGHT,
+  'loss.distillation_weight': _WEIGHT,
+  'loss.soft_labels': _FLAG,
+  'loss.random_split': _FLAG,
+  'loss.stop_target_gradient': _FLAG,
+  'loss.kl_captions': _optional(_POSITIVE),
+  'loss.temperature': _POSITIVE,
+  'loss.teacher_temperature': _optional(_POSITIVE),
+  'loss.teacher': _FLAG,
+  'teacher.online': _FLAG,
+  'teacher.clip': _optional(_TEXT),
+  'teacher.micro_batch': _whole(1),
+  'schedules.distillation': _one_of(*_DECAYS),
+  'schedules.alpha': _one_of(*_DECAYS, 'cosine'),
+  'schedules.alpha_start': _SHARE,
+  'schedules.beta': _one_of(*_DECAYS, 'cosine'),
+  'schedules.beta_start': _SHARE,
+  'schedules.epochs': _whole(1),
+  'optimizer.learning_rate': _POSITIVE,
+  'optimizer.warmup': _number(lambda x: 0.0 <= x < 1.0, 'a share in [0, 1)'),
+  'optimizer.weight_decay': _WEIGHT,
+  'optimizer.max_norm': _POSITIVE,
+  'training.epochs': _whole(1),
+  'training.patience': _whole(1),
+  'training.micro_batches': _whole(1),
+  'training.checkpoint_every_steps': _whole(0),
+  'mesh.model': _whole(1),
+  'evaluation.inheritance_weight': _SHARE,
+  'evaluation.block_videos': _whole(1),
+  'evaluation.block_captions': _whole(1),
+  'logging.every_steps': _whole(1),
+  'logging.profile_steps': _STEPS,
+}

@@ -1,0 +1,48 @@
+"""Options as the recipes' defaults have them, with changes; what no configuration holds is as for one device."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from configs import common
+from dlkd_jax.data.options import PipelineOptions
+from dlkd_jax.losses.total import LossOptions
+from dlkd_jax.models.student import Student
+from dlkd_jax.retrieval.evaluation import EvaluationOptions
+from dlkd_jax.training.objective import ObjectiveOptions
+
+WEIGHTS = {'inheritance': 0.7, 'exploration': 0.3}
+
+
+def _group(name: str, *without: str) -> dict[str, Any]:
+  return {field: value for field, value in common.base('none')[name].items() if field not in without}
+
+
+def student(**changes) -> Student:
+  """A student of the default sizes in float32."""
+  limits = {'max_frames': 128, 'max_words': 30, 'dtype': jnp.float32}
+  return Student(**(_group('model', 'precision') | limits | changes))
+
+
+def loss_options(**changes) -> LossOptions:
+  """The losses of the default recipe."""
+  return LossOptions(**(_group('loss', 'teacher', 'hard_negative_start_epoch') | changes))
+
+
+def objective_options(loss: LossOptions | None = None, **changes) -> ObjectiveOptions:
+  """The objective of the default recipe, in the blocked form."""
+  given = {'form': 'blocked', 'block_rows': None, 'micro_batches': 1, 'teacher_dtype': None}
+  return ObjectiveOptions(loss or loss_options(), **(given | changes))
+
+
+def pipeline_options(**changes) -> PipelineOptions:
+  """The pipeline of the default recipe, on one device and with the teacher's features."""
+  given = _group('data', 'dataset', 'data_dir', 'max_videos')
+  given |= {'teacher': True, 'pixels': False, 'shards': 1, 'row_multiple': 1, 'word_sizes': (30,)}
+  return PipelineOptions(**(given | changes))
+
+
+def evaluation_options(**changes) -> EvaluationOptions:
+  """The evaluation of the default recipe, on this process's first device."""
+  given = {'weights': WEIGHTS, 'teacher': True, 'keep_scores': False, 'product_bytes': None, 'mesh': None}
+  return EvaluationOptions(**(given | changes))
