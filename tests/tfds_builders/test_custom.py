@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import pathlib
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 import safetensors.numpy
 import tensorflow_datasets as tfds
 
+from dlkd_jax.data import sources
 from tfds_builders import BuildOptions, CustomPrvr, build, errors
 from tfds_builders.custom_prvr import extracted
 
@@ -283,3 +287,56 @@ def test_command_line(tmp_path, capsys):
   assert build.main(flags) == 0
   assert 'custom_prvr/1.0.1 is built' in capsys.readouterr().out
   assert len(tfds.builder('custom_prvr', data_dir=tmp_path / 'data').as_data_source('test')) == 2
+
+
+@pytest.mark.parametrize(
+  'name', ['a[1]', '[ab]*?', ' sp ace ', '-lead', '~', '{split}', '%20@2:$HOME', 'é日本', 'a\nb', '[1:2]']
+)
+def test_folders_of_any_name(name, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  data = tmp_path / name / 'data'
+  folder = _begin(pathlib.Path('./' + name, 'extracted'))
+  _write(folder, 'a')
+  _write(folder, 'b', 'train')
+  _build(folder, data)
+  _write(folder, 'c')
+  _write(folder, 'a', digest='2', captions=3)
+  builder = CustomPrvr(data_dir=data, extracted=folder, update=['a'])
+  builder.download_and_prepare()
+  for split, videos in (('test', ['a', 'c']), ('train', ['b'])):
+    source = sources.open_source(data, 'custom_prvr', split)
+    assert sorted(sources.text(source[number]['video_id']) for number in range(len(source))) == videos
+
+
+@pytest.mark.slow
+def test_an_update_that_is_killed_loses_nothing(tmp_path):
+  folder, data = _begin(tmp_path / 'extracted'), tmp_path / 'data'
+  for video in 'abcdefgh':
+    _write(folder, video, 'train' if video < 'd' else 'test', digest='0')
+  _build(folder, data)
+  draw, command = np.random.default_rng(0), [sys.executable, '-m', 'tfds_builders.build', 'custom', '--update']
+  command += [f'--manual_dir={folder}', f'--data_dir={data}']
+  started = time.monotonic()
+  subprocess.run(command, check=True, capture_output=True)
+  took, killed = time.monotonic() - started, 0
+  for round_ in range(1, 21):
+    for video in draw.choice(list('abcdefgh'), 3, replace=False):
+      _write(folder, str(video), str(draw.choice(['train', 'test'])), int(draw.integers(1, 4)), digest=str(round_))
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+      process.wait(took * draw.uniform(0.5, 1.05))
+    except subprocess.TimeoutExpired:
+      process.kill()
+      killed += 1
+    process.wait()
+    content = _content(CustomPrvr(data_dir=data))
+    assert sorted(video for split in content.values() for video in split) == list('abcdefgh')
+  assert killed > 5
+  subprocess.run(command, check=True, capture_output=True)
+  builder, whole = CustomPrvr(data_dir=data), _build(folder, tmp_path / 'whole')
+  for split, videos in _content(whole).items():
+    found = _records(builder, split)
+    assert found.keys() == videos.keys()
+    for video, record in videos.items():
+      for name, value in record.items():
+        np.testing.assert_array_equal(found[video][name], value)
