@@ -26,6 +26,7 @@ _TRAINING_ROWS = 1 << 14
 _BLOCK_ROWS = 1 << 14
 _FOOTER = struct.Struct('<8sQI')
 _MAGIC = b'dlkdfrms'
+_KIND = b'IPfs'  # What FAISS begins an IndexPQFastScan with.
 
 
 @contextlib.contextmanager
@@ -162,7 +163,8 @@ class FrameIndex:
     content = np.fromfile(path, np.uint8)
     body, footer = content[: -_FOOTER.size], content[-_FOOTER.size :].tobytes()
     whole = len(footer) == _FOOTER.size and _FOOTER.unpack(footer) == (_MAGIC, len(body), zlib.crc32(body))
-    index = faiss.deserialize_index(body) if whole else None
+    # Of other kinds, some name files that FAISS would open: only this one, which holds numbers alone, is handed to it.
+    index = faiss.deserialize_index(body) if whole and body[:4].tobytes() == _KIND else None
     if not isinstance(index, faiss.IndexPQFastScan):
       raise UserError(f'{path} is not a whole index of frames; build it again.')
     found = cls(index)

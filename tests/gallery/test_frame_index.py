@@ -107,6 +107,13 @@ def test_other_indexes_are_refused(tmp_path):
     FrameIndex.load(tmp_path / 'flat')
 
 
+def test_other_kinds_are_not_handed_to_the_library(tmp_path, monkeypatch):
+  FrameIndex(faiss.IndexFlatIP(8)).save(tmp_path / 'other.frames')
+  monkeypatch.setattr(faiss, 'deserialize_index', lambda body: pytest.fail('was read'))
+  with pytest.raises(ValueError, match='not a whole index of frames'):
+    FrameIndex.load(tmp_path / 'other.frames')
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path, index, monkeypatch):
   path = tmp_path / 'frames'
   index.save(path)
