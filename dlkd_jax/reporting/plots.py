@@ -141,8 +141,8 @@ def _share_line(axes, found: FusionFinding, line) -> None:
   axes.plot(x, y, color=SERIES[0], linewidth=1.8)
   for point, marker, text in ((found.configured, 'o', 'configured'), (found.chosen, '*', 'best')):
     sum_r, size = point.metrics.sum_r, 12 if marker == '*' else 7
-    shown = f'{text}: a = {point.inheritance:.2f}, SumR {sum_r:.1f}'
-    axes.plot(point.inheritance, sum_r, marker, color=SERIES[1], markersize=size, markeredgecolor=INK, label=shown)
+    named = f'{text}: a = {point.inheritance:.2f}, SumR {sum_r:.1f}'
+    axes.plot(point.inheritance, sum_r, marker, color=SERIES[1], markersize=size, markeredgecolor=INK, label=named)
   axes.set_xlabel('a, share of inheritance (the rest exploration)')
   axes.set_ylabel(f'SumR on {shown(found.split)}')
   axes.set_title('the two branches, without the teacher')
@@ -156,8 +156,8 @@ def _blend_line(axes, found: FusionFinding) -> None:
   points = sorted(found.points, key=lambda point: point.teacher)
   axes.plot([p.teacher for p in points], [p.metrics.sum_r for p in points], '-o', color=SERIES[0])
   best = found.blended or found.chosen
-  shown = f'best: t = {best.teacher:.1f}, SumR {best.metrics.sum_r:.1f}'
-  axes.plot(best.teacher, best.metrics.sum_r, '*', color=SERIES[1], markersize=13, markeredgecolor=INK, label=shown)
+  named = f'best: t = {best.teacher:.1f}, SumR {best.metrics.sum_r:.1f}'
+  axes.plot(best.teacher, best.metrics.sum_r, '*', color=SERIES[1], markersize=13, markeredgecolor=INK, label=named)
   axes.set_xlabel("t, the teacher's weight (the rest inheritance)")
   axes.set_ylabel(f'SumR on {shown(found.split)}')
   axes.legend()
