@@ -1,10 +1,16 @@
 """The notebook runs from its first cell to its last, on the smallest demonstration and a small pack."""
 
+import dataclasses
 import json
+import pathlib
 import re
 
 import pytest
 
+from dlkd_jax.gallery.gallery import Gallery
+from dlkd_jax.gallery.results import Moment
+from tests.page import browser, films
+from tests.page.memory_gallery import MemoryGallery
 from tests.paths import repository
 from tests.tfds_builders import pack_writer
 
@@ -23,6 +29,32 @@ def test_it_is_kept_without_outputs():
 def test_cells_compile():
   for source in cells('code'):
     compile(source, 'cell', 'exec')
+
+
+def test_the_film_plays_from_the_second_that_was_found(tmp_path, monkeypatch):
+  """What the cell shows, in a browser: the player stands at the moment before anybody touches it."""
+  (source,) = (source for source in cells('code') if '<video' in source)
+  made = films.write_films(tmp_path)
+  gallery = MemoryGallery()
+  films.add_films(gallery, made, tmp_path)
+  monkeypatch.setattr(Gallery, 'open', lambda path: gallery)
+  search, found = gallery.search, []
+
+  def later(queries, **options):
+    """As the search, with a moment that is not at the beginning."""
+    (result,) = search(queries, **options)
+    hits = [dataclasses.replace(hit, moments=(Moment(7.3, 9.0, 8.0, 0.5),)) for hit in result.hits]
+    found.extend(hits)
+    return [dataclasses.replace(result, hits=tuple(hits))]
+
+  monkeypatch.setattr(gallery, 'search', later)
+  shown = []
+  exec(compile(source, 'cell', 'exec'), {'INDEX': 'index', 'pathlib': pathlib, 'display': shown.append})
+  (tmp_path / 'shown.html').write_text(f'<!doctype html>{shown[-1].data}')
+  with browser.chromium() as chromium:
+    chromium.get((tmp_path / 'shown.html').as_uri())
+    script = 'const v = document.querySelector("video"); return v.readyState > 1 && !v.seeking ? v.currentTime : 0'
+    assert browser.until(lambda: chromium.execute_script(script), 'a film that begins') == pytest.approx(7.3, abs=0.05)
 
 
 @pytest.mark.slow
