@@ -140,19 +140,23 @@ class _Page:
   @functools.cached_property
   def _info(self) -> dict[str, Any]:
     videos, settings = self.gallery.videos, self.settings
+    seconds, keys = 0.0, set()
+    for video in videos.values():
+      seconds += float(video.duration or 0)
+      keys.update(map(str, video.metadata))
     return {
       'videos': len(videos),
-      'seconds': round(sum(float(video.duration or 0) for video in videos.values())),
+      'seconds': round(seconds),
       'examples': list(settings.examples),
       'top': settings.top,
       'most_characters': settings.most_characters,
       'most_offset': settings.furthest,
-      'keys': sorted({str(key) for video in videos.values() for key in video.metadata})[:_KEYS],
+      'keys': sorted(keys)[:_KEYS],
     }
 
   async def info(self, request: Request) -> Response:
     del request
-    return Json(self._info)
+    return Json(await anyio.to_thread.run_sync(lambda: self._info))  # The first time it reads what there is of all.
 
   async def search(self, request: Request) -> Response:
     settings = self.settings

@@ -78,7 +78,7 @@ class VideoFiles:
 
   def name(self, video_id: str) -> str:
     """Returns the file's name without its folder; '' where none is known."""
-    entry = self._videos.get(video_id)
+    entry = self._entry(video_id)
     if entry is None:
       return ''
     path = entry.path or self._place(video_id, entry)
@@ -152,9 +152,15 @@ class VideoFiles:
     what = f'{info.codec} ({info.pixels or "unknown"}) in a {pathlib.PurePath(name).suffix.lower()} file'
     return {'code': 'format', 'message': f'This browser does not play {what}. {_PLAYED}'}
 
+  def _entry(self, video_id: str) -> Any:
+    try:
+      return self._videos.get(video_id)
+    except UnicodeEncodeError:  # Of an index whose names are all text.
+      return None
+
   def _named(self, video_id: str) -> str:
     """Returns where the file of a video should be."""
-    entry = self._videos.get(video_id)
+    entry = self._entry(video_id)
     if entry is None:
       raise RefusalError(404, 'unknown', 'The index has no such video.')
     named = self._place(video_id, entry)

@@ -333,3 +333,20 @@ def test_names_that_are_no_text(corpus):
     assert client.get(f'/{found[name]["moments"][0]["thumbnail"]}').status_code == 200
     assert client.get(f'/api/{found[name]["video"]}').json()['code'] == 'fine'
     assert client.get(f'/{found[lost]["video"]}').json()['error']['code'] == 'gone'
+
+
+def test_names_that_an_index_cannot_have(corpus):
+  """An index on disk takes names that are text alone."""
+  gallery, folder, _ = corpus
+
+  class Texts(dict):
+    def get(self, name, default=None):
+      name.encode()
+      return super().get(name, default)
+
+  gallery.videos = Texts(gallery.videos)
+  with TestClient(make_app(gallery, Settings(roots=(str(folder),))), base_url='http://127.0.0.1') as client:
+    for address in ('/video?id=%FF', '/thumbnail?id=%ED%A0%80&at=1'):
+      answer = client.get(address)
+      assert answer.status_code == 404 and answer.json()['error']['code'] == 'unknown', answer.text
+    assert client.get('/api/video?id=%E9').json()['code'] == 'unknown'
