@@ -135,6 +135,21 @@ def decode(content: bytes, origin: str) -> str:
     ) from error
 
 
+def check_characters(text: str, what: str) -> None:
+  """Checks that a text is whole characters: what a terminal could not decode arrives as halves of some.
+
+  Raises:
+    UserError: it holds half of a character; the message begins with `what` and names the place.
+  """
+  try:
+    text.encode()
+  except UnicodeEncodeError as error:
+    raise UserError(
+      f'{what}: holds half of a character, or bytes that are no UTF-8 text, at character {error.start + 1} of '
+      f'{text[:80]!r}; write it whole, or leave it out'
+    ) from error
+
+
 def lines(text: str) -> Iterator[tuple[int, str]]:
   """Yields number, from 1, and content of each line that holds more than white space.
 

@@ -38,6 +38,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dlkd_jax import files
 from dlkd_jax.errors import UserError
 from dlkd_jax.gallery import filter_sql
 from dlkd_jax.gallery.filter_sql import And, Comparison, Literal, Node, Not, Or
@@ -119,7 +120,8 @@ def _equal(field: str, value: Any) -> Comparison:
 
 def _typed(value: str | bool | int | float) -> Literal:
   if isinstance(value, str):
-    return Literal(_whole_characters(value, value), text=value)
+    files.check_characters(value, 'a value of a filter')
+    return Literal(value, text=value)
   if isinstance(value, bool):
     return Literal(str(value), truth=value)
   return Literal(str(value), number=_storable(value))
@@ -130,17 +132,6 @@ def _storable(number: int | float) -> int | float:
   return number if isinstance(number, float) or -(2**63) <= number < 2**63 else float(number)
 
 
-def _whole_characters(text: str, shown: str) -> str:
-  try:
-    text.encode()
-  except UnicodeEncodeError as error:
-    raise UserError(
-      f'the filter {_short(shown)} holds half of a character, or bytes that are no UTF-8 text, at character '
-      f'{error.start + 1}; write it whole'
-    ) from error
-  return text
-
-
 def _short(text: str) -> str:
   return repr(text) if len(text) <= 80 else f'{text[:80]!r}…'
 
@@ -149,8 +140,8 @@ class _Parser:
   """Reads one filter from left to right; each method reads one rule of the grammar from where it stands."""
 
   def __init__(self, text: str):
-    self._text = _whole_characters(text, text)
-    self._at, self._depth = 0, 0
+    files.check_characters(text, 'a filter')
+    self._text, self._at, self._depth = text, 0, 0
 
   def read(self) -> Node:
     """filter = any"""

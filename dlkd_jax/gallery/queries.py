@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dlkd_jax import files
 from dlkd_jax.errors import UserError
 from dlkd_jax.gallery import account
 from dlkd_jax.gallery.gallery import Gallery
@@ -20,24 +20,22 @@ def parse(text: str, origin: str) -> list[Query]:
   """Reads queries, one a line: a sentence, or an object as {"text": "a dog", "id": 7} or {"caption": "lake.mp4#0"}.
 
   Raises:
-    ValueError: a line begins with { and is no such object; `origin` is named.
+    UserError: a line begins with { and is no such object; `origin` and the line are named.
   """
   found: list[Query] = []
-  for number, line in enumerate(text.splitlines(), 1):
-    line = line.strip()
-    if not line:
-      continue
+  for number, line in files.lines(text):
+    line, where = line.strip(), f'{origin}, line {number}'
     if not line.startswith('{'):
+      files.check_characters(line, where)
       found.append(('text', line, None))
       continue
-    try:
-      content = dict(json.loads(line))
-    except (ValueError, TypeError) as error:
-      raise UserError(f'{origin}, line {number} is not JSON ({error}): {line[:80]!r}') from error
+    content = files.parse_object(line, where)
     kinds = [key for key in _KEYS if isinstance(content.get(key), str)]
     if len(kinds) != 1 or (odd := set(content) - {*_KEYS, 'id'}):
       wrong = f'has {sorted(odd)}' if len(kinds) == 1 else f'has {sorted(content)}'
-      raise UserError(f'{origin}, line {number} {wrong}; expected "text" or "caption", and "id" if wanted')
+      raise UserError(f'{where} {wrong}; expected "text" or "caption", and "id" if wanted')
+    if not content[kinds[0]].strip():
+      raise UserError(f'{where}: "{kinds[0]}" is empty')
     found.append((kinds[0], content[kinds[0]], content.get('id')))
   return found
 
@@ -64,7 +62,7 @@ def _found(gallery: Gallery, result: SearchResult, query: Query, wishes: Mapping
     return text
   if not len(gallery):
     return f'{text}: the index holds no videos'
-  if result.total:
+  if result.total and wishes['offset']:
     return f'{text} from --offset={wishes["offset"]} on: the ranking has {result.total:,} videos'
   if wishes['threshold'] is not None:
     (best,) = search(gallery, [query], {**wishes, 'threshold': None, 'top': 1, 'offset': 0})

@@ -68,10 +68,25 @@ class Hit:
   metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def to_json(self, curve: bool = False) -> dict[str, Any]:
-    """Returns the hit as JSON knows values, with its frame curve where asked for."""
+    """Returns the hit as JSON knows values: the same on the command line, on the page, and here.
+
+    | | |
+    |---|---|
+    | id | name of the video; also `video_id`, as it was called first |
+    | title, path, duration | as above; null where unknown |
+    | start, end | seconds of the best moment |
+    | score, scores | the weighted sum, and of each scorer |
+    | moments | best first: start, end, peak, score |
+    | metadata | whatever was given for the video, with the types that it was given with |
+    | times, curve | with `curve`: seconds and values of the frames |
+    """
+    best = self.moments[0].to_json() if self.moments else {}
     content = {
+      'id': self.video_id,
       'video_id': self.video_id,
       'title': self.title,
+      'start': best.get('start'),
+      'end': best.get('end'),
       'score': round(float(self.score), 6),
       'scores': {name: round(float(value), 6) for name, value in self.scores.items()},
       'moments': [moment.to_json() for moment in self.moments],
@@ -92,7 +107,8 @@ class SearchResult:
   Attributes:
     query: the sentence, or the name of the vector that was searched with.
     hits: best first; the part of the ranking that was asked for.
-    total: videos that the whole ranking has, after filter and threshold; None where that is not known.
+    total: videos that the whole ranking has, after filter and threshold; None where a search in two stages with a
+      threshold has not scored all: many.
     seconds: that the search took; queries that were searched together share the time.
     notes: what the reader should know of the query, as that only a part of a long sentence was read.
   """

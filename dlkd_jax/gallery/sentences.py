@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dlkd_jax import files
 from dlkd_jax.errors import UserError
 from dlkd_jax.gallery.encoding import TEACHER, StudentEncoder, unit
 from dlkd_jax.gallery.segments import IndexFolderError
@@ -103,13 +104,14 @@ class SentenceEncoder:
       scorer → `[q, H]` float32 unit vectors.
 
     Raises:
-      ValueError: a sentence is empty.
+      UserError: a sentence is empty, or holds half of a character.
       IndexFolderError: as `check`.
     """
     wanted = self._scorers if scorers is None else tuple(scorers)
     for number, sentence in enumerate(sentences):
       if not sentence.strip():
         raise UserError(f'sentence {number + 1} is empty; type what is to be found')
+      files.check_characters(sentence, f'sentence {number + 1}')
     self.check(wanted)
     vectors: dict[str, np.ndarray] = {}
     if 'tokens' in self._kinds(wanted):

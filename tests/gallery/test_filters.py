@@ -148,7 +148,7 @@ def test_conditions(where, expected):
     ('year not 3', "expected 'in', found '3'"),
     ("title='lake", "character 7: expected another ' behind this one"),
     ("title='a' b", "character 11: expected 'and', 'or' or the end"),
-    ('title=\udce9t\u00e9', 'half of a character, or bytes that are no UTF-8 text, at character 7'),
+    ('title=\udce9t\u00e9', 'a filter: holds half of a character, or bytes that are no UTF-8 text, at character 7'),
     ('(' * 11 + 'a=1' + ')' * 11, 'at most 10 brackets'),
     (' or '.join(['a=1'] * 201), '201 comparisons with 201 values'),
     (f'a in ({", ".join("12")}{", 3" * 1000})', '1 comparisons with 1,002 values'),

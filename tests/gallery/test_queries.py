@@ -2,6 +2,8 @@
 
 import pytest
 
+from dlkd_jax import files
+from dlkd_jax.errors import UserError
 from dlkd_jax.gallery import queries
 from dlkd_jax.gallery.gallery import Gallery
 
@@ -21,16 +23,34 @@ def test_lines_and_objects():
 @pytest.mark.parametrize(
   ('line', 'message'),
   [
-    ('{"text"', 'f, line 2 is not JSON'),
+    ('{"text"', 'f, line 2: not JSON'),
     ('{"text": "a", "caption": "b"}', 'expected "text" or "caption"'),
     ('{"sentence": "a"}', r"line 2 has \['sentence'\]"),
     ('{"text": "a", "top": 3}', r"line 2 has \['top'\]"),
     ('{"text": 3}', 'expected "text" or "caption"'),
+    ('{"text": " "}', 'f, line 2: "text" is empty'),
+    ('{"text": "smile \\ud83d"}', r"f, line 2: holds half of a character \('\\ud83d'\)"),
+    ('caf\udce9', r"f, line 2: holds half of a character, or bytes that are no UTF-8 text, at character 4 of 'caf"),
   ],
 )
 def test_bad_lines(line, message):
   with pytest.raises(ValueError, match=message):
     queries.parse('a dog\n' + line, 'f')
+
+
+def test_lines_end_with_line_feeds_alone():
+  text = '\u2028one\u2028two\x85\r\n{"text": "a\u2029b"}\r\n\r\n\x0cthree'
+  assert [query[1] for query in queries.parse(text, 'f')] == ['one\u2028two', 'a\u2029b', 'three']
+
+
+def test_files_of_other_editors(tmp_path):
+  for content, expected in (
+    ('\ufeffa dog\r\n', ['a dog']),
+    ('\ufeff{"text": "a dog", "id": 7}\n', ['a dog']),
+  ):
+    assert [q[1] for q in queries.parse(files.decode(content.encode(), 'f'), 'f')] == expected
+  with pytest.raises(UserError, match='f, line 2: byte 9 is 0xe9'):
+    files.decode(b'a dog\ncaf\xe9\n', 'f')
 
 
 def test_mixed_queries_keep_their_order(world):
