@@ -8,10 +8,14 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import platform
 import re
 import signal
 import sys
+import tempfile
 import traceback
+import warnings
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -234,3 +238,37 @@ def _reason(error: BaseException) -> str:
     near = re.search(r'Did you mean "(\w+)"', text)
     return f'the configuration has no field {field[1]!r}' + (f'; did you mean {near[1]!r}?' if near else '')
   return text
+
+
+def keep_compiled() -> None:
+  """Lets JAX keep what it compiles, so that the next process need not compile it again.
+
+  In JAX_COMPILATION_CACHE_DIR where that is set, or else in the user's cache folder, XDG_CACHE_HOME or ~/.cache; where
+  that cannot be written to, nothing is kept.
+  """
+  import jax
+
+  if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+    try:
+      home = pathlib.Path(os.environ.get('XDG_CACHE_HOME', ''))
+      home = home if home.is_absolute() else pathlib.Path.home() / '.cache'
+      folder = home / 'dlkd_jax' / f'compiled-{_processor()}'
+      folder.mkdir(parents=True, exist_ok=True)
+      with tempfile.TemporaryFile(dir=folder):
+        pass
+    except (OSError, RuntimeError):  # No home, or a disk that is full or read only.
+      return
+    jax.config.update('jax_compilation_cache_dir', str(folder))
+  if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+  warnings.filterwarnings('ignore', 'Error (writing|reading) persistent compilation cache')
+
+
+def _processor() -> str:
+  """Returns a name of this kind of processor: homes are shared, and programs are compiled for what it can do."""
+  try:
+    lines = pathlib.Path('/proc/cpuinfo').read_text(encoding='utf-8', errors='replace').split('\n')
+    flags = next(line for line in lines if line.lower().startswith(('flags', 'features')))
+  except (OSError, StopIteration):
+    flags = platform.processor()
+  return f'{platform.machine()}-{zlib.crc32(flags.encode()):08x}'

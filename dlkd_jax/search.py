@@ -67,6 +67,7 @@ def _search(sentences):
   from dlkd_jax.gallery import queries, weights
   from dlkd_jax.gallery.gallery import Gallery
 
+  doors.keep_compiled()
   asked = _queries(sentences)
   if _CURVE.value and not _JSON.value:
     raise UserError('--curve is a part of the JSON; give --json with it')

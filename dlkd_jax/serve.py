@@ -73,6 +73,7 @@ def main(names):
     from dlkd_jax.gallery.gallery import Gallery
     from dlkd_jax.page import opening
 
+    doors.keep_compiled()
     gallery = Gallery.open(_INDEX.value, clip=_CLIP.value)
     settings = _settings(gallery)
     application = opening.prepare(gallery, settings)

@@ -12,10 +12,14 @@ from typing import Any
 import numpy as np
 
 from dlkd_jax.errors import UserError
-from dlkd_jax.gallery import index_folder
+from dlkd_jax.gallery import exact, index_folder
+from dlkd_jax.gallery.exact import ExactSearch
 from dlkd_jax.gallery.index_folder import IndexFolder
 from dlkd_jax.gallery.quantization import JoinedRows
 from dlkd_jax.gallery.segments import Segment, describe_file
+
+# Numbers of videos of which the first stage leaves one to the second.
+_CANDIDATES = (500, 2000)
 
 
 def accelerate(path: pathlib.Path) -> int:
@@ -56,9 +60,17 @@ def prepare(folder: IndexFolder) -> int:
 
 
 def is_ready(manifest: Mapping[str, Any]) -> bool:
-  """Returns whether an index can be searched in two stages."""
-  wanted = {file_name(scorer) for scorer in manifest['scorers']}
-  return all(wanted <= about['files'].keys() for about in manifest['segments'] if about['videos'])
+  """Returns whether an index can be searched in two stages; segments that are not prepared yet are scored exactly."""
+  return bool(manifest['settings'].get('two_stage'))
+
+
+def candidates(count: int) -> int | None:
+  """Returns how many videos are scored exactly where so many are wanted; None: all of them, without a first stage.
+
+  At least twice as many as are wanted, for the first stage ranks them roughly; in few steps, so that the pages of one
+  ranking are mostly of the same candidates; and no more than that.
+  """
+  return next((size for size in _CANDIDATES if size >= 2 * count), None)
 
 
 class JoinedFrames:
@@ -97,24 +109,33 @@ class JoinedFrames:
 class TwoStages:
   """All segments of an index, ready for searching in two stages."""
 
-  def __init__(self, folder: IndexFolder, segments: Sequence[Segment]):
+  def __init__(self, folder: IndexFolder, segments: Sequence[Segment], searches: Sequence[ExactSearch]):
     """Reads the compressed frames.
 
     Args:
       folder: an index.
-      segments: of it, at least one, all with videos.
+      segments: of it, all with videos.
+      searches: exact search of each.
 
     Raises:
-      ValueError: the index is not prepared, or a file of it is damaged.
+      UserError: the index is not prepared, or a file of it is damaged.
     """
-    from dlkd_jax.gallery import two_stage
-    from dlkd_jax.gallery.frame_index import FrameIndex
-
     if not is_ready(folder.manifest):
       raise UserError(
         f'{folder.path} is not prepared for searching in two stages; do it once with '
         f'`python -m dlkd_jax.index accelerate --index={folder.path}`, or search exactly'
       )
+    files = {about['name']: about['files'] for about in folder.manifest['segments']}
+    ready = [all(file_name(name) in files[segment.name] for name in segment.rows) for segment in segments]
+    self._others = [search for search, is_done in zip(searches, ready, strict=True) if not is_done]
+    counts = [len(segment.offsets) - 1 for segment in segments]
+    self._is_ready = np.repeat(np.array(ready, bool), counts)
+    if not any(ready):
+      return
+    from dlkd_jax.gallery import two_stage
+    from dlkd_jax.gallery.frame_index import FrameIndex
+
+    segments = [segment for segment, is_done in zip(segments, ready, strict=True) if is_done]
     self._search = two_stage.search
     self._stored = {name: JoinedRows([s.rows[name] for s in segments]) for name in segments[0].rows}
     self._indexes = {
@@ -132,19 +153,25 @@ class TwoStages:
   def scores(
     self, queries: Mapping[str, np.ndarray], weights: Mapping[str, float], count: int, allowed: np.ndarray
   ) -> np.ndarray:
-    """Returns `[q, V]` float32: the exact scores of the `count` best of the allowed videos, -inf for all others.
+    """Returns `[q, V]` float32: exact scores of the allowed videos that may be the best, -inf for all others.
 
     Args:
-      queries: scorer → `[q, H]`.
+      queries: scorer → `[q, H]`, of scorers with a weight.
       weights: scorer → weight.
-      count: how many videos are wanted.
+      count: videos of prepared segments that are scored; all videos of others are.
       allowed: `[V]` bool.
     """
     fused = np.full((len(next(iter(queries.values()))), len(allowed)), -np.inf, np.float32)
-    if allowed.any():
-      found = self._search(self._indexes, self._stored, self._offsets, queries, weights, count, allowed=allowed)
+    of_ready = allowed[self._is_ready]
+    if of_ready.any():
+      found = self._search(self._indexes, self._stored, self._offsets, queries, weights, count, count, allowed=of_ready)
+      places = np.flatnonzero(self._is_ready)
       for row, each in zip(fused, found, strict=True):
-        row[each.videos] = each.fused
+        row[places[each.videos]] = each.fused
+    if self._others and allowed[~self._is_ready].any():
+      parts = [search.video_scores(queries) for search in self._others]
+      scores = exact.fuse({name: np.concatenate([part[name] for part in parts], axis=1) for name in queries}, weights)
+      fused[:, ~self._is_ready] = np.where(allowed[~self._is_ready], scores, -np.inf)
     return fused
 
 

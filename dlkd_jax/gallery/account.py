@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlkd_jax.gallery import acceleration
-from dlkd_jax.gallery.building import Account
 from dlkd_jax.gallery.index_folder import IndexFolder
 from dlkd_jax.gallery.results import Hit, Moment, SearchResult
+
+if TYPE_CHECKING:
+  from dlkd_jax.gallery.building import Account
 
 _LISTED = 5
 _DASH = '\u2013'
@@ -52,7 +54,7 @@ def describe_result(result: SearchResult, offset: int = 0) -> str:
     scores = [f'{hit.scores[name]:.3f}' for name in scorers]
     rows.append([str(rank), f'{hit.score:.3f}', hit.video_id, *([hit.title] if titled else []), moments, *scores])
   left = range(2, len(heading) - len(scorers))
-  videos = f'{result.total:,} video' + ('' if result.total == 1 else 's')
+  videos = 'many videos' if result.total is None else f'{result.total:,} video{"" if result.total == 1 else "s"}'
   return f'{first}: {videos}, {result.seconds:.2f} s\n{table(rows, left)}'
 
 

@@ -17,7 +17,7 @@ from dlkd_jax.data import sources
 from dlkd_jax.errors import UserError
 from dlkd_jax.gallery import acceleration, encoding, index_folder, quantization, runs, sentences, weights
 from dlkd_jax.gallery.collection import Collection, Knowledge, captions_of
-from dlkd_jax.gallery.encoding import TEACHER, StudentEncoder
+from dlkd_jax.gallery.encoding import TEACHER, StudentEncoder, open_student
 from dlkd_jax.gallery.index_folder import DTYPES, IndexFolder, IndexFolderError
 from dlkd_jax.gallery.segments import Entry, SegmentWriter
 from dlkd_jax.models import parameter_files
@@ -210,16 +210,6 @@ def check_features(folder: IndexFolder, collection: Collection) -> None:
       f'{"; ".join(lines)}. All videos of an index need the same features: extract these with the same options, or '
       'build another index'
     )
-
-
-def open_student(folder: IndexFolder) -> StudentEncoder | None:
-  """Opens the student of an index; None where only the teacher scores."""
-  about = folder.manifest['student']
-  if about is None:
-    return None
-  file = folder.path / about['file']
-  config = config_lib.restore(about['config'], f'the index in {folder.path}').config
-  return StudentEncoder(config, file, folder.manifest['features'], str(file))
 
 
 def _manifest(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dlkd_jax.gallery import catalog_file
+from dlkd_jax.gallery import catalog_file, filter_sql
 from dlkd_jax.gallery.segments import Caption, Entry, IndexFolderError, Segment
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Catalog:
     """Takes an open database; see `open`."""
     self._connection, self._lock = connection, threading.Lock()
     connection.create_function('casefold', 1, _casefold, deterministic=True)
+    filter_sql.add_functions(connection)
     self._folder = None if videos is None else pathlib.Path(videos).absolute()
     self.starts, self.caption_starts = (
       np.cumsum([0, *(about[what] for about in abouts)], dtype=np.int64) for what in ('videos', 'captions')

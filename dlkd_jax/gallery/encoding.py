@@ -16,15 +16,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from dlkd_jax import config as config_lib
 from dlkd_jax import sharding
 from dlkd_jax.data import sources, transforms
 from dlkd_jax.errors import UserError
+from dlkd_jax.gallery.index_folder import IndexFolder
 from dlkd_jax.models import parameter_files
 from dlkd_jax.models.student import Student, init_parameters
-from dlkd_jax.training import recipe
 
 TEACHER = 'teacher'
 LONG_VIDEOS = ('windows', 'resample')
@@ -98,6 +100,16 @@ def _encode(student: Student, method: str, params: Any, rows: Any, mask: Any) ->
   return student.apply({'params': params}, rows, mask, method=method)
 
 
+def make_student(config: ml_collections.ConfigDict) -> Student:
+  """Makes the student of a training's configuration, as `training.recipe` does, of which a search imports nothing."""
+  precision = config.model.precision
+  if precision == 'auto':
+    precision = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+  fields = {name: value for name, value in config.model.items() if name != 'precision'}
+  sizes = {'max_frames': config.data.max_frames, 'max_words': config.data.max_words}
+  return Student(dtype=jnp.dtype(precision), **sizes, **fields)
+
+
 class StudentEncoder:
   """A trained student, ready to encode; what it makes of a video does not depend on what is encoded with it.
 
@@ -121,7 +133,7 @@ class StudentEncoder:
     Raises:
       ValueError: the parameters do not fit the configuration and the data set.
     """
-    student = recipe.make_student(config)
+    student = make_student(config)
     like = jax.eval_shape(lambda: init_parameters(student, jax.random.key(0), sizes['Dv'], sizes['Dq']))
     if isinstance(params, pathlib.Path):
       params = parameter_files.read_parameters(params, like, config.model.heads)
@@ -195,6 +207,16 @@ class StudentEncoder:
       for name in self.branches:
         collected[name].append(unit(np.asarray(vectors[name])[: len(some)]))
     return {name: np.concatenate(parts) for name, parts in collected.items()} if len(captions) else {}
+
+
+def open_student(folder: IndexFolder) -> StudentEncoder | None:
+  """Opens the student of an index; None where only the teacher scores."""
+  about = folder.manifest['student']
+  if about is None:
+    return None
+  file = folder.path / about['file']
+  config = config_lib.restore(about['config'], f'the index in {folder.path}').config
+  return StudentEncoder(config, file, folder.manifest['features'], str(file))
 
 
 def encode_videos(

@@ -11,6 +11,7 @@ of these. The frame curve of a video is the same weighted sum at each frame.
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 import threading
 import time
@@ -21,20 +22,25 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from dlkd_jax import sharding
+from dlkd_jax import files, sharding
 from dlkd_jax.errors import UserError
-from dlkd_jax.gallery import acceleration, building, exact, filters
+from dlkd_jax.gallery import acceleration, exact, filters
 from dlkd_jax.gallery import weights as weights_lib
+from dlkd_jax.gallery.encoding import open_student
 from dlkd_jax.gallery.index_folder import IndexFolder
 from dlkd_jax.gallery.moments import LEVEL, find_moments
 from dlkd_jax.gallery.results import Hit, Moment, SearchResult
 from dlkd_jax.gallery.segments import Entry, Segment
 from dlkd_jax.gallery.sentences import SentenceEncoder
 
+# Which videos count: a filter, as it is written or read, or a function.
+Where = filters.Filter | Callable[[Entry], bool] | Sequence[str] | Mapping[str, Any] | str | None
 # Queries whose scores are held at once.
 _QUERIES = 64
-# Videos among whose moments a flat search in two stages looks, at least.
-_FLAT_VIDEOS = 500
+# Of hits and moments; nobody asks for more.
+_MOST = 10**9
+# A flat search in two stages asks for this many videos at least, and looks among the moments of twice as many.
+_FLAT_VIDEOS = 250
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +58,11 @@ class _Wish:
 
   def __post_init__(self):
     for name, least in (('top', 1), ('offset', 0), ('moments', 1)):
-      if getattr(self, name) < least:
-        raise UserError(f'{name} is {getattr(self, name)}; expected {least} or more')
+      value = getattr(self, name)
+      if not isinstance(value, int | np.integer) or not least <= value <= _MOST:
+        raise UserError(f'{name} is {value!r}; expected a whole number from {least} to {_MOST:,}')
+    if self.threshold is not None and not math.isfinite(self.threshold):
+      raise UserError(f'threshold is {self.threshold}; expected a number, as scores are from -1 to 1')
 
 
 class Gallery:
@@ -121,7 +130,7 @@ class Gallery:
     """Turns sentences into query vectors; loads the student."""
     with self._opening:
       if self._encoder is None:
-        student = building.open_student(self._folder)
+        student = open_student(self._folder)
         self._encoder = SentenceEncoder(self._folder.manifest['text'], self.scorers, student, self._clip)
       return self._encoder
 
@@ -133,7 +142,7 @@ class Gallery:
     moments: int = 1,
     weights: Mapping[str, float] | None = None,
     threshold: float | None = None,
-    where: Callable[[Entry], bool] | Sequence[str] | Mapping[str, Any] | str | None = None,
+    where: Where = None,
     exact: bool | None = None,
     flat: bool = False,
     level: float = LEVEL,
@@ -173,6 +182,8 @@ class Gallery:
     Raises:
       ValueError: there is no such caption, or an argument is out of range.
     """
+    for name in caption_ids:
+      files.check_characters(name, 'the id of a caption')
     if odd := [name for name in caption_ids if name not in self.captions]:
       raise UserError(
         f'there is no caption {odd[0]!r} in this index, which has {len(self.captions)}; '
@@ -200,7 +211,7 @@ class Gallery:
     moments: int = 1,
     weights: Mapping[str, float] | None = None,
     threshold: float | None = None,
-    where: Callable[[Entry], bool] | Sequence[str] | Mapping[str, Any] | str | None = None,
+    where: Where = None,
     exact: bool | None = None,
     flat: bool = False,
     level: float = LEVEL,
@@ -217,14 +228,14 @@ class Gallery:
       weights: scorer → weight, 0 where not named; None: those of the index. `{'teacher': 1}` is zero-shot.
       threshold: least score of a hit.
       where: which videos count: a filter as `filters.parse` reads it, or a function of an `Entry`.
-      exact: False searches in two stages, which must have been prepared; None and True exactly. In two stages only
-        the best `offset + top` videos are known (more with `flat`), and `total` counts these.
+      exact: False searches in two stages, which must have been prepared; None and True exactly. Pages far behind the
+        first ones are ranked exactly in either case.
       flat: a hit is one moment, and videos may come several times, instead of one hit a video.
       level: of `find_moments`.
       started: `time.perf_counter()` at which the search is said to have begun.
 
     Returns:
-      A result a query. Its `total` counts videos before `top` and `offset`.
+      A result a query. Its `total` counts videos before `top` and `offset`; None where they were not all scored.
 
     Raises:
       ValueError: an argument is out of range, or vectors do not fit.
@@ -238,7 +249,7 @@ class Gallery:
     if odd := [name for name, weight in weights.items() if weight and name not in vectors]:
       raise UserError(f'there is a weight for {odd[0]}, and there are query vectors of {sorted(vectors)}')
     wish = _Wish(top, offset, moments, weights, threshold, self._allowed(where), flat, level)
-    hits: list[tuple[tuple[Hit, ...], int]] = []
+    hits: list[tuple[tuple[Hit, ...], int | None]] = []
     for first in range(0, count, _QUERIES):
       some = {name: np.asarray(array)[first : first + _QUERIES] for name, array in vectors.items()}
       hits += self._rank(some, wish, exact)
@@ -249,19 +260,26 @@ class Gallery:
     """Returns `[V]` bool, the videos that count."""
     if where is None:
       return self._alive
-    return self._catalog.filter(where if callable(where) else filters.parse(where))
+    if callable(where) and not isinstance(where, filters.Filter):
+      return self._catalog.filter(where)
+    keep = where if isinstance(where, filters.Filter) else filters.parse(where)
+    return self._catalog.select(keep.sql, keep.parameters)
 
   def _rank(self, vectors: Mapping[str, np.ndarray], wish: _Wish, is_exact: bool | None):
-    """Returns for each query its hits, and how many videos the whole ranking has."""
+    """Returns for each query its hits, and how many videos the whole ranking has, None where that is not known."""
     used = {name: vectors[name] for name, weight in wish.weights.items() if weight}
     fused = self._in_two_stages(used, wish) if is_exact is False else self._exactly(used, wish)
     least = np.finfo(np.float32).min if wish.threshold is None else wish.threshold
     ranked = []
     for query in range(len(fused)):
       places = np.flatnonzero(wish.allowed & (fused[query] >= least))
+      if wish.threshold is None:
+        total: int | None = int(wish.allowed.sum())
+      else:
+        total = len(places) if np.isfinite(fused[query][wish.allowed]).all() else None
       own = {name: array[query] for name, array in vectors.items()}
       pick = self._moments if wish.flat else self._page
-      ranked.append((pick(own, fused[query], places, wish), len(places)))
+      ranked.append((pick(own, fused[query], places, wish), total))
     return ranked
 
   def _exactly(self, used: Mapping[str, np.ndarray], wish: _Wish) -> np.ndarray:
@@ -275,17 +293,17 @@ class Gallery:
     """Returns the scores `[q, V]` of the best videos, minus infinity for all others.
 
     Raises:
-      ValueError: the index is not prepared for it.
+      UserError: the index is not prepared for it.
     """
-    if not self._segments:
-      return np.zeros((len(next(iter(used.values()))), 0), np.float32)
     with self._opening:
       if self._compressed is None:
-        self._compressed = acceleration.TwoStages(self._folder, self._segments)
+        self._compressed = acceleration.TwoStages(self._folder, self._segments, self._searches)
     count = wish.offset + wish.top
     # A moment's score says less of its video's than a video's own.
-    count = max(count, _FLAT_VIDEOS) if wish.flat else count
-    return self._compressed.scores(used, wish.weights, count, wish.allowed)
+    candidates = acceleration.candidates(max(count, _FLAT_VIDEOS) if wish.flat else count)
+    if candidates is None:
+      return self._exactly(used, wish)
+    return self._compressed.scores(used, wish.weights, candidates, wish.allowed)
 
   def _page(self, query: Mapping[str, np.ndarray], scores: np.ndarray, places: np.ndarray, wish: _Wish):
     """Returns the hits of one page of the ranking of some videos."""

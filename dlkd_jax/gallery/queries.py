@@ -66,6 +66,8 @@ def _found(gallery: Gallery, result: SearchResult, query: Query, wishes: Mapping
     return f'{text} from --offset={wishes["offset"]} on: the ranking has {result.total:,} videos'
   if wishes['threshold'] is not None:
     (best,) = search(gallery, [query], {**wishes, 'threshold': None, 'top': 1, 'offset': 0})
+    if best.hits and best.hits[0].score >= wishes['threshold']:
+      return f'{text} from --offset={wishes["offset"]} on'
     if best.hits:
       return f'{text} with a score of {wishes["threshold"]:g} or more; the best has {best.hits[0].score:.3f}'
   return f'{text}: no video passes {" and ".join(wishes["where"] or [])}'

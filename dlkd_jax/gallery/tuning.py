@@ -106,7 +106,7 @@ def describe(curve: Curve, index: str) -> str:
 
 def _scores(folder: IndexFolder, collection: Collection) -> tuple[dict[str, np.ndarray], np.ndarray]:
   """Returns scorer → `[q, V]` float32, and `[q]` the column of each caption's own video."""
-  scorers, student = list(folder.manifest['scorers']), building.open_student(folder)
+  scorers, student = list(folder.manifest['scorers']), encoding.open_student(folder)
   settings, dtype = folder.manifest['settings'], folder.manifest['dtype']
   stored: dict[str, list[np.ndarray]] = {name: [] for name in scorers}
   queries: dict[str, list[np.ndarray]] = {name: [] for name in scorers}

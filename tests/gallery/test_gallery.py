@@ -76,6 +76,10 @@ def test_threshold_and_filter(gallery):
   assert some.total == 7 and [h.video_id for h in some.hits] == [h.video_id for h in whole.hits[:3]]
   (own,) = gallery.search(SENTENCES[:1], top=16, where='split=gallery')
   assert [h.video_id for h in own.hits] == [h.video_id for h in whole.hits if h.video_id > 'v011.mp4']
+  (own,) = gallery.search(SENTENCES[:1], top=16, where=['duration < 10 and not split=gallery', 'id != v003.mp4'])
+  assert [h.video_id for h in own.hits] == [
+    h.video_id for h in whole.hits if h.duration < 10 and 'v003.mp4' != h.video_id < 'v012.mp4'
+  ]
   (short,) = gallery.search(SENTENCES[:1], top=16, where=lambda entry: entry.duration < 10)
   assert [h.video_id for h in short.hits] == [h.video_id for h in whole.hits if h.duration < 10]
   (none,) = gallery.search(SENTENCES[:1], threshold=9.0)
@@ -155,6 +159,12 @@ def test_vectors_and_their_errors(gallery):
     ({'vectors': vectors, 'weights': {'colour': 1.0}}, "no scorer 'colour'"),
     ({'vectors': vectors, 'weights': {'teacher': 0.0}}, 'not all 0'),
     ({'vectors': vectors, 'top': 0}, 'top is 0'),
+    ({'vectors': vectors, 'top': 2.5}, 'top is 2.5; expected a whole number from 1 to 1,000,000,000'),
+    ({'vectors': vectors, 'top': 10**30}, 'top is 1000000'),
+    ({'vectors': vectors, 'moments': 0}, 'moments is 0'),
+    ({'vectors': vectors, 'threshold': float('nan')}, 'threshold is nan; expected a number'),
+    ({'vectors': vectors, 'threshold': float('-inf')}, 'threshold is -inf'),
+    ({'vectors': vectors, 'where': 'year>'}, 'character 6: expected a value'),
     ({'vectors': vectors, 'offset': -1}, 'offset is -1'),
     ({'vectors': vectors, 'exact': False}, 'not prepared for searching in two stages'),
   ):
@@ -162,6 +172,10 @@ def test_vectors_and_their_errors(gallery):
       gallery.search_vectors(**problem)
   with pytest.raises(ValueError, match='empty'):
     gallery.search(['a', '  '])
+  with pytest.raises(ValueError, match=r'sentence 2: holds half of a character, .* at character 4'):
+    gallery.search(['a', 'caf\udce9'])
+  with pytest.raises(ValueError, match='the id of a caption: holds half'):
+    gallery.search_captions(['caf\udce9'])
   assert gallery.search([]) == []
 
 
