@@ -31,7 +31,7 @@ _EDGE_BYTES = 1 << 16
 _SAMPLES = 16  # Places within a file that are looked at, too.
 _SAMPLE_BYTES = 1 << 12
 _NEAREST = 3
-_NEAREST_OF = 20  # Absent videos for which near names are looked for: that takes a while in a large folder.
+_NEAREST_OF = 5  # Absent videos for which near names are looked for: that takes a while in a large folder.
 
 
 @dataclasses.dataclass(frozen=True)

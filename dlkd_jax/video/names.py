@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import collections
 import difflib
+import functools
 import os
 import pathlib
 import posixpath
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-_MOST_COMPARED = 50_000  # Names that are compared for the nearest: some seconds.
+_MOST_COMPARED = 20_000  # Names that are compared for the nearest: a second or two.
 
 
 class Names:
@@ -30,25 +31,30 @@ class Names:
     self._names = list(names)
     self._exact = frozenset(names)
     self._fronts = sorted(set(_fronts(folder)), key=len, reverse=True)
-    self._whole, self._ends, self._folded = (collections.defaultdict(list) for _ in range(3))
-    for name in names:
-      plain = _plain(name)
-      self._whole[plain].append(name)
-      for end in set(_ends(plain)):
-        self._ends[end].append(name)
-        self._folded[_fold(end)].append(name)
 
   def find(self, name: str) -> list[str]:
     """Returns the files that a name may mean: one, several, or none."""
     for written in dict.fromkeys((name, name.strip())):
       if written in self._exact:
         return [written]
-    spelt = self._spellings(name)
-    for table, keys in ((self._whole, spelt), (self._ends, spelt), (self._folded, self._spellings(name, _fold))):
-      for key in keys:
-        if fitting := table.get(key):
+    for table, form in (('_whole', str), ('_ends', str), ('_folded', _fold)):
+      for key in self._spellings(name, form):
+        if fitting := getattr(self, table).get(key):
           return list(dict.fromkeys(fitting))
     return []
+
+  # Made where they are needed: of many files they take a while.
+  @functools.cached_property
+  def _whole(self) -> dict[str, list[str]]:
+    return _table((_plain(name), name) for name in self._names)
+
+  @functools.cached_property
+  def _ends(self) -> dict[str, list[str]]:
+    return _table((end, name) for name in self._names for end in set(_ends(_plain(name))))
+
+  @functools.cached_property
+  def _folded(self) -> dict[str, list[str]]:
+    return _table((_fold(end), name) for end, files in self._ends.items() for name in files)
 
   def spells(self, name: str, file: str) -> bool:
     """Whether a name is the whole path of a file, in whatever spelling."""
@@ -64,11 +70,16 @@ class Names:
   def nearest(self, name: str, count: int) -> tuple[str, ...]:
     """Returns up to `count` names that are like one that is not there."""
     last = posixpath.basename(_plain(name.replace('\\', '/')))
-    by_last: dict[str, list[str]] = collections.defaultdict(list)
-    for each in self._names[:_MOST_COMPARED]:
-      by_last[_fold(posixpath.basename(_plain(each)))].append(each)
+    by_last = _table((_fold(posixpath.basename(_plain(each))), each) for each in self._names[:_MOST_COMPARED])
     near = difflib.get_close_matches(_fold(last), by_last, count, cutoff=0.4)
     return tuple(each for key in near for each in by_last[key])[:count]
+
+
+def _table(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+  table: dict[str, list[str]] = collections.defaultdict(list)
+  for key, name in pairs:
+    table[key].append(name)
+  return dict(table)
 
 
 def _plain(name: str) -> str:

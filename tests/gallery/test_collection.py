@@ -69,3 +69,19 @@ def test_splits(world):
   assert whole.features()['student'] == 'fake:1' and whole.features()['Dt'] == 10
   with pytest.raises(ValueError, match=r"no videos in \['train'\]; its splits are gallery \(4\), test \(12\)"):
     Collection.open(str(world.data), 'custom_prvr', ['train'])
+
+
+def test_metadata_with_marks_and_separators_of_other_systems(tmp_path):
+  path = tmp_path / 'said.jsonl'
+  path.write_bytes('\ufeff{"video": "a", "title": "x\u2028y\x85z"}\r\n\r\n{"video": "b"}\r\n'.encode())
+  assert collection.read_metadata(path) == {'a': {'title': 'x\u2028y\x85z'}, 'b': {}}
+  path.write_bytes(b'{"video": "a"}\n{"video": "caf\xe9"}')
+  with pytest.raises(ValueError, match='line 2: byte 29 is 0xe9'):
+    collection.read_metadata(path)
+
+
+def test_moments_that_cannot_be_are_unknown():
+  record = {'video_id': 'a', 'caption_ids': ['a#0', 'a#1'], 'captions': ['x', 'y'], 'duration': 5.0}
+  record['moments'] = np.array([[3, 1], [3, 100]], np.float32)
+  first, second = collection.captions_of(record)
+  assert (first.start, first.end, second.start, second.end) == (None, None, 3, 5)

@@ -74,6 +74,13 @@ def test_bad_lines_are_named(tmp_path, line, message):
     relevance.read_relevant(path, CAPTIONS, VIDEOS, OWN)
 
 
+def test_marks_and_separators_of_other_systems(tmp_path):
+  path = tmp_path / 'relevant.jsonl'
+  line = json.dumps({'caption': 'c0', 'videos': ['v1'], 'note': 'a\u2028b\x85c'}, ensure_ascii=False)
+  path.write_bytes(('\ufeff' + line + '\r\n\r\n').encode())
+  assert relevance.read_relevant(path, CAPTIONS, VIDEOS, OWN).given == 1
+
+
 def test_a_file_of_another_split_is_refused(tmp_path):
   path = write(tmp_path, {'caption': 'else', 'videos': ['v0']})
   with pytest.raises(ValueError, match="none of them among the 3 of this split, which are called 'c0'"):

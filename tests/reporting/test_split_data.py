@@ -103,3 +103,12 @@ def test_captions_without_moment_are_not_annotated():
   data = worlds.split()
   data.moments[5] = np.nan
   assert 5 not in data.annotated and len(data.annotated) == len(data.caption_ids) - 1
+
+
+def test_impossible_moments_of_a_set_that_was_built_before_are_no_misses(read):
+  truth, with_order = read
+  end = truth.durations[3] + 10
+  truth.moments[:4] = [[3, 1], [-2, 1], [end, end + 1], [0.5, end]]
+  found = with_order(1)
+  assert set(found.annotated) == set(range(3, len(truth.caption_ids)))
+  np.testing.assert_allclose(found.moments[3], [0.5, truth.durations[3]], rtol=1e-6)
