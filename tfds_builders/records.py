@@ -14,6 +14,7 @@
 | moments | [k, 2] float32 | start and end in seconds, NaN where unknown |
 | duration | float32 | seconds, NaN where unknown |
 | times | [n] float32 | seconds of each student frame; only in sets that were extracted from videos |
+| start | float32 | seconds at which the picture begins; times of a record without it may count from there, not from 0 |
 
 A video that is only searched has k = 0 captions.
 """
@@ -45,6 +46,7 @@ class Sizes:
     tokens: Dq of the tokens.
     teacher: Dt; None without a teacher.
     times: whether the records tell the time of each student frame.
+    start: whether they tell when the picture begins, as players have it.
     pixels: S, width and height of the pictures that the teacher saw; None where they are not kept.
   """
 
@@ -52,6 +54,7 @@ class Sizes:
   tokens: int
   teacher: int | None
   times: bool = False
+  start: bool = False
   pixels: int | None = None
 
   def as_json(self) -> dict[str, int | None]:
@@ -95,6 +98,8 @@ def schema(sizes: Sizes, dtype: np.dtype) -> tfds.features.FeaturesDict:
     features |= {'teacher_frames': rows(sizes.teacher), 'teacher_text': rows(sizes.teacher)}
   if sizes.times:
     features['times'] = tfds.features.Tensor(shape=(None,), dtype=np.float32, encoding='bytes')
+  if sizes.start:
+    features['start'] = tfds.features.Scalar(dtype=np.float32)
   if sizes.pixels is not None:
     shape = (None, sizes.pixels, sizes.pixels, 3)
     features['teacher_pixels'] = tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding='bytes')

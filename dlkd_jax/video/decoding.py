@@ -47,6 +47,7 @@ from dlkd_jax.video.frames import DecodedFrame, decoded_frames, frames_of, packe
 __all__ = (
   'DamagedVideoError',
   'DecodedFrame',
+  'Findings',
   'SampledFrame',
   'VideoError',
   'VideoInfo',
@@ -94,13 +95,24 @@ class SampledFrame(NamedTuple):
     time: the sample time, seconds on a player's clock.
     shown: seconds at which the frame of this picture began to be shown; at most `time`.
     image: uint8 [H, W, 3], RGB, upright. Read-only: samples of one frame share it.
-    until: seconds at which the next frame is shown instead, or the last one ends.
   """
 
   time: float
   shown: float
   image: np.ndarray
-  until: float = math.inf
+
+
+@dataclasses.dataclass
+class Findings:
+  """What is known of a video once it was read.
+
+  Attributes:
+    end: seconds at which its last frame ends, on a player's clock; 0 until then.
+    notes: what is odd about the file without any harm.
+  """
+
+  end: float = 0.0
+  notes: list[str] = dataclasses.field(default_factory=list)
 
 
 def sample_frames(
@@ -108,7 +120,7 @@ def sample_frames(
   rate: float,
   max_side: int | None = None,
   threads: int = 0,
-  notes: list[str] | None = None,
+  findings: Findings | None = None,
 ) -> Iterator[SampledFrame]:
   """Samples a video at the times start + k / rate, k = 0, 1, …, where `start` is when its picture begins.
 
@@ -126,7 +138,7 @@ def sample_frames(
     rate: samples a second, above 0; to a millionth.
     max_side: the longer side of the pictures is at most this many pixels; None leaves them as they are.
     threads: decoding threads; 0 takes as many as there are cores.
-    notes: what is odd about the file without any harm is added to it.
+    findings: is told what is known after the last sample.
 
   Raises:
     ValueError: the rate or the size is not above 0 (at once).
@@ -138,14 +150,14 @@ def sample_frames(
   if max_side is not None and max_side < 1:
     raise UserError(f'max_side is {max_side}; expected pixels above 0, or None')
   period = 1 / Fraction(rate).limit_denominator(10**6)
-  return _sampled(path, period, max_side, threads, [] if notes is None else notes)
+  return _sampled(path, period, max_side, threads, findings or Findings())
 
 
-def _sampled(path, period: Fraction, max_side: int | None, threads: int, notes: list[str]) -> Iterator[SampledFrame]:
+def _sampled(path, period: Fraction, max_side: int | None, threads: int, findings: Findings) -> Iterator[SampledFrame]:
   damage, shown, k, any_sample = None, None, 0, False
   convert = pictures.Converter(max_side)
   gaps: list[tuple[Fraction, Fraction]] = []  # How long, and from when on.
-  with contextlib.closing(decoded_frames(path, threads, period, notes)) as frames:
+  with contextlib.closing(decoded_frames(path, threads, period, findings.notes)) as frames:
     while True:
       try:
         following = next(frames, None)
@@ -162,17 +174,19 @@ def _sampled(path, period: Fraction, max_side: int | None, threads: int, notes: 
         if numbers[-1] - numbers[0] >= len(numbers):
           gaps.append((until - shown.time, shown.time))
         for n in numbers:
-          yield SampledFrame(float(start + n * period), float(shown.time), image, float(until))
+          yield SampledFrame(float(start + n * period), float(shown.time), image)
       if following is None:
         break
       shown, k = following, later
     if not any_sample:
       image = convert(shown.frame, shown.aspect)
-      yield SampledFrame(float(shown.time), float(shown.time), image, float(until))
+      yield SampledFrame(float(shown.time), float(shown.time), image)
+  findings.end = float(until)
   if gaps:
     long, at = max(gaps)
     count = '1 gap' if len(gaps) == 1 else f'{len(gaps)} gaps'
-    notes.append(f'{count} without any frame, the longest {float(long):.0f} s from {float(at):.2f} s on, left out')
+    where = f'the longest {float(long):.0f} s from {float(at):.2f} s on'
+    findings.notes.append(f'{count} without any frame, {where}, hardly sampled')
   if damage is not None:
     raise damage
 

@@ -32,6 +32,7 @@ from tfds_builders.custom_prvr import custom_prvr_dataset_builder as custom
 FOLDER = 'custom_prvr_extracted'
 REPORT = 'report.json'
 MAX_SIDE = 1024  # Backbones see a few hundred pixels; memory and time of larger pictures are lost.
+_ROUNDED = 0.5  # Seconds that a declared length may be short of the last frame's end.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,11 +252,15 @@ def _extract_all(
   tally = annotations.Tally()
   todo = _say_anew(models, folder, todo, report, tally)
   threads = max(1, (os.cpu_count() or 1) // request.readers)
-  makes = [functools.partial(_read, request, task.job.path, models, threads) for task in todo]
+  found = [decoding.Findings() for _ in todo]
+  makes = [
+    functools.partial(_read, request, task.job.path, models, threads, findings)
+    for task, findings in zip(todo, found, strict=True)
+  ]
   bar = progress.Progress(len(todo), 'videos')
   with contextlib.closing(ahead.read_ahead(makes, request.readers, room=2 * request.batch)) as readings:
-    for task, reading in zip(todo, readings, strict=True):
-      report.add(_extract_one(request, models, folder, task, reading, bar, tally))
+    for task, reading, findings in zip(todo, readings, found, strict=True):
+      report.add(_extract_one(request, models, folder, task, reading, findings, bar, tally))
       bar.step(task.job.split)
   if todo:
     bar.finish('all')
@@ -284,6 +289,7 @@ def _extract_one(
   folder: work_folder.WorkFolder,
   task: Task,
   reading: Iterator[Any],
+  findings: decoding.Findings,
   bar: progress.Progress,
   tally: annotations.Tally,
 ) -> Entry:
@@ -305,10 +311,14 @@ def _extract_one(
     return task.waits(damage or 'has no frame')
   if not times:
     return task.entry('failed', damage or 'has no frame')
-  duration = info.duration if damage is None else min(info.duration, times[-1] + 1 / request.rate)
+  # What a file declares may be wrong, but a muxer's rounding is none.
+  end = findings.end or times[-1] + 1 / request.rate
+  exact = damage is None and end <= info.duration + _ROUNDED
+  duration = info.duration if exact else end if damage is None else min(info.duration, end)
   arrays = {name: np.concatenate([each[name] for each in features]) for name in features[0]}
   arrays['times'] = np.array(times, np.float32)
-  return _write(models, folder, task, arrays, {'duration': repr(duration), 'damage': damage or ''}, tally)
+  metadata = {'duration': duration, 'start': times[0], 'damage': damage or '', 'notes': '; '.join(findings.notes)}
+  return _write(models, folder, task, arrays, {name: str(value) for name, value in metadata.items()}, tally)
 
 
 def _write(
@@ -326,10 +336,13 @@ def _write(
   said['moments'] = tally.take(moments, duration, job.caption_ids())
   folder.write(job, task.seen, arrays | said, metadata)
   damage = metadata['damage']
-  return task.entry('truncated' if damage else task.status, damage, len(arrays['times']), duration)
+  reason = '; '.join(text for text in (damage, metadata['notes']) if text)
+  return task.entry('truncated' if damage else task.status, reason, len(arrays['times']), duration)
 
 
-def _read(request: Request, path: pathlib.Path, models: Backbones, threads: int) -> Iterator[Any]:
+def _read(
+  request: Request, path: pathlib.Path, models: Backbones, threads: int, findings: decoding.Findings
+) -> Iterator[Any]:
   """Yields what the file says of itself, then (time, prepared picture) of each sample; runs in a thread.
 
   Raises:
@@ -337,7 +350,7 @@ def _read(request: Request, path: pathlib.Path, models: Backbones, threads: int)
   """
   try:
     yield decoding.probe(path)
-    for frame in decoding.sample_frames(path, request.rate, request.max_side or None, threads):
+    for frame in decoding.sample_frames(path, request.rate, request.max_side or None, threads, findings):
       yield frame.time, models.prepare(frame.image)
   except decoding.VideoError:
     raise

@@ -35,7 +35,7 @@ class Entry:
   Attributes:
     video: path below the folder of videos.
     status: one of `STATUSES`.
-    reason: what is wrong with it; empty where nothing is.
+    reason: what is wrong or odd with it; empty where nothing is.
     split: where it went.
     frames, captions: how many of them.
     duration: seconds.
@@ -83,6 +83,7 @@ class Report:
     """Returns the counts, and every file with which something is wrong."""
     lines = [f'{self.count(status):6,}  {text}' for status, text in STATUSES.items() if self.count(status)]
     odd = [entry for status in _LISTED for entry in self.entries if entry.status == status]
+    odd += [entry for entry in self.entries if entry.status not in _LISTED and entry.reason]
     lines += [
       f'  {entry.status:<10} {files.printable(entry.video + (": " if entry.reason else "") + entry.reason)}'
       for entry in odd[:_LINES]

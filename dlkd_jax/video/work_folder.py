@@ -78,13 +78,15 @@ class WorkFolder:
     return metadata if metadata and extracted.is_same(metadata.get('digest', ''), seen.digest) else None
 
   def is_whole(self, job: Job) -> bool:
-    """Whether the features in the file of a video are those that were written."""
-    return self._read(job) is not None
+    """Whether the features in the file of a video are those that were written, with times that a player shows."""
+    return 'start' in (self._metadata(job) or {}) and self._read(job) is not None
 
   def of_film(self, job: Job, seen: Seen) -> tuple[dict[str, np.ndarray], dict[str, str]] | None:
     """Returns (arrays that follow from the film alone, metadata) where those in the file are of the film as it is."""
     metadata = self._metadata(job)
     if not metadata or not seen.film or metadata.get('digest', '').partition(':')[2] != seen.film:
+      return None
+    if 'start' not in metadata:  # Its times were taken by an earlier version, from the first picture on.
       return None
     arrays = self._read(job)
     return ({name: array for name, array in arrays.items() if name not in _SAID}, metadata) if arrays else None
@@ -111,7 +113,7 @@ class WorkFolder:
       job: the video.
       seen: its file as it was looked at.
       arrays: `moments` among them.
-      metadata: `duration` and `damage`, as text.
+      metadata: `duration`, `start`, `damage` and `notes`, as text.
     """
     content = {
       **metadata,

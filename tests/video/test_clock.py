@@ -18,9 +18,10 @@ BASES = {'.vob': Fraction(1, 25)}
 
 def read(path, rate=5.0):
   """(time, number) of each sample, and the notes."""
-  notes = []
-  samples = list(decoding.sample_frames(path, rate, notes=notes))
-  return [(round(sample.time, 6), films.read(sample.image)) for sample in samples], notes
+  findings = decoding.Findings()
+  samples = list(decoding.sample_frames(path, rate, findings=findings))
+  assert samples[-1].time < findings.end <= samples[-1].time + 1 / rate + 0.01 or findings.notes
+  return [(round(sample.time, 6), films.read(sample.image)) for sample in samples], findings.notes
 
 
 def late(folder, suffix, picture, sound=0.0, shift=0):

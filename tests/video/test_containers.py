@@ -213,13 +213,13 @@ def test_a_canvas_that_is_too_large(tmp_path):
 
 
 def test_pixels_that_no_picture_has_are_taken_for_square_ones(tmp_path):
-  path, notes = films.render(tmp_path / 'wide.mp4', films.steady(10), aspect=Fraction(3, 2)), []
+  path, findings = films.render(tmp_path / 'wide.mp4', films.steady(10), aspect=Fraction(3, 2)), decoding.Findings()
   content = bytearray(path.read_bytes())
   (place,) = boxes(content, b'pasp')
   content[place : place + 8] = struct.pack('>II', 1000, 1)
   path.write_bytes(content)
-  sizes = {sample.image.shape for sample in decoding.sample_frames(path, 5, notes=notes)}
-  assert sizes == {(films.HEIGHT, films.WIDTH, 3)} and 'taken for square' in notes[0]
+  sizes = {sample.image.shape for sample in decoding.sample_frames(path, 5, findings=findings)}
+  assert sizes == {(films.HEIGHT, films.WIDTH, 3)} and 'taken for square' in findings.notes[0]
   assert decoding.probe(path).width == films.WIDTH
   path = films.render(tmp_path / 'anamorphic.mp4', films.steady(10), aspect=Fraction(2))
   assert decoding.probe(path).width == 2 * films.WIDTH

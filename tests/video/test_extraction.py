@@ -26,6 +26,7 @@ from tests.models import clips
 from tests.paths import repository
 from tests.video import films
 from tfds_builders import base_builder
+from tfds_builders.custom_prvr import extracted
 
 
 class _Teacher:
@@ -326,3 +327,79 @@ def test_captions_that_are_cut_are_counted(tmp_path):
   assert models.notes() == ['1 of 2 captions are longer than the text backbone reads, and were cut']
   models.encode_text(['…', 'blue'])
   assert models.notes()[1:] == ['1 of 4 captions have no word that the text backbone knows']
+
+
+def _film(folder, name, **options):
+  folder.mkdir(exist_ok=True)
+  return films.render(folder / name, films.steady(50), **options)
+
+
+def test_times_starts_and_ends_are_those_of_a_player(tmp_path):
+  folder = tmp_path / 'films'
+  folder.mkdir()
+  films.render(folder / 'late.mp4', [3 + time for time in films.steady(50)], sound=6)
+  (folder / 'twice.ts').write_bytes(_film(tmp_path / 'parts', 'a.ts').read_bytes() * 2)
+  films.render(folder / 'jumps.mkv', [time + (40 if time >= 1 else 0) for time in films.steady(50)])
+  result = extraction.extract(_request(folder, tmp_path / 'data', captions=None))
+  records = _records(tmp_path / 'data', 'gallery')
+  np.testing.assert_allclose(records['late.mp4']['times'], 3 + np.arange(8) / 4)
+  assert records['late.mp4']['start'] == 3 and records['late.mp4']['duration'] == pytest.approx(5)
+  np.testing.assert_allclose(records['twice.ts']['times'], np.arange(16) / 4, atol=1e-4)
+  assert records['twice.ts']['start'] == 0 and records['twice.ts']['duration'] == pytest.approx(4)
+  assert records['jumps.mkv']['times'][-4:].tolist() == [41, 41.25, 41.5, 41.75]
+  assert set(_status(result).values()) == {'extracted'}
+  said = str(result.report)
+  assert 'twice.ts: its clock starts again' in said and 'jumps.mkv: 1 gap without any frame' in said
+
+
+def test_a_set_without_starts_is_gone_on_with(tmp_path, monkeypatch):
+  """Sets of earlier versions: records of one version agree in what they tell."""
+  folder, data = tmp_path / 'films', tmp_path / 'data'
+  _film(folder, 'a.mp4')
+  with monkeypatch.context() as patch:
+    sizes = extracted.Extracted.sizes
+    patch.setattr(extracted.Extracted, 'sizes', lambda self: dataclasses.replace(sizes(self), start=False))
+    extraction.extract(_request(folder, data, captions=None))
+  assert 'start' not in _records(data, 'gallery')['a.mp4']
+  films.render(folder / 'b.mp4', [3 + time for time in films.steady(50)], sound=6)
+  extraction.extract(_request(folder, data, captions=None))
+  records = _records(data, 'gallery')
+  assert list(records) == ['a.mp4', 'b.mp4'] and records['b.mp4']['times'][0] == 3
+  assert 'start' not in records['b.mp4']
+
+
+def test_features_of_an_earlier_version_are_made_again_where_they_are_not_packed(tmp_path, monkeypatch):
+  folder, data = tmp_path / 'films', tmp_path / 'data'
+  _film(folder, 'a.mp4')
+  with monkeypatch.context() as patch:
+    write = work_folder.WorkFolder.write
+    old = lambda self, job, seen, arrays, meta: write(  # noqa: E731
+      self, job, seen, arrays, {name: meta[name] for name in ('duration', 'damage')}
+    )
+    patch.setattr(work_folder.WorkFolder, 'write', old)
+    patch.setattr(extraction, '_pack', lambda *arguments: None)
+    extraction.extract(_request(folder, data, captions=None))
+  assert _status(extraction.extract(_request(folder, data, captions=None))) == {'a.mp4': 'extracted'}
+  assert _records(data, 'gallery')['a.mp4']['start'] == 0
+
+
+def test_large_pictures_are_shrunk_unless_they_were_not_before(tmp_path, monkeypatch):
+  monkeypatch.setattr(extraction, 'MAX_SIDE', 64)
+  _film(tmp_path / 'films', 'a.mp4')
+  seen = []
+  prepare = extraction.Backbones.prepare
+  note = lambda self, image: seen.append(image.shape[1]) or prepare(self, image)  # noqa: E731
+  monkeypatch.setattr(extraction.Backbones, 'prepare', note)
+  for asked, expected in ((None, 64), (100, 100), (0, films.WIDTH)):
+    data = tmp_path / f'{asked}'
+    extraction.extract(_request(tmp_path / 'films', data, captions=None, max_side=asked))
+    assert set(seen) == {expected}
+    # Films that come later are taken alike, and another size is refused.
+    films.render(tmp_path / 'films' / f'more{asked}.mp4', films.steady(25))
+    extraction.extract(_request(tmp_path / 'films', data, captions=None))
+    assert set(seen) == {expected}
+    with pytest.raises(ValueError, match='max_side'):
+      extraction.extract(_request(tmp_path / 'films', data, captions=None, max_side=48))
+    seen.clear()
+  with pytest.raises(ValueError, match='expected pixels, or 0'):
+    _request(tmp_path, tmp_path, max_side=-1)

@@ -69,8 +69,9 @@ class Builder(base_builder.PrvrBuilder):
     if not there:
       self._source = extracted_lib.Extracted(self._extracted)
       return self.VERSION
-    splits = earlier.EarlierVersion(there[-1]).splits()
-    self._source = extracted_lib.Extracted(self._extracted, packed_videos(there[-1]), splits, self._update)
+    newest_there = earlier.EarlierVersion(there[-1])
+    splits, starts = newest_there.splits(), 'start' in newest_there.info.features
+    self._source = extracted_lib.Extracted(self._extracted, packed_videos(there[-1]), splits, self._update, starts)
     if not self._source.digests:
       return tfds.core.Version(there[-1].name)
     self._before = earlier.EarlierVersion(there[-1], without=self._source.replaced)

@@ -9,9 +9,10 @@ files then have `teacher_pixels` [n, S, S, 3] uint8, too, the pictures that the 
 
 Arrays of a file: `student_frames` [n, Dv], `teacher_frames` [n, Dt] and `teacher_text` [k, Dt] (where there is a
 teacher), `student_tokens` [sum(token_lengths), Dq], `token_lengths` [k] int32, `moments` [k, 2] float32 and `times` [n]
-float32, in seconds. Its metadata, all of it text: `video`, `split`, `duration` (seconds), `captions` and `caption_ids`
-(JSON lists of k texts), and `digest`, which changes where the video or its captions do; behind a colon it may hold what
-follows the video alone. k may be 0. `check_sum`, of the arrays, may be there.
+float32, in seconds as a player shows them. Its metadata, all of it text: `video`, `split`, `duration` (seconds),
+`start` (likewise, of the first picture), `captions` and `caption_ids` (JSON lists of k texts), and `digest`, which
+changes where the video or its captions do; behind a colon it may hold what follows the video alone. k may be 0.
+`check_sum`, of the arrays, may be there.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class Extracted:
     packed: dict[str, str] | None = None,
     splits: Sequence[str] = (),
     update: bool | Collection[str] = (),
+    starts: bool = True,
   ):
     """Reads what there is, and no features.
 
@@ -74,11 +76,12 @@ class Extracted:
       packed: video → digest of those that the set holds already.
       splits: splits that the set has already.
       update: videos of the set that are replaced where they changed; True: all.
+      starts: whether records tell when the picture begins; those of a set that was begun before they did go without.
 
     Raises:
       PackError: no such folder, or a file of it is damaged.
     """
-    self._folder = folder
+    self._folder, self._starts = folder, starts
     content = _read_options(folder / 'extraction.json')
     self.options: dict[str, Any] = content['options']
     self._sizes = content['sizes']
@@ -104,7 +107,8 @@ class Extracted:
 
   def sizes(self) -> Sizes:
     """Returns the features a row, as the folder says."""
-    return Sizes(self._sizes['Dv'], self._sizes['Dq'], self._sizes['Dt'], times=True, pixels=self._sizes.get('S'))
+    dims = (self._sizes[name] for name in ('Dv', 'Dq', 'Dt'))
+    return Sizes(*dims, times=True, start=self._starts, pixels=self._sizes.get('S'))
 
   def videos(self) -> dict[str, list[str]]:
     """Returns split → new videos by name; the splits that the set has already are among them."""
@@ -139,6 +143,8 @@ class Extracted:
       'duration': np.float32(meta['duration']),
       'times': data['times'].astype(np.float32),
     }
+    if sizes.start:  # NaN: made before files told it.
+      record['start'] = np.float32(meta.get('start', 'nan'))
     if sizes.teacher is not None:
       record['teacher_frames'] = _rows(data, 'teacher_frames', len(frames), sizes.teacher, path)
       record['teacher_text'] = _rows(data, 'teacher_text', len(captions), sizes.teacher, path)
