@@ -48,6 +48,7 @@ __all__ = (
   'DamagedVideoError',
   'DecodedFrame',
   'Findings',
+  'Findings',
   'SampledFrame',
   'VideoError',
   'VideoInfo',
