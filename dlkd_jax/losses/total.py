@@ -1,23 +1,49 @@
-"""The whole objective of DL-DKD++: the weighted sum of all losses of both branches.
-
-Sizes: B videos, Q captions, L positions of a row of frames; Q_loc and B_loc are those of one device.
-"""
+"""The whole objective of DL-DKD++: the weighted sum of all losses of both branches."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
 
 from dlkd_jax.losses import nce
-from dlkd_jax.losses.distillation import frame_curve_kl
-from dlkd_jax.losses.masks import Pairs, global_sum
-from dlkd_jax.losses.scores import BranchScores, TeacherScores
-from dlkd_jax.losses.split import HardSplit, split_at_random, split_by_position
+from dlkd_jax.losses.pairs import MASKED, HardSplit, Pairs, global_sum, split_at_random, split_by_position
 from dlkd_jax.losses.triplet import triplet_loss
+
+TEMPERATURE = 0.2
+
+
+@flax.struct.dataclass
+class BranchScores:
+  """Similarities of captions and videos under one branch of the student.
+
+  Attributes:
+    text_cosine: `[Q_loc, B]`, own captions × all videos.
+    text_dot: `[Q_loc, B]`.
+    video_cosine: `[Q, B_loc]`, all captions × own videos.
+    video_dot: `[Q, B_loc]`.
+    own_curve: `[Q, L]`, cosine of each caption with the row of frames that holds its own video, or None where nothing
+      is distilled into the branch. Rows of captions whose video is on another device are not read.
+  """
+
+  text_cosine: jax.Array
+  text_dot: jax.Array
+  video_cosine: jax.Array
+  video_dot: jax.Array
+  own_curve: jax.Array | None = None
+
+
+@flax.struct.dataclass
+class TeacherScores:
+  """Similarities under the teacher; see `BranchScores`."""
+
+  text_dot: jax.Array
+  video_dot: jax.Array
+  own_curve: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,3 +214,45 @@ def _divergence(
     return divergence
   captions = global_sum(jnp.sum(text.captions), axes)
   return divergence * (options.kl_captions / jnp.maximum(captions, 1))
+
+
+def frame_curve_kl(
+  teacher_curve: jax.Array,
+  student_curve: jax.Array,
+  own_mask: jax.Array,
+  caption_mask: jax.Array,
+  *,
+  temperature: float,
+  teacher_temperature: float | None = None,
+  axes: tuple[str, ...] = (),
+) -> jax.Array:
+  """Computes Σ_q KL(P_q ‖ S_q) of the frame distributions of each caption's own video (DL-DKD, knowledge distillation).
+
+  P = softmax over the video's real frames of the teacher's cosines / temperature, S the same of the student's.
+
+  Args:
+    teacher_curve: `[Q, L]` cosines of each caption with the row of frames that holds its own video, the teacher's.
+    student_curve: `[Q, L]`, the inheritance branch's.
+    own_mask: `[Q, L]` bool, real frames of each caption's own video. A caption without any adds nothing: its video is
+      on another device.
+    caption_mask: `[Q]` bool, real captions.
+    temperature: divides both curves, in cosine.
+    teacher_temperature: divides the teacher's curve instead, where given.
+    axes: mesh axes that the videos are spread over.
+
+  Returns:
+    The divergence in nats, summed over frames and over captions; divide it by the captions for the mean.
+
+  Raises:
+    AssertionError: the curves and masks disagree in shape.
+  """
+  chex.assert_equal_shape([teacher_curve, student_curve, own_mask])
+  chex.assert_equal_shape_prefix([own_mask, caption_mask], 1)
+  mask = own_mask & caption_mask[:, None]
+
+  def log_probabilities(curve, divisor):
+    return jax.nn.log_softmax(jnp.where(mask, curve / divisor, MASKED), axis=1)
+
+  teacher = log_probabilities(teacher_curve, teacher_temperature or temperature)
+  student = log_probabilities(student_curve, temperature)
+  return global_sum(jnp.sum(jnp.where(mask, jnp.exp(teacher) * (teacher - student), 0.0)), axes)

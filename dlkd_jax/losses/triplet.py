@@ -1,7 +1,4 @@
-"""Triplet ranking loss on the cosine similarities, in both directions.
-
-Sizes: B videos, Q captions; Q_loc and B_loc are those of one device, and equal Q and B on one device.
-"""
+"""Triplet ranking loss on the cosine similarities, in both directions."""
 
 from __future__ import annotations
 
@@ -10,9 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from dlkd_jax.losses.blocks import by_blocks
-from dlkd_jax.losses.draws import below, random_bits
-from dlkd_jax.losses.masks import MASKED, Pairs, masked_mean
+from dlkd_jax.losses.pairs import MASKED, Pairs, below, by_blocks, masked_mean, random_bits
 
 _NO_ORDINAL = jnp.iinfo(jnp.int32).max
 

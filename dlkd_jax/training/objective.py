@@ -15,9 +15,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from dlkd_jax.data.batch import Batch
-from dlkd_jax.losses.masks import Pairs, make_pairs
-from dlkd_jax.losses.scores import BranchScores, TeacherScores
-from dlkd_jax.losses.total import Coefficients, LossOptions, total_loss
+from dlkd_jax.losses.pairs import Pairs, make_pairs
+from dlkd_jax.losses.total import BranchScores, Coefficients, LossOptions, TeacherScores, total_loss
 from dlkd_jax.models.student import INHERITANCE, Student
 from dlkd_jax.sharding import BATCH_AXES
 from dlkd_jax.similarity import sharded

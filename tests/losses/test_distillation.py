@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlkd_jax.losses.distillation import frame_curve_kl
+from dlkd_jax.losses.total import frame_curve_kl
 from tests.losses import problems
 from tests.losses.problems import B, Q, make_problem
 

@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlkd_jax.losses.masks import make_pairs
-from dlkd_jax.losses.scores import BranchScores, TeacherScores
-from dlkd_jax.losses.total import Coefficients, total_loss
+from dlkd_jax.losses.pairs import make_pairs
+from dlkd_jax.losses.total import BranchScores, Coefficients, TeacherScores, total_loss
 from tests import options as made
 from tests.paths import golden
 

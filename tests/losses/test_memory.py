@@ -5,10 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlkd_jax.losses.blocks import by_blocks
-from dlkd_jax.losses.masks import make_pairs
-from dlkd_jax.losses.nce import hard_nce, soft_nce
-from dlkd_jax.losses.split import split_by_position
+from dlkd_jax.losses.nce import hard_nce, plain_soft_nce, soft_nce
+from dlkd_jax.losses.pairs import by_blocks, make_pairs, split_by_position
 from dlkd_jax.losses.triplet import triplet_loss
 
 Q, B = 2000, 400
@@ -20,30 +18,13 @@ def pairs():
   return make_pairs(np.repeat(np.arange(B), Q // B), np.arange(Q) < Q - 10, np.arange(B) < B - 2)
 
 
-def naive_soft_nce(dot, reference, pairs, split):
-  """The soft-target loss as its formulas stand, differentiated by JAX: keeps targets and probabilities."""
-  one_hot = pairs.own.astype(jnp.float32)
-  scores, targets = (jnp.where(pairs.real, x, -1e10) for x in (dot, reference))
-  text = jnp.where(split.captions[:, None], one_hot, BETA * one_hot + (1 - BETA) * jax.nn.softmax(targets, axis=1))
-  text_terms = -jnp.sum(jnp.where(pairs.real, text * jax.nn.log_softmax(scores, axis=1), 0.0), axis=1)
-  video = jnp.where(split.videos[None, :], one_hot, BETA * one_hot + (1 - BETA) * jax.nn.softmax(targets, axis=0))
-  weighted = jax.nn.logsumexp(scores + jnp.log(jnp.where(pairs.real, video, 0.0) + 1e-12), axis=0)
-  video_terms = jax.nn.logsumexp(scores, axis=0) - weighted
-  text, video = ((text_terms, split.captions, pairs.captions), (video_terms, split.videos, pairs.videos))
-  return sum(
-    ALPHA * jnp.sum(jnp.where(hard, x, 0.0)) / jnp.sum(hard)
-    + (1 - ALPHA) * jnp.sum(jnp.where(real & ~hard, x, 0.0)) / jnp.sum(real & ~hard)
-    for x, hard, real in (text, video)
-  )
-
-
 LOSSES = {
   'teacher': lambda x, y, p, s: soft_nce(x, x, y, y, p, p, s, ALPHA, BETA)[0],
   'self': lambda x, y, p, s: soft_nce(x, x, x, x, p, p, s, ALPHA, BETA)[0],
   'hard': lambda x, y, p, s: hard_nce(x, x, p, p)[0],
   'triplet': lambda x, y, p, s: triplet_loss(x, x, p, p, jax.random.key(0), **MARGIN)[0],
-  'naive': naive_soft_nce,
-  'naive self': lambda x, y, p, s: naive_soft_nce(x, x, p, s),
+  'naive': lambda x, y, p, s: plain_soft_nce(x, y, p, s, ALPHA, BETA),
+  'naive self': lambda x, y, p, s: plain_soft_nce(x, x, p, s, ALPHA, BETA),
 }
 
 

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from dlkd_jax.losses import nce
-from dlkd_jax.losses.masks import make_pairs
-from dlkd_jax.losses.nce_terms import hard_terms, text_terms, video_terms
-from dlkd_jax.losses.split import HardSplit, split_by_position
+from dlkd_jax.losses.nce import hard_terms, text_terms, video_terms
+from dlkd_jax.losses.pairs import HardSplit, make_pairs, split_by_position
 from tests.losses import problems
 from tests.losses.problems import B, Q, make_problem
 
@@ -63,6 +62,8 @@ def test_soft_labels_against_loops(captions, videos, alpha, beta):
   split = first_rows(problem.pairs, float32(alpha))
   arguments = float32(problem.dot), float32(problem.teacher_dot), problem.pairs, split, float32(alpha), float32(beta)
   (value, _), (gradient, reference_gradient) = soft_nce(*arguments)
+  plain = jax.value_and_grad(nce.plain_soft_nce, argnums=(0, 1))(*arguments)
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), plain, (value, (gradient, reference_gradient)))
   hard = range(math.floor(alpha * captions + 1e-9)), range(math.floor(alpha * videos + 1e-9))
   dot, reference = problem.real(problem.dot), problem.real(problem.teacher_dot)
 

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
-from dlkd_jax.losses import blocks
-from dlkd_jax.losses.masks import make_pairs
-from dlkd_jax.losses.scores import BranchScores, TeacherScores
-from dlkd_jax.losses.total import Coefficients, total_loss
+from dlkd_jax.losses import pairs as pairs_lib
+from dlkd_jax.losses.pairs import make_pairs
+from dlkd_jax.losses.total import BranchScores, Coefficients, TeacherScores, total_loss
 from tests import options as made
 
 AXES = ('data', 'model')
@@ -181,11 +180,11 @@ def test_padding_between_the_shares_and_their_order_do_not_matter(name, shape):
 def test_large_matrices_taken_in_blocks_are_spread_alike(monkeypatch):
   world, options = make_world(), OPTIONS['recipe']
   (expected, _), expected_gradients = run(world, None, options)
-  monkeypatch.setattr(blocks, '_SMALL', 0)
-  monkeypatch.setattr(blocks, '_LANES', 3)
+  monkeypatch.setattr(pairs_lib, '_SMALL', 0)
+  monkeypatch.setattr(pairs_lib, '_LANES', 3)
   parts = []
-  take = blocks._take_entries
-  monkeypatch.setattr(blocks, '_take_entries', lambda *arguments: parts.append(None) or take(*arguments))
+  take = pairs_lib._take_entries
+  monkeypatch.setattr(pairs_lib, '_take_entries', lambda *arguments: parts.append(None) or take(*arguments))
   function = compiled.__wrapped__((2, 1), options, B)
   arguments = world.scores, world.masks, COEFFICIENTS, jax.random.key(0)
   (value, _), gradients = function(*arguments)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlkd_jax.losses import split
-from dlkd_jax.losses.masks import make_pairs
+from dlkd_jax.losses import pairs as split
+from dlkd_jax.losses.pairs import make_pairs
 from dlkd_jax.training import schedules
 from tests.losses.problems import B, Q, make_problem
 

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlkd_jax.losses.scores import whole_batch_scores, whole_batch_teacher
 from dlkd_jax.losses.total import Coefficients, total_loss
 from dlkd_jax.similarity.max_over_frames import FrameSimilarity
 from tests import options as made
@@ -28,12 +27,12 @@ def value_and_gradient(options, dual=True, teacher=True):
 
   def loss(arrays, fixed, key, coefficients):
     def both_views(cosine, dot, curve=None):
-      return whole_batch_scores(FrameSimilarity(cosine, dot, curve))
+      return problems.whole_batch_scores(FrameSimilarity(cosine, dot, curve))
 
     branches = {'inheritance': both_views(arrays['cosine_i'], arrays['dot_i'], arrays['curve'])}
     if dual:
       branches['exploration'] = both_views(arrays['cosine_e'], arrays['dot_e'])
-    reference = whole_batch_teacher(FrameSimilarity(None, fixed['teacher_dot'], fixed['teacher_curve']))
+    reference = problems.whole_batch_teacher(FrameSimilarity(None, fixed['teacher_dot'], fixed['teacher_curve']))
     return total_loss(
       branches,
       reference if teacher else None,
@@ -195,7 +194,7 @@ def test_teacher_temperature_divides_the_soft_targets_and_the_teacher_curve():
 def test_distillation_refuses_to_go_without_curves_or_their_mask():
   problem = make_problem(Q, B)
   similarity = FrameSimilarity(problem.cosine, problem.dot, problem.curve)
-  scores, teacher = whole_batch_scores(similarity), whole_batch_teacher(similarity)
+  scores, teacher = problems.whole_batch_scores(similarity), problems.whole_batch_teacher(similarity)
   scalars = Coefficients(*(jnp.float32(v) for v in (ALPHA, BETA, W)), hard_negatives=jnp.asarray(True))
   fixed = {'text': problem.pairs, 'video': problem.pairs, 'coefficients': scalars, 'key': jax.random.key(0)}
   with pytest.raises(ValueError, match='own_curve of the first branch'):

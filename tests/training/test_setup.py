@@ -12,7 +12,7 @@ from tests.paths import repository
 
 DRAWS = """
 import jax
-from dlkd_jax.losses.draws import random_bits
+from dlkd_jax.losses.pairs import random_bits
 from dlkd_jax.training.setup import keys_of_run
 keys = keys_of_run(7)
 bits = [random_bits(keys[1], jax.numpy.arange(first, 5)).tolist()[-2:] for first in (0, 3)]
