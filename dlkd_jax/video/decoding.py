@@ -48,7 +48,6 @@ __all__ = (
   'DamagedVideoError',
   'DecodedFrame',
   'Findings',
-  'Findings',
   'SampledFrame',
   'VideoError',
   'VideoInfo',

@@ -31,7 +31,6 @@ from tfds_builders.custom_prvr import custom_prvr_dataset_builder as custom
 
 FOLDER = 'custom_prvr_extracted'
 REPORT = 'report.json'
-_ROUNDED = 0.5  # Seconds that a declared length may be short of the last frame's end.
 MAX_SIDE = 1024  # Backbones see a few hundred pixels; memory and time of larger pictures are lost.
 _ROUNDED = 0.5  # Seconds that a declared length may be short of the last frame's end.
 

@@ -84,7 +84,6 @@ class Report:
     lines = [f'{self.count(status):6,}  {text}' for status, text in STATUSES.items() if self.count(status)]
     odd = [entry for status in _LISTED for entry in self.entries if entry.status == status]
     odd += [entry for entry in self.entries if entry.status not in _LISTED and entry.reason]
-    odd += [entry for entry in self.entries if entry.status not in _LISTED and entry.reason]
     lines += [
       f'  {entry.status:<10} {files.printable(entry.video + (": " if entry.reason else "") + entry.reason)}'
       for entry in odd[:_LINES]

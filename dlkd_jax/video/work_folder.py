@@ -84,8 +84,7 @@ class WorkFolder:
   def of_film(self, job: Job, seen: Seen) -> tuple[dict[str, np.ndarray], dict[str, str]] | None:
     """Returns (arrays that follow from the film alone, metadata) where those in the file are of the film as it is."""
     metadata = self._metadata(job)
-    # Without a start its times were taken by an earlier version, from the first picture on.
-    if not metadata or 'start' not in metadata or not seen.film or metadata.get('digest', '').partition(':')[2] != seen.film:
+    if not metadata or not seen.film or metadata.get('digest', '').partition(':')[2] != seen.film:
       return None
     if 'start' not in metadata:  # Its times were taken by an earlier version, from the first picture on.
       return None
