@@ -180,7 +180,9 @@ def find(folder: pathlib.Path, captions: pathlib.Path | None) -> Corpus:
   for video in sorted(wanted):
     split, own = named.get(video, ('gallery', ()))
     jobs.append(Job(video, paths[video], split, tuple(own)))
-  own = {name for name, path in paths.items() if captions is not None and path.resolve() == captions.resolve()}
+  # Path.resolve raises where links go round in a circle.
+  read = os.path.realpath(captions) if captions is not None else None
+  own = {name for name in paths.keys() - wanted if read is not None and os.path.realpath(paths[name]) == read}
   skipped = tuple(sorted(paths.keys() - wanted - own))
   return Corpus(tuple(jobs), skipped, missing, nearest, refused, left)
 

@@ -134,7 +134,7 @@ def walk(folder: str | os.PathLike[str]) -> Listing:
       for path in sorted(pathlib.Path(parent, name) for name in folders):
         if path.suffix.lower() in SUFFIXES:
           found.left[path] = 'is a folder, not a video file; what lies in it is listed by its own name'
-        if path.is_symlink():
+        if os.path.islink(path):
           target = os.path.realpath(path)
           if home == target or home.startswith(target.rstrip(os.sep) + os.sep):
             found.left[path] = 'is a link to a folder that this one lies in'
@@ -169,7 +169,7 @@ def check_file(path: pathlib.Path) -> os.stat_result:
     with path.open('rb'):
       pass
   except OSError as error:
-    if path.is_symlink() and isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError) and os.path.islink(path):
       raise VideoError(path, f'is a link to {os.readlink(path)}, which is absent') from error
     raise VideoError(path, f'cannot be read: {error.strerror}') from error
   return status

@@ -2,11 +2,15 @@
 
 import os
 import pathlib
+import subprocess
+import sys
+import tempfile
 import unicodedata
 
 import pytest
 
 from dlkd_jax.video import corpus, names
+from tests.paths import repository
 
 
 @pytest.mark.parametrize(
@@ -100,7 +104,10 @@ def test_what_is_no_film_is_named_and_not_opened(tmp_path, monkeypatch):
   open(os.fsencode(folder) + b'/caf\xe9.mp4', 'wb').close()
   for name in ('new\nline.mp4', 'l' * 250 + '.mp4', '\x1b[2J.mp4'):
     (folder / name).write_bytes(b'x')
-  found = corpus.find(folder, None)
+  captions = folder / 'captions.jsonl'
+  captions.write_text('{"video": "a", "text": "x"}')
+  found = corpus.find(folder, captions)
+  assert not found.skipped
   assert set(found.refused) == {'caf\udce9.mp4'} and set(found.left) == {'x.mp4', 'up'}
   assert 'real/c.mp4' in {job.video for job in found.jobs} and 'again/c.mp4' not in {job.video for job in found.jobs}
   reasons = {}
@@ -127,3 +134,41 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
   found = corpus.find(folder, None)
   assert found.refused == {'closed': 'is a folder that cannot be listed: Permission denied'}
   assert [job.video for job in found.jobs] == ['a.mp4']
+
+
+_AS_ANOTHER = """
+import os, pathlib, sys
+from dlkd_jax.video import corpus
+if os.geteuid() == 0:
+  os.setgid(65534), os.setuid(65534)
+found = corpus.find(pathlib.Path(sys.argv[1]), None)
+print(found.refused)
+for job in found.jobs:
+  try:
+    print(job.video, bool(job.look()))
+  except ValueError as error:
+    print(job.video, error.reason)
+"""
+
+
+def test_what_may_not_be_read_is_named():
+  with tempfile.TemporaryDirectory() as name:  # That of the test is open to its owner alone.
+    folder = pathlib.Path(name)
+    folder.chmod(0o755)
+    for file in ('a.mp4', 'b.mp4', 'closed/c.mp4', 'listed/d.mp4', 'listed/inner/e.mp4'):
+      (folder / file).parent.mkdir(parents=True, exist_ok=True)
+      (folder / file).write_bytes(b'x')
+    (folder / 'b.mp4').chmod(0)
+    (folder / 'closed').chmod(0)
+    (folder / 'listed').chmod(0o444)
+    command = [sys.executable, '-c', _AS_ANOTHER, name]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=repository())
+    for closed in ('closed', 'listed'):
+      (folder / closed).chmod(0o755)
+  assert done.stdout.split('\n')[1:-1] == [
+    'a.mp4 True',
+    'b.mp4 cannot be read: Permission denied',
+    'listed/d.mp4 cannot be read: Permission denied',
+  ], done.stderr
+  assert "'closed': 'is a folder that cannot be listed: Permission denied'" in done.stdout
+  assert "'listed/inner': 'is a folder that cannot be listed: Permission denied'" in done.stdout

@@ -99,8 +99,10 @@ def test_every_file_of_a_folder_is_named_whatever_it_is_called(tmp_path, limit):
     name = _name(draw)
     if name not in made and (kind := _make(os.path.join(os.fsencode(folder), name), draw, film)):
       made[name] = kind
+  captions = tmp_path / 'captions.jsonl'
+  captions.write_text('{"video": "whole.mp4", "text": "x"}')
   limit(SECONDS)
-  found = corpus.find(folder, None)
+  found = corpus.find(folder, captions)
   limit(0)
   named = {os.fsdecode(name): kind for name, kind in made.items()}
   jobs = {job.video for job in found.jobs}
