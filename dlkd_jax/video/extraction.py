@@ -225,7 +225,7 @@ def extract(request: Request) -> Result:
     anew = [
       entry.video for entry in report.entries if entry.video in changed and entry.status in ('updated', 'truncated')
     ]
-    return Result(report, folder.path / REPORT, _pack(request, folder, anew) if report.usable else None)
+    return Result(report, folder.path / REPORT, _pack(request, folder, anew) if report.usable or built else None)
 
 
 def _missing(name: str, captions: int, found: corpus.Corpus) -> Entry:
