@@ -2,7 +2,7 @@
 
     python -m dlkd_jax.index build --workdir=runs/custom --data_dir=data --videos=films --clip=DIR --index=index
     python -m dlkd_jax.index build --data_dir=data --clip=DIR --index=index      without a training: the teacher alone
-    python -m dlkd_jax.index add --data_dir=data --index=index                   what is new in the data set
+    python -m dlkd_jax.index add --index=index [--update] [--prune] [--again]    what is new in the data set
     python -m dlkd_jax.index remove lake.mp4 --index=index [--compact]
     python -m dlkd_jax.index info --index=index [--verify] [--captions] [--json]
     python -m dlkd_jax.index tune --data_dir=data --split=val --index=index      the teacher's weight that finds most
@@ -10,11 +10,16 @@
 
 build takes the best checkpoint of --workdir and the records of a data set, as `python -m dlkd_jax.extract` or
 `python -m tfds_builders.build` made it. The index holds all that a search needs but the CLIP, which is looked for where
---clip said. Stopped or killed, the same command goes on; what is searched meanwhile is the index as it was before.
+--clip said. add looks for films and metadata where they were before, unless it is told otherwise. It names what changed
+since it was indexed (--update takes it anew), whose film or record went (--prune removes it), and what was removed
+before (--again takes it back). Stopped or killed, the same command goes on; what is searched meanwhile is the index as
+it was before.
 
-Exit codes: 0 done; 1 an error, with a message; 75 stopped by SIGTERM and 130 by Ctrl-C.
+Exit codes: 0 done; 1 an error, with a message, or nothing was there of what was to be removed; 75 stopped by SIGTERM
+and 130 by Ctrl-C.
 """
 
+import dataclasses
 import sys
 
 from absl import flags
@@ -49,6 +54,9 @@ _LONG = flags.DEFINE_enum(
 _SEGMENT_FRAMES = flags.DEFINE_integer(
   'segment_frames', 1 << 18, 'build, add: frames after which what is done is put into the index.'
 )
+_UPDATE = flags.DEFINE_bool('update', False, 'add: take anew the videos whose film, captions or metadata changed.')
+_PRUNE = flags.DEFINE_bool('prune', False, 'add: remove the videos whose film or record is not there any more.')
+_AGAIN = flags.DEFINE_bool('again', False, 'add: take the videos, too, that were removed from the index before.')
 _COMPACT = flags.DEFINE_bool('compact', False, 'remove: write the index anew without what was removed.')
 _WHERE = flags.DEFINE_multi_string('where', [], 'remove: which videos, as year<2000; several conditions have to hold.')
 _VERIFY = flags.DEFINE_bool('verify', False, 'info: read every file and compare its check sum.')
@@ -106,28 +114,48 @@ def _add(index):
   collection = _collection(made['dataset'], made['data_dir'])
   knowledge = Knowledge.read(_VIDEOS.value, _METADATA.value)
   done = _with_progress(
-    collection, lambda step: building.add(index, collection, knowledge, _SEGMENT_FRAMES.value, step)
+    collection,
+    lambda step: building.add(
+      index,
+      collection,
+      knowledge,
+      _SEGMENT_FRAMES.value,
+      step,
+      update=_UPDATE.value,
+      prune=_PRUNE.value,
+      again=_AGAIN.value,
+    ),
   )
   print(account.describe_account(done, str(index)))
 
 
 def _remove(index, names):
   from dlkd_jax.gallery import building, filters
+  from dlkd_jax.gallery.catalog import Catalog
+  from dlkd_jax.gallery.index_folder import IndexFolder
 
   if not names and not _WHERE.value and not _COMPACT.value:
     raise UserError('say what is to be removed: ids of videos, or --where=key=value')
+  code = 0
   if names or _WHERE.value:
     keep = filters.parse(_WHERE.value)
+    known = Catalog.open(IndexFolder.open(index)).videos
     gone = building.remove(index, lambda entry: (not names or entry.video_id in names) and keep(entry))
-    if absent := sorted(set(names) - set(gone)):
+    there = [name for name in dict.fromkeys(names) if name in known]
+    if absent := [name for name in dict.fromkeys(names) if name not in known]:
       print(f'not in the index: {", ".join(absent)}', file=sys.stderr)
+    if kept := [name for name in there if name not in gone]:
+      print(f'not removed, for --where is not true of them: {", ".join(kept)}', file=sys.stderr)
     print(f'{len(gone):,} videos removed from {index}')
+    code = 0 if gone else 1  # Something was asked for, and nothing done.
   if _COMPACT.value:
     print(f'{building.compact(index) / 2**20:,.1f} MiB freed')
+  return code
 
 
 def _info(index):
   from dlkd_jax.gallery import account
+  from dlkd_jax.gallery.catalog import Catalog
   from dlkd_jax.gallery.index_folder import IndexFolder
 
   folder = IndexFolder.open(index)
@@ -135,10 +163,12 @@ def _info(index):
   if _VERIFY.value:
     folder.verify()
   if _CAPTIONS.value:
-    for segment in folder.segments():
-      for caption in segment.captions:
-        if caption.video_id not in segment.removed:
-          print(f'{caption.caption_id}\t{caption.text}')
+    captions = Catalog.open(folder).captions_by_id.values()
+    if _JSON.value:
+      doors.print_json([dataclasses.asdict(caption) for caption in captions], indent=2)
+    else:
+      for caption in captions:
+        print(f'{caption.caption_id}\t{caption.text}')
   elif _JSON.value:
     doors.print_json(summary, indent=2)
   else:
@@ -175,7 +205,10 @@ _COMMANDS = {
       _SEGMENT_FRAMES,
     ],
   ),
-  'add': (_add, [_DATA_DIR, _DATASET, _SPLITS, _VIDEOS, _METADATA, _SEGMENT_FRAMES]),
+  'add': (
+    _add,
+    [_DATA_DIR, _DATASET, _SPLITS, _VIDEOS, _METADATA, _SEGMENT_FRAMES, _UPDATE, _PRUNE, _AGAIN],
+  ),
   'remove': (_remove, [_WHERE, _COMPACT]),
   'info': (_info, [_VERIFY, _CAPTIONS, _JSON]),
   'tune': (_tune, [_DATA_DIR, _DATASET, _SPLIT, _JSON]),

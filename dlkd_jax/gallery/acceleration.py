@@ -16,7 +16,7 @@ from dlkd_jax.gallery import exact, index_folder
 from dlkd_jax.gallery.exact import ExactSearch
 from dlkd_jax.gallery.index_folder import IndexFolder
 from dlkd_jax.gallery.quantization import JoinedRows
-from dlkd_jax.gallery.segments import Segment, describe_file
+from dlkd_jax.gallery.segments import Segment, add_codes, codes_name, has_codes
 
 # Numbers of videos of which the first stage leaves one to the second.
 _CANDIDATES = (500, 2000)
@@ -43,19 +43,14 @@ def prepare(folder: IndexFolder) -> int:
   """Compresses the frames of the segments that lack it, where the index wants it; the caller holds the lock."""
   if not folder.manifest['settings'].get('two_stage'):
     return 0
-  from dlkd_jax.gallery.frame_index import FrameIndex  # FAISS takes a while to load.
-
   done = 0
-  for about, segment in zip(folder.manifest['segments'], folder.segments(), strict=True):
-    names = {scorer: file_name(scorer) for scorer in segment.rows}
-    if not segment.entries or set(names.values()) <= about['files'].keys():
-      continue
-    for scorer, name in names.items():
-      file = folder.segment_path(about['name']) / name
-      FrameIndex.build(segment.rows[scorer]).save(file)
-      about['files'][name] = describe_file(file)
-    folder.write_manifest()
-    done += 1
+  for number, segment in enumerate(folder.segments()):
+    about = folder.manifest['segments'][number]
+    if not has_codes(about, segment.rows):
+      folder.manifest['segments'][number] = about = dict(about)
+      add_codes(folder.segment_path(about['name']), about, segment.rows)
+      folder.write_manifest()
+      done += 1
   return done
 
 
@@ -126,7 +121,7 @@ class TwoStages:
         f'`python -m dlkd_jax.index accelerate --index={folder.path}`, or search exactly'
       )
     files = {about['name']: about['files'] for about in folder.manifest['segments']}
-    ready = [all(file_name(name) in files[segment.name] for name in segment.rows) for segment in segments]
+    ready = [all(codes_name(name) in files[segment.name] for name in segment.rows) for segment in segments]
     self._others = [search for search, is_done in zip(searches, ready, strict=True) if not is_done]
     counts = [len(segment.offsets) - 1 for segment in segments]
     self._is_ready = np.repeat(np.array(ready, bool), counts)
@@ -141,7 +136,7 @@ class TwoStages:
     self._indexes = {
       name: JoinedFrames(
         [
-          FrameIndex.load(folder.segment_path(s.name) / file_name(name), len(s.rows[name]), s.rows[name].hidden)
+          FrameIndex.load(folder.segment_path(s.name) / codes_name(name), len(s.rows[name]), s.rows[name].hidden)
           for s in segments
         ]
       )
@@ -173,8 +168,3 @@ class TwoStages:
       scores = exact.fuse({name: np.concatenate([part[name] for part in parts], axis=1) for name in queries}, weights)
       fused[:, ~self._is_ready] = np.where(allowed[~self._is_ready], scores, -np.inf)
     return fused
-
-
-def file_name(scorer: str) -> str:
-  """Returns the name of the compressed frames of a scorer in a segment."""
-  return f'{scorer}.frames'

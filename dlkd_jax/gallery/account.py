@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dlkd_jax.gallery import acceleration
+from dlkd_jax.gallery.catalog import Catalog
 from dlkd_jax.gallery.index_folder import IndexFolder
 from dlkd_jax.gallery.results import Hit, Moment, SearchResult
 
@@ -63,29 +65,47 @@ def describe_account(account: Account, index: str) -> str:
   lines = [f'{account.added:,} videos with {account.captions:,} captions added to {index}']
   if account.there:
     lines[0] += f'; {account.there:,} were there already'
+  if account.updated:
+    lines[0] += f', {len(account.updated):,} of them taken anew'
   for names, what in (
     (account.without_file, 'videos have no file where --videos says'),
     (account.not_described, 'videos of --metadata are not in the data set'),
+    (account.changed, 'videos changed since they were indexed and were left as they are; --update takes them anew'),
+    (account.updated, 'videos were taken anew'),
+    (account.vanished, 'videos stay in the index whose film or record is not there any more; --prune removes them'),
+    (account.pruned, 'videos were removed, for their film or record is not there any more; they come back with it'),
+    (account.forgotten, 'videos were not added, for they were removed from this index before; --again takes them'),
   ):
     if names:
       more = ', …' if len(names) > _LISTED else ''
       lines.append(f'{len(names):,} {what}: {", ".join(names[:_LISTED])}{more}')
-  return '\n'.join(lines)
+  if account.unchecked:
+    lines.append(
+      f'{account.unchecked:,} videos were indexed before hashes of records were kept: whether they changed is not known'
+    )
+  return '\n'.join([*lines, *account.absent])
 
 
 def summarize(folder: IndexFolder) -> dict[str, Any]:
   """Returns what an index is, as JSON knows values."""
+  catalog = Catalog.open(folder)
   manifest = folder.manifest
-  entries = [e for segment in folder.segments() for e in segment.entries if e.video_id not in segment.removed]
-  durations = [entry.duration for entry in entries if entry.duration is not None]
+  # Added up exactly, so that the sum does not depend on the order.
+  durations = [second for (second,) in catalog.rows('SELECT duration FROM videos WHERE duration IS NOT NULL')]
+  ((frames, without_start),) = catalog.rows(
+    'SELECT coalesce(sum(frames), 0), coalesce(sum(start IS NULL), 0) FROM videos'
+  )
+  keys = 'SELECT key, count(*) FROM videos, json_each(metadata) GROUP BY key ORDER BY key'
   student = manifest['student']
   return {
     'version': manifest['version'],
-    'videos': len(entries),
-    'seconds': sum(durations) if durations else None,
-    'frames': sum(about['frames'] for about in manifest['segments']),
+    'videos': len(catalog),
+    'seconds': math.fsum(durations) if durations else None,
+    'frames': frames,
     'removed': sum(len(about['removed']) for about in manifest['segments']),
-    'captions': sum(about['captions'] for about in manifest['segments']),
+    'forgotten': len(manifest.get('forgotten', {})),
+    'captions': len(catalog.captions_by_id),
+    'without_start': without_start,
     'segments': len(manifest['segments']),
     'bytes': folder.bytes(),
     'dtype': manifest['dtype'],
@@ -95,9 +115,12 @@ def summarize(folder: IndexFolder) -> dict[str, Any]:
     'text': manifest['text'],
     'features': manifest['features'],
     'long_videos': manifest['settings']['long_videos'],
+    'data_dir': manifest['settings'].get('data_dir'),
+    'dataset': manifest['settings'].get('dataset'),
+    'films': manifest['settings'].get('videos'),
     'two_stage': acceleration.is_ready(manifest),
-    'splits': _counts(entry.split for entry in entries),
-    'metadata': _counts(key for entry in entries for key in entry.metadata),
+    'splits': dict(catalog.rows('SELECT split, count(*) FROM videos GROUP BY split ORDER BY split')),
+    'metadata': dict(catalog.rows(keys)),
   }
 
 
@@ -106,6 +129,8 @@ def describe_index(summary: Mapping[str, Any], index: str) -> str:
   student, text = summary['student'], summary['text']
   length = '' if summary['seconds'] is None else f', {clock(summary["seconds"])} in all'
   removed = f', {summary["removed"]:,} removed (--compact frees their room)' if summary['removed'] else ''
+  if summary['forgotten']:
+    removed += f'; {summary["forgotten"]:,} are not added again'
   prepared = '; ready for --two_stage' if summary['two_stage'] else ''
   splits = ', '.join(f'{name} {count:,}' for name, count in summary['splits'].items())
   sentences = ', '.join(f'{about["fingerprint"]}' for about in text.values() if about)
@@ -117,6 +142,7 @@ def describe_index(summary: Mapping[str, Any], index: str) -> str:
     'index': f'{index}, version {summary["version"]}, {size}',
     'videos': f'{summary["videos"]:,}{length}{removed}',
     'splits': splits or 'none',
+    'films': summary['films'] or 'not at hand: no --videos was given',
     'frames': f'{summary["frames"]:,} as {summary["dtype"]}; long videos: {summary["long_videos"]}{prepared}',
     'captions': f'{summary["captions"]:,}',
     'scorers': f'{scorers}: weight (size)',
@@ -124,12 +150,10 @@ def describe_index(summary: Mapping[str, Any], index: str) -> str:
     'sentences': sentences or 'cannot be typed: the data set came as features',
     'metadata': ', '.join(f'{name} ({count:,})' for name, count in summary['metadata'].items()) or 'none',
   }
+  if summary['without_start']:
+    lines['clock'] = (
+      f'{summary["without_start"]:,} videos without the second that a player shows first, which counts as 0; extract '
+      'them anew for films whose picture begins later'
+    )
   width = max(map(len, lines))
   return '\n'.join(f'{name.ljust(width)}  {value}' for name, value in lines.items())
-
-
-def _counts(names) -> dict[str, int]:
-  counts: dict[str, int] = {}
-  for name in names:
-    counts[name] = counts.get(name, 0) + 1
-  return dict(sorted(counts.items()))

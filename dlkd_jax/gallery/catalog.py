@@ -16,7 +16,7 @@ import pathlib
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -30,6 +30,15 @@ _ENTRY = 'id, title, path, start, duration, split, metadata, digest, dataset'
 _CAPTION = 'id, video, text, start, "end"'
 # Rows read at once where all are gone through.
 _BATCH = 4096
+
+
+class Known(NamedTuple):
+  """Where a video lies in an index and comes from; see `Entry` for digest, dataset and split."""
+
+  place: int
+  digest: str
+  dataset: str
+  split: str
 
 
 class Catalog:
@@ -142,9 +151,9 @@ class Catalog:
     query = f'SELECT {_CAPTION} FROM captions WHERE video = ? ORDER BY number'
     return [Caption(*row) for row in self.rows(query, [video_id])]
 
-  def digests(self) -> dict[str, tuple[str, str, str]]:
-    """Returns id → digest of the record that was indexed ('' where unknown), data set ('' likewise) and split."""
-    return {video: tuple(rest) for video, *rest in self.rows('SELECT id, digest, dataset, split FROM videos')}
+  def known(self) -> dict[str, Known]:
+    """Returns id → place and origin of all videos."""
+    return {video: Known(*rest) for video, *rest in self.rows('SELECT id, place, digest, dataset, split FROM videos')}
 
   def select(self, where: str = '1', parameters: Sequence[Any] | Mapping[str, Any] = ()) -> np.ndarray:
     """Returns `[V]` bool: the places of videos of which a condition in SQL holds.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ class Collection:
     options: what its builder noted of how it was made.
     sizes: Dv, Dq, and Dt, which is None without a teacher.
     counts: split → number of videos.
+    folder: of its newest version.
+    whole: whether these are all of its splits that have videos.
   """
 
   data_dir: str
@@ -38,6 +41,8 @@ class Collection:
   options: Mapping[str, Any]
   sizes: Mapping[str, int | None]
   counts: Mapping[str, int]
+  folder: pathlib.Path
+  whole: bool = True
 
   @classmethod
   def open(cls, data_dir: str, dataset: str, splits: Sequence[str] | None = None) -> Collection:
@@ -66,17 +71,82 @@ class Collection:
       dict(metadata.get('options', {})),
       dict(metadata['sizes']),
       {name: counts[name] for name in wanted},
+      folder,
+      whole=set(wanted) >= {name for name, count in counts.items() if count},
     )
 
   def __len__(self) -> int:
     return sum(self.counts.values())
 
-  def records(self) -> Iterator[tuple[str, sources.Record]]:
-    """Yields (split, record), one video after another."""
+  def records(self, places: Iterable[tuple[str, int]] | None = None) -> Iterator[tuple[str, sources.Record]]:
+    """Yields (split, record), one video after another.
+
+    Args:
+      places: splits and numbers of the records; None: all.
+    """
+    chosen = None if places is None else set(places)
     for split in self.splits:
-      source = sources.open_source(self.data_dir, self.dataset, split)
-      for number in range(len(source)):
-        yield split, source[number]
+      numbers = range(self.counts[split]) if chosen is None else sorted(n for name, n in chosen if name == split)
+      if numbers:
+        source = sources.open_source(self.data_dir, self.dataset, split)
+        for number in numbers:
+          yield split, source[number]
+
+  def digests(self) -> dict[str, str] | None:
+    """Returns video → hash of its file and captions, of all splits, as the data set lists them; None without a list.
+
+    Raises:
+      ValueError: the list is damaged.
+    """
+    path = self.folder / 'videos.json'
+    if not path.is_file():
+      return None
+    content = files.parse_object(files.read_text(path), str(path))
+    return {video: str(digest) for video, digest in content.items()}
+
+  def find(self, wanted: Container[str]) -> dict[str, tuple[str, int]]:
+    """Returns video → (split, number) of its record; no features are decoded.
+
+    What was added last lies last, and the search begins there: it ends with the last video that is wanted.
+
+    Args:
+      wanted: ids; those that are in no split of this collection are left out.
+    """
+    left, found = set(wanted), {}
+    for split in self.splits:
+      if left:
+        for number, video, _ in self._raw(split, backwards=True):
+          if video in left:
+            left.remove(video)
+            found[video] = split, number
+          if not left:
+            break
+    return found
+
+  def listing(self) -> Iterator[tuple[str, str, int, str]]:
+    """Yields video, split, number and a hash of the record, of all records; no features are decoded."""
+    for split in self.splits:
+      for number, video, features in self._raw(split):
+        content = hashlib.sha256()
+        for name in sorted(features):
+          content.update(name.encode() + b'\0' + features[name].SerializeToString())
+        yield video, split, number, content.hexdigest()[:32]
+
+  def _raw(self, split: str, backwards: bool = False) -> Iterator[tuple[int, str, Mapping[str, Any]]]:
+    """Yields number, video and features of the records of a split, as they are stored."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    sources.open_source(self.data_dir, self.dataset, split)  # It names files that are absent.
+    builder, _ = sources.open_set(self.data_dir, self.dataset, split)
+    raw = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+    for number in reversed(range(len(raw))) if backwards else range(len(raw)):
+      try:
+        features = tf_example_pb2.Example.FromString(raw[number]).features.feature
+        video = features['video_id'].bytes_list.value[0].decode('utf-8')
+      except Exception:  # Of many kinds; reading it as others do names the file.
+        video, features = sources.text(next(self.records([(split, number)]))[1]['video_id']), {}
+      yield number, video, features
 
   def features(self) -> dict[str, Any]:
     """Returns what has to be equal in all data sets of one index: how their features were made, and their sizes."""
@@ -93,13 +163,17 @@ class Knowledge:
   Attributes:
     videos: folder of the files, below which a video's id is its path; None where they are not at hand.
     metadata: video → what a file of metadata says of it.
+    metadata_file: that file; None where there is none.
+    absent: what an index remembers of these and is not there any more.
   """
 
   videos: pathlib.Path | None = None
   metadata: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+  metadata_file: pathlib.Path | None = None
+  absent: tuple[str, ...] = ()
 
   @classmethod
-  def read(cls, videos: str | None, metadata: str | None) -> Knowledge:
+  def read(cls, videos: pathlib.Path | str | None, metadata: pathlib.Path | str | None) -> Knowledge:
     """Takes a folder of videos and a file of metadata.
 
     The file is JSON, one object a line: `{"video": "lake.mp4", "title": "At the lake", "year": 2021}`. `title` may be
@@ -107,19 +181,41 @@ class Knowledge:
 
     Raises:
       FileNotFoundError: one of them is absent.
-      ValueError: the file is not written so; the message names the line.
+      ValueError: the file is not written so; the message names the line. Or the name of the folder is no text.
     """
     folder = pathlib.Path(videos).absolute() if videos else None
     if folder is not None and not folder.is_dir():
       raise FileNotFoundError(f'{folder} is no folder; name that of the videos with --videos')
-    return cls(folder, read_metadata(pathlib.Path(metadata)) if metadata else {})
+    if folder is not None and not files.is_text(str(folder)):
+      raise UserError(f'{files.printable(str(folder))}: the name of a folder of videos has to be UTF-8; rename it')
+    file = pathlib.Path(metadata).absolute() if metadata else None
+    return cls(folder, read_metadata(file) if file else {}, file)
 
-  def entry(self, record: Mapping[str, Any], split: str) -> Entry:
+  def completed(self, settings: Mapping[str, Any]) -> Knowledge:
+    """Returns the same with what an index remembers in its settings in the place of what was not given."""
+    found, absent = self, []
+    if self.videos is None and (remembered := settings.get('videos')):
+      found = dataclasses.replace(found, videos=pathlib.Path(remembered))
+    if found.videos is not None and not found.videos.is_dir():
+      absent.append(f'{found.videos}, the folder of the films, is not there; --videos names another')
+    if self.metadata_file is None and not self.metadata and (remembered := settings.get('metadata')):
+      file = pathlib.Path(remembered)
+      if file.is_file():
+        found = dataclasses.replace(found, metadata=read_metadata(file), metadata_file=file)
+      else:
+        absent.append(f'{file}, the metadata, is not there; --metadata names another')
+    return dataclasses.replace(found, absent=tuple(absent))
+
+  def file(self, video: str) -> pathlib.Path | None:
+    """Returns where the file of a video should be; None where that is not known."""
+    return None if self.videos is None else self.videos / video
+
+  def entry(self, record: Mapping[str, Any], split: str, digest: str = '', dataset: str = '') -> Entry:
     """Returns what is known of a record's video."""
     video = sources.text(record['video_id'])
     known = dict(self.metadata.get(video, {}))
     title = known.pop('title', None)
-    duration = float(record['duration'])
+    duration, start = float(record['duration']), float(record.get('start', np.nan))
     return Entry(
       video_id=video,
       title=str(title) if title is not None else _title(video),
@@ -127,6 +223,10 @@ class Knowledge:
       duration=duration if np.isfinite(duration) else None,
       split=split,
       metadata=known,
+      start=start if np.isfinite(start) else 0.0,
+      start_known=bool(np.isfinite(start)),
+      digest=digest,
+      dataset=dataset,
     )
 
 

@@ -7,7 +7,6 @@ reads it.
 from __future__ import annotations
 
 import contextlib
-import os
 import pathlib
 import struct
 import zlib
@@ -17,6 +16,7 @@ import faiss
 import numpy as np
 
 from dlkd_jax.errors import UserError
+from dlkd_jax.files import replacing
 from dlkd_jax.gallery.quantization import JoinedRows, Rows
 
 _BITS = 4
@@ -135,17 +135,9 @@ class FrameIndex:
       OSError: it cannot be written; what was there is unchanged.
     """
     content = faiss.serialize_index(self._index)
-    temporary = path.with_name(path.name + '.tmp')
-    try:
-      with temporary.open('wb') as file:
-        file.write(content)
-        file.write(_FOOTER.pack(_MAGIC, len(content), zlib.crc32(content)))
-        file.flush()
-        os.fsync(file.fileno())
-      temporary.replace(path)
-    except OSError:
-      temporary.unlink(missing_ok=True)
-      raise
+    with replacing(path) as temporary, temporary.open('wb') as file:
+      file.write(content)
+      file.write(_FOOTER.pack(_MAGIC, len(content), zlib.crc32(content)))
 
   @classmethod
   def load(cls, path: pathlib.Path, rows: int | None = None, hidden: int | None = None) -> FrameIndex:

@@ -14,16 +14,17 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from dlkd_jax import files
 from dlkd_jax.gallery import catalog as catalog_lib
 from dlkd_jax.gallery import catalog_file
-from dlkd_jax.gallery.locking import foreign_files, student_file, writing
+from dlkd_jax.gallery.locking import clear_segment, foreign_files, student_file, writing
 from dlkd_jax.gallery.manifest import CATALOG, DTYPES, FORMAT, MANIFEST, VERSION, is_plain, read_manifest, refuse_others
 from dlkd_jax.gallery.segments import (
   IndexFolderError,
@@ -32,7 +33,6 @@ from dlkd_jax.gallery.segments import (
   check_content,
   check_contents,
   check_size,
-  clear_segment,
   describe_file,
   open_segment,
 )
@@ -129,7 +129,7 @@ class IndexFolder:
     raise AssertionError  # The loop returns or raises.
 
   def _segments(self) -> list[Segment]:
-    return [self._open(about) for about in self.manifest['segments']]
+    return [self.open_segment(about) for about in self.manifest['segments']]
 
   def _catalog(self, segments: list[Segment], videos: str | None) -> catalog_lib.Catalog:
     abouts = self.manifest['segments']
@@ -148,9 +148,6 @@ class IndexFolder:
     """Returns the folder of a segment."""
     return self.path / _SEGMENTS / name
 
-  def _open(self, about: Mapping[str, Any]) -> Segment:
-    return open_segment(self.segment_path(about['name']), about, self.manifest['scorers'], self.manifest['dtype'])
-
   def verify(self) -> None:
     """Reads every file and compares its hash.
 
@@ -167,6 +164,10 @@ class IndexFolder:
     sizes = [file['bytes'] for about in self.manifest['segments'] for file in about['files'].values()]
     others = (self.manifest['student'], self.manifest.get('catalog'))
     return sum(sizes) + sum(about['bytes'] for about in others if about)
+
+  def is_changed(self) -> bool:
+    """Whether the manifest in memory says something else than the one on the disk."""
+    return not (self.path / MANIFEST).is_file() or read_manifest(self.path) != json.loads(json.dumps(self.manifest))
 
   def write_manifest(self) -> None:
     """Writes a catalog and then the manifest: from here on the index is what it says; the caller holds the lock."""
@@ -201,20 +202,44 @@ class IndexFolder:
     while os.path.lexists(folder := self.segment_path(f'{self.manifest["next_segment"]:06d}')):
       self.manifest['next_segment'] += 1  # Whatever it is, it is not ours to write to.
     self.manifest['next_segment'] += 1
-    return SegmentWriter(folder, self.manifest['scorers'], self.manifest['dtype'])
+    codes = bool(self.manifest['settings'].get('two_stage'))
+    return SegmentWriter(folder, self.manifest['scorers'], self.manifest['dtype'], codes)
 
-  def commit(self, added: Sequence[Mapping[str, Any]], replace: bool = False) -> None:
-    """Puts finished segments into the index, or in the place of all that are there; the caller holds the lock.
+  def commit(
+    self, added: Sequence[Mapping[str, Any]], replace: bool = False, dropped: Collection[str] | None = None
+  ) -> None:
+    """Puts finished segments into the index, or in the place of others; the caller holds the lock.
 
     Args:
       added: what `SegmentWriter.finish` returned.
       replace: drop the segments that are there.
+      dropped: names of those that are dropped; none, unless all are.
     """
-    before = [] if replace else self.manifest['segments']
-    self.manifest['segments'] = [*before, *(dict(about) for about in added)]
+    there = self.manifest['segments']
+    gone = {about['name'] for about in there} if replace else set(dropped or ())
+    kept = [about for about in there if about['name'] not in gone]
+    self.manifest['segments'] = [*kept, *(dict(about) for about in added)]
     self.write_manifest()
-    if replace:
+    if gone:
       self.clear_away()
+
+  def drop(self, places: Mapping[str, int], catalog: catalog_lib.Catalog) -> None:
+    """Marks videos as removed, in the manifest in memory; `write_manifest` or `commit` writes it.
+
+    Args:
+      places: id → place of each, as `catalog` has it.
+      catalog: of the segments that the manifest begins with.
+    """
+    segments = self.manifest['segments']
+    own: dict[int, list[str]] = {}
+    for video, place in places.items():
+      own.setdefault(catalog.segment_of(place)[0], []).append(video)
+    for number, videos in own.items():
+      segments[number] = {**segments[number], 'removed': sorted({*segments[number]['removed'], *videos})}
+
+  def open_segment(self, about: Mapping[str, Any]) -> Segment:
+    """Opens a segment, which may be finished and not committed yet."""
+    return open_segment(self.segment_path(about['name']), about, self.manifest['scorers'], self.manifest['dtype'])
 
   def clear_away(self) -> None:
     """Removes what the index does not need any more: parts of writers that were killed, and replaced segments.

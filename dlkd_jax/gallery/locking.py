@@ -1,4 +1,4 @@
-"""Who may write to the folder of an index: one process at a time, and none to a folder of other people's files."""
+"""Who may write to the folder of an index, and what may be removed there: never other people's files."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from dlkd_jax.gallery import catalog_file
 from dlkd_jax.gallery.manifest import CATALOG, FORMAT, MANIFEST, is_plain, read_manifest
-from dlkd_jax.gallery.segments import IndexFolderError
+from dlkd_jax.gallery.segments import FIRST, SUFFIXES, IndexFolderError
 
 _LOCK = '.lock'
 
@@ -53,6 +53,32 @@ def writing(path: pathlib.Path, create: bool = False, student: str | None = None
 def student_file(about: Mapping[str, Any]) -> str:
   """Returns the name of a new index's file of a student, of which `parameters` is the hash."""
   return f'student-{about["parameters"]}.safetensors'
+
+
+def clear_segment(folder: pathlib.Path, scorers: Iterable[str]) -> None:
+  """Removes a segment that no index needs, finished or not; nothing that a `SegmentWriter` has not made.
+
+  A folder is taken for a segment where `offsets.i64` begins as every one does, or where all files of a segment that
+  are in it are empty. Its files go, and the folder, if nothing else is in it. No link is followed.
+  """
+  if folder.is_symlink() or not folder.is_dir():
+    return
+  kinds = ('values', 'scales', 'captions', 'frames', 'frames.tmp')
+  names = {*SUFFIXES.values(), *(f'{name}.{kind}' for name in scorers for kind in kinds)}
+  own = [file for file in folder.iterdir() if file.name in names and is_plain(file)]
+  first = folder / SUFFIXES['offsets']
+  if any(file.stat().st_size for file in own):
+    if first not in own:
+      return
+    with first.open('rb') as file:
+      begun = file.read(len(FIRST))
+    # Earlier writers kept the beginning in memory: theirs is known by all the others being there.
+    if begun != FIRST and (begun or not {folder / name for name in SUFFIXES.values()} <= set(own)):
+      return
+  for file in sorted(own, key=lambda file: file == first):  # By the last one it is known.
+    file.unlink()
+  with contextlib.suppress(OSError):  # Somebody's files are in it.
+    folder.rmdir()
 
 
 def _refuse_foreign(path: pathlib.Path, student: str | None) -> None:

@@ -19,14 +19,12 @@ say stands in the `catalog`, too.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import os
 import pathlib
-import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
@@ -37,8 +35,8 @@ from dlkd_jax.files import sync
 from dlkd_jax.gallery.quantization import Rows
 
 # The first row of the first video, in the bytes of `offsets`.
-_FIRST = bytes(8)
-_SUFFIXES = {'offsets': 'offsets.i64', 'times': 'times.f32', 'videos': 'videos.jsonl', 'captions': 'captions.jsonl'}
+FIRST = bytes(8)
+SUFFIXES = {'offsets': 'offsets.i64', 'times': 'times.f32', 'videos': 'videos.jsonl', 'captions': 'captions.jsonl'}
 
 
 class IndexFolderError(UserError):
@@ -157,20 +155,21 @@ class SegmentWriter:
     videos, frames: how many were added so far.
   """
 
-  def __init__(self, folder: pathlib.Path, scorers: Mapping[str, int], dtype: str):
+  def __init__(self, folder: pathlib.Path, scorers: Mapping[str, int], dtype: str, codes: bool = False):
     """Makes the folder.
 
     Args:
       folder: must not exist.
       scorers: name → H.
       dtype: 'float16' or 'int8', of the frames.
+      codes: whether the frames are compressed, too, for searching in two stages.
     """
     folder.mkdir(parents=True)
-    self._folder, self._scorers, self._dtype = folder, dict(scorers), np.dtype(dtype)
-    names = [*_SUFFIXES.values(), *(f'{name}.{kind}' for name in scorers for kind in self._kinds())]
+    self._folder, self._scorers, self._dtype, self._codes = folder, dict(scorers), np.dtype(dtype), codes
+    names = [*SUFFIXES.values(), *(f'{name}.{kind}' for name in scorers for kind in self._kinds())]
     self._files = {name: _HashedFile(folder / name) for name in names}
-    self._files[_SUFFIXES['offsets']].write(_FIRST)
-    self._files[_SUFFIXES['offsets']].flush()  # By it a segment is known that was never finished.
+    self._files[SUFFIXES['offsets']].write(FIRST)
+    self._files[SUFFIXES['offsets']].flush()  # By it a segment is known that was never finished.
     self.videos = self.frames = self.captions = 0
 
   def _kinds(self) -> tuple[str, ...]:
@@ -205,11 +204,11 @@ class SegmentWriter:
           f'[{count}, {size}]'
         )
     self.videos, self.frames, self.captions = self.videos + 1, self.frames + count, self.captions + len(captions)
-    self._files[_SUFFIXES['offsets']].write(np.array([self.frames], np.int64))
-    self._files[_SUFFIXES['times']].write(np.ascontiguousarray(times, np.float32))
-    self._files[_SUFFIXES['videos']].write(_line(entry))
+    self._files[SUFFIXES['offsets']].write(np.array([self.frames], np.int64))
+    self._files[SUFFIXES['times']].write(np.ascontiguousarray(times, np.float32))
+    self._files[SUFFIXES['videos']].write(_line(entry))
     for caption in captions:
-      self._files[_SUFFIXES['captions']].write(_line(caption))
+      self._files[SUFFIXES['captions']].write(_line(caption))
     for name in self._scorers:
       self._files[f'{name}.values'].write(np.ascontiguousarray(rows[name].values))
       if rows[name].scales is not None:
@@ -219,17 +218,19 @@ class SegmentWriter:
 
   def finish(self) -> dict[str, Any]:
     """Brings everything to the disk and returns what the manifest says of the segment."""
-    files = {name: file.close() for name, file in self._files.items()}
-    for folder in (self._folder, self._folder.parent):
-      sync(folder)
-    return {
+    about = {
       'name': self._folder.name,
       'videos': self.videos,
       'frames': self.frames,
       'captions': self.captions,
       'removed': [],
-      'files': files,
+      'files': {name: file.close() for name, file in self._files.items()},
     }
+    if self._codes:
+      add_codes(self._folder, about, open_segment(self._folder, about, self._scorers, self._dtype).rows)
+    for folder in (self._folder, self._folder.parent):
+      sync(folder)
+    return about
 
   def abandon(self) -> None:
     """Closes the files; what was written is left for the next writer to clear away."""
@@ -260,19 +261,41 @@ def open_segment(folder: pathlib.Path, about: Mapping[str, Any], scorers: Mappin
   quantized = np.dtype(dtype) == np.int8
   return Segment(
     name=about['name'],
-    entries=_Lines(folder / _SUFFIXES['videos'], Entry, about['videos']),
-    offsets=np.fromfile(folder / _SUFFIXES['offsets'], np.int64),
-    times=mapped(_SUFFIXES['times'], np.float32, n),
+    entries=_Lines(folder / SUFFIXES['videos'], Entry, about['videos']),
+    offsets=np.fromfile(folder / SUFFIXES['offsets'], np.int64),
+    times=mapped(SUFFIXES['times'], np.float32, n),
     rows={
       name: Rows(
         mapped(f'{name}.values', dtype, n, size), mapped(f'{name}.scales', np.float32, n) if quantized else None
       )
       for name, size in scorers.items()
     },
-    captions=_Lines(folder / _SUFFIXES['captions'], Caption, k),
+    captions=_Lines(folder / SUFFIXES['captions'], Caption, k),
     caption_vectors={name: mapped(f'{name}.captions', np.float16, k, size) for name, size in scorers.items()},
     removed=frozenset(about['removed']),
   )
+
+
+def codes_name(scorer: str) -> str:
+  """Returns the name of the compressed frames of a scorer in a segment."""
+  return f'{scorer}.frames'
+
+
+def has_codes(about: Mapping[str, Any], scorers: Iterable[str]) -> bool:
+  """Returns whether a segment of a manifest has compressed frames of all scorers, or no frames at all."""
+  return not about['frames'] or {codes_name(scorer) for scorer in scorers} <= about['files'].keys()
+
+
+def add_codes(folder: pathlib.Path, about: dict[str, Any], rows: Mapping[str, Rows]) -> None:
+  """Compresses the frames of a segment, and says so in `about`; frames that are compressed are left alone."""
+  if has_codes(about, rows):
+    return
+  from dlkd_jax.gallery.frame_index import FrameIndex  # FAISS takes a while to load.
+
+  for scorer, stored in rows.items():
+    file = folder / codes_name(scorer)
+    FrameIndex.build(stored).save(file)
+    about['files'] = {**about['files'], file.name: describe_file(file)}
 
 
 def check_sizes(folder: pathlib.Path, about: Mapping[str, Any]) -> None:
@@ -315,32 +338,6 @@ def check_content(file: pathlib.Path, expected: Mapping[str, Any]) -> None:
       f'{file} has the check sum {found[:12]}…, expected {expected["sha256"][:12]}…: its bytes were changed; copy the '
       'index again, or remove its folder and build it anew'
     )
-
-
-def clear_segment(folder: pathlib.Path, scorers: Iterable[str]) -> None:
-  """Removes a segment that no index needs, finished or not; nothing that a `SegmentWriter` has not made.
-
-  A folder is taken for a segment where `offsets.i64` begins as every one does, or where all files of a segment that
-  are in it are empty. Its files go, and the folder, if nothing else is in it. No link is followed.
-  """
-  if folder.is_symlink() or not folder.is_dir():
-    return
-  kinds = ('values', 'scales', 'captions', 'frames', 'frames.tmp')
-  names = {*_SUFFIXES.values(), *(f'{name}.{kind}' for name in scorers for kind in kinds)}
-  own = [file for file in folder.iterdir() if file.name in names and stat.S_ISREG(file.lstat().st_mode)]
-  first = folder / _SUFFIXES['offsets']
-  if any(file.stat().st_size for file in own):
-    if first not in own:
-      return
-    with first.open('rb') as file:
-      begun = file.read(len(_FIRST))
-    # Earlier writers kept the beginning in memory: theirs is known by all the others being there.
-    if begun != _FIRST and (begun or not {folder / name for name in _SUFFIXES.values()} <= set(own)):
-      return
-  for file in sorted(own, key=lambda file: file == first):  # By the last one it is known.
-    file.unlink()
-  with contextlib.suppress(OSError):  # Somebody's files are in it.
-    folder.rmdir()
 
 
 def _line(value: Entry | Caption) -> bytes:

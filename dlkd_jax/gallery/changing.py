@@ -1,0 +1,114 @@
+"""Removing videos from an index, and writing segments anew: all of them, or small ones together."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from dlkd_jax.gallery import index_folder
+from dlkd_jax.gallery.catalog import Catalog
+from dlkd_jax.gallery.index_folder import IndexFolder
+from dlkd_jax.gallery.segments import Entry, Segment
+
+# A segment is small below this share of the frames after which segments are put into an index.
+_SMALL = 4
+# Small segments are merged unless each has this many times the frames of the next.
+_RATIO = 4
+
+
+def remove(path: pathlib.Path, chosen: Callable[[Entry], bool]) -> list[str]:
+  """Marks videos as removed, so that no search finds them; their bytes stay until `compact`.
+
+  The index remembers that they were removed: `add` does not bring them back unless it is told to.
+
+  Args:
+    path: folder of an index.
+    chosen: whether a video is to go.
+
+  Returns:
+    Ids of the videos that went.
+  """
+  with index_folder.writing(path):
+    folder = IndexFolder.open(path)
+    catalog = Catalog.open(folder)
+    gone = {entry.video_id: entry.digest for entry in catalog.videos.values() if chosen(entry)}
+    if gone:
+      folder.drop({video: catalog.place_of(video) for video in gone}, catalog)
+      forgotten = {video: {'digest': digest} for video, digest in gone.items()}
+      folder.manifest['forgotten'] = {**folder.manifest.get('forgotten', {}), **forgotten}
+      folder.write_manifest()
+    return list(gone)
+
+
+def compact(path: pathlib.Path, segment_frames: int) -> int:
+  """Writes an index anew without what was removed, in as few segments as possible.
+
+  Args:
+    path: folder of an index.
+    segment_frames: frames after which a segment is finished.
+
+  Returns:
+    Bytes that were freed.
+  """
+  with index_folder.writing(path):
+    folder = IndexFolder.open(path)
+    folder.clear_away()
+    before = folder.bytes()
+    abouts = folder.manifest['segments']
+    if len(abouts) <= 1 and not any(about['removed'] for about in abouts):
+      return 0
+    folder.commit(list(_rewrite(folder, folder.segments(), segment_frames)), replace=True)
+    return before - folder.bytes()
+
+
+def commit_merged(folder: IndexFolder, added: Sequence[Mapping[str, Any]], segment_frames: int) -> None:
+  """Puts finished segments into an index, small ones together with small ones that are there, in one change.
+
+  However many small additions there were, a handful of small segments is left, each some times as large as the next;
+  a frame is written anew as often as that, not once for every addition.
+
+  Args:
+    folder: the index; the caller holds the lock.
+    added: what `SegmentWriter.finish` returned.
+    segment_frames: frames after which segments are put into the index.
+  """
+  small = [about for about in [*folder.manifest['segments'], *added] if about['frames'] * _SMALL < segment_frames]
+  merged: list[Mapping[str, Any]] = []
+  frames = 0
+  while small and (not merged or small[-1]['frames'] < _RATIO * frames):
+    if frames + small[-1]['frames'] > segment_frames:
+      break
+    frames += small[-1]['frames']
+    merged.insert(0, small.pop())
+  if len(merged) < 2:
+    if added or folder.is_changed():
+      folder.commit(added)
+    return
+  names = {about['name'] for about in merged}
+  segments = [folder.open_segment(about) for about in merged]
+  written = list(_rewrite(folder, segments, segment_frames))
+  folder.commit([*(about for about in added if about['name'] not in names), *written], dropped=names)
+  folder.clear_away()
+
+
+def _rewrite(folder: IndexFolder, segments: Sequence[Segment], segment_frames: int) -> Iterator[Mapping[str, Any]]:
+  """Writes what was not removed of segments into new ones, in the same order."""
+  writer = None
+  for segment in segments:
+    captions: dict[str, list[int]] = {}
+    for number, caption in enumerate(segment.captions):
+      captions.setdefault(caption.video_id, []).append(number)
+    for video, (entry, alive) in enumerate(zip(segment.entries, segment.alive(), strict=True)):
+      if not alive:
+        continue
+      own = captions.get(entry.video_id, [])
+      vectors = {name: array[own] for name, array in segment.caption_vectors.items()}
+      writer = writer or folder.new_segment()
+      times = segment.times[segment.frames(video)]
+      writer.add(entry, times, segment.rows_of(video), [segment.captions[n] for n in own], vectors)
+      if writer.frames >= segment_frames:
+        yield writer.finish()
+        writer = None
+  if writer:
+    yield writer.finish()
