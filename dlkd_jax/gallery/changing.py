@@ -13,8 +13,8 @@ from dlkd_jax.gallery.segments import Entry, Segment
 
 # A segment is small below this share of the frames after which segments are put into an index.
 _SMALL = 4
-# Small segments are merged unless each has this many times the frames of the next.
-_RATIO = 4
+# So many small segments cost a query little; where there are more, the last are merged until at most so many are left.
+_MOST, _LEFT = 8, 4
 
 
 def remove(path: pathlib.Path, chosen: Callable[[Entry], bool]) -> list[str]:
@@ -65,8 +65,8 @@ def compact(path: pathlib.Path, segment_frames: int) -> int:
 def commit_merged(folder: IndexFolder, added: Sequence[Mapping[str, Any]], segment_frames: int) -> None:
   """Puts finished segments into an index, small ones together with small ones that are there, in one change.
 
-  However many small additions there were, a handful of small segments is left, each some times as large as the next;
-  a frame is written anew as often as that, not once for every addition.
+  However many small additions there were, a handful of small segments is left. The last are merged, and those before
+  them that are not twice as large as what comes of it: so a frame is written anew a few times, not once for every addition.
 
   Args:
     folder: the index; the caller holds the lock.
@@ -76,7 +76,8 @@ def commit_merged(folder: IndexFolder, added: Sequence[Mapping[str, Any]], segme
   small = [about for about in [*folder.manifest['segments'], *added] if about['frames'] * _SMALL < segment_frames]
   merged: list[Mapping[str, Any]] = []
   frames = 0
-  while small and (not merged or small[-1]['frames'] < _RATIO * frames):
+  many = len(small) > _MOST
+  while many and small and (len(small) >= _LEFT or small[-1]['frames'] < 2 * frames):
     if frames + small[-1]['frames'] > segment_frames:
       break
     frames += small[-1]['frames']
