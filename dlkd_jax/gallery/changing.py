@@ -66,7 +66,7 @@ def commit_merged(folder: IndexFolder, added: Sequence[Mapping[str, Any]], segme
   """Puts finished segments into an index, small ones together with small ones that are there, in one change.
 
   However many small additions there were, a handful of small segments is left. The last are merged, and those before
-  them that are not twice as large as what comes of it: so a frame is written anew a few times, not once for every addition.
+  them that are not twice as large as what comes of it: so a frame is written anew a few times, not once an addition.
 
   Args:
     folder: the index; the caller holds the lock.
