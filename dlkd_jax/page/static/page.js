@@ -81,6 +81,10 @@ function show(answer, first) {
 function nothing() {
   if (state.info?.videos === 0) return emptyIndex();
   say('No video fits well enough');
+  if (state.where) {
+    tell('Nothing is left', [`There is no video for which “${state.where}” holds and that fits “${state.query}”.`]);
+    return;
+  }
   tell('Nothing fits well enough', [
     `No video comes up to what this server was told to ask for, for “${state.query}”.`,
     'Describe what can be seen: who, what they do, and where. Short, plain sentences work best.',
