@@ -139,7 +139,7 @@ def coefficients(step):
   return Coefficients(
     schedules.alpha('exp', STEPS_PER_EPOCH, 0.8, 120)(step),
     schedules.beta('exp', STEPS_PER_EPOCH, 0.8, 120)(step),
-    schedules.distillation_weight('exp', STEPS_PER_EPOCH, 0.8, 120)(step),
+    schedules.distillation_weight('exp', STEPS_PER_EPOCH)(step),
     hard_negatives=step >= 2 * STEPS_PER_EPOCH,
   )
 
