@@ -10,6 +10,8 @@ from dlkd_jax.reporting.examples import Curves, Example
 from dlkd_jax.reporting.plot_style import INK, LOOKS, MOMENT, PALE, WIDTH, label, shown, style, to_svg
 from dlkd_jax.retrieval.evaluation import TEACHER
 
+_LONGEST = 36  # Characters of an id that have room over half a figure.
+
 
 def example(query: Example, scorer: str, name: str) -> str:
   """Draws a query's frame curves over its own video, and beside them those over a wrong video ranked first.
@@ -38,9 +40,9 @@ def example(query: Example, scorer: str, name: str) -> str:
       bottom = student if below is None else below
       bottom.set_xlabel('seconds' if curves.seconds else 'share of the video')
       title = (
-        f'own video {shown(curves.video_id)}, rank {query.ranks[scorer]:,}'
+        f'own video {shown(curves.video_id, _LONGEST)}, rank {query.ranks[scorer]:,}'
         if own
-        else f'ranked first: {shown(curves.video_id)}'
+        else f'ranked first: {shown(curves.video_id, _LONGEST)}'
       )
       student.set_title(title, loc='left')
       if own:

@@ -107,7 +107,7 @@ ODD = (
   '<b>&amp;',
   '\\',
 )
-TEXTS = st.one_of(st.text(max_size=20), st.lists(st.sampled_from(ODD), max_size=5).map(''.join))
+TEXTS = st.one_of(st.text(max_size=20), st.lists(st.sampled_from(ODD), max_size=3).map(''.join))
 
 
 def words(svg):
