@@ -5,6 +5,8 @@ import { plot, momentName } from './plot.js';
 import { clock, draw, make, score } from './text.js';
 
 const FRAMES = 6;
+// Times of frames are equal to those of samples within this much: what rounding to milliseconds adds.
+const HALF_A_MILLISECOND = 0.0005;
 const HEADINGS = {
   gone: 'The file is gone',
   format: 'Browsers do not play this format',
@@ -111,7 +113,7 @@ export class Player {
 
   #listen(video, seconds) {
     video.addEventListener('loadedmetadata', () => {
-      video.currentTime = Math.min(seconds ?? this.moment.start, Math.max(0, video.duration - 0.05));
+      goTo(video, seconds ?? this.moment.start);
       play(video);
     }, { once: true });
     video.addEventListener('timeupdate', () => {
@@ -119,13 +121,13 @@ export class Player {
       const { start, end } = this.moment;
       this.timeline.move(video.currentTime);
       this.dialog.classList.toggle('in-moment', video.currentTime >= start - 0.05 && video.currentTime < end);
-      if (this.repeats && !video.paused && video.currentTime >= end) video.currentTime = start;
+      if (this.repeats && !video.paused && video.currentTime >= end) goTo(video, start);
     });
     video.addEventListener('error', () => this.#fail(video));
   }
 
   #seek(time) {
-    this.video.currentTime = time;
+    goTo(this.video, time);
     play(this.video);
   }
 
@@ -238,6 +240,24 @@ function copier() {
 function icon(label, path, disabled, click) {
   return make('button', { class: 'icon', type: 'button', 'aria-label': label, title: label, disabled, click },
     draw('svg', { viewBox: '0 0 16 16', 'aria-hidden': 'true' }, draw('path', { d: path })));
+}
+
+/**
+ * Shows the frame that the index has at a time, seconds on the player's clock.
+ *
+ * Where all of a film begins late a browser takes it for shorter than it is until it has read on: it is sent there again
+ * as it finds out.
+ */
+function goTo(video, time) {
+  const wanted = time + HALF_A_MILLISECOND;
+  const end = video.duration;
+  const last = Math.max(0, end - 0.05);
+  video.currentTime = Math.min(wanted, last);
+  video.goingTo?.abort();
+  if (!(wanted > last)) return;
+  video.goingTo = new AbortController();
+  const again = () => video.duration > end && goTo(video, time);
+  video.addEventListener('durationchange', again, { signal: video.goingTo.signal });
 }
 
 /** Plays; without sound where the browser wants a click first. */
