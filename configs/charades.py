@@ -13,7 +13,7 @@ from configs import common
 def get_config(arg=None):
   """Returns the recipe; `common` lists the arguments."""
   config = common.base('charades_prvr')
-  config.data.frame_sizes = (48, 64, 128)  # lengths that the frames of a batch are padded to
+  config.data.frame_sizes = (48, 64, 128)  # lengths that the frames of a block of evaluation are padded to
   config.optimizer.learning_rate = 2.4e-4  # highest rate
   config.model.input_dropout = 0.15  # share of input features dropped
   config.model.dropout = 0.15  # share of inner features dropped

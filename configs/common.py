@@ -45,10 +45,8 @@ def base(dataset: str) -> ml_collections.ConfigDict:
   config.data.packing = True  # several videos share a row of max_frames frames, several captions a row of tokens
   config.data.row_words = 60  # tokens of such a row
   config.data.slots = 8  # most videos, or captions, that share a row
-  config.data.most_shapes = 4  # shapes that packed batches may have; fewer compile sooner and pad more
-  config.data.frame_sizes = (32, 64, 96, 128)  # lengths that videos are padded to: in evaluation, and unpacked
-  config.data.word_sizes = (16, 30)  # lengths that captions are padded to: in evaluation, and unpacked
-  config.data.caption_sizes = ()  # captions that an unpacked batch is padded to; empty: multiples of half the videos
+  config.data.frame_sizes = (32, 64, 96, 128)  # lengths that videos are padded to in evaluation
+  config.data.word_sizes = (16, 30)  # lengths that captions are padded to in evaluation
   config.data.sort_by_captions = True  # order a batch by captions per video, as the release does
   config.data.max_videos = config_dict.placeholder(int)  # use only the first so many videos of each split
   config.data.read_threads = 4  # threads that read one batch

@@ -15,10 +15,8 @@ FREE_ON_RESUME = (
   'data.packing',
   'data.row_words',
   'data.slots',
-  'data.most_shapes',
   'data.frame_sizes',
   'data.word_sizes',
-  'data.caption_sizes',
   'model.precision',  # Where it is 'auto', a run goes on with what it began with.
   'similarity.',
   'teacher.micro_batch',
@@ -78,12 +76,12 @@ def _one_of(*choices: str) -> Rule:
   return Rule(lambda x: type(x) is str and x in choices, f'one of {", ".join(choices)}')
 
 
-def _sizes(empty: bool = False) -> Rule:
+def _sizes() -> Rule:
   def holds(x):
     whole = isinstance(x, tuple | list) and all(type(size) is int and 1 <= size <= _MOST for size in x)
-    return whole and list(x) == sorted(set(x)) and (empty or len(x) > 0)
+    return whole and list(x) == sorted(set(x)) and len(x) > 0
 
-  return Rule(holds, 'rising whole numbers from 1, as (32,64)' + (', or ()' if empty else ''))
+  return Rule(holds, 'rising whole numbers from 1, as (32,64)')
 
 
 _FLAG = Rule(lambda x: type(x) is bool, 'True or False')
@@ -109,10 +107,8 @@ RULES: dict[str, Rule] = {
   'data.packing': _FLAG,
   'data.row_words': _whole(1),
   'data.slots': _whole(1),
-  'data.most_shapes': _whole(1),
   'data.frame_sizes': _sizes(),
   'data.word_sizes': _sizes(),
-  'data.caption_sizes': _sizes(empty=True),
   'data.sort_by_captions': _FLAG,
   'data.max_videos': _optional(_whole(1)),
   'data.read_threads': _whole(1, 4096),

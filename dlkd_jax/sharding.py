@@ -95,8 +95,8 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
   for array in jax.tree.leaves(batch):
     if array.shape[0] % local:
       raise UserError(
-        f'a batch array of {array.shape[0]} rows does not divide over {local} devices; choose sizes (batch_videos, '
-        f'caption_sizes) that are multiples of {local}.'
+        f'a batch array of {array.shape[0]} rows does not divide over {local} devices; choose a number of '
+        f'videos (batch_videos, block_videos) that is a multiple of {local}.'
       )
   placement = rows(mesh)
   if jax.process_count() == 1:

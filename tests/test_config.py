@@ -142,7 +142,6 @@ def test_recipes_state_what_has_an_effect(name):
   text = (repository() / 'configs' / f'{name}.py').read_text(encoding='utf-8')
   for field in re.findall(r'^  config\.([a-z_.]+) = ', text, re.MULTILINE):
     assert flat[field] != default[field], f'{field} is the default'
-    assert field != 'data.caption_sizes' or not flat['data.packing'], 'it is read for unpacked batches only'
 
 
 def test_arguments_reach_their_fields():
@@ -214,7 +213,7 @@ def test_no_number_may_be_senseless(config, field):
     ('evaluation.block_videos', (0,)),
     ('data.max_videos', (0,)),
     ('data.frame_sizes', ((), (0, 128), (128, 64), (64, 64, 128), (1.5, 128), 128)),
-    ('data.caption_sizes', ((-1,), (4, 2))),
+    ('data.word_sizes', ((-1,), (4, 2))),
     ('data.dataset', ('', 3, None)),
     ('data.packing', (1, 'yes')),
     ('model.precision', ('float16',)),

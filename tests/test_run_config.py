@@ -42,7 +42,7 @@ def test_what_does_not_change_the_result_may_differ(config, tmp_path):
   config_lib.write_or_compare(config, tmp_path)
   config.data.data_dir, config.data.read_threads, config.data.prefetch_batches = 'elsewhere', 9, 9
   config.logging.every_steps, config.evaluation.block_videos, config.evaluation.block_captions = 1, 8, 8
-  config.training.patience, config.data.most_shapes, config.similarity.form = 99, 2, 'plain'
+  config.training.patience, config.data.slots, config.similarity.form = 99, 2, 'plain'
   found = config_lib.settle(config, tmp_path)
   assert config_lib.flatten(found.config) == config_lib.flatten(config)
   assert any('training.patience: 10 → 99' in note for note in found.notes)

@@ -1,9 +1,7 @@
-"""From records to batches: reading, resampling, normalising, packing and masking features.
+"""From records to batches: reading, resampling, packing and masking features.
 
-`batch` holds the typed batch that training takes, `input_pipeline` makes a shuffled, resumable stream of them,
-`evaluation_blocks` walks a whole split in order, and `transforms` holds the arithmetic, in numpy alone.
-
-Where a batch's videos lie follows from `lengths`, without reading records: `arrangement` orders them, shares them
-among devices (`sharing`) and packs them into rows (`packing`); `plan` chooses the few shapes (`ladder`) that batches
-take; and `collation` reads the records and writes them into place.
+`sources` reads records and their lengths; `train_pipeline` makes a shuffled, resumable stream of training batches,
+`evaluation_blocks` walks a whole split in order. A batch (`batch`) comes about like this: `packing` shares its videos
+among devices and places them in rows, from their lengths alone; `shapes` knows the two shapes that batches take; and
+`collation` copies the records into place (`transforms` averages those that are too long).
 """

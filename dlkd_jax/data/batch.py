@@ -2,12 +2,19 @@
 
 One alphabet of sizes everywhere: B videos, Q captions, L frames of a row, W tokens of a row, D features. All arrays are
 padded to static shapes and every padded entry is named by a mask, so that no result depends on the padding.
+
+Features travel as they are stored; `unit_rows` widens and normalises them where they are used.
 """
 
 from __future__ import annotations
 
+import math
+
 import chex
 import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from dlkd_jax.layout import Array, Layout
 
@@ -21,10 +28,12 @@ class Batch:
   video are adjacent.
 
   Attributes:
-    student_frames: `[R, L, Dv]` float32, each real frame divided by its norm; padded ones are 0.
-    student_tokens: `[Rw, W, Dq]` float32, each real token divided by its norm; padded ones are 0.
-    frames: layout of the videos in the rows of frames: `frames.where` is `[B]`.
-    tokens: layout of the captions in the rows of tokens: `tokens.where` is `[Q]`.
+    student_frames: `[R, L, Dv]` as extracted, not normalised; padded ones are 0. Like all features in the type that
+      they are stored in, float16 or float32; but float32 where a video of the set has more frames than a batch takes,
+      since their means are.
+    student_tokens: `[Rw, W, Dq]` as extracted, not normalised; padded ones are 0.
+    frame_layout: of the videos in the rows of frames: `frame_layout.where` is `[B]`.
+    token_layout: of the captions in the rows of tokens: `token_layout.where` is `[Q]`.
     labels: `[Q]` int32, index of the caption's own video among the B of the whole batch, over all devices; 0 for a
       padded caption.
     video_mask: `[B]` bool, true for real videos.
@@ -33,17 +42,17 @@ class Batch:
       padded one. What goes "by position" in a batch, and every random draw, follows it, so that results do not depend
       on how the batch is shared or packed.
     caption_ordinals: `[Q]` int32, the same of captions.
-    teacher_frames: `[R, L, Dt]` float32, not normalised, of the same frames as the student's, in the same layout;
-      None without a teacher, or where its pixels are there instead.
-    teacher_text: `[Q, Dt]` float32, not normalised; None without a teacher.
+    teacher_frames: `[R, L, Dt]` not normalised, of the same frames as the student's, in the same layout; None without
+      a teacher, or where its pixels are there instead.
+    teacher_text: `[Q, Dt]` not normalised; None without a teacher.
     teacher_pixels: `[R, L, S·S·3]` uint8 RGB, 0 at padding: what the teacher sees of these frames, for the step to
       encode; the middle picture where several frames were averaged. None where the features are there.
   """
 
   student_frames: Array
   student_tokens: Array
-  frames: Layout
-  tokens: Layout
+  frame_layout: Layout
+  token_layout: Layout
   labels: Array
   video_mask: Array
   caption_mask: Array
@@ -60,9 +69,9 @@ class Batch:
       AssertionError: two arrays disagree on a size; the message names them.
     """
     (b,), (q,) = self.video_mask.shape, self.caption_mask.shape
-    chex.assert_shape([self.labels, self.caption_ordinals, self.tokens.where], (q,))
-    chex.assert_shape([self.video_ordinals, self.frames.where], (b,))
-    for features, layout in ((self.student_frames, self.frames), (self.student_tokens, self.tokens)):
+    chex.assert_shape([self.labels, self.caption_ordinals, self.token_layout.where], (q,))
+    chex.assert_shape([self.video_ordinals, self.frame_layout.where], (b,))
+    for features, layout in ((self.student_frames, self.frame_layout), (self.student_tokens, self.token_layout)):
       rows, length, _ = features.shape
       chex.assert_shape([layout.slot, layout.position], (rows, length))
       chex.assert_shape(layout.ordinals, (rows, None))
@@ -73,3 +82,65 @@ class Batch:
       chex.assert_shape(self.teacher_pixels, (*self.student_frames.shape[:2], None))
       chex.assert_shape(self.teacher_text, (q, None))
     return self
+
+
+@flax.struct.dataclass
+class Parcel:
+  """A batch as it travels to D devices: its small arrays as one, since every transfer has a price of its own.
+
+  Attributes:
+    features: the arrays of features, in the order of the batch.
+    numbers: `[D, n]` int32, all others, those of a device in its row.
+    contents: `(type, sizes on one device)` of each array of the batch, of features `None`.
+    tree: structure of the batch.
+  """
+
+  features: list[Array]
+  numbers: Array
+  contents: tuple[tuple[type, tuple[int, ...]] | None, ...] = flax.struct.field(pytree_node=False)
+  tree: jax.tree_util.PyTreeDef = flax.struct.field(pytree_node=False)
+
+  def unpack(self) -> Batch:
+    """Returns the batch, under jit or not; on devices nothing moves."""
+    features, start, leaves = iter(self.features), 0, []
+    for content in self.contents:
+      if content is None:
+        leaves.append(next(features))
+        continue
+      dtype, sizes = content
+      end = start + math.prod(sizes)
+      leaves.append(self.numbers[:, start:end].reshape(-1, *sizes[1:]).astype(dtype))
+      start = end
+    return jax.tree.unflatten(self.tree, leaves)
+
+
+def pack(batch: Batch, devices: int) -> Parcel:
+  """Packs a batch, or one of `jax.ShapeDtypeStruct`, for so many devices, which divide its first axes."""
+  leaves, tree = jax.tree.flatten(batch)
+  small = [leaf.dtype in (np.int32, np.bool_) for leaf in leaves]
+  sizes = [(leaf.shape[0] // devices, *leaf.shape[1:]) for leaf in leaves]
+  numbers = [leaf for leaf, here in zip(leaves, small, strict=True) if here]
+  if isinstance(numbers[0], jax.ShapeDtypeStruct):
+    count = sum(math.prod(leaf.shape) for leaf in numbers) // devices
+    joined = jax.ShapeDtypeStruct((devices, count), np.int32)
+  else:
+    joined = np.concatenate([leaf.reshape(devices, -1) for leaf in numbers], axis=1, dtype=np.int32)
+  return Parcel(
+    features=[leaf for leaf, here in zip(leaves, small, strict=True) if not here],
+    numbers=joined,
+    contents=tuple(
+      (leaf.dtype.type, size) if here else None for leaf, size, here in zip(leaves, sizes, small, strict=True)
+    ),
+    tree=tree,
+  )
+
+
+# Added to a row's norm before dividing by it, so that a row of zeros stays one.
+_NORM_EPSILON = 1e-5
+
+
+def unit_rows(features: Array) -> jax.Array:
+  """Returns `[…, D]` student features of any float type as float32, each row divided by its L2 norm + 1e-5."""
+  features = jnp.asarray(features, jnp.float32)
+  norms = jnp.sqrt(jnp.sum(features * features, axis=-1, keepdims=True))
+  return features / (norms + _NORM_EPSILON)

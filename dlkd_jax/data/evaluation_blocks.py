@@ -18,7 +18,6 @@ from typing import TypeVar
 import numpy as np
 
 from dlkd_jax.data import sources, transforms
-from dlkd_jax.data.collation import lengths_mask, write_student_frames
 from dlkd_jax.data.options import PipelineOptions, fitting_size
 from dlkd_jax.data.sources import Source
 from dlkd_jax.errors import UserError
@@ -31,7 +30,8 @@ class VideoBlock:
   """A block of b videos, all padded alike.
 
   Attributes:
-    student_frames: `[b, L, Dv]` float32, each real row divided by its norm; padded rows are 0.
+    student_frames: `[b, L, Dv]` not normalised, in the type that they are stored in, but float32 where a video of the
+      block is averaged to `max_frames`; padded rows are 0.
     frame_mask: `[b, L]` bool, true at real student frames.
     teacher_frames: `[b, L, Dt]` float32, not normalised; None where no video of the split has any.
     teacher_mask: `[b, L]` bool, true at real teacher frames, whose number may differ from the student's; None with
@@ -53,7 +53,7 @@ class CaptionBlock:
   """A block of q captions, all padded alike; a video's captions may lie across two blocks.
 
   Attributes:
-    student_tokens: `[q, W, Dq]` float32, each real row divided by its norm; padded rows are 0.
+    student_tokens: `[q, W, Dq]` not normalised, in the type that they are stored in; padded rows are 0.
     token_mask: `[q, W]` bool, true at real tokens.
     teacher_text: `[q, Dt]` float32, not normalised; None where no video of the split has any. Rows of a caption
       without teacher text are 0.
@@ -173,11 +173,13 @@ def _video_block(
   longest = max(len(rows) for rows in students + teachers)
   size = fitting_size(min(longest, options.max_frames), options.frame_sizes)
 
-  student_frames = np.zeros((block, size, students[0].shape[-1]), np.float32)
-  counts = []
-  for record, out in zip(records, student_frames, strict=False):
+  counts = [min(len(rows), options.max_frames) for rows in students]
+  averaged = any(len(rows) > options.max_frames for rows in students)
+  student_frames = np.zeros((block, size, students[0].shape[-1]), np.float32 if averaged else _stored(students))
+  for record, rows, count, out in zip(records, students, counts, student_frames, strict=False):
     with sources.naming_bad_rows(record):
-      counts.append(write_student_frames(record['student_frames'], out, options))
+      transforms.check_finite(rows)
+    transforms.resample_frames(rows, options.max_frames, out[:count])
   teacher_frames = teacher_mask = None
   if teacher_width:
     teacher_frames = np.zeros((block, size, teacher_width), np.float32)
@@ -185,15 +187,27 @@ def _video_block(
     for rows, out, count in zip(teachers, teacher_frames, teacher_counts, strict=False):
       if count:  # A video without teacher features may also lack their width.
         transforms.resample_frames(rows, options.max_frames, out[:count])
-    teacher_mask = lengths_mask(teacher_counts, block, size)
+    teacher_mask = _mask(teacher_counts, block, size)
   return VideoBlock(
     student_frames=student_frames,
-    frame_mask=lengths_mask(counts, block, size),
+    frame_mask=_mask(counts, block, size),
     teacher_frames=teacher_frames,
     teacher_mask=teacher_mask,
     video_mask=np.arange(block) < len(records),
     video_ids=ids,
   )
+
+
+def _stored(arrays: Sequence[np.ndarray]) -> np.dtype:
+  """Returns the type for features as they are stored: float16 where all are, else float32."""
+  return np.dtype(np.float16 if all(array.dtype == np.float16 for array in arrays) else np.float32)
+
+
+def _mask(lengths: Sequence[int], rows: int, columns: int) -> np.ndarray:
+  """Returns a `[rows, columns]` mask whose row r is true in its first `lengths[r]` columns; missing lengths are 0."""
+  padded = np.zeros(rows, np.int64)
+  padded[: len(lengths)] = lengths
+  return np.arange(columns) < padded[:, None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,14 +265,15 @@ def _caption_block(
 ) -> CaptionBlock:
   words = [len(caption.tokens) for caption in captions]
   size = fitting_size(max(words), options.word_sizes)
-  tokens = np.zeros((block, size, captions[0].tokens.shape[-1]), np.float32)
+  stored = _stored([caption.tokens for caption in captions])
+  tokens = np.zeros((block, size, captions[0].tokens.shape[-1]), stored)
   teacher_text = None if teacher_width is None else np.zeros((block, teacher_width), np.float32)
   moments = np.full((block, 2), np.nan, np.float32)
   durations = np.full(block, np.nan, np.float32)
   for row, caption in enumerate(captions):
-    into = tokens[row, : words[row]]
+    tokens[row, : words[row]] = caption.tokens
     try:
-      transforms.normalize_rows(transforms.widen(caption.tokens, into), into)
+      transforms.check_finite(caption.tokens)
     except transforms.NonFiniteError as error:
       raise UserError(
         f'caption {caption.caption_id!r} of video {caption.video_id!r}: its token {error}; extract its features again'
@@ -268,7 +283,7 @@ def _caption_block(
     moments[row], durations[row] = caption.moment, caption.duration
   return CaptionBlock(
     student_tokens=tokens,
-    token_mask=lengths_mask(words, block, size),
+    token_mask=_mask(words, block, size),
     teacher_text=teacher_text,
     caption_mask=np.arange(block) < len(captions),
     caption_ids=[caption.caption_id for caption in captions],

@@ -1,10 +1,8 @@
-"""The options of the input pipeline, and the few static sizes that its arrays are padded to."""
+"""The options of the input pipeline, and the few static sizes that the blocks of an evaluation are padded to."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import logging
 
 from dlkd_jax.errors import UserError
 
@@ -12,10 +10,6 @@ from dlkd_jax.errors import UserError
 @dataclasses.dataclass(frozen=True)
 class PipelineOptions:
   """What a batch looks like and how it is read.
-
-  Every different shape costs one compilation of the step, every padded row costs computation. Packed batches have few
-  shapes, found from the lengths of the records (`dlkd_jax.data.plan`); the sizes of padded ones are each the smallest
-  of a short list that fits.
 
   Attributes:
     batch_videos: videos in a batch, of all processes together.
@@ -25,15 +19,11 @@ class PipelineOptions:
       row of its own.
     row_words: positions of a packed row of tokens, at least `max_words`.
     slots: the most videos or captions that share a packed row.
-    most_shapes: the most shapes that packed batches are meant to have.
     shards: shares that a batch is split into, one a device, of all processes together.
     row_multiple: the rows of each share, of frames and of tokens, are a multiple of it: the parts that a batch is
       encoded in.
-    frame_sizes: sizes that frames are padded to, ascending; the last is `max_frames`. Evaluation takes them too.
-    caption_sizes: sizes that the captions of a padded batch are padded to, ascending, of all shards together. Empty:
-      multiples of half the batch's videos up to six captions a video, then doubled as long as needed. Captions are
-      never dropped: a batch with more than the last listed size is padded to a double of it, with a warning.
-    word_sizes: sizes that tokens are padded to, ascending; the last is `max_words`. Evaluation takes them too.
+    frame_sizes: sizes that the frames of a block of evaluation are padded to, ascending; the last is `max_frames`.
+    word_sizes: sizes that its tokens are padded to, ascending; the last is `max_words`.
     sort_by_captions: whether the videos of a batch are ordered by their number of captions, most first, as in the
       authors' program; otherwise they stay in the order drawn. It matters where a loss splits a batch by position.
     teacher: whether teacher features are wanted. Training then demands them of every video.
@@ -48,11 +38,9 @@ class PipelineOptions:
   packing: bool
   row_words: int
   slots: int
-  most_shapes: int
   shards: int
   row_multiple: int
   frame_sizes: tuple[int, ...]
-  caption_sizes: tuple[int, ...]
   word_sizes: tuple[int, ...]
   sort_by_captions: bool
   teacher: bool
@@ -66,11 +54,10 @@ class PipelineOptions:
     Raises:
       ValueError: an option is out of its range or two disagree; the message says what to change.
     """
-    for name in ('batch_videos', 'max_frames', 'max_words', 'slots', 'most_shapes', 'shards', 'row_multiple'):
+    for name in ('batch_videos', 'max_frames', 'max_words', 'slots', 'shards', 'row_multiple', 'read_threads'):
       _check_at_least(name, getattr(self, name), 1)
-    _check_at_least('read_threads', self.read_threads, 1)
     _check_at_least('prefetch_batches', self.prefetch_batches, 0)
-    for name in ('frame_sizes', 'caption_sizes', 'word_sizes'):
+    for name in ('frame_sizes', 'word_sizes'):
       # A config file gives lists; a frozen dataclass that is hashed needs tuples.
       object.__setattr__(self, name, tuple(getattr(self, name)))
       _check_sizes(name, getattr(self, name))
@@ -94,12 +81,6 @@ class PipelineOptions:
     """Returns so many rows of a share, rounded up to a multiple of `row_multiple`."""
     return -(-count // self.row_multiple) * self.row_multiple
 
-  @property
-  def shard_caption_sizes(self) -> tuple[int, ...]:
-    """Sizes that the captions of each share of a padded batch are padded to, derived where none are given."""
-    sizes = self.caption_sizes or tuple(-(-self.batch_videos * halves // 2) for halves in range(1, 13))
-    return tuple(sorted({-(-size // self.shards) for size in sizes}))
-
 
 def fitting_size(count: int, sizes: tuple[int, ...]) -> int:
   """Returns the smallest of the ascending `sizes` that holds `count`.
@@ -111,27 +92,6 @@ def fitting_size(count: int, sizes: tuple[int, ...]) -> int:
     if count <= size:
       return size
   raise UserError(f'{count} rows do not fit the sizes {sizes}; add a size of {count} or more')
-
-
-def growing_size(count: int, sizes: tuple[int, ...]) -> int:
-  """Returns the smallest of `sizes` that holds `count`, doubling the last one, with a warning, where none does."""
-  if count <= sizes[-1]:
-    return fitting_size(count, sizes)
-  size = sizes[-1]
-  while size < count:
-    size *= 2
-  _warn_once(sizes, size)
-  return size
-
-
-@functools.cache
-def _warn_once(sizes: tuple[int, ...], size: int) -> None:
-  logging.warning(
-    'A share of a batch has more captions than the largest of the sizes %s; it is padded to %d, and the step compiles '
-    'once more. List a larger one in caption_sizes.',
-    sizes,
-    size,
-  )
 
 
 def _check_at_least(name: str, value: int, least: int) -> None:

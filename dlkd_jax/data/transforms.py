@@ -1,6 +1,7 @@
 """Arithmetic on the feature rows of one video or caption, in numpy alone.
 
-Features are stored as they were extracted, mostly as float16, and become float32 here.
+Features are stored as they were extracted, mostly as float16, and travel to the device like that, where they are
+widened and normalised. What is averaged on the way is averaged in float32.
 """
 
 from __future__ import annotations
@@ -50,11 +51,11 @@ def widen(rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=4096)
-def slots(rows: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-  """Returns where each of `count` equal slots of `rows` rows starts, and how many rows it averages.
+def time_intervals(rows: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+  """Returns where each of `count` equal intervals of `rows` rows starts, and how many rows it averages.
 
   The borders are i/count·rows, rounded half to even and clamped to the last row. The clamp leaves the last row out
-  of the last slot, unless that slot would be empty: an empty slot takes the row at its border.
+  of the last interval, unless that one would be empty: an empty one takes the row at its border.
 
   Returns:
     `[count]` first rows, and `[count]` numbers of rows, at least 1.
@@ -68,20 +69,23 @@ def slots(rows: int, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def resample_frames(rows: np.ndarray, count: int, out: np.ndarray | None = None) -> np.ndarray:
-  """Brings a video to at most `count` rows by averaging the rows of equal slots of time.
+  """Brings a video to at most `count` rows by averaging the rows of equal intervals of time.
 
   Args:
     rows: `[N, D]` features; not normalised, since the mean of unit rows is not the unit row of the mean.
-    count: rows wanted; a video with no more is only converted to float32.
-    out: `[min(N, count), D]` float32 to write to; a new array by default.
+    count: rows wanted; a video with no more is only converted to float32, or copied to `out`.
+    out: `[min(N, count), D]` to write to, float32 where rows are averaged; a new float32 array by default.
 
   Returns:
-    `[min(N, count), D]` float32: `out` where given.
+    `[min(N, count), D]`: `out` where given.
   """
   if len(rows) <= count:
-    return widen(rows, out)
-  starts, sizes = slots(len(rows), count)
-  # One pass a row of the slots, over all slots at once: every row is converted and added once, in the order of time.
+    if out is None or out.dtype == np.float32:
+      return widen(rows, out)
+    out[:] = rows
+    return out
+  starts, sizes = time_intervals(len(rows), count)
+  # One pass a row of the intervals, over all of them at once: every row is added once, in the order of time.
   out = widen(rows[starts], out)
   for row in range(1, int(sizes.max())):
     longer = np.flatnonzero(sizes > row)
@@ -95,9 +99,9 @@ def resample_frames(rows: np.ndarray, count: int, out: np.ndarray | None = None)
 
 
 def middle_rows(rows: int, count: int) -> np.ndarray:
-  """Returns which rows stand for a video that is brought to at most `count`: the middle one of each equal slot.
+  """Returns which rows stand for a video that is brought to at most `count`: the middle one of each equal interval.
 
-  What cannot be averaged, as pictures, is resampled by it; the slots are those of `resample_frames`.
+  What cannot be averaged, as pictures, is resampled by it; the intervals are those of `resample_frames`.
 
   Args:
     rows: of the video.
@@ -108,7 +112,7 @@ def middle_rows(rows: int, count: int) -> np.ndarray:
   """
   if rows <= count:
     return np.arange(rows)
-  starts, sizes = slots(rows, count)
+  starts, sizes = time_intervals(rows, count)
   return starts + (sizes - 1) // 2
 
 
@@ -125,25 +129,28 @@ def normalize_rows(rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarra
   Raises:
     NonFiniteError: a row holds NaN or an infinity, or numbers whose squares overflow.
   """
-  squares = check_finite(rows)
-  norms = np.sqrt(squares) + NORM_EPSILON
+  check_finite(rows)
+  norms = np.sqrt(np.vecdot(rows, rows)) + NORM_EPSILON
   return np.divide(rows, norms[:, None], out=out)
 
 
-def check_finite(rows: np.ndarray) -> np.ndarray:
-  """Returns the sum of squares of each row, after checking that it is finite: cheaper than looking at every number.
+def check_finite(rows: np.ndarray) -> None:
+  """Checks that rows can be normalised, more cheaply than by looking at every number as a number.
 
   Args:
-    rows: `[N, D]` float32.
+    rows: `[N, D]` of any float type.
 
   Raises:
     NonFiniteError: a row holds NaN or an infinity, or numbers whose squares overflow.
   """
-  with np.errstate(over='ignore', invalid='ignore'):
-    squares = np.vecdot(rows, rows)
-  if not np.isfinite(squares).all():
+  if rows.dtype == np.float16:
+    # The bits of infinities and NaN are the largest of their sign: 0x7C00 and 0xFC00 on.
+    fine = not rows.size or (rows.view(np.int16).max() < 0x7C00 and rows.view(np.uint16).max() < 0xFC00)
+  else:
+    with np.errstate(over='ignore', invalid='ignore'):
+      fine = np.isfinite(np.vecdot(rows, rows)).all()
+  if not fine:
     raise NonFiniteError('rows hold NaN, an infinity or numbers of more than 1e18')
-  return squares
 
 
 class NonFiniteError(UserError):

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from dlkd_jax.data.batch import unit_rows
 from dlkd_jax.models.student import Student
 from dlkd_jax.retrieval.evaluation import (
   CaptionSource,
@@ -25,7 +26,7 @@ def encoders_of(student: Student) -> Encoders:
 
   def encode(method: str):
     def apply(params, rows, mask):
-      return student.apply({'params': params}, rows, mask, deterministic=True, method=method)
+      return student.apply({'params': params}, unit_rows(rows), mask, deterministic=True, method=method)
 
     return jax.jit(apply)
 

@@ -27,12 +27,11 @@ import jax
 import numpy as np
 
 from configs import tvr
-from dlkd_jax.data.arrangement import arrange
 from dlkd_jax.data.batch import Batch
-from dlkd_jax.data.input_pipeline import plan_of_run, train_pipeline
-from dlkd_jax.data.lengths import Lengths, open_lengths, scan_lengths
 from dlkd_jax.data.options import PipelineOptions
-from dlkd_jax.data.sources import Source, open_source
+from dlkd_jax.data.packing import arrange
+from dlkd_jax.data.sources import Lengths, Source, open_lengths, open_source, scan_lengths
+from dlkd_jax.data.train_pipeline import plan_of_run, train_pipeline
 from dlkd_jax.files import expand
 from dlkd_jax.tools import lengths as models
 from dlkd_jax.tools.random_data import random_record
@@ -85,10 +84,11 @@ def write_random_set(data_dir: pathlib.Path, lengths: Lengths, sizes: tuple[int,
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-  """Seconds that a consumer waited for each batch, in all, and the bytes of a batch."""
+  """Seconds that a consumer waited for each batch, in all, those of all cores together, and the bytes of a batch."""
 
   waits: list[float]
   total: float
+  cpu: float
   batch_bytes: int
 
   @property
@@ -105,14 +105,14 @@ def consume(batches: Iterator[Batch], count: int, step_seconds: float, busy: boo
     next(batches)
   _work(step_seconds, busy)
   waits = []
-  begin = time.perf_counter()
+  begin, cpu = time.perf_counter(), time.process_time()
   for _ in range(count):
     start = time.perf_counter()
     batch = next(batches)
     waits.append(time.perf_counter() - start)
     del batch  # Otherwise two batches are held while the next is made.
     _work(step_seconds, busy)
-  return Timing(waits, time.perf_counter() - begin, size)
+  return Timing(waits, time.perf_counter() - begin, time.process_time() - cpu, size)
 
 
 def _work(seconds: float, busy: bool) -> None:
@@ -160,8 +160,8 @@ def epoch_shapes(lengths: Lengths, options: PipelineOptions) -> dict[str, float]
   batches = [order[start : start + options.batch_videos] for start in range(0, len(order), options.batch_videos)]
   start = time.perf_counter()
   shapes, real = [], np.zeros(2)
-  for rows in batches:
-    shards = arrange(rows, lengths, options, plan.slots)
+  for records in batches:
+    shards = arrange(records, lengths, options, plan.slots)
     shapes.append(plan.shape_for(shards))
     real += sum(shard.frames.sum() for shard in shards), sum(shard.words.sum() for shard in shards)
   seconds = (time.perf_counter() - start) / len(batches)
@@ -217,10 +217,11 @@ def _speed(
     batches.close()
     megabytes = timing.batch_bytes / 1e6
     if not step:
-      result |= {'batch_ms': timing.per_batch * 1e3, 'batch_megabytes': megabytes}
+      cpu = timing.cpu / len(timing.waits) * 1e3
+      result |= {'batch_ms': timing.per_batch * 1e3, 'cpu_ms': cpu, 'batch_megabytes': megabytes}
       print(
         f'{form}: pipeline alone {timing.per_batch * 1e3:.0f} ms a batch of {options.batch_videos} ({megabytes:.0f} MB)'
-        f', {1 / timing.per_batch:.2f} batches/s, {megabytes / timing.per_batch:.0f} MB/s'
+        f', {1 / timing.per_batch:.2f} batches/s, {megabytes / timing.per_batch:.0f} MB/s; {cpu:.0f} ms of CPU a batch'
       )
       continue
     result[f'wait_ms_at_{step:g}_s'] = statistics.mean(timing.waits) * 1e3

@@ -73,7 +73,6 @@ def make_config(model: str, form: str, videos: int) -> ml_collections.ConfigDict
     config.training.micro_batches = max(1, videos // 128)
     if form == 'baseline':
       config.data.packing, config.similarity.form = False, 'plain'
-      config.data.frame_sizes, config.data.word_sizes = (config.data.max_frames,), (config.data.max_words,)
   return config
 
 
@@ -99,8 +98,10 @@ def contrast_bytes(step: Step) -> int:
     (layout.slot.shape[0], *shape), step.student.dtype, sharding=sharding.rows(mesh)
   )
   embeddings = Embeddings(
-    {n: rows(step.batch.frames, step.batch.frames.slot.shape[1], hidden) for n in step.student.branch_names},
-    {n: rows(step.batch.tokens, step.batch.tokens.slots, hidden) for n in step.student.branch_names},
+    {
+      n: rows(step.batch.frame_layout, step.batch.frame_layout.slot.shape[1], hidden) for n in step.student.branch_names
+    },
+    {n: rows(step.batch.token_layout, step.batch.token_layout.slots, hidden) for n in step.student.branch_names},
   )
   loss = functools.partial(
     contrast,
@@ -139,8 +140,8 @@ def measure(model: str, forms: tuple[str, ...], videos: int, repeats: int) -> di
       'share_of_product_rate': step.flops / middle / result['product_rate'],
       'temporary_bytes': step.temporary_bytes,
       'contrast_temporary_bytes': contrast_bytes(step),
-      'padding_frames': float(1 - jnp.mean(step.batch.frames.mask)),
-      'padding_tokens': float(1 - jnp.mean(step.batch.tokens.mask)),
+      'padding_frames': float(1 - jnp.mean(step.batch.frame_layout.mask)),
+      'padding_tokens': float(1 - jnp.mean(step.batch.token_layout.mask)),
     }
   return result
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dlkd_jax.data.lengths import Lengths
+from dlkd_jax.data.sources import Lengths
 
 TVR_VIDEOS, ACTIVITYNET_VIDEOS = 17_435, 9_043
 

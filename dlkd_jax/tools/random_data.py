@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from dlkd_jax.data.batch import Batch
-from dlkd_jax.data.input_pipeline import train_pipeline
-from dlkd_jax.data.lengths import Lengths
 from dlkd_jax.data.options import PipelineOptions
-from dlkd_jax.data.sources import Record
+from dlkd_jax.data.sources import Lengths, Record
+from dlkd_jax.data.train_pipeline import train_pipeline
 from dlkd_jax.tools import lengths as models
 
 

@@ -72,11 +72,11 @@ def objective_and_gradients(
 
 
 def _frame_rows(batch: Batch) -> dict[str, Any]:
-  return {'student_frames': batch.student_frames, 'frames': batch.frames.replace(where=None)}
+  return {'student_frames': batch.student_frames, 'frame_layout': batch.frame_layout.replace(where=None)}
 
 
 def _token_rows(batch: Batch) -> dict[str, Any]:
-  return {'student_tokens': batch.student_tokens, 'tokens': batch.tokens.replace(where=None)}
+  return {'student_tokens': batch.student_tokens, 'token_layout': batch.token_layout.replace(where=None)}
 
 
 class _Encoder:

@@ -18,6 +18,7 @@ import ml_collections
 
 from dlkd_jax import config as config_lib
 from dlkd_jax import sharding
+from dlkd_jax.data.batch import pack
 from dlkd_jax.errors import UserError
 from dlkd_jax.retrieval.evaluation import EvaluationInterrupted
 from dlkd_jax.training import cluster, recipe, setup
@@ -158,7 +159,7 @@ class _Run:
       with jax.transfer_guard('disallow'):
         question = self.stop.ask()
         waiting = time.perf_counter()
-        batch = sharding.shard_batch(next(self.iterator), self.parts.mesh)
+        batch = sharding.shard_batch(pack(next(self.iterator), self.parts.mesh.local_mesh.size), self.parts.mesh)
         window.waited(time.perf_counter() - waiting)
         with tracer.step(step + 1):
           self.state, metrics = self.parts.train_step(self.state, batch, self.parts.step_key)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from dlkd_jax.data.batch import Batch
+from dlkd_jax.data.batch import Batch, unit_rows
 from dlkd_jax.losses.pairs import Pairs, make_pairs
 from dlkd_jax.losses.total import BranchScores, Coefficients, LossOptions, TeacherScores, total_loss
 from dlkd_jax.models.student import INHERITANCE, Student
@@ -58,14 +58,14 @@ class Embeddings(NamedTuple):
 def encode_frames(params: Any, student: Student, batch: Batch, key: jax.Array, deterministic: bool = False):
   """Encodes the frames of a batch, or of a part of its rows; see `Student.encode_frames`."""
   rngs = {'dropout': jax.random.fold_in(key, 0)}
-  arguments = batch.student_frames, batch.frames, deterministic
+  arguments = unit_rows(batch.student_frames), batch.frame_layout, deterministic
   return student.apply({'params': params}, *arguments, rngs=rngs, method='encode_frames')
 
 
 def encode_tokens(params: Any, student: Student, batch: Batch, key: jax.Array, deterministic: bool = False):
   """Encodes the tokens of a batch, or of a part of its rows; see `Student.encode_tokens`."""
   rngs = {'dropout': jax.random.fold_in(key, 1)}
-  arguments = batch.student_tokens, batch.tokens, deterministic
+  arguments = unit_rows(batch.student_tokens), batch.token_layout, deterministic
   return student.apply({'params': params}, *arguments, rngs=rngs, method='encode_tokens')
 
 
@@ -112,21 +112,21 @@ def _contrast(embeddings, batch, coefficients, key, *, options: ObjectiveOptions
   branches = {}
   # The losses take the inheritance branch first; a dictionary that went through jit or shard_map is sorted by name.
   for name in sorted(embeddings.frames, key=lambda name: name != INHERITANCE):
-    queries = sharded.gather(sharded.take_sequences(embeddings.queries[name], batch.tokens), axes)
-    scores = similarity(queries, embeddings.frames[name], batch.frames, columns if distils else None)
+    queries = sharded.gather(sharded.take_sequences(embeddings.queries[name], batch.token_layout), axes)
+    scores = similarity(queries, embeddings.frames[name], batch.frame_layout, columns if distils else None)
     branches[name] = _both_views(scores, axes)
   teacher = None
   if distils:
-    dtype = options.teacher_dtype or batch.teacher_frames.dtype
+    dtype = options.teacher_dtype or jnp.float32
     queries = sharded.gather(batch.teacher_text, axes).astype(dtype)
-    scores = jax.lax.stop_gradient(similarity(queries, batch.teacher_frames.astype(dtype), batch.frames, columns))
+    scores = jax.lax.stop_gradient(similarity(queries, batch.teacher_frames.astype(dtype), batch.frame_layout, columns))
     teacher = TeacherScores(sharded.to_text_view(scores.dot, axes), scores.dot, scores.own_curve)
   return total_loss(
     branches,
     teacher,
     text=text,
     video=video,
-    own_mask=own_mask(batch.frames, columns) if distils else None,
+    own_mask=own_mask(batch.frame_layout, columns) if distils else None,
     coefficients=coefficients,
     key=key,
     options=options.loss,

@@ -65,7 +65,7 @@ class OnlineTeacher:
     Raises:
       ValueError: the batch has no pixels, or of another size.
     """
-    pixels, mask = batch.teacher_pixels, batch.frames.mask
+    pixels, mask = batch.teacher_pixels, batch.frame_layout.mask
     if pixels is None or pixels.shape[-1] != self.size**2 * 3:
       found = 'no pictures' if pixels is None else f'pictures of {pixels.shape[-1]} numbers'
       raise UserError(f'the batch has {found} for the teacher; expected {self.size}x{self.size}x3 numbers each')

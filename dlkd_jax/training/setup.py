@@ -9,8 +9,8 @@ import ml_collections
 from jax.sharding import Mesh
 
 from dlkd_jax import sharding
-from dlkd_jax.data.input_pipeline import TrainPipeline, train_pipeline
-from dlkd_jax.data.lengths import open_lengths
+from dlkd_jax.data.sources import open_lengths
+from dlkd_jax.data.train_pipeline import TrainPipeline, train_pipeline
 from dlkd_jax.files import expand
 from dlkd_jax.models.student import Student, init_parameters
 from dlkd_jax.training import recipe, splits

@@ -12,9 +12,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dlkd_jax.data.evaluation_blocks import caption_blocks, video_blocks
-from dlkd_jax.data.lengths import Lengths, open_lengths
 from dlkd_jax.data.options import PipelineOptions
-from dlkd_jax.data.sources import open_source, split_names
+from dlkd_jax.data.sources import Lengths, open_lengths, open_source, split_names
 from dlkd_jax.models.student import Student
 from dlkd_jax.retrieval.evaluation import EvaluationResult
 from dlkd_jax.retrieval.evaluator import Evaluator

@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from dlkd_jax import sharding
-from dlkd_jax.data.batch import Batch
+from dlkd_jax.data.batch import Batch, Parcel
 from dlkd_jax.losses.total import Coefficients
 from dlkd_jax.models.student import Student
 from dlkd_jax.training.gradients import objective_and_gradients
@@ -36,7 +36,7 @@ class TrainState:
   opt_state: Any
 
 
-StepFunction = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
+StepFunction = Callable[[TrainState, Batch | Parcel, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
 
 
 def abstract_state(make_params: Callable[[], Any], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
@@ -91,7 +91,8 @@ def make_train_step(
     The step. Its metrics are every part of the loss, the norms of gradient and parameters, and all scheduled scalars.
   """
 
-  def step(state: TrainState, batch: Batch, key: jax.Array):
+  def step(state: TrainState, batch: Batch | Parcel, key: jax.Array):
+    batch = batch.unpack() if isinstance(batch, Parcel) else batch
     scheduled = coefficients(state.step)
     parts, gradients = objective_and_gradients(
       state.params,
@@ -122,7 +123,8 @@ def make_train_step(
   if teacher is None:
     return jax.jit(step, in_shardings=(None, split, whole), donate_argnums=0)
 
-  def step_from_pixels(teacher_params: Any, state: TrainState, batch: Batch, key: jax.Array):
+  def step_from_pixels(teacher_params: Any, state: TrainState, batch: Batch | Parcel, key: jax.Array):
+    batch = batch.unpack() if isinstance(batch, Parcel) else batch
     return step(state, teacher.fill(teacher_params, batch, mesh), key)
 
   compiled = jax.jit(step_from_pixels, in_shardings=(whole, None, split, whole), donate_argnums=1)

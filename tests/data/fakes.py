@@ -10,9 +10,9 @@ import numpy as np
 
 from dlkd_jax.data.batch import Batch
 from dlkd_jax.data.collation import Collator, check_lengths
-from dlkd_jax.data.lengths import Lengths, scan_lengths
 from dlkd_jax.data.options import PipelineOptions
-from dlkd_jax.data.plan import make_plan
+from dlkd_jax.data.shapes import make_plan
+from dlkd_jax.data.sources import Lengths, scan_lengths
 from tests import options as made
 
 STUDENT, TEACHER, TOKEN = 6, 4, 5  # Feature widths.
@@ -114,13 +114,13 @@ def contents(batch: Batch, shards: int, first_shard: int = 0) -> dict[int, dict]
   captions = len(batch.caption_mask) // shards
   found, columns = {}, {}
   for video in np.flatnonzero(batch.video_mask):
-    row, at = _place(batch.frames, video, videos, batch.video_ordinals[video])
+    row, at = _place(batch.frame_layout, video, videos, batch.video_ordinals[video])
     rows = batch.teacher_frames if batch.teacher_pixels is None else batch.teacher_pixels
     teacher = None if rows is None else rows[row, at]
     content = {'student': batch.student_frames[row, at], 'teacher': teacher, 'captions': {}}
     found[int(batch.video_ordinals[video])] = columns[first_shard * videos + int(video)] = content
   for caption in np.flatnonzero(batch.caption_mask):
-    row, at = _place(batch.tokens, caption, captions, batch.caption_ordinals[caption])
+    row, at = _place(batch.token_layout, caption, captions, batch.caption_ordinals[caption])
     text = None if batch.teacher_text is None else batch.teacher_text[caption]
     own = columns[int(batch.labels[caption])]
     assert batch.labels[caption] // videos == first_shard + caption // captions  # on the device of its video

@@ -1,24 +1,16 @@
 """A batch holds what its records hold, whatever its padding."""
 
-import logging
-
 import hypothesis
 import jax
 import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from dlkd_jax.data import options as options_module
 from dlkd_jax.data.collation import Collator
-from dlkd_jax.data.lengths import scan_lengths
-from dlkd_jax.data.plan import make_plan
+from dlkd_jax.data.shapes import make_plan
+from dlkd_jax.data.sources import scan_lengths
 from tests.data import fakes
 from tests.data.test_transforms import looped_resampling
-
-
-def normalised(rows):
-  rows = np.asarray(rows, np.float64)
-  return rows / (np.linalg.norm(rows, axis=1, keepdims=True) + 1e-5)
 
 
 def expected_contents(records, opts):
@@ -36,11 +28,11 @@ def expected_contents(records, opts):
       teacher = looped_resampling(looped_resampling(record['teacher_frames'].astype(np.float64), common), 12)
     captions, start = {}, 0
     for k, length in enumerate(record['token_lengths']):
-      tokens = normalised(record['student_tokens'][start : start + length][:5])
+      tokens = record['student_tokens'][start : start + length][:5]
       start += length
-      captions[caption] = (tokens, record['teacher_text'][k].astype(np.float32) if opts.teacher else None)
+      captions[caption] = (tokens, record['teacher_text'][k] if opts.teacher else None)
       caption += 1
-    found[ordinal] = {'student': normalised(looped_resampling(student, 12)), 'teacher': teacher, 'captions': captions}
+    found[ordinal] = {'student': looped_resampling(student, 12), 'teacher': teacher, 'captions': captions}
   return found
 
 
@@ -54,7 +46,7 @@ def assert_contents(found, expected):
       np.testing.assert_allclose(own['teacher'], video['teacher'], atol=1e-5)
     assert list(own['captions']) == list(video['captions'])
     for caption, (tokens, text) in video['captions'].items():
-      np.testing.assert_allclose(own['captions'][caption][0], tokens, atol=1e-5)
+      np.testing.assert_array_equal(own['captions'][caption][0], tokens)
       np.testing.assert_array_equal(own['captions'][caption][1], text)
 
 
@@ -70,9 +62,9 @@ def test_every_row_is_the_records_own(packing, shards, sort, teacher, seed):
   assert_contents(fakes.contents(batch, shards), expected_contents(records, opts))
   assert batch.video_mask.shape == (8,) and batch.video_mask.sum() == 7
   if not packing:
-    assert batch.frames.slots == batch.tokens.slots == 1
+    assert batch.frame_layout.slots == batch.token_layout.slots == 1
     np.testing.assert_array_equal(
-      batch.frames.where[batch.video_mask] % (8 // shards), np.flatnonzero(batch.video_mask) % (8 // shards)
+      batch.frame_layout.where[batch.video_mask] % (8 // shards), np.flatnonzero(batch.video_mask) % (8 // shards)
     )
   if not teacher:
     assert batch.teacher_frames is None and batch.teacher_text is None
@@ -81,13 +73,13 @@ def test_every_row_is_the_records_own(packing, shards, sort, teacher, seed):
 
 def assert_padding(batch, shards):
   """Nothing is left at padding, and real entries come first in every share."""
-  for features, layout in ((batch.student_frames, batch.frames), (batch.student_tokens, batch.tokens)):
+  for features, layout in ((batch.student_frames, batch.frame_layout), (batch.student_tokens, batch.token_layout)):
     assert not features[~layout.mask].any() and not layout.position[~layout.mask].any()
     used = np.take_along_axis(layout.ordinals, np.maximum(layout.slot, 0), axis=1)[layout.mask]
     assert set(used) == set(layout.ordinals[layout.ordinals >= 0])
   for mask, layout, ordinals in (
-    (batch.video_mask, batch.frames, batch.video_ordinals),
-    (batch.caption_mask, batch.tokens, batch.caption_ordinals),
+    (batch.video_mask, batch.frame_layout, batch.video_ordinals),
+    (batch.caption_mask, batch.token_layout, batch.caption_ordinals),
   ):
     assert sorted(ordinals[mask]) == list(range(mask.sum())) and (ordinals[~mask] == -1).all()
     assert not layout.where[~mask].any()
@@ -95,7 +87,9 @@ def assert_padding(batch, shards):
       assert share.tolist() == sorted(share, reverse=True)
   assert not batch.labels[~batch.caption_mask].any()
   if batch.teacher_frames is not None:
-    assert not batch.teacher_frames[~batch.frames.mask].any() and not batch.teacher_text[~batch.caption_mask].any()
+    assert (
+      not batch.teacher_frames[~batch.frame_layout.mask].any() and not batch.teacher_text[~batch.caption_mask].any()
+    )
 
 
 @hypothesis.given(
@@ -130,6 +124,30 @@ def test_processes_hold_together_what_one_holds(videos, seed, packing, sort, sha
   jax.tree.map(lambda all_, *some: np.testing.assert_array_equal(all_, np.concatenate(some)), whole, *parts)
 
 
+@pytest.mark.parametrize('dtype', [np.float16, np.float32])
+@pytest.mark.parametrize('frames', [12, 13])
+def test_features_keep_the_type_that_they_are_stored_in(dtype, frames):
+  rng = np.random.default_rng(0)
+  records = [fakes.record(f'v{n}', rng, n + 9, n + 9, dtype=dtype) for n in range(frames - 8)]
+  batch = fakes.collate(records, fakes.options())
+  # Means are float32, so that nothing is rounded.
+  averaged = np.float32 if frames > 12 else dtype
+  assert batch.student_frames.dtype == batch.teacher_frames.dtype == averaged
+  assert batch.student_tokens.dtype == batch.teacher_text.dtype == dtype
+  expected = expected_contents(records, fakes.options())
+  for ordinal, video in fakes.contents(batch, 1).items():
+    if expected[ordinal]['student'].dtype == np.float32 or frames == 12:
+      np.testing.assert_array_equal(video['student'], expected[ordinal]['student'])
+    np.testing.assert_allclose(video['student'], expected[ordinal]['student'], rtol=1e-6, atol=1e-7)
+
+
+def test_features_of_another_type_are_named():
+  records = fakes.source(4)
+  records[1]['student_tokens'] = records[1]['student_tokens'].astype(np.float32)
+  with pytest.raises(ValueError, match=r"'v001' has student_tokens .* expected 5.* and float16 .these are float32"):
+    fakes.collate(records, fakes.options())
+
+
 def test_a_process_reads_its_own_records_only():
   records = fakes.source(8)
   found, rows = scan_lengths(records), np.arange(8)
@@ -143,10 +161,8 @@ def test_a_process_reads_its_own_records_only():
 
   plan = make_plan([rows], found, opts)
   for process in range(2):
-    read.clear()
     collator = Collator(Noting(records), found, plan, process, 2)
-    collator(rows)
-    read.clear()  # The first batch also looks at one record for the widths of the features.
+    read.clear()  # One record was looked at for the widths of the features.
     batch = collator(rows)
     assert len(read) == len(set(read)) == batch.video_mask.sum() == 4
 
@@ -154,41 +170,26 @@ def test_a_process_reads_its_own_records_only():
 def test_padding_further_changes_no_content():
   records = fakes.source(5, seed=3)
   small = fakes.options(packing=False)
-  large = fakes.options(packing=False, frame_sizes=(12,), word_sizes=(5,), caption_sizes=(64,), batch_videos=16)
+  large = fakes.options(packing=False, batch_videos=16)
   ours, theirs = (fakes.contents(fakes.collate(records, opts), 1) for opts in (small, large))
   jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
-def test_sizes_are_the_smallest_that_fit():
+def test_padded_sizes_are_those_of_the_longest():
   rng = np.random.default_rng(0)
-  opts = fakes.options(packing=False, caption_sizes=(6, 12, 20))
+  opts = fakes.options(packing=False)
   short = [fakes.record(f'v{i}', rng, frames=3, teacher_frames=4, token_lengths=(2,) * 3) for i in range(4)]
   batch = fakes.collate(short, opts)
-  assert batch.student_frames.shape == (8, 4, fakes.STUDENT) and batch.student_tokens.shape == (12, 3, fakes.TOKEN)
-  # The student has 3 frames, so the teacher's 5 come down to 3: four still hold them.
-  short.append(fakes.record('more', rng, frames=3, teacher_frames=5, token_lengths=(4,)))
+  assert batch.student_frames.shape == (8, 3, fakes.STUDENT) and batch.student_tokens.shape == (12, 2, fakes.TOKEN)
+  short.append(fakes.record('more', rng, frames=5, teacher_frames=5, token_lengths=(9,)))
   batch = fakes.collate(short, opts)
-  assert batch.student_frames.shape[1] == 4 and batch.student_tokens.shape[:2] == (20, 5)
+  assert batch.student_frames.shape[1] == 5 and batch.student_tokens.shape[:2] == (13, 5)
 
 
 def test_shares_are_equal():
-  opts = fakes.options(packing=False, batch_videos=6, shards=4, caption_sizes=(9, 30, 80))
+  opts = fakes.options(packing=False, batch_videos=6, shards=4)
   batch = fakes.collate(fakes.source(5), opts)
-  assert batch.video_mask.shape == (8,) and batch.caption_mask.shape[0] in (12, 32, 80)
-
-
-def test_captions_beyond_the_listed_sizes_are_kept_with_a_warning(caplog):
-  options_module._warn_once.cache_clear()
-  records = [fakes.record('v', np.random.default_rng(0), token_lengths=(1,) * 30)]
-  with caplog.at_level(logging.WARNING):
-    batch = fakes.collate(records, fakes.options(packing=False, caption_sizes=(4, 7)))
-  assert batch.caption_mask.shape == (56,) and batch.caption_mask.sum() == 30
-  assert 'caption_sizes' in caplog.text
-
-
-def test_derived_caption_sizes():
-  assert fakes.options(batch_videos=8).shard_caption_sizes == tuple(range(4, 49, 4))
-  assert fakes.options(batch_videos=8, shards=8).shard_caption_sizes == (1, 2, 3, 4, 5, 6)
+  assert batch.video_mask.shape == (8,) and batch.caption_mask.shape[0] % 4 == 0
 
 
 @pytest.mark.parametrize('packing', [True, False])
@@ -253,11 +254,10 @@ def test_a_set_without_teacher_asks_for_teacher_false():
     ({'frame_sizes': (8, 4, 12)}, 'ascending'),
     ({'frame_sizes': (4, 8)}, 'max_frames is 12'),
     ({'word_sizes': ()}, 'max_words is 5'),
-    ({'caption_sizes': (0, 4)}, 'caption_sizes is 0'),
     ({'row_words': 4}, 'row_words is 4 and max_words is 5'),
     ({'shards': 0}, 'shards is 0'),
     ({'slots': 0}, 'slots is 0'),
-    ({'most_shapes': 0}, 'most_shapes is 0'),
+    ({'word_sizes': (0, 5)}, 'word_sizes is 0'),
   ],
 )
 def test_unfit_options_are_refused(change, message):

@@ -7,7 +7,6 @@ import pytest
 
 from dlkd_jax.data.evaluation_blocks import caption_blocks, video_blocks
 from tests.data import fakes
-from tests.data.test_collation import normalised
 from tests.data.test_transforms import looped_resampling
 
 
@@ -23,7 +22,7 @@ def test_videos(block, prefetch):
       record = records[index]
       assert video == record['video_id'].decode()
       for rows, frames, mask in (
-        (normalised(looped_resampling(record['student_frames'], 12)), found.student_frames, found.frame_mask),
+        (looped_resampling(record['student_frames'], 12), found.student_frames, found.frame_mask),
         (looped_resampling(record['teacher_frames'], 12), found.teacher_frames, found.teacher_mask),
       ):
         assert mask[row].sum() == len(rows) and mask[row, : len(rows)].all()
@@ -49,17 +48,25 @@ def test_captions(block):
     for row in range(count):
       record, k = expected[at]
       start = record['token_lengths'][:k].sum()
-      tokens = normalised(record['student_tokens'][start : start + record['token_lengths'][k]][:5])
+      tokens = record['student_tokens'][start : start + record['token_lengths'][k]][:5]
       assert found.caption_ids[row] == record['caption_ids'][k].decode()
       assert found.captions[row] == record['captions'][k].decode()
       assert found.video_ids[row] == record['video_id'].decode()
       assert found.token_mask[row].sum() == len(tokens)
-      np.testing.assert_allclose(found.student_tokens[row, : len(tokens)], tokens, atol=1e-5)
+      np.testing.assert_array_equal(found.student_tokens[row, : len(tokens)], tokens, strict=True)
       np.testing.assert_array_equal(found.teacher_text[row], record['teacher_text'][k])
       np.testing.assert_array_equal(found.moments[row], record['moments'][k])
       assert found.durations[row] == 30
       at += 1
   assert at == len(expected)
+
+
+@pytest.mark.parametrize('dtype', [np.float16, np.float32])
+def test_features_keep_the_type_that_they_are_stored_in(dtype):
+  records = [fakes.record(f'v{n}', np.random.default_rng(n), n, dtype=dtype) for n in (20, 12, 3)]
+  found = [block.student_frames for block in video_blocks(records, fakes.options(), 1)]
+  assert [frames.dtype for frames in found] == [np.float32, dtype, dtype]  # Means are float32.
+  np.testing.assert_array_equal(found[1][0], records[1]['student_frames'])
 
 
 def test_an_order_names_what_is_taken():

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from dlkd_jax.data.batch import unit_rows
 from dlkd_jax.data.evaluation_blocks import video_blocks
 from tests import options as made
 from tests.data import fakes
@@ -30,13 +31,13 @@ def test_each_video_of_training(numbers):
     video = record['video_id']
     batch = fakes.collate([record], OPTIONS)
     student, teacher = (numbers[f'train/{video}/{side}_frames'] for side in ('student', 'teacher'))
-    assert batch.frames.mask[0].sum() == len(student)
-    np.testing.assert_allclose(batch.student_frames[0, : len(student)], student, rtol=1e-5, atol=1e-7)
+    assert batch.frame_layout.mask[0].sum() == len(student)
+    np.testing.assert_allclose(unit_rows(batch.student_frames[0, : len(student)]), student, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(batch.teacher_frames[0, : len(teacher)], teacher, rtol=1e-6)
     for row, caption_id in enumerate(record['caption_ids']):
       tokens = numbers[f'train/{video}/query/{caption_id}/tokens']
-      assert batch.tokens.mask[row].sum() == len(tokens)
-      np.testing.assert_allclose(batch.student_tokens[row, : len(tokens)], tokens, rtol=1e-5, atol=1e-7)
+      assert batch.token_layout.mask[row].sum() == len(tokens)
+      np.testing.assert_allclose(unit_rows(batch.student_tokens[row, : len(tokens)]), tokens, rtol=1e-5, atol=1e-7)
       np.testing.assert_array_equal(batch.teacher_text[row], numbers[f'train/{video}/query/{caption_id}/teacher'][0])
 
 
@@ -51,11 +52,11 @@ def test_the_collated_batch(numbers, drawn_sorted):
   videos, captions = len(ids), len(numbers['train_batch/text_labels'])
   assert batch.video_mask.sum() == videos and batch.caption_mask.sum() == captions
   for ours, theirs, count in (
-    (batch.student_frames, 'student_videos', videos),
+    (unit_rows(batch.student_frames), 'student_videos', videos),
     (batch.teacher_frames, 'teacher_videos', videos),
-    (batch.frames.mask, 'student_videos_mask', videos),
-    (batch.student_tokens, 'student_text', captions),
-    (batch.tokens.mask, 'student_text_mask', captions),
+    (batch.frame_layout.mask, 'student_videos_mask', videos),
+    (unit_rows(batch.student_tokens), 'student_text', captions),
+    (batch.token_layout.mask, 'student_text_mask', captions),
     (batch.teacher_text, 'teacher_text', captions),
     (batch.labels, 'text_labels', captions),
   ):
@@ -66,7 +67,7 @@ def test_the_collated_batch(numbers, drawn_sorted):
 def test_the_packed_batch_holds_the_same_rows(numbers):
   own = records('train')
   padded, packed = (fakes.collate(own, dataclasses.replace(OPTIONS, packing=packing)) for packing in (False, True))
-  assert packed.student_frames.shape[0] < len(own) and packed.frames.slots > 1
+  assert packed.student_frames.shape[0] < len(own) and packed.frame_layout.slots > 1
   jax.tree.map(np.testing.assert_array_equal, fakes.contents(packed, 1), fakes.contents(padded, 1))
 
 
@@ -77,6 +78,6 @@ def test_evaluation_frames(numbers, split):
     for row, video in enumerate(block.video_ids):
       student = numbers[f'{split}/{video}/student_frames']
       assert block.frame_mask[row].sum() == len(student)
-      np.testing.assert_allclose(block.student_frames[row, : len(student)], student, rtol=1e-5, atol=1e-7)
+      np.testing.assert_allclose(unit_rows(block.student_frames[row, : len(student)]), student, rtol=1e-5, atol=1e-7)
       seen += 1
   assert seen == len([key for key in numbers.files if key.startswith(f'{split}/')])

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from dlkd_jax.data.lengths import Lengths, open_lengths, read_lengths, scan_lengths
-from dlkd_jax.data.sources import open_source
+from dlkd_jax.data.sources import Lengths, open_lengths, open_source, read_lengths, scan_lengths
 from tests.data import fakes
 from tfds_builders import build
 
@@ -54,7 +53,7 @@ def test_what_a_batch_holds_of_them(teacher):
 
 
 def test_a_long_scan_is_announced(monkeypatch, capsys):
-  monkeypatch.setattr('dlkd_jax.data.lengths._SCAN_NOTICE_SECONDS', -1.0)
+  monkeypatch.setattr('dlkd_jax.data.sources._SCAN_NOTICE_SECONDS', -1.0)
   scan_lengths(fakes.source(3))
   out = capsys.readouterr().out
   assert out.count('reading the lengths of 3 records') == 1
@@ -108,7 +107,7 @@ def test_lengths_of_other_records_are_found_when_these_are_read():
   records = fakes.source(8)
   found = scan_lengths(records)
   from dlkd_jax.data.collation import Collator
-  from dlkd_jax.data.plan import make_plan
+  from dlkd_jax.data.shapes import make_plan
 
   opts, rows = fakes.options(), np.arange(8)
   for other in (

@@ -1,4 +1,4 @@
-"""Rows hold every sequence once, whole, within their limits."""
+"""Rows hold every sequence once, whole, within their limits; shards get as many videos, and as much work."""
 
 import hypothesis
 import numpy as np
@@ -51,7 +51,7 @@ def test_layouts_name_every_position(case, more_rows, more_sequences):
   places = packing.pack(lengths, positions, slots)
   ordinals = np.arange(len(lengths)) * 3 + 1
   rows = places.count + more_rows
-  layout = packing.make_layout(places, lengths, ordinals, rows, positions, slots, len(lengths) + more_sequences)
+  layout = packing.make_layout([(places, lengths, ordinals)], rows, positions, slots, len(lengths) + more_sequences)
   assert layout.slot.shape == layout.position.shape == (rows, positions) and layout.ordinals.shape == (rows, slots)
   for n, (row, slot) in enumerate(zip(places.rows, places.slots, strict=True)):
     at = layout.slot[row] == slot
@@ -85,5 +85,25 @@ def test_lengths_that_fit_no_row_are_refused(lengths):
     packing.pack(np.array(lengths), 8, 2)
 
 
-def test_ranges():
-  assert packing.ranges(np.array([2, 0, 3])).tolist() == [0, 1, 0, 1, 2]
+@hypothesis.given(st.integers(0, 60), st.integers(1, 9), st.integers(0, 2**32 - 1))
+def test_every_video_goes_to_one_shard_within_its_places(videos, shards, seed):
+  loads = np.random.default_rng(seed).integers(0, 50, (videos, 3))
+  found = packing.share(loads, shards)
+  assert found.shape == (videos,) and np.array_equal(found, packing.share(loads, shards))
+  if videos:
+    assert found.min() >= 0 and found.max() < shards
+    assert np.bincount(found).max() <= -(-videos // shards)
+
+
+def test_shares_are_balanced_in_every_resource():
+  rng = np.random.default_rng(0)
+  loads = np.stack([rng.integers(5, 128, 512), rng.integers(20, 90, 512), rng.integers(1, 8, 512)], axis=1)
+  found = packing.share(loads, 16)
+  for resource in loads.T:
+    held = np.bincount(found, resource)
+    assert held.max() < 1.03 * held.mean()
+
+
+def test_large_loads_do_not_overflow():
+  found = packing.share(np.full((6, 2), 2**40), 3)
+  assert np.bincount(found).tolist() == [2, 2, 2]

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from dlkd_jax.data.evaluation_blocks import caption_blocks, video_blocks
-from dlkd_jax.data.input_pipeline import train_pipeline
-from dlkd_jax.data.lengths import Lengths, open_lengths
-from dlkd_jax.data.sources import DamagedFileError, open_source, text, texts
+from dlkd_jax.data.sources import DamagedFileError, Lengths, open_lengths, open_source, text, texts
+from dlkd_jax.data.train_pipeline import train_pipeline
 from dlkd_jax.tools import benchmark_input
 from tests import options as made
 from tests.paths import repository
@@ -30,7 +29,7 @@ def test_a_built_set_flows_through(built):
   assert len(source) == 6
   options = made.pipeline_options(batch_videos=4)
   batch = next(iter(train_pipeline(source, options, seed=0))).check()
-  assert batch.frames.mask.sum() == 4 * 4 and batch.tokens.mask.sum() == 4 * 2 * 3
+  assert batch.frame_layout.mask.sum() == 4 * 4 and batch.token_layout.mask.sum() == 4 * 2 * 3
   ids = [video for block in video_blocks(source, options, 4) for video in block.video_ids]
   assert sorted(ids) == [f'video_{index:05d}' for index in range(6)]
   assert sum(block.caption_mask.sum() for block in caption_blocks(source, options, 5)) == 12
@@ -148,7 +147,7 @@ def test_reading_needs_no_tensorflow_and_no_torch(built):
   code = (
     'import sys\n'
     'from dlkd_jax.data.sources import open_source\n'
-    'from dlkd_jax.data.input_pipeline import train_pipeline\n'
+    'from dlkd_jax.data.train_pipeline import train_pipeline\n'
     'from tests import options as made\n'
     "assert 'tensorflow_datasets' not in sys.modules\n"
     f'source = open_source({str(folder)!r}, {name!r}, "train")\n'

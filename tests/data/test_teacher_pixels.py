@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from dlkd_jax.data import sources, transforms
-from dlkd_jax.data.input_pipeline import train_pipeline
-from dlkd_jax.data.lengths import open_lengths
+from dlkd_jax.data.sources import open_lengths
+from dlkd_jax.data.train_pipeline import train_pipeline
 from tests.data import fakes, pixel_sets
 from tests.data.test_collation import assert_padding
 
@@ -42,11 +42,11 @@ def test_pictures_lie_where_features_would(packing, shards):
   features = fakes.collate(records, fakes.options(packing=packing, shards=shards))
   assert pixels.teacher_frames is None and features.teacher_pixels is None
   assert pixels.teacher_pixels.dtype == np.uint8 and pixels.teacher_pixels.shape[-1] == SIZE * SIZE * 3
-  assert not pixels.teacher_pixels[~pixels.frames.mask].any()
+  assert not pixels.teacher_pixels[~pixels.frame_layout.mask].any()
   assert_padding(pixels, shards)
   np.testing.assert_array_equal(pixels.student_frames, features.student_frames)
   np.testing.assert_array_equal(pixels.teacher_text, features.teacher_text)
-  np.testing.assert_array_equal(pixels.frames.slot, features.frames.slot)
+  np.testing.assert_array_equal(pixels.frame_layout.slot, features.frame_layout.slot)
   found = fakes.contents(pixels, shards)
   order = sorted(range(7), key=lambda row: -len(records[row]['token_lengths']))
   for ordinal, row in enumerate(order):

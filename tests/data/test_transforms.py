@@ -40,8 +40,8 @@ def test_resampling_is_that_of_the_authors_program():
     np.testing.assert_array_equal(found, numbers[f'{case}/out'], err_msg=case)
 
 
-def test_the_slot_that_the_clamp_empties_takes_the_last_row():
-  starts, sizes = transforms.slots(129, 128)
+def test_the_interval_that_the_clamp_empties_takes_the_last_row():
+  starts, sizes = transforms.time_intervals(129, 128)
   assert starts[-1] == 128 and sizes[-1] == 1
 
 
@@ -97,7 +97,19 @@ def test_empty_rows_stay_empty():
 @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf, 1e30])
 def test_rows_that_cannot_be_normalised_are_refused(value):
   rows = np.ones((5, 4), np.float32)
-  assert transforms.check_finite(rows).tolist() == [4] * 5
+  transforms.check_finite(rows)
   rows[3, 2] = value
   with pytest.raises(transforms.NonFiniteError, match='rows hold NaN'):
     transforms.normalize_rows(rows)
+
+
+def test_every_float16_is_finite_or_found():
+  every = np.arange(65536, dtype=np.uint16).view(np.float16)
+  for bits in every[None].T:
+    if np.isfinite(bits).all():
+      transforms.check_finite(bits[None])
+    else:
+      with pytest.raises(transforms.NonFiniteError):
+        transforms.check_finite(bits[None])
+  transforms.check_finite(every[np.isfinite(every)][None, ::3])
+  transforms.check_finite(every[:0][None])

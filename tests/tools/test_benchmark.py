@@ -71,7 +71,7 @@ def test_all_forms_of_a_random_batch_hold_the_same_videos():
   assert packed.student_frames.shape[0] < padded.student_frames.shape[0] == 4
   for batch in (packed, padded):
     assert np.sum(batch.video_mask) == 4 and np.sum(batch.caption_mask) == 20
-  sums = [np.sort(batch.student_frames[np.asarray(batch.frames.mask)].sum(axis=-1)) for batch in (packed, padded)]
+  sums = [np.sort(batch.student_frames[np.asarray(batch.frame_layout.mask)].sum(axis=-1)) for batch in (packed, padded)]
   np.testing.assert_array_equal(*sums)
 
 

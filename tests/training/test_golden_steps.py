@@ -51,8 +51,8 @@ class Case:
     self.batch = Batch(
       student_frames=arrays['student_videos'],
       student_tokens=arrays['student_text'],
-      frames=padded_layout(arrays['student_videos_mask'] > 0),
-      tokens=padded_layout(arrays['student_text_mask'] > 0),
+      frame_layout=padded_layout(arrays['student_videos_mask'] > 0),
+      token_layout=padded_layout(arrays['student_text_mask'] > 0),
       labels=arrays['text_labels'].astype(np.int32),
       video_mask=np.ones(videos, bool),
       caption_mask=np.ones(captions, bool),
@@ -98,17 +98,17 @@ def relative(actual, expected):
 def test_encodings_and_similarities(case):
   batch, file = case.batch, case.file
   frames, queries = case.student.apply(
-    {'params': case.params}, batch.student_frames, batch.frames, batch.student_tokens, batch.tokens
+    {'params': case.params}, batch.student_frames, batch.frame_layout, batch.student_tokens, batch.token_layout
   )
   assert set(frames) == set(case.params)
   for name in frames:
-    real = np.asarray(batch.frames.mask)
+    real = np.asarray(batch.frame_layout.mask)
     np.testing.assert_allclose(frames[name][real], file[f'enc/{name}_video'][real], rtol=1e-4, atol=2e-6)
     np.testing.assert_allclose(queries[name], file[f'enc/{name}_query'][:, None], rtol=1e-4, atol=2e-6)
-    similarity = max_frame_similarity(queries[name][:, 0], frames[name], batch.frames)
+    similarity = max_frame_similarity(queries[name][:, 0], frames[name], batch.frame_layout)
     np.testing.assert_allclose(similarity.cosine, file[f'sim/{name}_cos'], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(similarity.dot, file[f'sim/{name}_dot'], rtol=1e-5, atol=1e-6)
-  teacher = max_frame_similarity(batch.teacher_text, batch.teacher_frames, batch.frames)
+  teacher = max_frame_similarity(batch.teacher_text, batch.teacher_frames, batch.frame_layout)
   np.testing.assert_allclose(teacher.cosine, file['sim/teacher_cos'], rtol=1e-5, atol=1e-6)
   np.testing.assert_allclose(teacher.dot, file['sim/teacher_dot'], rtol=1e-5, atol=1e-6)
 

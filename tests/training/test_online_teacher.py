@@ -50,11 +50,14 @@ def features(images):
 
 def both_batches(batch):
   """Returns the batch with the tower's features, and with pictures; what lies at padding must not matter."""
-  rows = (*batch.frames.slot.shape,)
+  rows = (*batch.frame_layout.slot.shape,)
   frozen = np.full((*rows, worlds.DT), 9.0, np.float32)
   pixels = np.full((*rows, SIZE * SIZE * 3), 255, np.uint8)
-  for row, at in np.argwhere(batch.frames.mask):
-    video, position = batch.frames.ordinals[row, batch.frames.slot[row, at]], batch.frames.position[row, at]
+  for row, at in np.argwhere(batch.frame_layout.mask):
+    video, position = (
+      batch.frame_layout.ordinals[row, batch.frame_layout.slot[row, at]],
+      batch.frame_layout.position[row, at],
+    )
     image = pictures()[video][position]
     frozen[row, at], pixels[row, at] = features(image[None])[0], image.reshape(-1)
   return batch.replace(teacher_frames=frozen), batch.replace(teacher_frames=None, teacher_pixels=pixels).check()
@@ -82,7 +85,7 @@ def test_the_features_are_the_towers_wherever_the_pictures_lie(name, micro_batch
   frozen, online = both_batches(batch)
   teacher = make_teacher(micro_batch, mesh)
   filled = jax.jit(functools.partial(teacher.fill, mesh=mesh))(teacher.params, sharding.shard_batch(online, mesh))
-  mask = batch.frames.mask[..., None]
+  mask = batch.frame_layout.mask[..., None]
   np.testing.assert_allclose(filled.teacher_frames, np.where(mask, frozen.teacher_frames, 0), atol=2e-6)
   assert filled.teacher_pixels is None and filled.teacher_frames.is_fully_replicated == (devices == 1)
 
@@ -121,15 +124,15 @@ def test_only_real_pictures_are_encoded():
   filled = jax.jit(teacher.fill)(PARAMS, batch)
   jax.effects_barrier()
   assert calls == [5] * -(-sum(worlds.FRAMES) // 5)
-  assert filled.teacher_pixels is None and not np.asarray(filled.teacher_frames)[~batch.frames.mask].any()
-  found = np.asarray(filled.teacher_frames)[batch.frames.mask]
-  images = batch.teacher_pixels[batch.frames.mask].reshape(-1, SIZE, SIZE, 3)
+  assert filled.teacher_pixels is None and not np.asarray(filled.teacher_frames)[~batch.frame_layout.mask].any()
+  found = np.asarray(filled.teacher_frames)[batch.frame_layout.mask]
+  images = batch.teacher_pixels[batch.frame_layout.mask].reshape(-1, SIZE, SIZE, 3)
   np.testing.assert_allclose(found, features(images), atol=2e-6)
 
 
 def test_a_batch_of_padding_encodes_nothing():
   batch = both_batches(worlds.make_batch())[1]
-  empty = batch.replace(frames=batch.frames.replace(slot=np.full_like(batch.frames.slot, -1)))
+  empty = batch.replace(frame_layout=batch.frame_layout.replace(slot=np.full_like(batch.frame_layout.slot, -1)))
   assert not np.asarray(make_teacher(4).fill(PARAMS, empty).teacher_frames).any()
 
 
@@ -254,7 +257,7 @@ def test_bfloat16_is_near(model_folder):
   record = {'teacher_pixels': np.zeros((1, 16, 16, 3), np.uint8), 'teacher_text': np.zeros((1, 10))}
   images = np.random.default_rng(0).integers(0, 256, (1, 5, 16 * 16 * 3), np.uint8)
   batch = worlds.make_batch().replace(teacher_frames=None, teacher_pixels=images)
-  batch = batch.replace(frames=padded_layout(np.arange(5)[None] < 4))
+  batch = batch.replace(frame_layout=padded_layout(np.arange(5)[None] < 4))
   mesh = sharding.make_mesh(jax.devices()[:1])
   full, half = (
     np.asarray(teacher.fill(teacher.params, batch).teacher_frames)

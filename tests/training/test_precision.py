@@ -38,8 +38,8 @@ def make_batch():
   return Batch(
     student_frames=unit(frames),
     student_tokens=unit(tokens),
-    frames=padded_layout(np.ones((VIDEOS, FRAMES), bool)),
-    tokens=padded_layout(np.ones((VIDEOS, WORDS), bool)),
+    frame_layout=padded_layout(np.ones((VIDEOS, FRAMES), bool)),
+    token_layout=padded_layout(np.ones((VIDEOS, WORDS), bool)),
     labels=ordinals,
     video_mask=everyone,
     caption_mask=everyone,
@@ -111,10 +111,10 @@ def test_ranking_stays():
 
   @functools.partial(jax.jit, static_argnums=0)
   def scores(student):
-    arguments = batch.student_frames, batch.frames, batch.student_tokens, batch.tokens
+    arguments = batch.student_frames, batch.frame_layout, batch.student_tokens, batch.token_layout
     frames, queries = student.apply({'params': params}, *arguments)
     name = 'inheritance'
-    return max_frame_cosine(queries[name][:, 0], frames[name], batch.frames.mask)
+    return max_frame_cosine(queries[name][:, 0], frames[name], batch.frame_layout.mask)
 
   exact, half = (np.asarray(scores(s), np.float32) for s in (STUDENT, HALF))
   own = lambda s: 1 + np.sum(s > np.diagonal(s)[:, None], axis=1)  # noqa: E731

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dlkd_jax.data.lengths import Lengths
+from dlkd_jax.data.sources import Lengths
 from dlkd_jax.training.splits import gallery_order
 from tests import options as made
 

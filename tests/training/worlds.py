@@ -111,8 +111,8 @@ def lay_out(shares, frame_sizes, token_sizes, teacher=True):
       Batch(
         student_frames=frames.arrays[0],
         student_tokens=tokens.arrays[0],
-        frames=frames.layout,
-        tokens=tokens.layout,
+        frame_layout=frames.layout,
+        token_layout=tokens.layout,
         labels=labels,
         video_mask=video_ordinals >= 0,
         caption_mask=caption_ordinals >= 0,

@@ -19,7 +19,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from dlkd_jax.data import lengths, sources
+from dlkd_jax.data import sources
 from dlkd_jax.models import clip_files
 from dlkd_jax.video import backbones, decoding, extraction, picture_statistics, work_folder
 from tests.models import clips
@@ -141,7 +141,7 @@ def test_without_captions_it_is_a_gallery(corpus, tmp_path):
   extraction.extract(_request(corpus, tmp_path, captions=None))
   assert sources.split_names(tmp_path, 'custom_prvr') == ['gallery']
   assert len(_records(tmp_path, 'gallery')) == 4
-  found = lengths.open_lengths(tmp_path, 'custom_prvr', 'gallery')
+  found = sources.open_lengths(tmp_path, 'custom_prvr', 'gallery')
   assert found.captions.tolist() == [0] * 4 and found.student.min() > 0
 
 

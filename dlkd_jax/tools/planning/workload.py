@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 
 from dlkd_jax.data.batch import Batch
-from dlkd_jax.data.lengths import Lengths
 from dlkd_jax.data.options import PipelineOptions
-from dlkd_jax.data.plan import batch_shapes, make_plan
+from dlkd_jax.data.shapes import Feature, batch_shapes, make_plan
+from dlkd_jax.data.sources import Lengths
 from dlkd_jax.tools.lengths import MODELS, SIZES
 
 _BATCHES = 3
@@ -58,4 +58,7 @@ def abstract_batch(workload: Workload, options: PipelineOptions) -> Batch:
   lengths = workload.lengths(_BATCHES * videos)
   batches = [np.arange(start * videos, (start + 1) * videos) for start in range(_BATCHES)]
   plan = make_plan(batches, lengths, options)
-  return batch_shapes(plan.levels[-1], options.shards, workload.features, options.teacher)
+  names = ('student_frames', 'student_tokens', *(('teacher_frames', 'teacher_text') if options.teacher else ()))
+  student, token, teacher = workload.features
+  widths = {'student_frames': student, 'student_tokens': token, 'teacher_frames': teacher, 'teacher_text': teacher}
+  return batch_shapes(plan.levels[-1], options.shards, {name: Feature(widths[name], np.float16) for name in names})

@@ -1,9 +1,8 @@
 """The stream of training batches: shuffled each epoch, shared by processes, resumed exactly.
 
 Everything follows from the seed and the number of batches taken: batch number n of a run is a pure function of the two,
-whatever the number of threads, worker processes, processes or devices, so resuming is starting at n. How the videos of
-a batch are shared among devices and packed into rows follows from their lengths; it changes where they lie, not which
-they are.
+whatever the number of threads, processes or devices, so resuming is starting at n. How the videos of a batch are shared
+among devices and packed into rows follows from their lengths; it changes where they lie, not which they are.
 """
 
 from __future__ import annotations
@@ -12,14 +11,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import grain
-import numpy as np
 
 from dlkd_jax.data.batch import Batch
 from dlkd_jax.data.collation import Collator, check_lengths
-from dlkd_jax.data.lengths import Lengths, scan_lengths
 from dlkd_jax.data.options import PipelineOptions
-from dlkd_jax.data.plan import Plan, make_plan
-from dlkd_jax.data.sources import Source
+from dlkd_jax.data.shapes import Feature, Plan, batch_shapes, make_plan
+from dlkd_jax.data.sources import Lengths, Source, scan_lengths
 from dlkd_jax.errors import UserError
 
 # What a plan looks at, whichever is least: numbers, not seconds, so that all processes look at the same.
@@ -32,31 +29,28 @@ class TrainPipeline:
   """An endless stream of batches; each epoch has every video exactly once, in an order of its own.
 
   Batches do not straddle epochs. The last batch of an epoch may have fewer videos; it is kept, with as many places for
-  videos as the others and `video_mask` false in the rest. Packed, it has fewer rows where the plan found that worth a
-  shape.
+  videos as the others and `video_mask` false in the rest.
 
   Attributes:
     steps_per_epoch: batches in an epoch, the same on every process.
     num_videos: videos in the source.
     plan: the shapes of the batches, the same on every process.
+    features: width and type of each array of features, the same on every process.
   """
 
-  def __init__(self, dataset: grain.MapDataset, order: dict[str, int], plan: Plan):
-    """See `train_pipeline`.
-
-    Args:
-      dataset: one epoch of batches, drawn anew in the next.
-      order: what the order of videos depends on.
-      plan: the shapes of the batches; its options say how far and with how many processes to read ahead.
-    """
+  def __init__(self, dataset: grain.MapDataset, order: dict[str, int], plan: Plan, features: dict[str, Feature]):
     self.steps_per_epoch = len(dataset)
     self.num_videos = order['num_videos']
-    self.plan = plan
-    self._dataset, self._order, self._options = dataset.repeat(), order, plan.options
+    self.plan, self.features = plan, features
+    self._dataset, self._order = dataset.repeat(), order
 
   def __iter__(self) -> TrainIterator:
     """Starts at the first batch of the first epoch."""
-    return TrainIterator(self._dataset, self._order, self._options, self.steps_per_epoch)
+    return TrainIterator(self._dataset, self._order, self.plan.options.prefetch_batches)
+
+  def shapes(self) -> list[Batch]:
+    """Returns the batches that the step will see, of all processes together, as `jax.ShapeDtypeStruct`."""
+    return [batch_shapes(level, self.plan.options.shards, self.features) for level in self.plan.levels]
 
 
 class TrainIterator(Iterator[Batch]):
@@ -66,28 +60,18 @@ class TrainIterator(Iterator[Batch]):
     batches: batches taken since the start of the run, those before a resume included.
   """
 
-  def __init__(
-    self,
-    dataset: grain.MapDataset,
-    order: dict[str, int],
-    options: PipelineOptions,
-    steps_per_epoch: int,
-  ):
-    """See `TrainPipeline.__iter__`."""
-    self._dataset, self._order, self._options = dataset, order, options
-    self._steps_per_epoch = steps_per_epoch
+  def __init__(self, dataset: grain.MapDataset, order: dict[str, int], ahead: int):
+    self._dataset, self._order, self._depth = dataset, order, ahead
     self._ahead: grain.DatasetIterator | None = None
     self.batches = 0
-
-  @property
-  def epoch(self) -> int:
-    """The epoch, from 0, that the next batch belongs to."""
-    return self.batches // self._steps_per_epoch
 
   def __next__(self) -> Batch:
     """Returns the next batch, as numpy arrays that nothing else holds."""
     if self._ahead is None:
-      self._ahead = self._start()
+      rest = self._dataset.slice(slice(self.batches, None))
+      # One thread makes one batch at a time, with `read_threads` of its own: batches are large, and it is better to
+      # have the next one early than several half done.
+      self._ahead = iter(rest.to_iter_dataset(grain.ReadOptions(min(1, self._depth), self._depth)))
     batch = next(self._ahead)
     self.batches += 1
     return batch
@@ -104,7 +88,7 @@ class TrainIterator(Iterator[Batch]):
     """Goes to where `get_state` stood; the next batches are the same to the bit.
 
     Raises:
-      ValueError: the state is of a stream in another order (seed, number of videos or batch size).
+      UserError: the state is of a stream in another order (seed, number of videos or batch size).
     """
     for name, value in self._order.items():
       if state.get(name) != value:
@@ -120,14 +104,6 @@ class TrainIterator(Iterator[Batch]):
     if self._ahead is not None:
       self._ahead.close()
       self._ahead = None
-
-  def _start(self) -> grain.DatasetIterator:
-    options = self._options
-    rest = self._dataset.slice(slice(self.batches, None))
-    # One thread makes one batch at a time, with `read_threads` of its own: batches are large, and it is better to have
-    # the next one early than several half done.
-    threads = min(1, options.prefetch_batches)
-    return iter(rest.to_iter_dataset(grain.ReadOptions(threads, options.prefetch_batches)))
 
 
 def train_pipeline(
@@ -154,7 +130,7 @@ def train_pipeline(
     The stream; `iter` of it gives batches and can be stopped and resumed, also by another number of processes.
 
   Raises:
-    ValueError: the source is empty, a record of it cannot be trained on, the lengths are of another number of records,
+    UserError: the source is empty, a record of it cannot be trained on, the lengths are of another number of records,
       or the shards do not divide over the processes.
   """
   if not 0 <= process_index < process_count:
@@ -166,32 +142,24 @@ def train_pipeline(
   if len(lengths) != len(source):
     raise UserError(f'there are lengths of {len(lengths)} records and {len(source)} records; cut both alike')
   check_lengths(source, lengths, options)
-  batches = _drawn(len(source), options, seed)
-  plan = make_plan(_first_batches(batches, len(source), options), lengths, options)
-  dataset = batches.map(Collator(source, lengths, plan, process_index, process_count))
+  collator = Collator(source, lengths, plan_of_run(lengths, options, seed), process_index, process_count)
   order = {'seed': int(seed), 'num_videos': len(source), 'batch_videos': options.batch_videos}
-  return TrainPipeline(dataset, order, plan)
+  dataset = _drawn(len(source), options, seed).map(collator)
+  return TrainPipeline(dataset, order, collator.plan, collator.features)
 
 
 def plan_of_run(lengths: Lengths, options: PipelineOptions, seed: int) -> Plan:
-  """Returns the plan that `train_pipeline` makes, without any records."""
-  return make_plan(_first_batches(_drawn(len(lengths), options, seed), len(lengths), options), lengths, options)
+  """Returns the plan that `train_pipeline` makes, of the first batches of the run and the last of its first epoch."""
+  batches = _drawn(len(lengths), options, seed)
+  videos = min(len(lengths), options.batch_videos)
+  most = max(1, min(_PLANNED_BATCHES, _PLANNED_EPOCHS * len(batches), _PLANNED_VIDEOS // videos))
+  run, last = batches.repeat(), len(batches) - 1
+  return make_plan((run[number] for number in sorted({*range(most), last})), lengths, options)
 
 
 def _drawn(videos: int, options: PipelineOptions, seed: int) -> grain.MapDataset:
-  """Returns one epoch of batches of rows, drawn anew in the next."""
-  # The rows are drawn, not the records: a process then reads its own videos only, and the order of an epoch, which
-  # all processes must agree on, does not depend on how many they are. `seed` scatters the seeds; given to `shuffle`
-  # itself, which adds the epoch to it, epoch 1 of seed 0 would repeat epoch 0 of seed 1.
+  """Returns one epoch of batches of records, by their number, drawn anew in the next."""
+  # A process then reads its own videos only, and the order of an epoch, which all processes must agree on, does not
+  # depend on how many they are. `seed` scatters the seeds; given to `shuffle` itself, which adds the epoch to it,
+  # epoch 1 of seed 0 would repeat epoch 0 of seed 1.
   return grain.MapDataset.range(videos).seed(seed).shuffle().batch(options.batch_videos)
-
-
-def _first_batches(batches: grain.MapDataset, videos: int, options: PipelineOptions) -> Iterator[np.ndarray]:
-  """Yields the rows of the batches that the plan looks at: the first of the run, and the last of the first epoch."""
-  epoch = len(batches)
-  most = max(1, min(_PLANNED_BATCHES, _PLANNED_EPOCHS * epoch, _PLANNED_VIDEOS // min(videos, options.batch_videos)))
-  run = batches.repeat()
-  for number in range(most):
-    yield run[number]
-  if most < epoch:
-    yield run[epoch - 1]
