@@ -6,6 +6,7 @@ import dataclasses
 
 import jax
 import ml_collections
+import numpy as np
 from jax.sharding import Mesh
 
 from dlkd_jax import sharding
@@ -66,7 +67,10 @@ def assemble(config: ml_collections.ConfigDict) -> Parts:
   student = recipe.make_student(config)
   optimizer, learning_rate = recipe.make_optimizer(config, pipeline.steps_per_epoch)
   init_key, step_key = keys_of_run(config.seed)
-  step_key = jax.device_put(step_key, sharding.replicated(mesh))
+  # Made where it is used: one device's array cannot be put onto those of other processes.
+  words = np.asarray(jax.random.key_data(step_key))
+  whole = sharding.replicated(mesh)
+  step_key = jax.jit(lambda: jax.random.wrap_key_data(words, impl='threefry2x32'), out_shardings=whole)()
   sizes = splits.feature_sizes(source)
   state = create_state(lambda: init_parameters(student, init_key, sizes.frames, sizes.tokens), optimizer, mesh)
   train_step = make_train_step(

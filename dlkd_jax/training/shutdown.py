@@ -22,6 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from dlkd_jax import sharding
+
 STOPPED = 75  # Exit code of a run that was asked to stop: "temporary failure, try again" (EX_TEMPFAIL).
 INTERRUPTED = 130  # Exit code after Ctrl-C, as shells have it.
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -136,4 +138,4 @@ class _Reduction:
 
   def __call__(self, flag: bool) -> jax.Array:
     flags = np.full(self._local, flag, np.int32)
-    return self._any(jax.make_array_from_process_local_data(self._split, flags))
+    return self._any(sharding.from_this_process(flags, self._split))
