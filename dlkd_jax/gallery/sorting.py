@@ -98,7 +98,7 @@ def check_prune(sorted_out: Sorted, knowledge: Knowledge) -> None:
   if knowledge.videos is None or not sorted_out.vanished:
     return
   kept = set(sorted_out.there) - set(sorted_out.vanished)
-  if not knowledge.videos.is_dir() or not (kept or sorted_out.wanted):
+  if not kept and not any((knowledge.videos / video).is_file() for video in sorted_out.wanted):
     raise UserError(
       f'none of the films of the index is in {knowledge.videos}; is its disk there? Nothing was removed. To remove all '
       'of them, use `python -m dlkd_jax.index remove`'
