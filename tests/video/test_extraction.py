@@ -25,7 +25,6 @@ from dlkd_jax.video import backbones, decoding, extraction, picture_statistics, 
 from tests.models import clips
 from tests.paths import repository
 from tests.video import films
-from tfds_builders import base_builder
 from tfds_builders.custom_prvr import extracted
 
 
@@ -307,14 +306,6 @@ def test_bad_requests_leave_nothing(changed, message, corpus, tmp_path):
   with pytest.raises((ValueError, OSError), match=message):
     extraction.extract(_request(corpus, tmp_path, **changed))
   assert not list(tmp_path.iterdir())
-
-
-def test_two_extractions_at_once_are_refused(corpus, tmp_path):
-  with (
-    base_builder.only_builder(tmp_path / 'custom_prvr_extracted'),
-    pytest.raises(ValueError, match='another process'),
-  ):
-    extraction.extract(_request(corpus, tmp_path))
 
 
 def test_captions_that_are_cut_are_counted(tmp_path):

@@ -14,6 +14,7 @@ import pytest
 from dlkd_jax.data import sources
 from dlkd_jax.video import decoding, extraction, tasks, work_folder
 from tests.video import films
+from tfds_builders import base_builder
 
 
 @pytest.fixture(scope='module')
@@ -286,3 +287,11 @@ def test_large_pictures_are_shrunk_unless_the_set_was_made_otherwise(collection)
   assert collection.result.builder.info.metadata['options']['max_side'] == extraction.MAX_SIDE
   with pytest.raises(ValueError, match='max_side: 1024 before, 64 now'):
     collection.extract(max_side=64)
+
+
+def test_two_extractions_at_once_are_refused(collection):
+  with (
+    base_builder.only_builder(collection.data / 'custom_prvr_extracted'),
+    pytest.raises(ValueError, match='another process'),
+  ):
+    collection.extract()
