@@ -11,8 +11,9 @@ with the index's own weights w of the branches b, and t from 0 to 1.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -111,9 +112,9 @@ def _scores(folder: IndexFolder, collection: Collection) -> tuple[dict[str, np.n
   stored: dict[str, list[np.ndarray]] = {name: [] for name in scorers}
   queries: dict[str, list[np.ndarray]] = {name: [] for name in scorers}
   columns, lengths = [], []
-  records: list[sources.Record] = [record for _, record in collection.records()]
-  for first in range(0, len(records), _BATCH):
-    some = records[first : first + _BATCH]
+  records: Iterator[sources.Record] = (record for _, record in collection.records())
+  for first in range(0, len(collection), _BATCH):
+    some = list(itertools.islice(records, _BATCH))  # No more is in memory at once.
     encoded = encoding.encode_videos(some, scorers, student, settings['long_videos'])
     captions = encoding.encode_captions(some, scorers, student)
     for number, (video, vectors) in enumerate(zip(encoded, captions, strict=True), first):
