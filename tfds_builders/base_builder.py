@@ -38,7 +38,7 @@ class PrvrBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
   """
 
   VERSION = tfds.core.Version('1.0.0')
-  options: BuildOptions
+  options = BuildOptions()  # Of a builder that takes none.
 
   def __init__(self, *, file_format: str | None = None, **kwargs: Any):
     """Opens the data set below `data_dir`, built or not.
