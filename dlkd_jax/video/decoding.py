@@ -202,8 +202,8 @@ def _measured(video: OpenVideo) -> Fraction:
   ends = (packet_time(video, packet, end=True) for packet in video.container.demux(video.stream))
   try:
     return video.offset + max((end for end in ends if end is not None), default=Fraction(0))
-  except av.error.FFmpegError as error:
-    raise VideoError(video.path, f'cannot be read to its end: {error.strerror}') from error
+  except (av.error.FFmpegError, IndexError) as error:
+    raise VideoError(video.path, f'cannot be read to its end: {getattr(error, "strerror", error)}') from error
 
 
 def probe(path: str | os.PathLike[str], measure: bool = True) -> VideoInfo:

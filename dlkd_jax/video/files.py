@@ -223,7 +223,7 @@ def _opened(path: pathlib.Path) -> av.container.InputContainer:
   kind = 'gif' if '%' in path.name and path.suffix.lower() == '.gif' else None
   try:
     # The prefix keeps a name such as `http:x.mp4` from being taken for an address.
-    return av.open(f'file:{path.absolute()}', format=kind, options=containers.OPTIONS)
+    return av.open(f'file:{path.absolute()}', format=kind, options=containers.OPTIONS, metadata_errors='replace')
   except (av.error.FFmpegError, OSError) as error:
     if (reason := containers.lacks_index(path)) is not None:
       raise VideoError(path, reason) from error
@@ -244,8 +244,13 @@ def _stream(path: pathlib.Path, container: av.container.InputContainer) -> av.Vi
       raise VideoError(path, reason)
     found = {'cover picture' if stream in covers else stream.type for stream in container.streams}
     raise VideoError(path, f'has no video stream (streams: {", ".join(sorted(found)) or "none"})')
-  stream = container.streams.best('video')
+  try:
+    stream = container.streams.best('video')
+  except IndexError:  # It was found while the file was opened, and is in no list.
+    stream = None
   stream = stream if stream in streams else streams[0]
+  if stream.index >= len(container.streams):
+    raise VideoError(path, 'has streams that its header does not name; it is damaged')
   if stream.codec_context is None:
     raise VideoError(path, 'has a video stream in a codec that is not known here')
   width, height = stream.codec_context.width, stream.codec_context.height

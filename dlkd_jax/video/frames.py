@@ -92,8 +92,8 @@ def stream_packets(video: OpenVideo, damage: Damage) -> Iterator[av.Packet]:
       held.append((packet, time or reached))
       while held and (len(held) > _BESIDE or not damage.incomplete(held[0][0])):
         yield _told(held.popleft(), damage)
-  except (av.error.FFmpegError, OSError) as error:
-    damage.note(f'reading fails ({error.strerror})', reached)
+  except (av.error.FFmpegError, OSError, IndexError) as error:  # IndexError: of a stream that no header names.
+    damage.note(f'reading fails ({getattr(error, "strerror", error)})', reached)
   last = held[-1] if held else None
   while held:
     yield held.popleft()[0] if len(held) == 1 else _told(held.popleft(), damage)

@@ -65,7 +65,7 @@ def _after_a_jump(video: OpenVideo, time: float, until: Fraction, deadline: floa
       there = max(video.start, Fraction(time) + video.zero - back)
       video.container.seek(int(there / video.tick), stream=video.stream)
       packets, stamp = _group(video, video.container.demux(video.stream), until, deadline)
-    except av.error.FFmpegError:
+    except (av.error.FFmpegError, IndexError):
       return None
     if stamp is not None and packets and packets[0].is_keyframe:
       return _shown(video, packets, stamp, until, deadline)

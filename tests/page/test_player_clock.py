@@ -1,5 +1,6 @@
-"""The frame that a browser shows at a moment is the one that was indexed there, to the frame, wherever the picture begins."""
+"""The frame that a browser shows at a moment is the one indexed there, to the frame, wherever the picture begins."""
 
+import functools
 from fractions import Fraction
 
 import numpy as np
@@ -89,7 +90,7 @@ def test_the_frame_shown_is_the_frame_indexed(browser, films):
         (result,) = gallery.search([query], top=1)
         moment = result.hits[0].moments[0]
         browser.get(f'{url}?q={query}')
-        until(lambda: browser.execute_script(OPEN, path.name), 'the result')
+        until(functools.partial(browser.execute_script, OPEN, path.name), 'the result')
         expected = numbered.read(picture_at(str(path), moment.start + 0.0005, 200))
         assert result.hits[0].video_id == path.name
         # Where nothing is shown or heard before, a browser may go to the first frame.
