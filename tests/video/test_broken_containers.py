@@ -75,6 +75,8 @@ def test_every_broken_file_is_read_or_named(tmp_path, suffix):
   assert reader.returncode == 0 and len(found) == len(left), (left[len(found)], reader.stderr[-3000:])
   assert [path for path, seconds, *_ in found if seconds > HANG] == []
   assert (found[-1][3] << 10) - (found[0][3] << 10) < MEMORY
-  # Half a second may be missing unseen, which is how muxers round.
-  unseen = {path.rpartition('cut')[2] for path, _, said, _ in found if '/cut' in path and not said[1]}
-  assert unseen <= {f'{share}{suffix}' for share in range(70, 100)}
+  # Half a second may be missing unseen, which is how muxers round; streams for broadcasting say of no end.
+  unseen = suffix not in ('.ts', '.vob') and {
+    path.rpartition('cut')[2] for path, _, said, _ in found if '/cut' in path and not said[1]
+  }
+  assert not unseen or unseen <= {f'{share}{suffix}' for share in range(70, 100)}
