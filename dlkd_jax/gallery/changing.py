@@ -14,7 +14,7 @@ from dlkd_jax.gallery.segments import Entry, Segment
 # A segment is small below this share of the frames after which segments are put into an index.
 _SMALL = 4
 # So many small segments cost a query little; where there are more, the last are merged until at most so many are left.
-_MOST, _LEFT = 8, 4
+_MOST, _LEFT = 3, 2
 
 
 def remove(path: pathlib.Path, chosen: Callable[[Entry], bool]) -> list[str]:
