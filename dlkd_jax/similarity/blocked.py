@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from dlkd_jax.similarity.common import NORM_EPSILON, PADDED, Places, inverse_norm, vary_alike
+from dlkd_jax.similarity.common import NORM_EPSILON, PADDED, SlotTable, inverse_norm, vary_alike
 
 # Products of a block, in bytes: they stay in the cache of a CPU, and matrix products have their rate from there on.
 BLOCK_BYTES = 1 << 20
@@ -50,14 +50,14 @@ class _Maxima(NamedTuple):
 
 
 def maxima(
-  queries: jax.Array, frames: jax.Array, where: Places, rows: jax.Array | None, block_rows: int | None = None
+  queries: jax.Array, frames: jax.Array, table: SlotTable, rows: jax.Array | None, block_rows: int | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
   """Computes maxima over frames, and own curves, block by block.
 
   Args:
     queries: `[Q, H]`, float32 or bfloat16.
     frames: `[R, L, H]`, of the same dtype.
-    where: places of the videos.
+    table: of the slots that the videos lie in.
     rows: `[Q]` int32, row that holds each caption's own video, -1 where none does; None: no own curves.
     block_rows: K; by default as many as keep a block's products near `BLOCK_BYTES`.
 
@@ -75,9 +75,9 @@ def maxima(
   with_curve = rows is not None
   if rows is None:
     rows = jnp.full(queries.shape[:1], -1, jnp.int32)
-  queries, frames, rows, *fields = vary_alike(queries, frames, rows, *jax.tree.leaves(where))
-  where = jax.tree.unflatten(jax.tree.structure(where), fields)
-  dot, cosine, curve = _maxima(block, with_curve, queries, frames, where, rows)
+  queries, frames, rows, *fields = vary_alike(queries, frames, rows, *jax.tree.leaves(table))
+  table = jax.tree.unflatten(jax.tree.structure(table), fields)
+  dot, cosine, curve = _maxima(block, with_curve, queries, frames, table, rows)
   return cosine.T, dot.T, curve.T if with_curve else None
 
 
@@ -107,22 +107,22 @@ def _over_blocks(block: int, rows: _Rows, step: Callable[[Carry, _Rows, jax.Arra
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _maxima(block, with_curve, queries, frames, where, rows):
-  result = _forward(block, with_curve, queries, frames, where, rows)
+def _maxima(block, with_curve, queries, frames, table, rows):
+  result = _forward(block, with_curve, queries, frames, table, rows)
   return result.dot, result.cosine, result.curve
 
 
-def _maxima_forward(block, with_curve, queries, frames, where, rows):
-  result = _forward(block, with_curve, queries, frames, where, rows)
-  kept = (queries, frames, where, rows, result.index, result.cosine, result.curve)
+def _maxima_forward(block, with_curve, queries, frames, table, rows):
+  result = _forward(block, with_curve, queries, frames, table, rows)
+  kept = (queries, frames, table, rows, result.index, result.cosine, result.curve)
   return (result.dot, result.cosine, result.curve), kept
 
 
 def _forward(
-  block: int, with_curve: bool, queries: jax.Array, frames: jax.Array, where: Places, rows: jax.Array
+  block: int, with_curve: bool, queries: jax.Array, frames: jax.Array, table: SlotTable, rows: jax.Array
 ) -> _Maxima:
   """Goes over the blocks and puts each slot's results into the column that it fills."""
-  (captions, _), (_, length, _), columns = queries.shape, frames.shape, where.columns
+  (captions, _), (_, length, _), columns = queries.shape, frames.shape, table.columns
   start = _Maxima(
     jnp.full((columns, captions), PADDED, jnp.float32),
     jnp.full((columns, captions), PADDED, jnp.float32),
@@ -146,11 +146,11 @@ def _forward(
       curve = curve + jnp.sum(jnp.where(own, products * part.scale[:, :, None], 0.0), axis=0)
     return _Maxima(*fields, curve)
 
-  return _over_blocks(block, _all_rows(frames, where), step, start)
+  return _over_blocks(block, _all_rows(frames, table), step, start)
 
 
-def _all_rows(frames: jax.Array, where: Places) -> _Rows:
-  return _Rows(frames, inverse_norm(frames), where.slot, where.first, where.last, where.column)
+def _all_rows(frames: jax.Array, table: SlotTable) -> _Rows:
+  return _Rows(frames, inverse_norm(frames), table.slot, table.first, table.last, table.column)
 
 
 def _own_rows(part: _Rows, first: jax.Array, rows: jax.Array) -> jax.Array:
@@ -221,7 +221,7 @@ def _maxima_backward(block, with_curve, kept, cotangents):
   With s = 1/‖f‖ the cosine is c = s⟨x, f⟩, so ∂c/∂f = s·x − c·s²·f: the first part goes with the products, the second
   needs only the sum of c times its cotangent.
   """
-  queries, frames, where, rows, index, cosine, curve = kept
+  queries, frames, table, rows, index, cosine, curve = kept
   dot_cotangent, cosine_cotangent, curve_cotangent = cotangents
   through_norm = cosine_cotangent * cosine
   own_through_norm = curve_cotangent * curve
@@ -250,7 +250,7 @@ def _maxima_backward(block, with_curve, kept, cotangents):
     return query_cotangent, jax.lax.dynamic_update_slice_in_dim(frame_cotangents, frame_cotangent, first, axis=0)
 
   start = vary_alike(queries, jnp.zeros(queries.shape, jnp.float32), jnp.zeros_like(frames))[1:]
-  query_cotangent, frame_cotangents = _over_blocks(block, _all_rows(frames, where), step, start)
+  query_cotangent, frame_cotangents = _over_blocks(block, _all_rows(frames, table), step, start)
   return query_cotangent.astype(queries.dtype), frame_cotangents, None, None
 
 

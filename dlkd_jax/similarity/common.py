@@ -23,7 +23,7 @@ def inverse_norm(vectors: jax.Array) -> jax.Array:
 
 
 @flax.struct.dataclass
-class Places:
+class SlotTable:
   """Where the frames of each slot lie, and which column of the result each slot fills.
 
   Attributes:
@@ -31,7 +31,7 @@ class Places:
     first: `[R, S]` int32, position of the first frame of a slot; L in an empty slot.
     last: `[R, S]` int32, position of its last frame; -1 in an empty slot.
     column: `[R, S]` int32, column that a slot fills; B where it fills none.
-    where: `[B]` int32, row · S + slot that fills a column; where a padded column repeats another one, `present` is
+    slot_of: `[B]` int32, row · S + slot that fills a column; where a padded column repeats another one, `present` is
       false.
     present: `[B]` bool, true where the column has a video with at least one frame.
   """
@@ -40,33 +40,33 @@ class Places:
   first: jax.Array
   last: jax.Array
   column: jax.Array
-  where: jax.Array
+  slot_of: jax.Array
   present: jax.Array
 
   @property
   def columns(self) -> int:
     """B, the number of columns of the result."""
-    return self.where.shape[0]
+    return self.slot_of.shape[0]
 
 
-def places(layout: Layout) -> Places:
-  """Works out the places of a layout's slots.
+def slot_table(layout: Layout) -> SlotTable:
+  """Works out the table of a layout's slots.
 
   A padded sequence names slot 0 of row 0, as a real one may; the first column that names a slot is the one it fills,
   which is the real one because real sequences come first.
   """
   rows, length = layout.slot.shape
   slots, columns = layout.slots, layout.where.shape[0]
-  where = jnp.asarray(layout.where, jnp.int32)
+  slot_of = jnp.asarray(layout.where, jnp.int32)
   slot = jnp.asarray(layout.slot, jnp.int32)
   member = slot[:, :, None] == jnp.arange(slots, dtype=jnp.int32)[None, None, :]
   position = jnp.arange(length, dtype=jnp.int32)[None, :, None]
   first = jnp.min(jnp.where(member, position, length), axis=1)
   last = jnp.max(jnp.where(member, position, -1), axis=1)
   order = jnp.arange(columns, dtype=jnp.int32)
-  column = jnp.full((rows * slots,), columns, jnp.int32).at[where].min(order)
-  present = (column[where] == order) & (last.reshape(-1)[where] >= 0)
-  return Places(slot, first, last, column.reshape(rows, slots), where, present)
+  column = jnp.full((rows * slots,), columns, jnp.int32).at[slot_of].min(order)
+  present = (column[slot_of] == order) & (last.reshape(-1)[slot_of] >= 0)
+  return SlotTable(slot, first, last, column.reshape(rows, slots), slot_of, present)
 
 
 def own_rows(layout: Layout, labels: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from dlkd_jax.layout import Layout, padded_layout
 from dlkd_jax.similarity import blocked, pallas_tpu
-from dlkd_jax.similarity.common import PADDED, Places, inverse_norm, own_rows, places
+from dlkd_jax.similarity.common import PADDED, SlotTable, inverse_norm, own_rows, slot_table
 
 FORMS = ('plain', 'blocked', 'pallas')
 
@@ -93,23 +93,23 @@ def max_frame_similarity(
   chex.assert_equal(queries.shape[-1], frames.shape[-1])
   chex.assert_equal(queries.dtype, frames.dtype)
   chex.assert_shape(layout.slot, frames.shape[:2])
-  where = places(layout)
+  table = slot_table(layout)
   rows = None
   if labels is not None:
     chex.assert_shape(labels, queries.shape[:1])
     rows = own_rows(layout, jnp.asarray(labels))
 
   if form == 'plain':
-    cosine, dot, curve = _plain(queries, frames, where, rows)
+    cosine, dot, curve = _plain(queries, frames, table, rows)
   elif form == 'blocked':
-    cosine, dot, curve = blocked.maxima(queries, frames, where, rows, block_rows)
+    cosine, dot, curve = blocked.maxima(queries, frames, table, rows, block_rows)
   else:
-    cosine, dot, curve = pallas_tpu.maxima(queries, frames, where, rows)
+    cosine, dot, curve = pallas_tpu.maxima(queries, frames, table, rows)
 
   # The norm of the query comes last, and no form returns anything but -1e10 for a video that is not there.
   query_scale = inverse_norm(queries)[:, None]
-  cosine = jnp.where(where.present[None], cosine * query_scale, PADDED)
-  dot = jnp.where(where.present[None], dot, PADDED)
+  cosine = jnp.where(table.present[None], cosine * query_scale, PADDED)
+  dot = jnp.where(table.present[None], dot, PADDED)
   return FrameSimilarity(cosine, dot, None if curve is None else curve * query_scale)
 
 
@@ -151,15 +151,15 @@ def _as_layout(layout: Layout | jax.Array) -> Layout:
 
 
 def _plain(
-  queries: jax.Array, frames: jax.Array, where: Places, rows: jax.Array | None
+  queries: jax.Array, frames: jax.Array, table: SlotTable, rows: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
   """Maxima over frames of `[Q, R, L]` products; cosines still lack the norm of the query."""
   products = jnp.einsum('qh,rlh->qrl', queries, frames, preferred_element_type=jnp.float32)
   scaled = products * inverse_norm(frames)[None]
   results = []
   for values in (scaled, products):
-    slots = [_first_maximum(values, where.slot == s) for s in range(where.first.shape[1])]
-    results.append(jnp.stack(slots, axis=-1).reshape(queries.shape[0], -1)[:, where.where])
+    slots = [_first_maximum(values, table.slot == s) for s in range(table.first.shape[1])]
+    results.append(jnp.stack(slots, axis=-1).reshape(queries.shape[0], -1)[:, table.slot_of])
   curve = None
   if rows is not None:
     curve = jnp.take_along_axis(scaled, jnp.maximum(rows, 0)[:, None, None], axis=1)[:, 0]

@@ -16,7 +16,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from dlkd_jax.similarity import pallas_kernels as kernels
-from dlkd_jax.similarity.common import Places, inverse_norm, vary_alike
+from dlkd_jax.similarity.common import SlotTable, inverse_norm, vary_alike
 from dlkd_jax.similarity.pallas_kernels import LANES, Tile
 
 MOST_FRAMES = 0x7FFF
@@ -29,14 +29,14 @@ _TILE_BYTES = 10 << 20
 
 
 def maxima(
-  queries: jax.Array, frames: jax.Array, where: Places, rows: jax.Array | None, interpret: bool | None = None
+  queries: jax.Array, frames: jax.Array, table: SlotTable, rows: jax.Array | None, interpret: bool | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
   """Computes maxima over frames, and own curves, with a kernel.
 
   Args:
     queries: `[Q, H]`, float32 or bfloat16.
     frames: `[R, L, H]`, of the same dtype.
-    where: places of the videos.
+    table: of the slots that the videos lie in.
     rows: `[Q]` int32, row that holds each caption's own video, -1 where none does; None: no own curves.
     interpret: runs the kernels by the interpreter of Pallas, on any platform; by default wherever the program is not
       lowered for a TPU.
@@ -53,9 +53,9 @@ def maxima(
   with_curve = rows is not None
   if rows is None:
     rows = jnp.full(queries.shape[:1], -1, jnp.int32)
-  queries, frames, rows, *fields = vary_alike(queries, frames, rows, *jax.tree.leaves(where))
-  where = jax.tree.unflatten(jax.tree.structure(where), fields)
-  dot, cosine, curve = _maxima(with_curve, interpret, queries, frames, where, rows)
+  queries, frames, rows, *fields = vary_alike(queries, frames, rows, *jax.tree.leaves(table))
+  table = jax.tree.unflatten(jax.tree.structure(table), fields)
+  dot, cosine, curve = _maxima(with_curve, interpret, queries, frames, table, rows)
   return cosine.T, dot.T, curve.T if with_curve else None
 
 
@@ -81,17 +81,19 @@ def _pad(array: jax.Array, axis: int, size: int, filler: float = 0) -> jax.Array
   return jnp.pad(array, widths, constant_values=filler)
 
 
-def _tile_inputs(tile: Tile, queries: jax.Array, frames: jax.Array, where: Places, rows: jax.Array) -> list[jax.Array]:
+def _tile_inputs(
+  tile: Tile, queries: jax.Array, frames: jax.Array, table: SlotTable, rows: jax.Array
+) -> list[jax.Array]:
   """Brings the inputs of the kernels to whole tiles; see `pallas_kernels` for what they are."""
   row_count = _up(frames.shape[0], tile.rows)
   query_count = _up(queries.shape[0], tile.queries)
   scale = _pad(_pad(inverse_norm(frames), 1, tile.length), 0, row_count)
-  slot = _pad(_pad(where.slot, 1, tile.length, -1), 0, row_count, -1).astype(jnp.float32)
+  slot = _pad(_pad(table.slot, 1, tile.length, -1), 0, row_count, -1).astype(jnp.float32)
   columns = jnp.stack([x.reshape(-1, tile.rows, tile.length) for x in (scale, slot)], axis=1)
   columns = columns.reshape(-1, 2 * tile.rows, tile.length).transpose(0, 2, 1)
   # An empty slot's first frame is L and its last one -1: no chunks.
-  first = _pad(where.first // kernels.CHUNK, 0, row_count)
-  end = _pad(jnp.where(where.last >= 0, where.last // kernels.CHUNK + 1, 0), 0, row_count)
+  first = _pad(table.first // kernels.CHUNK, 0, row_count)
+  end = _pad(jnp.where(table.last >= 0, table.last // kernels.CHUNK + 1, 0), 0, row_count)
   bounds = jnp.stack([first, end], axis=-1).reshape(-1, 1, 2 * tile.rows * tile.slots)
   own = _pad(rows, 0, query_count, -1)
   by_tile = own.reshape(-1, tile.queries)
@@ -155,14 +157,14 @@ def _call(tile, kernel, interpret, rows_outermost, inputs, result_specs, results
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _maxima(with_curve, interpret, queries, frames, where, rows):
-  return _maxima_forward(with_curve, interpret, queries, frames, where, rows)[0]
+def _maxima(with_curve, interpret, queries, frames, table, rows):
+  return _maxima_forward(with_curve, interpret, queries, frames, table, rows)[0]
 
 
-def _maxima_forward(with_curve, interpret, queries, frames, where, rows):
-  slots = where.first.shape[1]
+def _maxima_forward(with_curve, interpret, queries, frames, table, rows):
+  slots = table.first.shape[1]
   tile = _tile(queries, frames, slots, with_curve)
-  inputs = _tile_inputs(tile, queries, frames, where, rows)
+  inputs = _tile_inputs(tile, queries, frames, table, rows)
   captions, query_count = queries.shape[0], inputs[2].shape[0]
   shape = (inputs[0].shape[0], tile.rows * slots, query_count)
   results = [jax.ShapeDtypeStruct(shape, dtype) for dtype in (jnp.float32, jnp.float32, jnp.int32)]
@@ -171,21 +173,21 @@ def _maxima_forward(with_curve, interpret, queries, frames, where, rows):
     tile, kernels.forward, interpret, False, inputs, ['slots'] * 3 + ['curve'], [*results, curve_shape],
     [(tile.frames, tile.queries)],
   )  # fmt: skip
-  dot, cosine, index = (x.reshape(-1, query_count)[where.where, :captions] for x in by_slot)
+  dot, cosine, index = (x.reshape(-1, query_count)[table.slot_of, :captions] for x in by_slot)
   curve = curve[: frames.shape[1], :captions]
   if not with_curve:
     curve = jnp.zeros_like(curve)  # The kernel left it as it was.
-  return (dot, cosine, curve), (queries, frames, where, rows, index, cosine, curve)
+  return (dot, cosine, curve), (queries, frames, table, rows, index, cosine, curve)
 
 
 def _maxima_backward(with_curve, interpret, kept, cotangents):
-  queries, frames, where, rows, index, cosine, curve = kept
+  queries, frames, table, rows, index, cosine, curve = kept
   dot_cotangent, cosine_cotangent, curve_cotangent = cotangents
-  slots = where.first.shape[1]
+  slots = table.first.shape[1]
   tile = _tile(queries, frames, slots, with_curve)
-  inputs = _tile_inputs(tile, queries, frames, where, rows)
+  inputs = _tile_inputs(tile, queries, frames, table, rows)
   row_tiles, query_count = inputs[0].shape[0], inputs[2].shape[0]
-  column = _pad(where.column, 0, row_tiles * tile.rows, where.columns).reshape(row_tiles, -1)
+  column = _pad(table.column, 0, row_tiles * tile.rows, table.columns).reshape(row_tiles, -1)
   nowhere = (tile.length << 16) | tile.length
   for array, filler in ((index, nowhere), (dot_cotangent, 0), (cosine_cotangent, 0), (cosine_cotangent * cosine, 0)):
     by_slot = array.at[column].get(mode='fill', fill_value=filler)

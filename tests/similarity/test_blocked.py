@@ -12,7 +12,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from dlkd_jax.similarity import blocked
-from dlkd_jax.similarity.common import inverse_norm, places
+from dlkd_jax.similarity.common import inverse_norm, slot_table
 from dlkd_jax.similarity.max_over_frames import max_frame_similarity
 from tests.similarity.worlds import check, random_world, run, unpacked
 
@@ -59,8 +59,8 @@ def test_ties_go_to_the_first_frame(form):
 
 def test_reductions_of_wide_processors_and_of_a_cpu_agree():
   world = random_world(3, rows=5, slots=4)
-  where = places(jax.tree.map(jnp.asarray, world.layout))
-  part = blocked._all_rows(jnp.asarray(world.frames), where)
+  table = slot_table(jax.tree.map(jnp.asarray, world.layout))
+  part = blocked._all_rows(jnp.asarray(world.frames), table)
   for ties in (False, True):
     products = jnp.einsum('rlh,qh->rlq', world.frames, world.queries)
     products = jnp.round(products) if ties else products
@@ -190,5 +190,5 @@ def test_refuses_rows_too_long_for_its_indices():
 
 def test_scales_are_those_of_the_frames():
   world = random_world(2)
-  part = blocked._all_rows(jnp.asarray(world.frames), places(jax.tree.map(jnp.asarray, world.layout)))
+  part = blocked._all_rows(jnp.asarray(world.frames), slot_table(jax.tree.map(jnp.asarray, world.layout)))
   np.testing.assert_array_equal(part.scale, inverse_norm(world.frames))

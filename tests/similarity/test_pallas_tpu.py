@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from dlkd_jax.layout import Layout
 from dlkd_jax.similarity import pallas_tpu
-from dlkd_jax.similarity.common import places
+from dlkd_jax.similarity.common import slot_table
 from dlkd_jax.similarity.max_over_frames import max_frame_similarity
 from tests.similarity.worlds import check, random_world, run
 
@@ -161,6 +161,6 @@ def test_compiles_inside_shard_map(tpu):
 def test_slots_that_no_column_names_get_none():
   """A padded video names slot 0 of row 0 too; the real one keeps it."""
   layout = Layout(*(jnp.asarray(x, jnp.int32) for x in ([[0, 0, 1]], [[0, 1, 0]], [[0, 1]], [1, 0, 0])))
-  where = places(layout)
-  assert where.column.tolist() == [[1, 0]]
-  assert where.present.tolist() == [True, True, False]
+  table = slot_table(layout)
+  assert table.column.tolist() == [[1, 0]]
+  assert table.present.tolist() == [True, True, False]
