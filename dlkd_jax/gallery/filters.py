@@ -78,6 +78,11 @@ class Filter:
     """The values of the ?, in their order."""
     return self._compiled[1]
 
+  @property
+  def fields(self) -> frozenset[str]:
+    """Names of all fields that it compares."""
+    return frozenset(comparison.field for comparison in filter_sql.comparisons(self.tree))
+
   def __call__(self, entry: Any) -> bool:
     """Returns whether one video passes, an entry of an index; of many, a catalog says it faster."""
     return filter_sql.passes(self, entry)

@@ -190,9 +190,11 @@ class _Page:
     if sum(map(len, texts)) > self.settings.most_characters:
       raise RefusalError(400, 'too_long', f'The filter is longer than {self.settings.most_characters} characters.')
     try:
-      filters.parse(list(texts))
+      parsed = filters.parse(list(texts))
     except UserError as error:
       raise RefusalError(400, 'bad_filter', str(error)) from error
+    if 'path' in parsed.fields:  # Letter by letter, one could ask what the server's folders are called.
+      raise RefusalError(400, 'bad_filter', 'Where files lie on the server is not told; filter by folder or id.')
     return texts
 
   async def account(self, request: Request) -> Response:

@@ -93,6 +93,8 @@ def test_filters(client, gallery):
   for bad, place in (('year', 5), ('=', 1), ('year>=abc', 7), ('year>>', 6)):
     message = error(client.get('/api/search', params={'q': 'x', 'where': bad}), 400, 'bad_filter')
     assert f'character {place}' in message, message
+  for prying in ('path ~ /home', 'year > 1 and not ("path" = x or year = 3)'):
+    assert 'is not told' in error(client.get('/api/search', params={'q': 'x', 'where': prying}), 400, 'bad_filter')
   error(client.get('/api/search', params={'q': 'x', 'where': 'a=' + 'x' * 299}), 400, 'too_long')
   assert len(gallery.calls) == calls
 
