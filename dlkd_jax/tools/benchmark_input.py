@@ -131,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  add = parser.add_argument
+  add, data = parser.add_argument, tvr.get_config().data
   add('--data_dir', type=expand, help='folder of built data sets; random features without it')
   add('--name', default='tvr_prvr', help='data set in --data_dir (default %(default)s)')
   add('--split', default='train', help='split of it (default %(default)s)')
@@ -144,8 +144,8 @@ def _parser() -> argparse.ArgumentParser:
   add('--no_teacher', action='store_true', help='read no teacher features')
   add('--batches', type=int, default=8, help='batches to time (default %(default)s)')
   add('--batch_videos', type=int, default=128, help='videos in a batch (default %(default)s)')
-  add('--threads', type=int, default=PipelineOptions.read_threads, help='threads a batch (default %(default)s)')
-  add('--prefetch', type=int, default=PipelineOptions.prefetch_batches, help='batches ahead (default %(default)s)')
+  add('--threads', type=int, default=data.read_threads, help='threads a batch (default %(default)s)')
+  add('--prefetch', type=int, default=data.prefetch_batches, help='batches ahead (default %(default)s)')
   add('--steps', type=float, nargs='*', default=[0.05, 1.0], help='seconds a step to wait for (default %(default)s)')
   add('--busy', action='store_true', help='multiply matrices during a step in place of sleeping')
   add('--json', type=expand, help='also write the numbers to this file')
