@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -160,8 +161,10 @@ def _choose_levels(needs: np.ndarray, limits: np.ndarray, options: PipelineOptio
   most = ordered[-1]
   top = _shape(np.minimum(most - (-most // _ROOM), limits), options, slots)
   cost, smaller = len(needs) * top.cost, None
-  for percent in range(5, 100, 5):
-    level = _shape(ordered[len(needs) * percent // 100], options, slots)
+  # Each size may be that of another share of the batches.
+  candidates = np.unique(ordered[len(needs) * np.arange(5, 100, 5) // 100], axis=0)
+  for sizes in itertools.product(*(np.unique(column) for column in candidates.T)):
+    level = _shape(sizes, options, slots)
     fit = np.count_nonzero((needs <= _sizes(level, options)).all(axis=1))
     found = fit * level.cost + (len(needs) - fit) * top.cost
     if found < cost:
