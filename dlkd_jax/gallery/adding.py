@@ -90,10 +90,7 @@ def take(
   pruned = [video for video in found.vanished if video not in found.wanted] if prune else []
   if pruned:
     folder.drop({video: catalog.place_of(video) for video in pruned}, catalog)
-    folder.manifest['pruned'] = {
-      **folder.manifest.get('pruned', {}),
-      **dict.fromkeys(pruned, 'its film or record went'),
-    }
+    folder.manifest['pruned'] = sorted({*folder.manifest.get('pruned', ()), *pruned})
   there = set(catalog.videos)
   captions, absent, new = _write_all(folder, catalog, collection, student, knowledge, found, segment_frames, step)
   updated = sorted(there & set(new))

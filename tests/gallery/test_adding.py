@@ -115,8 +115,12 @@ def test_films_that_come_and_go(sets, tmp_path):
     building.add(index, opened(sets, 'one'), prune=True)
     assert names(index) == [0, 1, 3, 4, 5], 'the record is still there, the film is not'
     assert building.add(index, opened(sets, 'one')).added == 0
+  (films / 'v003.mp4').rename(tmp_path / 'gone too.mp4')
+  assert building.add(index, opened(sets, 'one'), prune=True).pruned == ['v003.mp4']
+  assert building.add(index, opened(sets, 'one')).added == 0 and names(index) == [0, 1, 4, 5]
+  (tmp_path / 'gone too.mp4').rename(films / 'v003.mp4')
   (tmp_path / 'away.mp4').rename(films / 'v002.mp4')
-  assert building.add(index, opened(sets, 'one')).added == 1 and len(names(index)) == 6
+  assert building.add(index, opened(sets, 'one')).added == 2 and len(names(index)) == 6
   films.rename(tmp_path / 'unmounted')
   done = building.add(index, opened(sets, 'one'))
   assert done.vanished == [] and 'the folder of the films, is not there' in done.absent[0]
