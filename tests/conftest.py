@@ -7,7 +7,10 @@ import pytest
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 flags = os.environ.get('XLA_FLAGS', '')
 if 'host_platform_device_count' not in flags:
-  os.environ['XLA_FLAGS'] = f'{flags} --xla_force_host_platform_device_count=8'.strip()
+  flags += ' --xla_force_host_platform_device_count=8'
+if 'backend_optimization_level' not in flags:
+  flags += ' --xla_backend_optimization_level=0'  # Most of the time of the tests is compilation.
+os.environ['XLA_FLAGS'] = flags.strip()
 os.environ.setdefault('JAX_NUMPY_RANK_PROMOTION', 'raise')
 
 # Files that take minutes come first, so that none of them is left for one process while the others have nothing to do.

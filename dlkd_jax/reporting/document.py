@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from dlkd_jax.errors import UserError
 
+# A number, with an interval if there is one.
+_NUMBERS = re.compile(r'[-+\u2212\u2013±\d.,% ]*(\[[-+\u2212\u2013\d.,% ]*\])?', re.ASCII)
 # Light, whatever the reader's setting: figures are drawn on white.
 _STYLE = """
 :root { color-scheme: light; }
@@ -189,7 +191,9 @@ def _markdown_section(section: Section, level: int, figures: str) -> list[str]:
 
 
 def _markdown_table(table: Table) -> str:
-  line = lambda cells: f'| {" | ".join(_escape(cell) for cell in cells)} |'  # noqa: E731
+  # Numbers with their interval begin no list and are no link: they stay as people read them in the file itself.
+  shown = lambda cell: cell if _NUMBERS.fullmatch(cell) else _escape(cell)  # noqa: E731
+  line = lambda cells: f'| {" | ".join(map(shown, cells))} |'  # noqa: E731
   marks = ['---' if i == 0 or i in table.text else '---:' for i in range(len(table.heading))]
   rows = [line(row) for row in table.rows]
   for number in table.strong:

@@ -83,6 +83,13 @@ def test_markdown():
   assert row.replace(r'\|', '').count('|') == 4
 
 
+def test_numbers_stay_as_they_are_in_the_file():
+  cells = ['50.0 [0.0, 100.0]', '-0.5', '104.6 ± 0.1', '3.4', '[\u22121.0, 2.5]', '93 %']
+  table = document.Table('t', ['a'] * len(cells), [cells])
+  text = document.to_markdown(Document('', '', [Section('s', [table])]))
+  assert '| ' + ' | '.join(cells) + ' |' in text.splitlines()
+
+
 def test_figures():
   assert [figure.name for figure in document.figures_of(whole())] == ['one', 'two']
   twice = Document('', '', [inner_copy(), inner_copy()])
