@@ -15,7 +15,7 @@ import itertools
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ import tensorflow_datasets as tfds
 from dlkd_jax import annotations, files
 from dlkd_jax.errors import UserError
 from dlkd_jax.video import ahead, backbones, corpus, decoding, tasks, work_folder
-from dlkd_jax.video.report import Entry, Report
+from dlkd_jax.video.report import WRITTEN, Entry, Report
 from dlkd_jax.video.tasks import Task
 from tfds_builders import base_builder, options, progress
 from tfds_builders.custom_prvr import custom_prvr_dataset_builder as custom
@@ -216,21 +216,16 @@ def extract(request: Request) -> Result:
     packed = custom.packed_videos(built) if built else {}
     todo, changed = tasks.sort_out(found, folder, packed, request.update, request.settle_seconds, report)
     _extract_all(request, models, folder, tasks.settled(todo, report), report)
-    report.add(*(Entry(files.printable(name), 'failed', why) for name, why in found.refused.items()))
-    report.add(*(Entry(files.printable(name), 'skipped', why) for name, why in found.left.items()))
-    report.add(*(Entry(name, 'skipped') for name in found.skipped))
-    report.add(*(_missing(name, count, found) for name, count in found.missing.items()))
-    report.add(*(Entry(name, 'vanished') for name in sorted(packed.keys() - {job.video for job in found.jobs})))
+    tasks.note_others(found, folder, packed, report)
     report.write(folder.path / REPORT)
     anew = [
       entry.video for entry in report.entries if entry.video in changed and entry.status in ('updated', 'truncated')
     ]
-    return Result(report, folder.path / REPORT, _pack(request, folder, anew) if report.usable or built else None)
-
-
-def _missing(name: str, captions: int, found: corpus.Corpus) -> Entry:
-  near = found.nearest.get(name)
-  return Entry(name, 'missing', f'the nearest names are {", ".join(near)}' if near else '', captions=captions)
+    # A file that an earlier run left may be of a film that has been another one since.
+    takes = {entry.video for entry in report.entries if entry.status in ('vanished', *WRITTEN)}
+    without = folder.videos - takes
+    packs = report.usable or built
+    return Result(report, folder.path / REPORT, _pack(request, folder, anew, without) if packs else None)
 
 
 def _max_side(request: Request, before: dict[str, Any] | None) -> int:
@@ -377,11 +372,13 @@ def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     raise error
 
 
-def _pack(request: Request, folder: work_folder.WorkFolder, anew: list[str]) -> custom.Builder:
-  """Adds what is new to the data set, and replaces what is to be taken anew."""
+def _pack(
+  request: Request, folder: work_folder.WorkFolder, anew: Collection[str], without: Collection[str]
+) -> custom.Builder:
+  """Adds what is new to the data set but for some videos, and replaces what is to be taken anew."""
   asked = options.BuildOptions(dtype=request.dtype)
   # Absolute: TFDS takes ~ at the beginning of a path for the home folder.
   data_dir = str(request.data_dir.absolute())
-  builder = custom.Builder(data_dir=data_dir, options=asked, extracted=folder.path, update=anew)
+  builder = custom.Builder(data_dir=data_dir, options=asked, extracted=folder.path, update=anew, without=without)
   builder.download_and_prepare()
   return builder

@@ -25,6 +25,8 @@ STATUSES = {
 _LISTED = ('changed', 'waiting', 'truncated', 'failed', 'vanished', 'missing', 'skipped')
 # Of these there are features.
 _USABLE = ('extracted', 'updated', 'kept', 'changed', 'truncated', 'vanished')
+# Of these there are features of the film as it is.
+WRITTEN = ('extracted', 'updated', 'kept', 'truncated')
 _LINES = 40
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 
+from dlkd_jax import files
 from dlkd_jax.video import corpus, work_folder
 from dlkd_jax.video.files import VideoError
 from dlkd_jax.video.report import Entry, Report
@@ -100,3 +101,26 @@ def settled(todo: list[Task], report: Report) -> list[Task]:
   growing = [task for task in todo if task.young and not task.job.is_as(task.seen)]
   report.add(*(task.waits('is being written to') for task in growing))
   return [task for task in todo if task not in growing]
+
+
+def note_others(found: corpus.Corpus, folder: work_folder.WorkFolder, packed: dict[str, str], report: Report) -> None:
+  """Notes what nothing is to be done with: what is no film, what captions name in vain, and films that have gone."""
+  report.add(*(Entry(files.printable(name), 'failed', why) for name, why in found.refused.items()))
+  report.add(*(Entry(files.printable(name), 'skipped', why) for name, why in found.left.items()))
+  report.add(*(Entry(name, 'skipped') for name in found.skipped))
+  report.add(*(_missing(name, count, found) for name, count in found.missing.items()))
+  here = {job.video for job in found.jobs}
+  report.add(*(Entry(name, 'vanished') for name in sorted(packed.keys() - here)))
+  report.add(*(_left_behind(folder, name) for name in sorted(folder.videos - packed.keys() - here)))
+
+
+def _missing(name: str, captions: int, found: corpus.Corpus) -> Entry:
+  near = found.nearest.get(name)
+  return Entry(name, 'missing', f'the nearest names are {", ".join(near)}' if near else '', captions=captions)
+
+
+def _left_behind(folder: work_folder.WorkFolder, video: str) -> Entry:
+  """Returns the entry of features that a stopped run left of a film that has gone since."""
+  if folder.is_readable(video):
+    return Entry(video, 'vanished', 'features that were made of it before are packed')
+  return Entry(video, 'failed', 'is not in the folder any more, and the features that were made of it are damaged')

@@ -29,11 +29,12 @@ class WorkFolder:
 
   Attributes:
     path: the folder.
+    videos: those that it held when the extraction began.
   """
 
   def __init__(self, path: pathlib.Path):
     """Takes the folder; nothing is made yet."""
-    self.path = path
+    self.path, self.videos = path, frozenset()
 
   def begin(self, options: dict[str, Any], sizes: dict[str, int | None], built: dict[str, Any] | None) -> None:
     """Makes the folder, or finds it made with the same options; files of it that are damaged are removed.
@@ -55,12 +56,14 @@ class WorkFolder:
     (self.path / 'videos').mkdir(exist_ok=True)
     for leftover in (self.path / 'videos').glob('*.tmp'):
       leftover.unlink()
+    videos = set()
     for file in sorted((self.path / 'videos').glob('*.safetensors')):
       try:
-        parameter_files.read_metadata(file)
+        videos.add(parameter_files.read_metadata(file).get('video'))
       except (UserError, OSError) as error:
         logging.getLogger(__name__).warning('%s is removed, to be made again where it is needed: %s', file, error)
         file.unlink()
+    self.videos = frozenset(videos - {None})
 
   def options(self) -> dict[str, Any] | None:
     """Returns the options of an earlier extraction into this folder; None where there was none."""
@@ -74,36 +77,40 @@ class WorkFolder:
 
   def find(self, job: Job, seen: Seen) -> dict[str, str] | None:
     """Returns what the file of a video says of itself; None where it is absent, damaged or of other content."""
-    metadata = self._metadata(job)
+    metadata = self._metadata(job.video)
     return metadata if metadata and extracted.is_same(metadata.get('digest', ''), seen.digest) else None
 
   def is_whole(self, job: Job) -> bool:
     """Whether the features in the file of a video are those that were written, with times that a player shows."""
-    return 'start' in (self._metadata(job) or {}) and self._read(job) is not None
+    return 'start' in (self._metadata(job.video) or {}) and self.is_readable(job.video)
+
+  def is_readable(self, video: str) -> bool:
+    """Whether the features in the file of a video are those that were written."""
+    return self._read(video) is not None
 
   def of_film(self, job: Job, seen: Seen) -> tuple[dict[str, np.ndarray], dict[str, str]] | None:
     """Returns (arrays that follow from the film alone, metadata) where those in the file are of the film as it is."""
-    metadata = self._metadata(job)
+    metadata = self._metadata(job.video)
     if not metadata or not seen.film or metadata.get('digest', '').partition(':')[2] != seen.film:
       return None
     if 'start' not in metadata:  # Its times were taken by an earlier version, from the first picture on.
       return None
-    arrays = self._read(job)
+    arrays = self._read(job.video)
     return ({name: array for name, array in arrays.items() if name not in _SAID}, metadata) if arrays else None
 
-  def _metadata(self, job: Job) -> dict[str, str] | None:
+  def _metadata(self, video: str) -> dict[str, str] | None:
     try:
-      return parameter_files.read_metadata(self.file(job.video))
+      return parameter_files.read_metadata(self.file(video))
     except (UserError, OSError):
       return None
 
-  def _read(self, job: Job) -> dict[str, np.ndarray] | None:
+  def _read(self, video: str) -> dict[str, np.ndarray] | None:
     try:
-      arrays = safetensors.numpy.load_file(self.file(job.video))
+      arrays = safetensors.numpy.load_file(self.file(video))
     except (safetensors.SafetensorError, OSError):
       return None
     # Files of earlier versions of this program have no check sum.
-    expected = (self._metadata(job) or {}).get(extracted.CHECK_SUM)
+    expected = (self._metadata(video) or {}).get(extracted.CHECK_SUM)
     return arrays if expected in (None, extracted.check_sum(arrays)) else None
 
   def write(self, job: Job, seen: Seen, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:

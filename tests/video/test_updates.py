@@ -295,3 +295,17 @@ def test_two_extractions_at_once_are_refused(collection):
     pytest.raises(ValueError, match='another process'),
   ):
     collection.extract()
+
+
+def test_what_a_stopped_run_left_of_another_film_is_not_packed(collection, monkeypatch):
+  collection.put('other.mp4')
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(extraction, '_pack', lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    collection.extract()
+  collection.put('a.mp4', b'no film at all')
+  collection.put('other.mp4', (collection.rendered / 'other.mp4').read_bytes()[:5000], age=1)
+  (collection.films / 'c.webm').unlink()
+  status = collection.extract()
+  assert status == {'a.mp4': 'failed', 'b.mkv': 'kept', 'c.webm': 'vanished', 'other.mp4': 'waiting'}
+  # Of a film that has gone, what was made of it is not lost.
+  assert collection.records().keys() == {('test', 'b.mkv'), ('gallery', 'c.webm')}

@@ -32,6 +32,7 @@ class Builder(base_builder.PrvrBuilder):
     options: BuildOptions | None = None,
     extracted: pathlib.Path | str | None = None,
     update: bool | Collection[str] = (),
+    without: Collection[str] = (),
     **kwargs: Any,
   ):
     """Opens the newest version below `data_dir`, or the one that adds what is new in `extracted`.
@@ -40,20 +41,21 @@ class Builder(base_builder.PrvrBuilder):
       options: dtype and num_shards (files of the videos that are added) are used; the defaults where it is None.
       extracted: the folder of an extraction; None opens the newest version.
       update: videos whose records are written anew where `extracted` holds others of them; True: all.
+      without: videos of `extracted` that are left alone.
       **kwargs: of `tfds.core.DatasetBuilder`: data_dir, version.
 
     Raises:
       PackError: the folder is damaged.
     """
     self.options = options or BuildOptions()
-    self._update = update
+    self._update, self._without = update, frozenset(without)
     self._extracted = None if extracted is None else pathlib.Path(extracted)
     self._before: earlier.EarlierVersion | None = None
     self._source: extracted_lib.Extracted | None = None
     self._asked_dir = kwargs.get('data_dir')
     super().__init__(**kwargs)
     # So that a pickled builder keeps them.
-    self._original_state |= {'options': options, 'extracted': extracted, 'update': update}
+    self._original_state |= {'options': options, 'extracted': extracted, 'update': update, 'without': without}
 
   def _pick_version(self, requested_version: tfds.core.Version | str | None) -> tfds.core.Version:
     self.VERSION = self._find_version(requested_version)  # TFDS builds no other version than this.
@@ -67,11 +69,13 @@ class Builder(base_builder.PrvrBuilder):
     if self._extracted is None:
       return tfds.core.Version(there[-1].name) if there else self.VERSION
     if not there:
-      self._source = extracted_lib.Extracted(self._extracted)
+      self._source = extracted_lib.Extracted(self._extracted, without=self._without)
       return self.VERSION
     newest_there = earlier.EarlierVersion(there[-1])
     splits, starts = newest_there.splits(), 'start' in newest_there.info.features
-    self._source = extracted_lib.Extracted(self._extracted, packed_videos(there[-1]), splits, self._update, starts)
+    self._source = extracted_lib.Extracted(
+      self._extracted, packed_videos(there[-1]), splits, self._update, starts, self._without
+    )
     if not self._source.digests:
       return tfds.core.Version(there[-1].name)
     self._before = earlier.EarlierVersion(there[-1], without=self._source.replaced)

@@ -68,6 +68,7 @@ class Extracted:
     splits: Sequence[str] = (),
     update: bool | Collection[str] = (),
     starts: bool = True,
+    without: Collection[str] = (),
   ):
     """Reads what there is, and no features.
 
@@ -77,6 +78,7 @@ class Extracted:
       splits: splits that the set has already.
       update: videos of the set that are replaced where they changed; True: all.
       starts: whether records tell when the picture begins; those of a set that was begun before they did go without.
+      without: videos of the folder that are neither written nor compared.
 
     Raises:
       PackError: no such folder, or a file of it is damaged.
@@ -85,7 +87,7 @@ class Extracted:
     content = _read_options(folder / 'extraction.json')
     self.options: dict[str, Any] = content['options']
     self._sizes = content['sizes']
-    found = _read_videos(folder / 'videos')
+    found = {video: each for video, each in _read_videos(folder / 'videos').items() if video not in without}
     packed = packed or {}
     differ = [
       video for video, (_, meta) in found.items() if not is_same(packed.get(video, meta['digest']), meta['digest'])
