@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from dlkd_jax import files
-from dlkd_jax.config_rules import CHANGE_RESULTS, FREE_IN_EVALUATION, FREE_ON_RESUME, RULES
+from dlkd_jax.config_rules import CHANGE_RESULTS, FREE_IN_EVALUATION, FREE_ON_RESUME, ROUNDING_ALONE, RULES
 from dlkd_jax.errors import UserError
 
 # Without these nothing can be said of a student; other fields may be newer than its training.
@@ -205,17 +205,21 @@ def restore(content: Mapping[str, Any], origin: str) -> RunConfig:
 
 
 def settle(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path, resolve: _Resolve = lambda config: config
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  resolve: _Resolve = lambda config: config,
+  free: tuple[str, ...] = FREE_ON_RESUME,
 ) -> RunConfig:
   """Returns the configuration that a run begins or goes on with.
 
   A run goes on with the precision that it began with unless another is asked for, and with the default of a field that
-  is newer than it. `config_rules.FREE_ON_RESUME` lists what may differ.
+  is newer than it.
 
   Args:
     config: what was asked for.
     workdir: of the run, which may not have begun.
     resolve: puts values in place of 'auto'.
+    free: fields that may differ, and groups of them.
 
   Raises:
     UserError: the work directory holds a run of another configuration; the message lists the differences.
@@ -237,11 +241,11 @@ def settle(
       line = f'{field}: {saved[field]!r} → {now[field]!r}'
       if saved[field] == now[field] or saved[field] == 'auto':
         continue
-      if field.startswith(FREE_ON_RESUME):
+      if field.startswith(free):
         notes.append(f'the run goes on with another {line}')
       else:
         wrong.append(line)
-    elif field in defaults and now[field] != defaults[field] and not field.startswith(FREE_ON_RESUME):
+    elif field in defaults and now[field] != defaults[field] and not field.startswith(free):
       notes.append(f'{field} is newer than the run, which goes on with {defaults[field]!r} in place of {now[field]!r}')
       _put(config, field, defaults[field])
   if wrong:
@@ -264,6 +268,15 @@ def write_or_compare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -
     settle(config, workdir)
   else:
     files.write_json(path, json.loads(config.to_json_best_effort()))
+
+
+def check_results_of(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+  """Checks that the results of the run in a work directory are those that a configuration gives, but for rounding.
+
+  Raises:
+    UserError: it is a run of another configuration; the message lists the differences.
+  """
+  settle(config, workdir, free=ROUNDING_ALONE)
 
 
 def for_evaluation(

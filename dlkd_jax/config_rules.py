@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-# Fields that may differ when a run is resumed: where data lies, what is reported, how arrays are laid out and summed.
-# The results are those of the run but for rounding. A name that ends with a dot stands for a group.
-FREE_ON_RESUME = (
+# Fields that change the results of a training by rounding at most: where data lies, what is reported, how arrays are
+# laid out and summed. A name that ends with a dot stands for a group.
+ROUNDING_ALONE = (
   'data.data_dir',
   'data.read_threads',
   'data.prefetch_batches',
@@ -17,16 +17,16 @@ FREE_ON_RESUME = (
   'data.slots',
   'data.frame_sizes',
   'data.word_sizes',
-  'model.precision',  # Where it is 'auto', a run goes on with what it began with.
   'similarity.',
   'teacher.micro_batch',
-  'training.patience',
   'training.micro_batches',
   'training.checkpoint_every_steps',
   'mesh.',
   'evaluation.block_',
   'logging.',
 )
+# Fields that may differ when a run is resumed. Where the precision is 'auto', a run goes on with what it began with.
+FREE_ON_RESUME = (*ROUNDING_ALONE, 'model.precision', 'training.patience')
 # Fields of a trained run that an evaluation may set anew.
 FREE_IN_EVALUATION = (
   'data.data_dir',

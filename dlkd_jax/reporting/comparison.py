@@ -12,14 +12,16 @@ import ml_collections
 import numpy as np
 
 from dlkd_jax import config as config_lib
+from dlkd_jax.config_rules import ROUNDING_ALONE
 from dlkd_jax.reporting import significance
 from dlkd_jax.reporting.analysis import Options
 from dlkd_jax.reporting.findings import RunFindings
 from dlkd_jax.reporting.moment_accuracy import COLUMNS
 from dlkd_jax.retrieval.evaluation import TEACHER
+from dlkd_jax.training import recipe
 
 _ALL_PAIRS_UP_TO = 6  # Runs; of more, each is compared with the first alone.
-_NOT_THE_RECIPE = ('seed', 'data.data_dir', 'data.read_threads', 'data.prefetch_batches', 'mesh', 'logging')
+_NOT_THE_RECIPE = ('seed', *ROUNDING_ALONE)
 _METRICS = ('R@1', 'R@5', 'R@10', 'R@100', 'SumR', 'mAP')
 BEST_FRAME, BEST_FRAME_FIRST = 'best frame', 'best frame, ranked first'
 
@@ -72,7 +74,8 @@ def compare_runs(
     configs: of each run.
     options: of the tests.
   """
-  contents = [json.loads(config.to_json_best_effort()) for config in configs]
+  # Runs keep what 'auto' meant to them; those that were begun before this was so keep 'auto'.
+  contents = [json.loads(recipe.resolved(config).to_json_best_effort()) for config in configs]
   names = [found.name for found in findings]
   differences = {
     name: config_lib.differences(contents[0], content) for name, content in zip(names, contents, strict=True)

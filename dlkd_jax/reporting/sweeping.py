@@ -60,12 +60,12 @@ def plan(
   """Returns the runs of a sweep in the order in which they are made.
 
   Raises:
-    ValueError: a folder holds a run of another configuration; nothing was changed.
+    UserError: a folder holds a run of another configuration; nothing was changed.
   """
   runs = [make_run(config, variant, seed, workdir) for seed in seeds for variant in variants]
   for run in runs:
     if run.state != ABSENT:
-      config_lib.write_or_compare(run.config, run.folder)
+      config_lib.check_results_of(run.config, run.folder)
   return runs
 
 

@@ -87,7 +87,7 @@ def train(folder: pathlib.Path, data: pathlib.Path, argument: str, stop: shutdow
   config = recipe.get_config(argument)
   config.data.data_dir = str(data)
   if results.is_file():
-    config_lib.write_or_compare(config, folder)  # Results of another recipe are not taken for those of this one.
+    config_lib.check_results_of(config, folder)  # Results of another recipe are not taken for those of this one.
   else:
     loop.train(config, folder, stop)
   return json.loads(results.read_text(encoding='utf-8'))['metrics']

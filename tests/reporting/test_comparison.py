@@ -9,6 +9,7 @@ from configs import charades
 from dlkd_jax.reporting import bootstrap, comparison
 from dlkd_jax.reporting.bootstrap import Interval
 from dlkd_jax.reporting.findings import Estimate, RunFindings
+from dlkd_jax.training import recipe
 from tests.reporting import worlds
 
 
@@ -40,6 +41,17 @@ def test_runs_that_differ_in_their_seed_alone_are_a_group():
   # Seeds of a group are not compared with each other, but where there is nothing else.
   assert len(result.runs) == 3 * 4 and len(result.of_groups) == 4
   assert all('hard_0' in (x.first, x.second) for x in result.runs)
+
+
+def test_what_changes_rounding_alone_parts_no_seeds():
+  configs = [charades.get_config(f'seed={seed}') for seed in range(4)]
+  configs[1:] = [recipe.resolved(config, 'cpu') for config in configs[1:]]  # Runs of before kept 'auto', as the first.
+  for config in configs[2:]:
+    config.similarity.form, config.data.slots, config.training.checkpoint_every_steps = 'pallas', 3, 7
+  configs[3].training.patience = 3
+  found = [findings(f'run_{seed}', seed) for seed in range(4)]
+  result = comparison.compare_runs(found, configs, worlds.QUICK)
+  assert [group.runs for group in result.groups] == [['run_0', 'run_1', 'run_2'], ['run_3']]
 
 
 def test_group_differences_are_those_of_means():

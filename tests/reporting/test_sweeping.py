@@ -7,7 +7,7 @@ import pytest
 
 from configs import charades
 from dlkd_jax.reporting import sweep_table, sweeping, variants
-from dlkd_jax.training import loop, shutdown
+from dlkd_jax.training import loop, recipe, shutdown
 
 CONFIG = variants.prepare(charades.get_config(), 5)
 EVERY = variants.variants_of(CONFIG)
@@ -78,6 +78,17 @@ def test_runs_of_another_recipe_are_refused(tmp_path):
   finish(sweeping.make_run(CONFIG, CHOSEN[0], 0, tmp_path), 1.0)
   other = variants.prepare(charades.get_config(), 6)
   with pytest.raises(ValueError, match=r'another configuration .*\n.*training.epochs: 5 → 6'):
+    sweeping.plan(other, CHOSEN, [0], tmp_path)
+
+
+@pytest.mark.parametrize(('field', 'value'), [('training.patience', 3), ('model.precision', 'bfloat16')])
+def test_a_table_does_not_mix_settings_that_runs_may_go_on_with(tmp_path, field, value):
+  run = sweeping.make_run(recipe.resolved(CONFIG, 'cpu'), CHOSEN[0], 0, tmp_path)
+  finish(run, 1.0)
+  assert sweeping.plan(CONFIG, CHOSEN, [0], tmp_path)[0].state == 'finished'  # With what 'auto' meant to it.
+  other = CONFIG.copy_and_resolve_references()
+  other.update_from_flattened_dict({field: value})
+  with pytest.raises(ValueError, match=rf'another configuration .*\n.*{field}: .* → .*{value}'):
     sweeping.plan(other, CHOSEN, [0], tmp_path)
 
 
