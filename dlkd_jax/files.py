@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -90,12 +91,21 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def sync(path: pathlib.Path) -> None:
-  """Waits until a file, or the names in a folder, are on the disk."""
-  descriptor = os.open(path, os.O_RDONLY)
+  """Waits until a file, or the names in a folder, are on the disk; where that is not to be had of folders, goes on.
+
+  Raises:
+    OSError: it cannot be written.
+  """
   try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+      os.fsync(descriptor)
+    finally:
+      os.close(descriptor)
+  except OSError as error:
+    # Network file systems know no waiting for a folder; and a folder may be written to, and not listed.
+    if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES) or not path.is_dir():
+      raise
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

@@ -1,5 +1,6 @@
 """Text, JSON lines and paths as people write them; files that appear whole or not at all."""
 
+import errno
 import json
 import os
 import stat
@@ -141,3 +142,20 @@ def test_what_a_file_of_the_right_kind_or_none_is(tmp_path):
   assert 'a link to e' in files.kind_of(tmp_path / 'd')
   os.mkfifo(tmp_path / 'pipe')
   assert files.kind_of(tmp_path / 'pipe') == 'no regular file'
+
+
+@pytest.mark.parametrize('number', [errno.EINVAL, errno.ENOTSUP])
+def test_file_systems_that_cannot_wait_for_a_folder_are_written_to(tmp_path, monkeypatch, number):
+  real = os.fsync
+
+  def fsync(descriptor):
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+      raise OSError(number, os.strerror(number))
+    real(descriptor)
+
+  monkeypatch.setattr(os, 'fsync', fsync)
+  files.write_text(tmp_path / 'a.txt', 'a')
+  assert (tmp_path / 'a.txt').read_text() == 'a'
+  monkeypatch.setattr(os, 'fsync', lambda _: (_ for _ in ()).throw(OSError(number, os.strerror(number))))
+  with pytest.raises(OSError, match=os.strerror(number)):  # Of a file it is an error.
+    files.write_text(tmp_path / 'b.txt', 'b')

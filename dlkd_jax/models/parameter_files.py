@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -32,10 +34,19 @@ def write_parameters(params: Any, path: pathlib.Path, heads: int | None = None) 
 
 
 def save_arrays(arrays: Mapping[str, Any], path: pathlib.Path, metadata: dict[str, str]) -> None:
-  """Writes arrays by name as safetensors; the file appears only when it is whole."""
+  """Writes arrays by name as safetensors; the file appears only when it is whole.
+
+  Raises:
+    OSError: it cannot be written, as where the disk is full.
+  """
   contiguous = {name: np.asarray(array, order='C') for name, array in arrays.items()}
   with replacing(path) as temporary:  # Left alone, safetensors makes files that only their owner can read.
-    safetensors.numpy.save_file(contiguous, temporary, metadata=metadata)
+    try:
+      safetensors.numpy.save_file(contiguous, temporary, metadata=metadata)
+    except safetensors.SafetensorError as error:
+      if number := re.search(r'os error (\d+)', str(error)):  # The library's error hides that of the system.
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+      raise
 
 
 def read_metadata(path: pathlib.Path) -> dict[str, str]:

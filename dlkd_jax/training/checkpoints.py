@@ -270,7 +270,7 @@ class Checkpoints:
     if final.exists():
       final.rename(replaced)
     partial.rename(final)
-    integrity.sync_folder(self._directory)
+    files.sync(self._directory)
     _remove(replaced)
 
   def _prune(self) -> None:

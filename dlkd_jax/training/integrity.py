@@ -27,7 +27,7 @@ def seal(folder: pathlib.Path) -> None:
     entries[path.relative_to(folder).as_posix()] = _fingerprint(path, sync=True)
   files.write_json(folder / _MANIFEST, entries)
   for path in (folder, *(p for p in folder.rglob('*') if p.is_dir())):
-    sync_folder(path)
+    files.sync(path)
 
 
 def problem(folder: pathlib.Path) -> str | None:
@@ -48,15 +48,6 @@ def problem(folder: pathlib.Path) -> str | None:
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
     return f'{_MANIFEST} or a file that it lists cannot be read: {error}'
   return None
-
-
-def sync_folder(folder: pathlib.Path) -> None:
-  """Waits until the names in a folder are on the disk, so that a rename survives a loss of power."""
-  descriptor = os.open(folder, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
 
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -196,6 +196,8 @@ def _join(
   missing = {}
   for video, (split, captions) in said.items():
     fitting = book.find(video)
+    if len(fitting) > 1:  # Subtitles and covers are called as their film is.
+      fitting = [name for name in fitting if pathlib.PurePath(name).suffix.lower() in files.SUFFIXES] or fitting
     if len(fitting) > 1:
       raise UserError(f'{origin}: video {video!r} may be {sorted(fitting)[:4]}; write the path below the folder')
     if not fitting:
@@ -248,7 +250,7 @@ def _parse(content: dict[str, Any], where: str) -> tuple[str, str, Caption]:
   for key in ('video', 'text'):
     if not isinstance(content.get(key), str) or not content[key].strip():
       raise UserError(f'{where}: {key!r} is {content.get(key)!r:.60}; expected text, as in {example}')
-  split = content.get('split') or 'test'
+  split = 'test' if content.get('split') in (None, '') else content['split']
   if split not in SPLITS:
     raise UserError(f'{where}: split is {split!r:.60}; expected one of {SPLITS}')
   start, end = annotations.read_moment(content.get('start'), content.get('end'), where)

@@ -46,10 +46,16 @@ class WorkFolder:
 
     Raises:
       UserError: the options are others than before; the message lists the differences.
+      OSError: a file of it cannot be opened.
     """
     path = self.path / 'extraction.json'
     if (before := self.options()) is not None:
       _refuse_others(before, options, str(self.path))
+    elif any((self.path / 'videos').glob('*.safetensors')):
+      raise UserError(
+        f'{path}: absent, so that nothing says what the features beside it were made with; copy it back, '
+        f'or remove {self.path / "videos"}'
+      )
     if built is not None:
       _refuse_others({key: value for key, value in built.items() if key != 'dtype'}, options, 'the data set')
     files.write_json(path, {'layout': LAYOUT, 'sizes': sizes, 'options': options})
@@ -60,7 +66,12 @@ class WorkFolder:
     for file in sorted((self.path / 'videos').glob('*.safetensors')):
       try:
         videos.add(parameter_files.read_metadata(file).get('video'))
-      except (UserError, OSError) as error:
+      except OSError:
+        with file.open(
+          'rb'
+        ):  # The library hides the error of the system, and takes every one for a file that is absent.
+          raise
+      except UserError as error:
         logging.getLogger(__name__).warning('%s is removed, to be made again where it is needed: %s', file, error)
         file.unlink()
     self.videos = frozenset(videos - {None})
@@ -139,7 +150,9 @@ def _read_options(path: pathlib.Path) -> dict[str, Any]:
   try:
     return dict(json.loads(path.read_text(encoding='utf-8'))['options'])
   except (ValueError, TypeError, KeyError) as error:
-    raise UserError(f'{path}: not the JSON of an extraction ({error}); copy it back, or remove it') from error
+    raise UserError(
+      f'{path}: not the JSON of an extraction ({error}); copy it back, or remove {path.parent}'
+    ) from error
 
 
 def _refuse_others(before: dict[str, Any], now: dict[str, Any], where: str) -> None:

@@ -38,6 +38,21 @@ def test_names_may_be_short(tmp_path):
   assert found.skipped == ('notes.txt',) and found.missing == {'absent': 1}
 
 
+def test_what_lies_beside_a_film_under_its_name_is_not_meant(tmp_path):
+  folder = _folder(tmp_path, 'a.mp4', 'a.srt', 'A.jpg', 'x/b.MKV', 'x/b.nfo', 'c.mp4', 'c.webm')
+  found = corpus.find(folder, _captions(tmp_path, {'video': 'a', 'text': 'one'}, {'video': 'b', 'text': 'two'}))
+  assert {job.video: len(job.captions) for job in found.jobs} == {'a.mp4': 1, 'x/b.MKV': 1, 'c.mp4': 0, 'c.webm': 0}
+  with pytest.raises(ValueError, match=r"'c' may be \['c.mp4', 'c.webm'\]"):
+    corpus.find(folder, _captions(tmp_path, {'video': 'c', 'text': 'one'}))
+
+
+@pytest.mark.parametrize('split', [0, False, [], {}])
+def test_what_is_no_split_is_refused(split, tmp_path):
+  folder = _folder(tmp_path, 'a.mp4')
+  with pytest.raises(ValueError, match='split is'):
+    corpus.find(folder, _captions(tmp_path, {'video': 'a', 'text': 'one', 'split': split}))
+
+
 def test_splits_and_moments(tmp_path):
   folder = _folder(tmp_path, 'a.mp4', 'b.mp4', 'c.mp4')
   lines = [

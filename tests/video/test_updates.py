@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
+import resource
 import shutil
 import time
 
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 from dlkd_jax.data import sources
+from dlkd_jax.errors import UserError
 from dlkd_jax.video import decoding, extraction, tasks, work_folder
 from tests.video import films
 from tfds_builders import base_builder
@@ -309,3 +312,54 @@ def test_what_a_stopped_run_left_of_another_film_is_not_packed(collection, monke
   assert status == {'a.mp4': 'failed', 'b.mkv': 'kept', 'c.webm': 'vanished', 'other.mp4': 'waiting'}
   # Of a film that has gone, what was made of it is not lost.
   assert collection.records().keys() == {('test', 'b.mkv'), ('gallery', 'c.webm')}
+
+
+@contextlib.contextmanager
+def largest_file(limit: int):
+  """No file may grow beyond some bytes, as on a disk that is full."""
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_is_full_is_said_and_room_lets_it_go_on(collection):
+  failed = 0
+  collection.captions.write_text('\n'.join(map(json.dumps, collection.said)))
+  for limit in [1 << power for power in range(5, 18)]:
+    with largest_file(limit):
+      try:
+        extraction.extract(extraction.Request(collection.films, collection.data, collection.captions, rate=2))
+      except OSError:
+        failed += 1
+        assert collection.versions() == []
+        assert not list(collection.data.glob('**/*.tmp')) and not list(collection.data.glob('*/incomplete*'))
+  assert failed >= 4 and collection.versions() == ['1.0.0']
+  assert len(collection.records()) == 3
+
+
+def test_features_that_may_not_be_read_are_not_removed(collection, monkeypatch):
+  collection.extract()
+  path = work_folder.WorkFolder(collection.data / 'custom_prvr_extracted').file('a.mp4')
+
+  def safe_open(name, *more):
+    raise FileNotFoundError(f'No such file or directory: {name}')  # What the library says of every error.
+
+  monkeypatch.setattr(work_folder.parameter_files.safetensors, 'safe_open', safe_open)
+  with pytest.raises(FileNotFoundError):
+    collection.extract()
+  assert path.exists()
+
+
+def test_features_of_which_nothing_is_known_are_not_packed(collection, monkeypatch):
+  folder = collection.data / 'custom_prvr_extracted'
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(extraction, '_pack', lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    collection.extract()
+  (folder / 'extraction.json').unlink()
+  with pytest.raises(UserError, match=r'extraction\.json: absent.*remove .*videos'):
+    collection.extract(max_side=64)
+  shutil.rmtree(folder / 'videos')
+  assert set(collection.extract(max_side=64).values()) == {'extracted'}
