@@ -11,6 +11,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from dlkd_jax.errors import UserError
+
 _T = TypeVar('_T')
 _RUNNING, _DONE, _STOPPED, _FAILED = range(4)
 _END = object()
@@ -79,7 +81,7 @@ class Processes:
 
     Raises:
       EvaluationInterrupted: some process's `should_stop` returned true.
-      RuntimeError: another process failed; the message says how. A failure of this one is raised as it is.
+      UserError: another process failed; the message says how. A failure of this one is raised as it is.
     """
     if not self.several:
       for item in items:
@@ -112,7 +114,7 @@ class Processes:
       if failure is not None:
         raise failure
       index = states.index(_FAILED)
-      raise RuntimeError(f'process {index} failed: {messages[index]}')
+      raise UserError(f'process {index} failed: {messages[index]}')
     if _STOPPED in states:
       return _STOPPED
     return _RUNNING if _RUNNING in states else _DONE

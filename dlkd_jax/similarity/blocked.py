@@ -18,6 +18,7 @@ from typing import NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.similarity.common import NORM_EPSILON, PADDED, SlotTable, inverse_norm, vary_alike
 
 # Products of a block, in bytes: they stay in the cache of a CPU, and matrix products have their rate from there on.
@@ -66,11 +67,15 @@ def maxima(
     `[Q, L]` or None; all float32. What stands in columns that are not present is unspecified, with a zero gradient.
 
   Raises:
-    ValueError: L is over 32767, or `block_rows` is not positive.
+    UserError: L is over 32767.
+    ValueError: `block_rows` is not positive.
   """
   length = frames.shape[1]
   if length > MOST_FRAMES:
-    raise ValueError(f'rows of {length} frames; the blocked similarity goes up to {MOST_FRAMES}')
+    raise UserError(
+      f'rows of {length} frames; the blocked similarity goes up to {MOST_FRAMES}: lower config.data.max_frames, or set '
+      'config.similarity.form=plain'
+    )
   block = _block_size(frames.shape[0], length * queries.shape[0] * 4, block_rows)
   with_curve = rows is not None
   if rows is None:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.similarity import pallas_kernels as kernels
 from dlkd_jax.similarity.common import SlotTable, inverse_norm, vary_alike
 from dlkd_jax.similarity.pallas_kernels import LANES, Tile
@@ -46,10 +47,13 @@ def maxima(
     `[Q, L]` or None; all float32. What stands in columns that are not present is unspecified, with a zero gradient.
 
   Raises:
-    ValueError: L is over 32767.
+    UserError: L is over 32767.
   """
   if frames.shape[1] > MOST_FRAMES:
-    raise ValueError(f'rows of {frames.shape[1]} frames; the kernel goes up to {MOST_FRAMES}')
+    raise UserError(
+      f'rows of {frames.shape[1]} frames; the kernel goes up to {MOST_FRAMES}: lower config.data.max_frames, or set '
+      'config.similarity.form=plain'
+    )
   with_curve = rows is not None
   if rows is None:
     rows = jnp.full(queries.shape[:1], -1, jnp.int32)

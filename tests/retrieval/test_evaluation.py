@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.models.student import init_parameters
 from dlkd_jax.retrieval import evaluation, metrics, sharded_gallery
 from dlkd_jax.retrieval.evaluation import EvaluationInterrupted, evaluate
@@ -303,20 +304,20 @@ def test_a_stop_is_honoured_between_blocks():
 
 def test_a_block_that_does_not_divide_is_named():
   options = made.evaluation_options(mesh=make_mesh())
-  with pytest.raises(ValueError, match='12 videos does not divide over 8 devices'):
+  with pytest.raises(UserError, match='12 videos does not divide over 8 devices'):
     _run(worlds.make_world(), options, videos=12)
 
 
 def test_errors_name_the_id():
   world = worlds.make_world()
   missing = dataclasses.replace(world, own_ids=[*world.own_ids[:-1], 'nowhere'])
-  with pytest.raises(ValueError, match="caption 'caption28' of video 'nowhere'"):
+  with pytest.raises(UserError, match="caption 'caption28' of video 'nowhere'"):
     _run(missing)
   ids = [*world.video_ids[:-1], 'video0']
-  with pytest.raises(ValueError, match="video ids occur more than once, the first is 'video0'"):
+  with pytest.raises(UserError, match="video ids occur more than once, the first is 'video0'"):
     _run(dataclasses.replace(world, video_ids=ids))
   ids = [*world.caption_ids[:-1], 'caption0']
-  with pytest.raises(ValueError, match="caption ids occur more than once, the first is 'caption0'"):
+  with pytest.raises(UserError, match="caption ids occur more than once, the first is 'caption0'"):
     _run(dataclasses.replace(world, caption_ids=ids))
 
 
@@ -324,34 +325,34 @@ def test_bad_features_are_named():
   world = worlds.make_world()
   frames = list(world.frames)
   frames[9] = np.full_like(frames[9], np.nan)
-  with pytest.raises(ValueError, match="score of caption 'caption0' and video 'video9'"):
+  with pytest.raises(UserError, match="score of caption 'caption0' and video 'video9'"):
     _run(dataclasses.replace(world, frames=frames))
-  with pytest.raises(ValueError, match="video 'video9' is not finite"):
+  with pytest.raises(UserError, match="video 'video9' is not finite"):
     _run(dataclasses.replace(world, frames=frames), made.evaluation_options(mesh=make_mesh()), videos=8)
   frames[9] = frames[9][:0]
-  with pytest.raises(ValueError, match="'video9' has no student frames"):
+  with pytest.raises(UserError, match="'video9' has no student frames"):
     _run(dataclasses.replace(world, frames=frames))
   teacher = list(world.teacher_frames)
   teacher[2] = teacher[2][:0]
   without = dataclasses.replace(world, teacher_frames=teacher)
-  with pytest.raises(ValueError, match="'video2' has no teacher frames"):
+  with pytest.raises(UserError, match="'video2' has no teacher frames"):
     _run(without)
   assert 'teacher' not in _run(without, made.evaluation_options(teacher=False)).metrics
 
 
 @pytest.mark.parametrize('said', [12, 14])
 def test_the_size_of_the_gallery_is_checked(said):
-  with pytest.raises(ValueError, match=f'said to hold {said} videos'):
+  with pytest.raises(UserError, match=f'said to hold {said} videos'):
     _run(worlds.make_world(), num_videos=said)
 
 
 def test_blocks_with_and_without_a_teacher_do_not_mix():
   world = worlds.make_world()
   blocks = [*world.video_blocks(4, 6)][:2] + [*world.video_blocks(4, 6, teacher=False)][2:]
-  with pytest.raises(ValueError, match="from \\['video8'\\] is"):
+  with pytest.raises(UserError, match="from \\['video8'\\] is"):
     evaluate(worlds.linear_parameters(), world.caption_blocks(8), blocks, 13, worlds.linear_encoders(), KEEP)
 
 
 def test_no_captions_is_an_error():
-  with pytest.raises(ValueError, match='no caption'):
+  with pytest.raises(UserError, match='no caption'):
     _run(worlds.make_world(captions=0))

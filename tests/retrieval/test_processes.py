@@ -65,8 +65,8 @@ def test_a_process_that_stops_stops_all():
 @pytest.mark.slow
 def test_a_process_that_fails_is_named_by_the_others():
   found = [result['error'] for result in _two('fail')]
-  assert found[1].startswith("ValueError: video 'video5' has no student frames")
-  assert found[0].startswith("RuntimeError: process 1 failed: ValueError: video 'video5' has no student frames")
+  assert found[1].startswith("UserError: video 'video5' has no student frames")
+  assert found[0].startswith("UserError: process 1 failed: UserError: video 'video5' has no student frames")
 
 
 def test_one_process_polls_before_each_item():

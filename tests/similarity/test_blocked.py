@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.similarity import blocked
 from dlkd_jax.similarity.common import inverse_norm, slot_table
 from dlkd_jax.similarity.max_over_frames import max_frame_similarity
@@ -184,7 +185,7 @@ def test_refuses_block_rows_below_one():
 
 def test_refuses_rows_too_long_for_its_indices():
   frames = jnp.zeros((1, blocked.MOST_FRAMES + 1, 1))
-  with pytest.raises(ValueError, match='32767'):
+  with pytest.raises(UserError, match=r'32767.*config\.data\.max_frames'):
     max_frame_similarity(jnp.zeros((1, 1)), frames, jnp.ones(frames.shape[:2], bool), form='blocked')
 
 
