@@ -42,7 +42,7 @@ class Clock:
       return False
     if dts is not None and abs(pts - dts) > self._forward:
       dts = None  # A guess from frames on both sides of a jump.
-    broke = self._pts is not None and self._breaks(pts, dts)
+    broke = self._pts is not None and self._breaks(pts, dts, packet.is_keyframe)
     if self._shift:
       packet.pts = None if packet.pts is None else packet.pts + self._shift
     if self._shift or dts is None:
@@ -54,7 +54,7 @@ class Clock:
       self._dts, self._next_dts = dts + self._shift, dts + self._shift + lasts
     return broke
 
-  def _breaks(self, pts: int, dts: int | None) -> bool:
+  def _breaks(self, pts: int, dts: int | None, key: bool) -> bool:
     dts = None if self._dts is None else dts
     step = lambda shift: pts + shift - self._next_pts if dts is None else dts + shift - self._next_dts  # noqa: E731
     if self._shift != self._before and step(self._shift) > self._back >= abs(step(self._before)):
@@ -63,6 +63,8 @@ class Clock:
     back = (
       pts + self._shift - self._pts + self._back_shown if dts is None else dts + self._shift - self._dts + self._back
     )
+    if dts is None and not key:
+      back = 0  # Pictures that are held for long come in another order than shown; a recording begins with a key frame.
     if back >= 0 and not (self._joins and pts + self._shift - self._next_pts > self._forward):
       return False
     # Behind all that was shown; frames are shown some frames after they are decoded.

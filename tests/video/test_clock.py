@@ -145,11 +145,25 @@ def test_a_clock_of_33_bits_that_wraps_around_goes_on(tmp_path, before):
   assert films.read(picture_at(str(path), 95.0, 200)) == 190
 
 
+@pytest.mark.parametrize('suffix', ['.mp4', '.mkv', '.webm'])
+@pytest.mark.parametrize('seconds', [7, 15, 40])
+def test_pictures_that_are_held_for_long_and_come_in_another_order_are_no_break(tmp_path, suffix, seconds):
+  """As of slides: an encoder puts later pictures before earlier ones, by more seconds than a clock ever jumps back."""
+  path = films.render(tmp_path / f'slides{suffix}', [Fraction(seconds * n) for n in range(30)], keyframes=12)
+  found, notes = read(path, 1)
+  assert {number for _, number in found} == set(range(30))
+  assert all(number == int(time + 1e-6) // seconds for time, number in found)
+  assert not any('starts again' in note for note in notes)
+  for time, number in found[:: len(found) // 10]:
+    assert films.read(picture_at(str(path), time, 200)) == number
+
+
 @dataclasses.dataclass
 class Packet:
   pts: int | None
   dts: int | None
   duration: int = 40
+  is_keyframe: bool = True
 
 
 def put_right(stamps, joins=False, lag=0):
