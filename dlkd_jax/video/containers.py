@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 from typing import BinaryIO
 
@@ -36,8 +37,13 @@ _OTHERS = {
 _XML = {b'<MPD': 'dash', b'<SmoothStreamingMedia': 'ism', b'<asx': 'a playlist', b'<CompositionPlaylist': 'imf'}
 _HEADLESS = 'is truncated: an MP4 file without its index, so that no frame can be found'
 _PARENTS = (b'moov', b'trak', b'mdia', b'minf', b'stbl', b'moof', b'traf')
-_MP4 = (b'ftyp', b'moov', b'mdat', b'moof', b'wide', b'free', b'skip', b'styp', b'sidx', b'pnot')
+# By which FFmpeg takes a file for MP4 where one is the first.
+_MP4 = (
+  *b'ftyp moov mdat moof wide free skip styp sidx pnot uuid udta junk pict prfl ediw sinf emsg ssix'.split(),
+  b'jP  ',
+)
 _MOST_BOXES = 1_000_000
+_DEEPEST = 12  # FFmpeg follows boxes in boxes ten times.
 _MOST_SAMPLES = 30_000_000  # A week at 50 a second.
 _FEW_SAMPLES = 1_000_000
 _MOST_UNPACKED = 256 << 20
@@ -57,13 +63,13 @@ def kind_of_list(path: pathlib.Path) -> str | None:
 
 def lacks_index(path: pathlib.Path) -> str | None:
   """Says that a file begins as MP4 and ends before or in its index, as an interrupted copy does; None otherwise."""
-  kinds, length = [], path.stat().st_size
+  first, length = None, path.stat().st_size
   with path.open('rb') as file:
-    for kind, _, end in _boxes(file, 0, length):
-      kinds.append(kind)
+    for kind, _, end in itertools.islice(_boxes(file, 0, length), _MOST_BOXES):
+      first = first or kind
       if kind == b'moov':
-        return _HEADLESS if kinds[0] == b'ftyp' and end > length else None
-  return _HEADLESS if kinds[:1] == [b'ftyp'] else None
+        return _HEADLESS if first == b'ftyp' and end > length else None
+  return _HEADLESS if first == b'ftyp' else None
 
 
 def refuse_header(path: pathlib.Path) -> str | None:
@@ -101,15 +107,15 @@ def _boxes(file: BinaryIO, start: int, end: int):
     start += size
 
 
-def _counted(file: BinaryIO, start: int, end: int, left: list[int]):
+def _counted(file: BinaryIO, start: int, end: int, left: list[int], deep: int = 0):
   """Yields (samples, whether of a picture) for each table of samples; bytes below 0 for a compressed index."""
   video = False
   for kind, begin, stop in _boxes(file, start, end):
     left[0] -= 1
-    if left[0] < 0:
+    if left[0] < 0 or deep > _DEEPEST:
       return
     if kind in _PARENTS:
-      for samples, of_video in _counted(file, begin, min(stop, end), left):
+      for samples, of_video in _counted(file, begin, min(stop, end), left, deep + 1):
         yield samples, of_video or video
     elif kind in (b'hdlr', b'stsz', b'stz2', b'trun', b'cmov'):
       file.seek(begin)

@@ -240,3 +240,37 @@ def test_it_takes_as_long_as_a_header_is_long(tmp_path):
   path.write_bytes(struct.pack('>I4s', 8, b'ftyp') * 100_000)
   assert containers.refuse_header(pathlib.Path(path)) is None
   assert containers.lacks_index(path) is not None
+
+
+def box(kind, content):
+  return struct.pack('>I4s', 8 + len(content), kind) + content
+
+
+@pytest.mark.parametrize('depth', [300, 5000, 100_000])
+def test_boxes_in_boxes_in_boxes(tmp_path, depth):
+  content = b''.join(struct.pack('>I4s', 8 * (depth - level), b'moov') for level in range(depth))
+  path = tmp_path / 'nested.mp4'
+  path.write_bytes(struct.pack('>I4s4sI', 16, b'ftyp', b'isom', 0) + content)
+  with pytest.raises(files.VideoError, match=r'nested\.mp4: '):
+    decoding.probe(path)
+
+
+def test_a_header_is_looked_at_whatever_box_is_first(tmp_path):
+  """FFmpeg takes a file for MP4 by any of these."""
+  counted = box(b'stsz', struct.pack('>III', 0, 1, 2_000_000_000))
+  for kind in (b'stbl', b'minf', b'mdia', b'trak', b'moov'):
+    counted = box(kind, counted)
+  for kind in (b'uuid', b'udta', b'junk', b'pict', b'prfl', b'ediw', b'sinf', b'jP  '):
+    path = tmp_path / 'first.mp4'
+    path.write_bytes(box(kind, bytes(16)) + box(b'ftyp', b'isom' + bytes(4)) + counted)
+    assert 'damaged' in (containers.refuse_header(path) or ''), kind
+
+
+def test_no_end_of_boxes(tmp_path, monkeypatch):
+  monkeypatch.setattr(containers, '_MOST_BOXES', 1000)
+  path, seen = tmp_path / 'many.mp4', []
+  path.write_bytes(box(b'ftyp', b'isom' + bytes(4)) + box(b'free', b'') * 5000)
+  boxes = containers._boxes
+  monkeypatch.setattr(containers, '_boxes', lambda *args: (seen.append(one) or one for one in boxes(*args)))
+  assert containers.lacks_index(path)
+  assert len(seen) < 1100
