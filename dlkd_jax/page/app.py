@@ -46,6 +46,8 @@ from dlkd_jax.video.files import VideoError
 
 # Names of metadata that the page suggests for filters.
 _KEYS = 20
+# Seconds; clocks of recorded broadcasts count from 1970.
+_LATEST = 5e9
 
 
 def make_app(gallery: Any, settings: Settings | None = None) -> Starlette:
@@ -211,7 +213,7 @@ class _Page:
       time = float(text)
     except ValueError:
       time = math.nan
-    if not 0 <= time < 1e6:
+    if not 0 <= time < _LATEST:
       raise RefusalError(400, 'bad_number', f'at is {text[:20]!r}; expected seconds of the video.')
     path, etag = await self._of_file(request, self.files.path)
     assert self.thumbnails is not None, 'the application has not started'
@@ -219,6 +221,8 @@ class _Page:
       data = await self.thumbnails.get(path, etag, time)
     except VideoError as error:
       raise RefusalError(415, 'damaged', f'The file {error.reason}.') from error
+    except OSError as error:  # It was there a moment ago.
+      raise RefusalError(410, 'gone', 'The file is not where the index says any more.') from error
     return Response(data, media_type='image/jpeg', headers={'cache-control': 'private, max-age=3600'})
 
   async def _of_file(

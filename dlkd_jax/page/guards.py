@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 from collections.abc import Iterable
@@ -83,6 +84,10 @@ class Guard:
       return
     try:
       await self._app(scope, receive, send_with_headers)
+    except asyncio.CancelledError:  # The server ends, and does not wait for this.
+      if started:
+        raise
+      await response(RefusalError(503, 'stopping', 'The server is stopping.'))(scope, receive, send_with_headers)
     except Exception:
       if started:
         raise  # The server ends the connection, so that half an answer is not taken for a whole one.

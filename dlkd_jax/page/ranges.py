@@ -51,7 +51,15 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
   return int(first), min(size, int(last) + 1) if last else size
 
 
-def _same(header: str, file: VideoFile, modified: str) -> bool:
+def _date(seconds: float) -> str | None:
+  """A time since 1970 as HTTP writes it; None of a year that it cannot write, as some file systems have."""
+  try:
+    return email.utils.formatdate(seconds, usegmt=True)
+  except (ValueError, OverflowError, OSError):
+    return None
+
+
+def _same(header: str, file: VideoFile, modified: str | None) -> bool:
   """Whether an If-Range header names the file as it is; weak tags never do."""
   return header.strip() in (file.etag, modified)
 
@@ -62,13 +70,10 @@ class FileResponse(Response):
   def __init__(self, file: VideoFile, request_headers: Mapping[str, str], method: str):
     """`request_headers` as Starlette has them; a HEAD request is answered without the content."""
     self._file, self._span, self._with_body = file, (0, file.size), method != 'HEAD'
-    modified = email.utils.formatdate(file.modified, usegmt=True)
-    headers = {
-      'accept-ranges': 'bytes',
-      'etag': file.etag,
-      'last-modified': modified,
-      'cache-control': 'private, no-cache',
-    }
+    modified = _date(file.modified)
+    headers = {'accept-ranges': 'bytes', 'etag': file.etag, 'cache-control': 'private, no-cache'}
+    if modified is not None:
+      headers['last-modified'] = modified
     status = 200
     if_range = request_headers.get('if-range')
     tags = [tag.strip().removeprefix('W/') for tag in request_headers.get('if-none-match', '').split(',')]

@@ -13,8 +13,8 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-# Seconds that answers under way are given when the server stops; a film that is being sent does not count.
-_GRACE = 2
+# Seconds that answers under way are given when the server stops, and after which a film that is being sent is cut.
+_GRACE, _CUT = 2, 1.5
 # Connections from which on a new one takes the place of the one that has been idle for longest.
 _CONNECTIONS = 256
 _BACKLOG = 1024
@@ -163,6 +163,10 @@ class _Connection(H11Protocol):
   def connection_lost(self, exc: Exception | None) -> None:
     self._go_on()
     super().connection_lost(exc)
+
+  def shutdown(self) -> None:
+    super().shutdown()
+    self.loop.call_later(_CUT, self._drop)  # Before the server ends what is under way, which it calls an error.
 
   def _look(self) -> None:
     """Sees whether a request is under way; data that are none do not move the deadline."""

@@ -19,6 +19,7 @@ _BACK = (0, 10, 60)
 # Files whose clock may start again in the middle are read from the front; of larger ones that takes too long.
 _FROM_THE_FRONT = 256 << 20
 _MOST_BYTES = 256 << 20  # Of packets that are held.
+_LAST_STAMP = 2**62
 
 
 def picture_at(path: str, time: float, side: int, budget: float = _BUDGET) -> np.ndarray:
@@ -63,7 +64,7 @@ def _after_a_jump(video: OpenVideo, time: float, until: Fraction, deadline: floa
       return None
     try:
       there = max(video.start, Fraction(time) + video.zero - back)
-      video.container.seek(int(there / video.tick), stream=video.stream)
+      video.container.seek(min(int(there / video.tick), _LAST_STAMP), stream=video.stream)
       packets, stamp = _group(video, video.container.demux(video.stream), until, deadline)
     except (av.error.FFmpegError, IndexError):
       return None

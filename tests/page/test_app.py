@@ -1,20 +1,25 @@
 """The application's answers, asked as a browser would."""
 
 import dataclasses
+import io
 import json
 import time
 import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
+from PIL import Image
 from starlette.testclient import TestClient
 
 from dlkd_jax.errors import UserError
+from dlkd_jax.page import media
 from dlkd_jax.page.app import make_app
 from dlkd_jax.page.running import serving
 from dlkd_jax.page.settings import Settings
 from tests.page.memory_gallery import MemoryGallery
+from tests.video.films import read, render, steady
 
 
 @pytest.fixture
@@ -215,10 +220,34 @@ def test_only_reading(client):
 
 def test_bad_thumbnails(client, films):
   video = f'{films[0].name}.mp4'
-  for at in ('-1', 'nan', 'inf', '1e9', 'x'):
+  for at in ('-1', 'nan', 'inf', '1e10', 'x'):
     error(client.get('/thumbnail', params={'id': video, 'at': at}), 400, 'bad_number')
   error(client.get('/thumbnail', params={'at': 1}), 400, 'no_id')
   error(client.get('/thumbnail', params=[('id', video), ('id', 'x')]), 400, 'no_id')
+
+
+def test_a_thumbnail_of_a_file_that_vanishes_meanwhile(client, films, monkeypatch):
+  opened, open_first = [], media.VideoFiles._open
+
+  def once(self, path):
+    opened.append(path)
+    if len(opened) > 1:
+      raise FileNotFoundError(path)
+    return open_first(self, path)
+
+  monkeypatch.setattr(media.VideoFiles, '_open', once)
+  error(client.get('/thumbnail', params={'id': f'{films[0].name}.mp4', 'at': 1}), 410, 'gone')
+
+
+def test_a_thumbnail_of_a_clock_that_counts_from_1970(tmp_path):
+  start = 1_700_000_000
+  path = render(tmp_path / 'late.mkv', [start + time for time in steady(50)])
+  gallery = MemoryGallery()
+  gallery.add('late.mkv', ['x'], path)
+  with TestClient(make_app(gallery), base_url='http://127.0.0.1') as client:
+    answer = client.get('/thumbnail', params={'id': 'late.mkv', 'at': f'{start + 1:.2f}'})
+    assert answer.status_code == 200 and read(np.asarray(Image.open(io.BytesIO(answer.content)))) == 25
+    assert client.get('/thumbnail', params={'id': 'late.mkv', 'at': 4.9e9}).status_code == 200
 
 
 def test_the_loop_is_not_held(gallery):

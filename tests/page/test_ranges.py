@@ -1,12 +1,13 @@
 """Parts of files, as players ask for them."""
 
 import asyncio
+import os
 
 import pytest
 from starlette.testclient import TestClient
 
 from dlkd_jax.page.app import make_app
-from dlkd_jax.page.media import VideoFiles
+from dlkd_jax.page.media import VideoFile, VideoFiles
 from dlkd_jax.page.ranges import FileResponse, UnsatisfiableRangeError, parse_range
 from tests.page.memory_gallery import MemoryGallery
 
@@ -64,6 +65,17 @@ def client(tmp_path, content):
     gallery.add(name, ['x'], tmp_path / name)
   with TestClient(make_app(gallery), base_url='http://127.0.0.1') as client:
     yield client
+
+
+@pytest.mark.parametrize('modified', [3e11, -1e12])
+def test_a_file_from_a_year_that_no_date_has(tmp_path, content, modified):
+  """As file systems may say; the file is sent, and closed."""
+  path = tmp_path / 'a.webm'
+  path.write_bytes(content)
+  file = VideoFile(os.open(path, os.O_RDONLY), str(path), len(content), '"x"', modified, 'video/webm')
+  response = FileResponse(file, {'range': 'bytes=0-9', 'if-range': '"x"'}, 'GET')
+  assert response.status_code == 206 and 'last-modified' not in response.headers
+  os.close(file.descriptor)
 
 
 def get(client, name='a.webm', **headers):

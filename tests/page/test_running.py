@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import logging
 import socket
 import time
 import urllib.error
@@ -219,3 +220,46 @@ def test_a_client_that_stops_reading_does_not_hold_the_server(gallery, large):
     client.sendall(large)
     assert client.recv(1000).startswith(b'HTTP/1.1 200')
     assert urllib.request.urlopen(f'{url}api/info', timeout=5).status == 200
+
+
+class Said(logging.Handler):
+  """What a server's log says of an end: no list of calls, whatever ran."""
+
+  def __init__(self):
+    super().__init__()
+    self.lines = []
+
+  def emit(self, record):
+    self.lines.append(self.format(record))
+
+
+@pytest.fixture
+def said(monkeypatch):
+  handler = Said()
+  serve = running._Server.serve
+
+  async def listened(self, sockets=None):
+    logging.getLogger('uvicorn.error').addHandler(handler)  # Once the server has set up its log.
+    await serve(self, sockets)
+
+  monkeypatch.setattr(running._Server, 'serve', listened)
+  yield handler.lines
+  logging.getLogger('uvicorn.error').removeHandler(handler)
+
+
+def test_the_end_cuts_films_that_are_being_sent_without_a_word(gallery, large, said):
+  with contextlib.ExitStack() as clients, serving(make_app(gallery)) as url:  # The server ends before its clients.
+    for _ in range(2):
+      client = clients.enter_context(connect(url))
+      client.sendall(large)
+      assert client.recv(1000).startswith(b'HTTP/1.1 200')
+  assert said == []
+
+
+def test_the_end_refuses_searches_that_take_too_long(gallery, said, monkeypatch):
+  gallery.delay = 4
+  with serving(make_app(gallery)) as url, connect(url) as client:
+    client.sendall(GET.replace(b'info', b'search?q=x') + b'\r\n')
+    time.sleep(0.5)
+  gallery.delay = 0
+  assert not [line for line in said if 'Traceback' in line]
