@@ -212,6 +212,9 @@ def open_video(path: str | os.PathLike[str], threads: int = 0) -> Iterator[OpenV
     kinds = container.format.name.split(',')
     begins = Fraction(container.start_time or 0, av.time_base)
     zero = min(start, Fraction(0) if kinds[0] in _KEPT_CLOCKS else begins)
+    if kinds[0] == 'avi':
+      late = _reordering(path, stream.index) * tick
+      start, zero = start + late, zero + late
     yield OpenVideo(str(path), container, stream, start, declared, tick, zero, kinds[0] in _JOINED)
 
 
@@ -232,6 +235,19 @@ def _opened(path: pathlib.Path) -> av.container.InputContainer:
     if isinstance(error, av.error.ArgumentError):
       raise VideoError(path, 'is not a video, but of a kind that is not read here') from error
     raise VideoError(path, f'is not a video that FFmpeg knows: {error.strerror}') from error
+
+
+def _reordering(path: pathlib.Path, index: int) -> int:
+  """How long after it was decoded the first picture of an AVI file is shown, in units of the stream's clock.
+
+  Such files say when pictures are decoded; the times at which they are shown are FFmpeg's, and later by that.
+  """
+  try:
+    with _opened(path) as container:
+      packet = next(packet for packet in container.demux(container.streams[index]) if packet.size)
+      return max(0, packet.pts - packet.dts) if None not in (packet.pts, packet.dts) else 0
+  except (av.error.FFmpegError, OSError, IndexError, StopIteration):
+    return 0  # What is wrong with the file, its reading says.
 
 
 def _stream(path: pathlib.Path, container: av.container.InputContainer) -> av.VideoStream:

@@ -14,8 +14,8 @@ from dlkd_jax.video.damage import Damage
 from dlkd_jax.video.files import OpenVideo, VideoError, open_video
 
 _BUDGET = 3.0
-# Where an index is wrong, or leads to no key frame, a jump lands behind the time: then it goes further back.
-_BACK = (0, 10, 60)
+# Where an index is wrong, or leads to no key frame, or to one that is shown later, a jump goes further back.
+_BACK = (0, 1, 10, 60)
 # Files whose clock may start again in the middle are read from the front; of larger ones that takes too long.
 _FROM_THE_FRONT = 256 << 20
 _MOST_BYTES = 256 << 20  # Of packets that are held.
@@ -68,7 +68,9 @@ def _after_a_jump(video: OpenVideo, time: float, until: Fraction, deadline: floa
       packets, stamp = _group(video, video.container.demux(video.stream), until, deadline)
     except (av.error.FFmpegError, IndexError):
       return None
-    if stamp is not None and packets and packets[0].is_keyframe:
+    # Pictures before a key frame that come behind it build on what was before it, too.
+    first = packets[0] if packets else None
+    if stamp is not None and first and first.is_keyframe and first.pts is not None and first.pts <= stamp:
       return _shown(video, packets, stamp, until, deadline)
   return None
 

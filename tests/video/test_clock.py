@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 from fractions import Fraction
 
+import av
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -156,6 +157,24 @@ def test_pictures_that_are_held_for_long_and_come_in_another_order_are_no_break(
   assert not any('starts again' in note for note in notes)
   for time, number in found[:: len(found) // 10]:
     assert films.read(picture_at(str(path), time, 200)) == number
+
+
+@pytest.mark.parametrize(('codec', 'between'), [('mpeg4', 0), ('mpeg4', 2), ('libx264', 0)])
+def test_avi_begins_with_its_first_picture(tmp_path, codec, between):
+  """AVI says when pictures are decoded, not when they are shown: with pictures in another order that is later."""
+  path = tmp_path / 'film.avi'
+  with av.open(str(path), 'w') as container:
+    stream = container.add_stream(codec, rate=25, options={'bf': str(between)})
+    stream.width, stream.height, stream.pix_fmt, stream.gop_size = films.WIDTH, films.HEIGHT, 'yuv420p', 12
+    for number in range(100):
+      frame = av.VideoFrame.from_ndarray(films.draw(number), 'rgb24')
+      frame.pts = number
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+  found, notes = read(path)
+  assert found == [(k / 5, 5 * k) for k in range(20)] and not notes
+  assert decoding.probe(path).start == 0
+  assert [films.read(picture_at(str(path), time, 200)) for time, _ in found] == [number for _, number in found]
 
 
 @dataclasses.dataclass

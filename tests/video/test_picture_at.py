@@ -97,3 +97,20 @@ def test_every_frame_of_every_kind_is_found(tmp_path, suffix):
   base = Fraction(1, 25 if suffix in ('.avi', '.vob') else 1000)
   path = films.render(tmp_path / f'a{suffix}', films.steady(60), keyframes=20, base=base)
   assert [films.read(picture_at(str(path), n / 25, 200)) for n in range(60)] == list(range(60))
+
+
+@pytest.mark.parametrize('suffix', ['.mp4', '.mkv', '.ts', '.flv'])
+def test_pictures_that_come_behind_a_later_key_frame(tmp_path, suffix):
+  """In open groups an index leads to a key frame that is shown after them, and they build on what was before it."""
+  path = tmp_path / f'open{suffix}'
+  options = {'x264-params': 'open-gop=1:bframes=4:b-adapt=0:keyint=10:min-keyint=10'}
+  with av.open(str(path), 'w') as container:
+    stream = container.add_stream('libx264', rate=25, options=options)
+    stream.width, stream.height, stream.pix_fmt, stream.gop_size = films.WIDTH, films.HEIGHT, 'yuv420p', 10
+    for number in range(100):
+      frame = av.VideoFrame.from_ndarray(films.draw(number), 'rgb24')
+      frame.pts = number
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+  found = [films.read(picture_at(str(path), number / 25, 200)) for number in range(100)]
+  assert found == list(range(100))
