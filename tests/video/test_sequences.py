@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
 import random
+import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +21,7 @@ import pytest
 
 from dlkd_jax.data import sources
 from dlkd_jax.video import extraction, work_folder
+from tests.paths import repository
 from tests.video import films
 from tfds_builders import earlier
 from tfds_builders.custom_prvr import custom_prvr_dataset_builder as custom
@@ -26,6 +32,23 @@ TEXTS = ('a dog', 'a dog', 'two cats', 'ein Fluß, 狗', 'x')
 LENGTHS = {'short': 10, 'long': 40, 'other': 25}
 BROKEN = 'broken'
 RATE = 2
+
+
+# Extracts once for each line that it is given, in a process of its own, which writes its id.
+_WORKER = """
+import json, os, pathlib, sys
+from dlkd_jax.video import extraction
+print('ready', flush=True)
+for line in sys.stdin:
+  if os.fork() == 0:
+    os.write(1, f'{os.getpid()}\\n'.encode())
+    options = json.loads(line)
+    paths = {name: options[name] and pathlib.Path(options[name]) for name in ('videos', 'data_dir', 'captions')}
+    extraction.extract(extraction.Request(**options | paths))
+    os._exit(0)
+  os.wait()
+  os.write(1, b'over\\n')
+"""
 
 
 class Stopped(BaseException):
@@ -79,6 +102,7 @@ class World:
     self.versions: dict[str, str] = {}
     self.dtype = draw.choice(('float16', 'float32'))
     self.log: list[str] = []
+    self.killed = False  # What a killed run left goes with the next version.
 
   # Changes.
 
@@ -201,6 +225,31 @@ class World:
     assert self.found() == self.packed
     self.check_versions()
 
+  def kill(self, update: bool, worker: subprocess.Popen):
+    """Kills a run at a random moment."""
+    if not self.there:
+      return
+    for name, film in self.there.items():
+      self.once[name].add(film)
+    options = {name: str(x) if isinstance(x, pathlib.Path) else x for name, x in vars(self.request(update)).items()}
+    worker.stdin.write(json.dumps(options) + '\n')
+    process = int(worker.stdout.readline())
+    seconds = self.draw.choice((0.05, 0.2, 0.4, 0.8)) * self.draw.random()
+    self.log.append(f'killed run update={update}, after {seconds:.2f} s: {self.there}')
+    time.sleep(seconds)
+    with contextlib.suppress(ProcessLookupError):
+      os.kill(process, signal.SIGKILL)
+    assert worker.stdout.readline() == 'over\n'
+    found = self.found()
+    if found != self.packed:  # It came as far as that.
+      assert found.keys() >= self.packed.keys()
+      for name, film in found.items():
+        now = self.there.get(name)
+        assert film == now or film == self.packed.get(name) or (now is None and film in self.once[name])
+      self.packed = found
+    self.killed = True
+    self.check_versions(killed=True)
+
   # Looks.
 
   def found(self) -> dict[str, Film]:
@@ -234,7 +283,7 @@ class World:
     ]
     return content
 
-  def check_versions(self):
+  def check_versions(self, killed: bool = False):
     """Finished versions never change, and nothing half made lies beside them."""
     root = self.data / 'custom_prvr'
     for folder in earlier.versions(root):
@@ -243,10 +292,12 @@ class World:
         hashed.update(path.name.encode() + path.read_bytes())
       assert self.versions.setdefault(folder.name, hashed.hexdigest()) == hashed.hexdigest()
     assert self.versions.keys() == {folder.name for folder in earlier.versions(root)}
-    assert not list(self.data.glob('**/*.tmp')) and not list(root.glob('incomplete*'))
+    if not killed:
+      assert not [path for path in self.data.glob('**/*.tmp') if 'incomplete' not in str(path)]
+      assert len(list(root.glob('incomplete*'))) <= self.killed
 
 
-def play(seed: int, folder: pathlib.Path, contents, alone, patch: pytest.MonkeyPatch):
+def play(seed: int, folder: pathlib.Path, contents, alone, stop: Callable[[World, bool], None]):
   draw = random.Random(seed)
   world = World(folder, contents, alone, draw)
   for name in NAMES[:3]:
@@ -255,18 +306,40 @@ def play(seed: int, folder: pathlib.Path, contents, alone, patch: pytest.MonkeyP
     for _ in range(draw.randint(0, 4)):
       world.change()
     if draw.random() < 0.4:
-      world.stop(draw.random() < 0.7, patch)
+      stop(world, draw.random() < 0.7)
     else:
       world.run(draw.random() < 0.6)
   world.run(True)
 
 
+@pytest.fixture
+def stop(monkeypatch):
+  return lambda world, update: world.stop(update, monkeypatch)
+
+
 @pytest.mark.parametrize('seed', range(3))
-def test_sequences(seed, tmp_path, contents, alone, monkeypatch):
-  play(seed, tmp_path, contents, alone, monkeypatch)
+def test_sequences(seed, tmp_path, contents, alone, stop):
+  play(seed, tmp_path, contents, alone, stop)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('seed', range(3, 100))
-def test_many_sequences(seed, tmp_path, contents, alone, monkeypatch):
-  play(seed, tmp_path, contents, alone, monkeypatch)
+@pytest.mark.parametrize('seed', range(3, 60))
+def test_many_sequences(seed, tmp_path, contents, alone, stop):
+  play(seed, tmp_path, contents, alone, stop)
+
+
+@pytest.fixture(scope='module')
+def worker():
+  environment = dict(os.environ, PYTHONPATH=str(repository()), XLA_FLAGS='', JAX_PLATFORMS='cpu')
+  pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE, 'stderr': subprocess.DEVNULL}
+  process = subprocess.Popen([sys.executable, '-c', _WORKER], env=environment, text=True, bufsize=1, **pipes)
+  assert process.stdout.readline() == 'ready\n'
+  yield process
+  process.stdin.close()
+  process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('seed', range(60, 90))
+def test_sequences_with_kills(seed, tmp_path, contents, alone, worker):
+  play(seed, tmp_path, contents, alone, lambda world, update: world.kill(update, worker))
