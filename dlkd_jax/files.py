@@ -25,7 +25,6 @@ _KINDS = {
   b'PK\x03\x04': 'a zip archive (as .npz and the files of PyTorch are, too)',
   b'PK\x05\x06': 'an empty zip archive',
   b'\x1f\x8b': 'packed with gzip; unpack it',
-  b'BZh': 'packed with bzip2; unpack it',
   b'\xfd7zXZ\x00': 'packed with xz; unpack it',
   b'\x28\xb5\x2f\xfd': 'packed with zstd; unpack it',
   b'7z\xbc\xaf\x27\x1c': 'a 7z archive; unpack it',
@@ -255,6 +254,8 @@ def _kind_of_content(head: bytes, tail: bytes, size: int) -> str | None:
   for start, kind in _KINDS.items():
     if head.startswith(start):
       return kind
+  if head.startswith(b'BZh') and head[4:10] == b'1AY&SY':  # A text may begin with the three letters.
+    return 'packed with bzip2; unpack it'
   if head.startswith((b'/annex/objects/', b'../.git/annex/', b'.git/annex/')) and size < _POINTER_BYTES:
     return 'a git-annex pointer, not the file itself; run `git annex get` in its folder'
   if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < _HEADER_BYTES:

@@ -1,5 +1,6 @@
 """Text, JSON lines and paths as people write them; files that appear whole or not at all."""
 
+import bz2
 import errno
 import json
 import os
@@ -136,6 +137,10 @@ def test_what_a_file_of_the_right_kind_or_none_is(tmp_path):
   assert files.kind_of(tmp_path / 'b.npz', '.npz') is None
   path.write_bytes(b'some text')
   assert files.kind_of(path, 'HDF5') is None
+  path.write_bytes(b'BZhYA 1 2')
+  assert files.kind_of(path) is None
+  path.write_bytes(bz2.compress(b'some text'))
+  assert 'bzip2' in files.kind_of(path)
   assert files.kind_of(tmp_path / 'c') == 'absent'
   assert files.kind_of(tmp_path) == 'a folder'
   (tmp_path / 'd').symlink_to('e')

@@ -212,6 +212,7 @@ def extract(request: Request) -> Result:
     built = custom.newest(request.data_dir)
     before = tfds.builder_from_directory(str(built)).info.metadata['options'] if built else None
     request = dataclasses.replace(request, max_side=_max_side(request, before or folder.options()))
+    _refuse_other_type(request, before)
     folder.begin(_options(request, models), models.sizes(), before)
     packed = custom.packed_videos(built) if built else {}
     todo, changed = tasks.sort_out(found, folder, packed, request.update, request.settle_seconds, report)
@@ -226,6 +227,16 @@ def extract(request: Request) -> Result:
     without = folder.videos - takes
     packs = report.usable or built
     return Result(report, folder.path / REPORT, _pack(request, folder, anew, without) if packs else None)
+
+
+def _refuse_other_type(request: Request, before: dict[str, Any] | None) -> None:
+  """Raises UserError where a data set is there whose features are stored in another type."""
+  stored = request.dtype if before is None else before.get('dtype', request.dtype)
+  if stored != request.dtype:
+    raise UserError(
+      f'the features of the data set in {request.data_dir} are stored as {stored}, and {request.dtype} is asked for; '
+      f'add --dtype={stored}, or choose another --data_dir'
+    )
 
 
 def _max_side(request: Request, before: dict[str, Any] | None) -> int:

@@ -363,3 +363,13 @@ def test_features_of_which_nothing_is_known_are_not_packed(collection, monkeypat
     collection.extract(max_side=64)
   shutil.rmtree(folder / 'videos')
   assert set(collection.extract(max_side=64).values()) == {'extracted'}
+
+
+def test_another_type_than_the_set_has_is_refused_before_the_work(collection, decoded):
+  collection.extract(dtype='float32')
+  collection.put('other.mp4')
+  decoded.clear()
+  with pytest.raises(UserError, match='stored as float32, and float16 is asked for; add --dtype=float32'):
+    collection.extract()
+  assert not decoded
+  assert collection.extract(dtype='float32')['other.mp4'] == 'extracted'

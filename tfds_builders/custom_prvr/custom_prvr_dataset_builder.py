@@ -118,7 +118,7 @@ def packed_videos(folder: pathlib.Path) -> dict[str, str]:
   path = folder / PACKED
   try:
     return dict(json.loads(path.read_text(encoding='utf-8')))
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, TypeError) as error:
     raise errors.MalformedFileError(f'{path}: cannot be read ({error}); copy the data set again') from error
 
 
