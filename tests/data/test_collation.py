@@ -186,6 +186,14 @@ def test_padded_sizes_are_those_of_the_longest():
   assert batch.student_frames.shape[1] == 5 and batch.student_tokens.shape[:2] == (13, 5)
 
 
+def test_one_caption_a_row_is_no_longer_than_a_caption():
+  """Its row has positions that the student has embeddings of; packed rows are longer."""
+  records, opts = fakes.source(7), fakes.options(slots=1)
+  batch = fakes.collate(records, opts)
+  assert_contents(fakes.contents(batch, 1), expected_contents(records, opts))
+  assert batch.token_layout.slots == 1 and batch.student_tokens.shape[1] == opts.max_words
+
+
 def test_shares_are_equal():
   opts = fakes.options(packing=False, batch_videos=6, shards=4)
   batch = fakes.collate(fakes.source(5), opts)
