@@ -120,12 +120,11 @@ def _features(record: sources.Record, lengths: Lengths, options: PipelineOptions
   """Returns width and type of each array of features of a batch; a picture is so many numbers."""
   _check_trainable(record, options)
   teacher = ('teacher_pixels' if options.pixels else 'teacher_frames', 'teacher_text') if options.teacher else ()
-  taken = lengths.frames(np.arange(len(lengths)), options)
-  averaged = {'student_frames': lengths.student > taken, 'teacher_frames': lengths.teacher > taken}
+  averaged = lengths.averages(options)
 
   def dtype(name: str) -> np.dtype:
     stored = record[name].dtype
-    exact = stored in (np.float16, np.uint8) and not np.any(averaged.get(name, False))
+    exact = stored in (np.float16, np.uint8) and not averaged.get(name)
     return stored if exact else np.dtype(np.float32)
 
   names = ('student_frames', 'student_tokens', *teacher)

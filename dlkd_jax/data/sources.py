@@ -276,6 +276,11 @@ class Lengths:
     counts = np.minimum(self.student[records], options.max_frames)
     return np.minimum(counts, self.teacher[records]) if options.teacher else counts
 
+  def averages(self, options: PipelineOptions) -> dict[str, bool]:
+    """Returns of student_frames and teacher_frames whether a batch averages those of any video."""
+    taken = self.frames(np.arange(len(self)), options)
+    return {'student_frames': bool((self.student > taken).any()), 'teacher_frames': bool((self.teacher > taken).any())}
+
   def words(self, records: np.ndarray, options: PipelineOptions) -> np.ndarray:
     """Returns the tokens that each caption of these records takes up in a batch, record after record."""
     captions = self.captions[records]

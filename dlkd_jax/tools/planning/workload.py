@@ -48,7 +48,8 @@ class Workload:
 def abstract_batch(workload: Workload, options: PipelineOptions) -> Batch:
   """Returns the shapes of a batch, as a tree of `jax.ShapeDtypeStruct` without shardings.
 
-  It is the largest of the shapes that a run would compile for, which is the one that the memory must hold.
+  It is the largest of the shapes that a run would compile for, which is the one that the memory must hold. Features
+  are stored as float16.
 
   Args:
     workload: what batches hold.
@@ -61,4 +62,6 @@ def abstract_batch(workload: Workload, options: PipelineOptions) -> Batch:
   names = ('student_frames', 'student_tokens', *(('teacher_frames', 'teacher_text') if options.teacher else ()))
   student, token, teacher = workload.features
   widths = {'student_frames': student, 'student_tokens': token, 'teacher_frames': teacher, 'teacher_text': teacher}
-  return batch_shapes(plan.levels[-1], options.shards, {name: Feature(widths[name], np.float16) for name in names})
+  averaged = lengths.averages(options)
+  features = {name: Feature(widths[name], np.float32 if averaged.get(name) else np.float16) for name in names}
+  return batch_shapes(plan.levels[-1], options.shards, features)

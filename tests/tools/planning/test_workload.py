@@ -32,3 +32,12 @@ def test_a_padded_batch_has_a_row_a_video():
   batch = abstract_batch(Workload('full'), options).check()
   assert batch.student_frames.shape == (64, 128, 3072)
   assert batch.teacher_frames is None and batch.teacher_text is None
+
+
+def test_features_are_of_the_type_that_training_has():
+  """A third of ActivityNet's videos are averaged to 128 frames, in float32."""
+  options = made.pipeline_options(batch_videos=64)
+  for model, dtype in (('tvr', np.float16), ('activitynet', np.float32)):
+    batch = abstract_batch(Workload(model), options)
+    assert batch.student_frames.dtype == batch.teacher_frames.dtype == dtype
+    assert batch.student_tokens.dtype == batch.teacher_text.dtype == np.float16
