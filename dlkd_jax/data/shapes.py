@@ -193,7 +193,9 @@ def _shape(sizes: np.ndarray, options: PipelineOptions, slots: Slots) -> ShardSh
   """Returns the smallest shape of such sizes."""
   frames, tokens, captions = (int(size) for size in sizes)
   if options.packing:
-    rows, positions = (frames, tokens), (options.max_frames, options.row_words)
+    # One caption a row is cut to max_words; a longer row would be padding that no position embedding reaches.
+    rows = (frames, tokens)
+    positions = (options.max_frames, options.row_words if slots.tokens > 1 else options.max_words)
   else:
     rows = (options.shard_videos, captions)
     positions = (min(frames, options.max_frames), min(tokens, options.max_words))
