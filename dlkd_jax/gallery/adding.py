@@ -81,6 +81,7 @@ def take(
   """
   folder.clear_away()
   catalog = Catalog.open(folder)
+  changing.note_forgotten(folder, catalog)
   found = sort_out(folder.manifest, catalog, collection, knowledge, update, again)
   if prune:
     check_prune(found, knowledge)

@@ -34,11 +34,19 @@ def remove(path: pathlib.Path, chosen: Callable[[Entry], bool]) -> list[str]:
     catalog = Catalog.open(folder)
     gone = {entry.video_id: entry.digest for entry in catalog.videos.values() if chosen(entry)}
     if gone:
+      note_forgotten(folder, catalog)
       folder.drop({video: catalog.place_of(video) for video in gone}, catalog)
       forgotten = {video: {'digest': digest} for video, digest in gone.items()}
-      folder.manifest['forgotten'] = {**folder.manifest.get('forgotten', {}), **forgotten}
+      folder.manifest['forgotten'] = {**folder.manifest['forgotten'], **forgotten}
       folder.write_manifest()
     return list(gone)
+
+
+def note_forgotten(folder: IndexFolder, catalog: Catalog) -> None:
+  """Notes what was removed from an index before it remembered that, in the manifest in memory."""
+  if 'forgotten' not in folder.manifest:
+    gone = {video for about in folder.manifest['segments'] for video in about['removed']} - catalog.known().keys()
+    folder.manifest['forgotten'] = {video: {'digest': ''} for video in sorted(gone)}
 
 
 def compact(path: pathlib.Path, segment_frames: int) -> int:
@@ -58,6 +66,7 @@ def compact(path: pathlib.Path, segment_frames: int) -> int:
     abouts = folder.manifest['segments']
     if len(abouts) <= 1 and not any(about['removed'] for about in abouts):
       return 0
+    note_forgotten(folder, Catalog.open(folder))
     folder.commit(list(_rewrite(folder, folder.segments(), segment_frames)), replace=True)
     return before - folder.bytes()
 

@@ -84,7 +84,8 @@ class IndexFolder:
     Raises:
       IndexFolderError: there is an index that was made otherwise; the message lists the differences.
     """
-    content = {'format': FORMAT, 'version': VERSION, **copy.deepcopy(dict(manifest)), 'segments': [], 'next_segment': 1}
+    content = {'format': FORMAT, 'version': VERSION, **copy.deepcopy(dict(manifest))}
+    content |= {'segments': [], 'next_segment': 1, 'forgotten': {}}
     if (path / MANIFEST).is_file():
       folder = cls.open(path)
       refuse_others(path, folder.manifest, content)
@@ -181,7 +182,9 @@ class IndexFolder:
     before = None
     if (self.path / MANIFEST).exists():
       there = read_manifest(self.path)
-      if (old := self._catalog_file(there)) is not None and old.is_file():
+      old = self._catalog_file(there)
+      # Damage in it would be taken over, and get a check sum that fits.
+      if old is not None and old.is_file() and _digest(old) == there['catalog']['sha256']:
         before = old, there['segments']
     # Numbers only rise: whoever is about to open a catalog never finds a later one of the same name.
     number = (self.manifest.get('catalog') or {'number': 0})['number'] + 1

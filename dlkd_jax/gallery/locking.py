@@ -33,7 +33,7 @@ def writing(path: pathlib.Path, create: bool = False, student: str | None = None
     import fcntl  # Where there is none, as on Windows, an index can be searched all the same.
   except ImportError as error:
     raise IndexFolderError('an index cannot be changed on this system; do so on Linux or macOS, and copy it') from error
-  if not create:
+  if not create or (path / MANIFEST).is_file():  # Another program's may have this name.
     read_manifest(path)
   _refuse_foreign(path, student)
   path.mkdir(parents=True, exist_ok=True)
