@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _ENTRY = 'id, title, path, start, duration, split, metadata, digest, dataset'
 _CAPTION = 'id, video, text, start, "end"'
+# What SQLite calls errors of a query, and are of the file.
+_DAMAGES = ('decode to UTF-8', 'malformed', 'no such table', 'no such column', 'disk I/O error')
 # Rows read at once where all are gone through.
 _BATCH = 4096
 
@@ -96,12 +98,17 @@ class Catalog:
     try:
       with self._lock:
         return self._connection.execute(query, parameters).fetchall()
-    except sqlite3.OperationalError:
-      raise  # Of the query.
+    except UnicodeEncodeError:
+      return []  # What is looked for holds half of a character, and nothing here does.
+    except sqlite3.OperationalError as error:
+      if not any(words in str(error) for words in _DAMAGES):
+        raise  # Of the query.
+      raise self._damaged(error) from error
     except sqlite3.DatabaseError as error:
-      raise IndexFolderError(
-        f'the catalog of the index is damaged ({error}); copy the index again, or build it anew'
-      ) from error
+      raise self._damaged(error) from error
+
+  def _damaged(self, error: Exception) -> IndexFolderError:
+    return IndexFolderError(f'the catalog of the index is damaged ({error}); copy the index again, or build it anew')
 
   def entry(self, place: int) -> Entry:
     """Returns what is known of the video at a place.
@@ -264,6 +271,8 @@ def open_file(file: pathlib.Path, abouts: Sequence[Mapping[str, Any]], videos: s
   try:
     return Catalog(sqlite3.connect(address, uri=True, check_same_thread=False), abouts, videos)
   except sqlite3.Error as error:
+    if not file.is_file():  # A writer has just replaced it.
+      raise FileNotFoundError(2, 'is absent', str(file)) from error
     raise IndexFolderError(f'{file} is damaged ({error}); copy the index again, or build it anew') from error
 
 

@@ -198,3 +198,11 @@ def test_a_large_index_opens_fast(tmp_path):
 
 def test_numbers_that_json_does_not_know(tmp_path):
   assert catalog_file._plain([1, float('nan')]) == [1, None] and catalog_file._plain(float('inf')) is None
+
+
+def test_names_that_are_no_text_are_of_no_video(world):
+  gallery = Gallery.open(world.index)
+  for name in ('\udcff.mp4', 'v\ud800'):
+    assert name not in gallery.videos and name not in gallery.captions
+    with pytest.raises(KeyError):
+      gallery.frames(name)

@@ -6,7 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from dlkd_jax.gallery import building, index_folder, quantization
+from dlkd_jax.errors import UserError
+from dlkd_jax.gallery import account, building, index_folder, quantization
+from dlkd_jax.gallery.gallery import Gallery
 from dlkd_jax.gallery.index_folder import IndexFolder, IndexFolderError
 from dlkd_jax.gallery.segments import Caption, Entry
 
@@ -167,3 +169,45 @@ def test_rows_of_another_shape_are_refused(tmp_path):
   with pytest.raises(ValueError, match="video 'a': inheritance has float16"):
     writer.add(Entry('a', 'a'), np.zeros(3, np.float32), rows)
   writer.abandon()
+
+
+def places(value, place=()):
+  """Yields the place of every value in a manifest."""
+  if place:
+    yield place
+  names = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+  for name in names:
+    yield from places(value[name], (*place, name))
+
+
+def test_a_damaged_manifest_is_named_wherever_it_is_damaged(tmp_path):
+  path = tmp_path / 'index'
+  fill(create(path), ['a', 'b'])
+  good = json.loads((path / 'manifest.json').read_text())
+  good |= {'forgotten': {'x': {'digest': ''}}, 'pruned': ['y'], 'roots': ['/films']}
+  good['text'] = {'teacher': {'fingerprint': 'words:8', 'clip': None}, 'tokens': None}
+  good['settings'] |= {'videos': '/films', 'metadata': '/said.jsonl', 'data_dir': '/data', 'dataset': 'custom_prvr'}
+  (path / 'manifest.json').write_text(json.dumps(good))
+  rng, refused = np.random.default_rng(0), 0
+  odd = [None, 'x', 5, -1, 1.5, [], {}, ['a'], {'a': 1}, True, [None], {'a': None}, float('nan'), 10**30, '../x']
+  for place in places(good):
+    for wrong in [*odd, 'absent']:
+      manifest = json.loads(json.dumps(good))
+      within = manifest
+      for name in place[:-1]:
+        within = within[name]
+      if wrong == 'absent':
+        del within[place[-1]]
+      else:
+        within[place[-1]] = wrong
+      (path / 'manifest.json').write_text(json.dumps(manifest))
+      try:
+        folder = IndexFolder.open(path)
+        folder.verify()
+        account.describe_index(account.summarize(folder), 'index')
+        vectors = {name: rng.normal(size=(1, size)) for name, size in SCORERS.items()}
+        Gallery.open(path).search_vectors(vectors, where='year>2000')
+      except (UserError, FileNotFoundError) as error:  # Anything else is a bug.
+        refused += 1
+        assert len(str(error).splitlines()) == 1
+  assert refused > 300
