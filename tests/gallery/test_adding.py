@@ -279,3 +279,22 @@ def test_prune_is_refused_without_films():
   found = sorting.Sorted({}, {}, {}, (), ('a',), (), 0, frozenset())
   with pytest.raises(ValueError, match='is its disk there'):
     sorting.check_prune(found, Knowledge(pathlib.Path('nowhere')))
+
+
+@pytest.mark.parametrize('between', [None, 'remove', 'compact'])
+def test_what_an_earlier_version_removed_stays_removed(sets, index, between):
+  """It marked videos in the segments, and remembered nothing else."""
+  building.remove(index, lambda entry: entry.video_id in ('v002.mp4', 'v003.mp4'))
+  building.add(index, opened(sets, 'one'), again=True)
+  building.remove(index, lambda entry: entry.video_id == 'v003.mp4')
+  manifest = json.loads((index / 'manifest.json').read_text())
+  del manifest['forgotten']
+  (index / 'manifest.json').write_text(json.dumps(manifest))
+  if between == 'remove':
+    building.remove(index, lambda entry: entry.video_id == 'v004.mp4')
+  if between == 'compact':
+    building.compact(index)
+  gone = ['v003.mp4', *(['v004.mp4'] if between == 'remove' else [])]
+  done = building.add(index, opened(sets, 'one'))
+  assert (done.added, done.forgotten) == (0, gone)
+  assert building.add(index, opened(sets, 'one'), again=True).added == len(gone)

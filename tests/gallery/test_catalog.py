@@ -206,3 +206,15 @@ def test_names_that_are_no_text_are_of_no_video(world):
     assert name not in gallery.videos and name not in gallery.captions
     with pytest.raises(KeyError):
       gallery.frames(name)
+
+
+def test_damage_of_a_catalog_is_not_taken_over(tmp_path):
+  folder = create(tmp_path / 'index')
+  fill(folder, ['a', 'b'])
+  (file,) = (tmp_path / 'index').glob('catalog-*.sqlite')
+  content = file.read_bytes()
+  assert content.count(b'B') and b'a#0' in content
+  file.write_bytes(content.replace(b'a#0', b'a#9'))
+  fill(IndexFolder.open(tmp_path / 'index'), ['c'])
+  found = Catalog.open(IndexFolder.open(tmp_path / 'index'))
+  assert [caption.caption_id for caption in found.captions('a')] == ['a#0']

@@ -171,3 +171,10 @@ def test_no_name_in_a_manifest_leads_out(world, tmp_path, change):
   (path / 'manifest.json').write_text(json.dumps(manifest))
   with pytest.raises(IndexFolderError, match='which is no name of a file of an index'):
     IndexFolder.open(path)
+
+
+def test_a_manifest_of_another_program_is_no_index(world, tmp_path):
+  (tmp_path / 'manifest.json').write_text('{"manifest_version": 3, "name": "an extension"}')
+  with pytest.raises(IndexFolderError, match='has format None'):
+    building.build(tmp_path, world.collection, None)
+  assert [file.name for file in tmp_path.iterdir()] == ['manifest.json'], 'nothing was put beside it'
