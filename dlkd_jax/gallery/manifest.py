@@ -96,13 +96,18 @@ def read_manifest(path: pathlib.Path) -> dict[str, Any]:
     )
   if absent := [key for key in _KEYS if key not in manifest]:
     raise IndexFolderError(f'{file} is damaged: it lacks {absent}; copy the index again, or build it anew')
-  if (wrong := next(_wrong(manifest, _SHAPE, ''), None) or next(_wrong_sizes(manifest), None)) is not None:
-    raise IndexFolderError(f'{file} is damaged: {wrong}; copy the index again, or build it anew')
+  _refuse(file, _wrong(manifest, _SHAPE, ''))
   if odd := [name for name in _names(manifest) if not _FILE.fullmatch(str(name))]:
     raise IndexFolderError(
       f'{file} names {str(odd[0])!r}, which is no name of a file of an index; copy the index again, or build it anew'
     )
+  _refuse(file, _wrong_sizes(manifest))
   return manifest
+
+
+def _refuse(file: pathlib.Path, wrong: Iterator[str]) -> None:
+  if (first := next(wrong, None)) is not None:
+    raise IndexFolderError(f'{file} is damaged: {first}; copy the index again, or build it anew')
 
 
 def _wrong(value: Any, shape: Any, where: str) -> Iterator[str]:
