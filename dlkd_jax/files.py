@@ -84,7 +84,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     sync(path.parent)
   except BaseException as error:
     temporary.unlink(missing_ok=True)
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno is not None:
       error.filename = error.filename or str(path)  # A failed write does not say of what.
     raise
 

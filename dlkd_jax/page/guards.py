@@ -79,7 +79,7 @@ class Guard:
       await send(message)
 
     if refusal := self._refusal(scope):
-      logging.getLogger(__name__).warning('%s %s: %s', scope['method'], scope['path'], refusal.message)
+      logging.getLogger(__name__).warning('%s %r: %r', scope['method'], scope['path'], refusal.message)
       await response(refusal)(scope, receive, send_with_headers)
       return
     try:
@@ -91,7 +91,7 @@ class Guard:
     except Exception:
       if started:
         raise  # The server ends the connection, so that half an answer is not taken for a whole one.
-      logging.getLogger(__name__).exception('%s failed', scope['path'])
+      logging.getLogger(__name__).exception('%r failed', scope['path'])
       failed = RefusalError(500, 'failed', "Something went wrong; the server's log says what.")
       await response(failed)(scope, receive, send_with_headers)
 

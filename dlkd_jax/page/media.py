@@ -99,7 +99,7 @@ class VideoFiles:
     try:
       return self._open(named)
     except (FileNotFoundError, NotADirectoryError) as error:
-      logging.getLogger(__name__).warning('the file of %r is gone: %s', video_id, named)
+      logging.getLogger(__name__).warning('the file of %r is gone: %r', video_id, os.fspath(named))
       raise RefusalError(
         410,
         'gone',
@@ -218,7 +218,7 @@ class VideoFiles:
       message = f'{name} is not a regular file, and is not served.'
     else:
       return
-    logging.getLogger(__name__).warning('not served: %s is %s', named, real)
+    logging.getLogger(__name__).warning('not served: %r is %r', os.fspath(named), os.fspath(real))
     raise RefusalError(403, 'outside', message)
 
 

@@ -122,7 +122,8 @@ def test_removing_is_never_having_added(world, tmp_path):
   assert building.compact(with_all) > 0
   assert_same_results(Gallery.open(with_all), Gallery.open(without))
   assert building.compact(with_all) == 0
-  assert building.add(with_all, world.collection).added == 4
+  assert len(building.add(with_all, world.collection).forgotten) == 4
+  assert building.add(with_all, world.collection, again=True).added == 4
   assert_same_results(Gallery.open(with_all), Gallery.open(world.index))
 
 
