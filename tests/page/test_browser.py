@@ -194,6 +194,23 @@ def test_times_in_words(browser, gallery):
   assert found == [*times, *spans, '\u22120.250', '0.123', '1 video', '1,334 videos']
 
 
+def test_the_axis_of_a_clock_that_counts_from_1970(browser, gallery):
+  """As few times as have room, however late a film ends."""
+  script = """
+    const done = arguments[arguments.length - 1];
+    import('/static/plot.js').then(({ plot }) => {
+      const hit = (end) => ({ times: [end - 1, end], curve: [0, 1], duration: end, moments: [
+        { start: end - 1, end, peak: end, score: 1 }] });
+      const all = [3, 40, 86_400, 200_000, 1_700_000_000].map((end) => plot(hit(end), { low: 0, high: 1 }).element);
+      document.body.append(...all);
+      setTimeout(() => done(all.map((one) => one.querySelectorAll('.plot-label').length)), 500);
+    })"""
+  with serving(make_app(gallery, RELAXED)) as url:
+    browser.get(url)
+    found = browser.execute_async_script(script)
+  assert all(2 <= labels <= 30 for labels in found), found
+
+
 def test_loading_then_results(browser, gallery):
   gallery.delay = 1.0
   with serving(make_app(gallery, RELAXED)) as url:

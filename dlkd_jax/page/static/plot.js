@@ -9,7 +9,8 @@ const TOP = 6;
 /** Times of the axis: as many as have room, at round seconds. */
 function ticks(end, width) {
   const label = end >= 3600 ? 84 : 62;
-  const step = STEPS.find((seconds) => (seconds / end) * width >= label) ?? STEPS.at(-1);
+  const most = STEPS.at(-1);
+  const step = STEPS.find((seconds) => (seconds / end) * width >= label) ?? most * Math.ceil(label * end / width / most);
   const times = [];
   for (let time = 0; time <= end; time += step) times.push(time);
   return times;
