@@ -17,6 +17,7 @@ from dlkd_jax.models.fields import Fields
 
 # Older files of Hugging Face name 2 as the end token whatever it is; their models take the largest id instead.
 LEGACY_END = 2
+_MOST_LAYERS = 1000
 _HUGGING_FACE_ACTIVATIONS = {
   'quick_gelu': 'quick_gelu',
   'gelu': 'gelu',
@@ -145,11 +146,11 @@ def _side(content: Fields, side: str) -> tuple[Fields, bool]:
 
 def _hugging_face_tower(part: Fields) -> TowerConfig:
   activation = part.get('hidden_act')
-  if activation not in _HUGGING_FACE_ACTIVATIONS:
+  if not isinstance(activation, str) or activation not in _HUGGING_FACE_ACTIVATIONS:
     part.refuse('hidden_act', f'supported: {", ".join(_HUGGING_FACE_ACTIVATIONS)}')
   return TowerConfig(
     width=part.whole('hidden_size'),
-    layers=part.whole('num_hidden_layers'),
+    layers=part.whole('num_hidden_layers', most=_MOST_LAYERS),
     heads=part.whole('num_attention_heads'),
     hidden=part.whole('intermediate_size'),
     activation=_HUGGING_FACE_ACTIVATIONS[activation],
@@ -220,12 +221,14 @@ def read_open_clip(content: Fields) -> ClipConfig:
     content.file,
     lambda: ClipConfig(
       ImageConfig(
-        _open_clip_tower(image, quick, width, image.whole('layers', 12), width // head_width),
+        _open_clip_tower(image, quick, width, image.whole('layers', 12, most=_MOST_LAYERS), width // head_width),
         image.side('image_size', 224),
         image.side('patch_size', 16),
       ),
       TextConfig(
-        _open_clip_tower(text, quick, text.whole('width', 512), text.whole('layers', 12), text.whole('heads', 8)),
+        _open_clip_tower(
+          text, quick, text.whole('width', 512), text.whole('layers', 12, most=_MOST_LAYERS), text.whole('heads', 8)
+        ),
         text.whole('vocab_size', 49408),
         text.whole('context_length', 77),
         text.whole('eos_id', 2, least=0) if pool == 'eos' else None,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import tempfile
@@ -113,7 +114,9 @@ def _load_hugging_face(folder: pathlib.Path) -> ClipModel:
     )
   context = config.text.context
   if (folder / 'tokenizer_config.json').is_file():
-    context = min(context, read_fields(folder / 'tokenizer_config.json').whole('model_max_length', context))
+    context = min(
+      context, read_fields(folder / 'tokenizer_config.json').whole('model_max_length', context, most=math.inf)
+    )
   tokenizer = find_tokenizer(folder, context, config.text.end, config.text.vocabulary)
   weights = folder / 'model.safetensors'
   params = from_file(_read_arrays(weights), hugging_face_names(config), parameter_shapes(config), str(weights))

@@ -154,7 +154,7 @@ def from_file(
       if not np.isfinite(taken[ours]).all():
         wrong.append(f'{origin.name}: not all values are finite')
     else:
-      expected = _WRITE[origin.kind](np.empty(shapes[ours], np.bool_)).shape
+      expected = _WRITE[origin.kind](np.broadcast_to(np.bool_(), shapes[ours])).shape  # It takes no memory.
       wrong.append(f'{origin.name}: found {x.shape}, expected {expected}')
   if wrong:
     wrong = list(dict.fromkeys(wrong))

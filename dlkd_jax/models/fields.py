@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 import pathlib
 from collections.abc import Iterable
 from typing import Any
 
 from dlkd_jax.errors import UserError
 from dlkd_jax.files import kind_of, read_text
+
+# No size, number of words or other quantity of a model comes near.
+_MOST = 10**9
 
 
 class Fields:
@@ -43,18 +45,18 @@ class Fields:
     """Returns an object inside; an empty one where it is not there."""
     return Fields(self.get(field, {}), self.file, self._path(field))
 
-  def whole(self, field: str, default: int | None = None, least: int = 1) -> int:
-    """Returns a whole number."""
+  def whole(self, field: str, default: int | None = None, least: int = 1, most: float = _MOST) -> int:
+    """Returns a whole number; without `most` it may be of any size that a model has."""
     value = self._needed(field, default)
-    if type(value) is not int or value < least:
-      self.refuse(field, f'expected a whole number of {least} or more')
+    if type(value) is not int or not least <= value <= most:
+      self.refuse(field, f'expected a whole number from {least:,} to {most:,}')
     return value
 
   def number(self, field: str, default: float) -> float:
     """Returns a positive finite number."""
     value = self.get(field, default)
-    if type(value) not in (int, float) or not 0 < value < math.inf:
-      self.refuse(field, 'expected a positive number')
+    if type(value) not in (int, float) or not 0 < value < _MOST:
+      self.refuse(field, f'expected a positive number below {_MOST:,}')
     return float(value)
 
   def flag(self, field: str, default: bool) -> bool:
@@ -69,7 +71,7 @@ class Fields:
     value = self._needed(field, default)
     if isinstance(value, list) and 1 <= len(value) <= 2 and len(set(map(str, value))) == 1:
       value = value[0]
-    if type(value) is not int or value < 1:
+    if type(value) is not int or not 1 <= value <= _MOST:
       self.refuse(field, 'expected the side of a square in pixels, as 224 or [224, 224]')
     return value
 
@@ -79,7 +81,7 @@ class Fields:
     values = [value] * 3 if type(value) in (int, float) else value
     if not isinstance(values, list | tuple) or len(values) != 3 or any(type(x) not in (int, float) for x in values):
       self.refuse(field, 'expected a number for each of red, green and blue')
-    if not all(math.isfinite(x) for x in values):
+    if not all(abs(x) < _MOST for x in values):
       self.refuse(field, 'expected finite numbers')
     return tuple(float(x) for x in values)
 

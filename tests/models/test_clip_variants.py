@@ -244,8 +244,9 @@ def places(content, path=()):
     yield from places(value, (*path, name))
 
 
+ENORMOUS = st.sampled_from([10**5, 2**31, 10**10, 10**400])
 ANYTHING = st.recursive(
-  st.none() | st.booleans() | st.integers(-3, 70) | st.floats() | st.text(max_size=3) | st.just('bicubic'),
+  st.none() | st.booleans() | st.integers(-3, 70) | ENORMOUS | st.floats() | st.text(max_size=3) | st.just('bicubic'),
   lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(['height', 'width', 'eps']), inner),
   max_leaves=3,
 )
@@ -275,6 +276,31 @@ def test_whatever_stands_in_a_field_opens_or_is_refused_in_a_line(tmp_path, data
     assert 'arrays)' in str(error) or name in str(error), error
   finally:
     (folder / name).write_text(plain)
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'),
+  [
+    *(('hidden_act', value) for value in ([1], {'a': 1})),
+    *(('layer_norm_eps', value) for value in (10**400, 1e300)),
+    *((name, value) for name in ('hidden_size', 'num_hidden_layers', 'eos_token_id') for value in (2**31, 10**400)),
+    *((name, 10**8) for name in ('hidden_size', 'intermediate_size', 'num_hidden_layers', 'vocab_size')),
+  ],
+)
+def test_enormous_sizes_take_no_memory_and_no_time(tmp_path, field, value):
+  folder = tmp_path / 'hf'
+  write(folder, 'hf', {'config': {'text_config': {field: value}}})
+  with pytest.raises(UserError, match=rf'{field}|arrays\)'):
+    load_clip(folder)
+
+
+def test_a_length_without_end_is_that_of_the_model(tmp_path):
+  """As transformers writes it of tokenizers that know none."""
+  folder = write(tmp_path / 'hf', 'hf', {})
+  context = load_clip(folder).config.text.context
+  (folder / 'tokenizer_config.json').write_text(json.dumps({'model_max_length': int(1e30)}))
+  model = load_clip(folder)
+  assert model.config.text.context == context and not model.variant
 
 
 def test_merging_of_changes():
