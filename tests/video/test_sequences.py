@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from dlkd_jax.data import sources
 from dlkd_jax.video import extraction, work_folder
 from tests.paths import repository
 from tests.video import films
-from tfds_builders import earlier
+from tfds_builders import earlier, errors, options
 from tfds_builders.custom_prvr import custom_prvr_dataset_builder as custom
 
 NAMES = ('a.mp4', 'b.mp4', 'deep/a.mp4', 'é [1] *.MP4', '-c.mkv.mp4')
@@ -115,10 +116,14 @@ class World:
 
   def change(self):
     name = self.draw.choice(NAMES)
-    kind = self.draw.choice(('put', 'put', 'remove', 'say', 'say', 'split', 'damage'))
+    kind = self.draw.choice(('put', 'put', 'remove', 'say', 'say', 'split', 'damage', 'forget', 'pack'))
     self.log.append(f'{kind} {name}')
     if kind == 'put':
       self.put(name, self.draw.choice((*LENGTHS, *LENGTHS, BROKEN)))
+    elif kind == 'forget':
+      self._forget()
+    elif kind == 'pack':
+      self._pack()
     elif name not in self.there:
       return
     elif kind == 'remove':
@@ -146,6 +151,30 @@ class World:
       path.write_bytes(
         content[: len(content) // 2] if kind == 'cut' else content[:header] + bytes(len(content) - header)
       )
+
+  def _forget(self):
+    """The newest version is removed; that before it counts again."""
+    if len(self.versions) > 1:
+      newest = custom.newest(self.data)
+      shutil.rmtree(newest)
+      del self.versions[newest.name]
+      self.packed = self.found()
+
+  def _pack(self):
+    """What was extracted is packed by hand, into a set of its own, in several files."""
+    folder = self.data / extraction.FOLDER
+    if not self.versions or not list(folder.glob('videos/*')):
+      return
+    other = self.data / 'other'
+    shutil.rmtree(other, ignore_errors=True)
+    asked = options.BuildOptions(dtype=self.dtype, num_shards=self.draw.randint(1, 3))
+    try:
+      custom.Builder(data_dir=other, options=asked, extracted=folder).download_and_prepare()
+    except errors.MalformedFileError:
+      self.log.append('a damaged file is refused')
+      return
+    for name, film in self.found(other).items():
+      assert film in self.once[name]
 
   # Runs.
 
@@ -187,7 +216,9 @@ class World:
       expected[name] = found[name]
     for name in expected.keys() - self.there.keys():
       assert entries[name] == ['vanished']
-    assert entries.keys() == expected.keys() | self.there.keys()
+    for name in entries.keys() - expected.keys() - self.there.keys():  # It has gone, and its features were damaged.
+      assert entries[name] == ['failed']
+    assert entries.keys() >= expected.keys() | self.there.keys()
     assert found == expected, '\n'.join(self.log)
     self.packed = found
     self.check_versions()
@@ -252,14 +283,15 @@ class World:
 
   # Looks.
 
-  def found(self) -> dict[str, Film]:
+  def found(self, data: pathlib.Path | None = None) -> dict[str, Film]:
     """Returns what the newest version holds, each record once; its frames are checked."""
-    if custom.newest(self.data) is None:
+    data = data or self.data
+    if custom.newest(data) is None:
       return {}
     found = {}
-    for split in sources.split_names(self.data, 'custom_prvr'):
-      source = sources.open_source(self.data, 'custom_prvr', split)
-      lengths = sources.open_lengths(self.data, 'custom_prvr', split)
+    for split in sources.split_names(data, 'custom_prvr'):
+      source = sources.open_source(data, 'custom_prvr', split)
+      lengths = sources.open_lengths(data, 'custom_prvr', split)
       scanned = sources.scan_lengths(source)
       for field in ('student', 'teacher', 'captions', 'tokens'):
         np.testing.assert_array_equal(getattr(lengths, field), getattr(scanned, field))
