@@ -119,7 +119,7 @@ class World:
     kind = self.draw.choice(('put', 'put', 'remove', 'say', 'say', 'split', 'damage', 'forget', 'pack'))
     self.log.append(f'{kind} {name}')
     if kind == 'put':
-      self.put(name, self.draw.choice((*LENGTHS, *LENGTHS, BROKEN)))
+      self.put(name, self.draw.choice((*LENGTHS, BROKEN)))
     elif kind == 'forget':
       self._forget()
     elif kind == 'pack':
@@ -229,7 +229,7 @@ class World:
       return
     for name, film in self.there.items():
       self.once[name].add(film)
-    left = [self.draw.randrange(12)]
+    left = [self.draw.randrange(8)]
 
     def counted(real):
       def call(*args, **kwargs):
@@ -334,10 +334,10 @@ def play(seed: int, folder: pathlib.Path, contents, alone, stop: Callable[[World
   world = World(folder, contents, alone, draw)
   for name in NAMES[:3]:
     world.put(name, draw.choice((*LENGTHS,)))
-  for _ in range(8):
-    for _ in range(draw.randint(0, 4)):
+  for turn in range(10):
+    for _ in range(draw.randint(0, 5)):
       world.change()
-    if draw.random() < 0.4:
+    if not turn or draw.random() < 0.5:
       stop(world, draw.random() < 0.7)
     else:
       world.run(draw.random() < 0.6)
