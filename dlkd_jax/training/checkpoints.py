@@ -206,15 +206,15 @@ class Checkpoints:
     return [int(path.name) for path in self._directory.iterdir() if path.name.isdigit()]
 
   def _ratings(self) -> dict[int, tuple[float, int]]:
-    """Returns {step: (SumR, step)} of the checkpoints that were a new best when they were saved."""
-    ratings = {}
-    for step in self._steps():
+    """Returns {step: (SumR, step)} of the checkpoints that were a new best, by their own record or a later one."""
+    ratings, steps = {}, self._steps()
+    for step in steps:
       try:
         progress = self.progress(step)
       except (OSError, ValueError, TypeError):
         continue  # It is damaged, and will be found so when it is used.
-      if progress.best_step == step:
-        ratings[step] = progress.best_sum_r, step
+      if progress.best_step in steps:
+        ratings[progress.best_step] = progress.best_sum_r, progress.best_step
     return ratings
 
   def _first(self, candidates: Callable[[], list[int]], required: bool = False) -> int | None:

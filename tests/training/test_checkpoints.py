@@ -318,3 +318,12 @@ def test_what_is_marked_as_best_is_kept(tmp_path):
     save(checkpoints, step, best_step=5 if step > 5 else 0, best=7.0)
     checkpoints.mark(step, Progress({'at': step}, step // 5, 7.0, 1, 5))
   assert steps_kept(tmp_path) == [5, 15, 20] and checkpoints.best_step == 5
+
+
+def test_a_best_whose_mark_is_lost_is_known_from_later_ones(tmp_path):
+  checkpoints = Checkpoints(tmp_path)
+  for step in (5, 10):
+    checkpoints.save(step, make_state(), Progress({'at': step}))
+    checkpoints.mark(step, Progress({'at': step}, step // 5, 7.0, 1, 5))
+  (tmp_path / 'checkpoints' / '5' / 'evaluated.json').unlink()
+  assert Checkpoints(tmp_path).best_step == 5
