@@ -146,7 +146,7 @@ def _write_all(
   known = catalog.known()
   for some in _batches(collection.records(found.wanted.values()), min(_BATCH_FRAMES, segment_frames)):
     writer = writer or folder.new_segment()
-    for entry in _write(folder, writer, student, knowledge, some, found.digests, collection.dataset):
+    for entry in _write(folder, catalog, writer, student, knowledge, some, found.digests, collection.dataset):
       if entry.path is not None and not pathlib.Path(entry.path).is_file():
         absent.append(entry.video_id)
       batch.append(entry.video_id)
@@ -176,6 +176,7 @@ def _batches(
 
 def _write(
   folder: IndexFolder,
+  catalog: Catalog,
   writer: SegmentWriter,
   student: StudentEncoder | None,
   knowledge: Knowledge,
@@ -190,7 +191,8 @@ def _write(
   videos = encoding.encode_videos([record for _, record in some], scorers, used, manifest['settings']['long_videos'])
   captions = encoding.encode_captions([record for _, record in some], scorers, used)
   for (split, record), video, vectors in zip(some, videos, captions, strict=True):
-    entry = knowledge.entry(record, split, digests[sources.text(record['video_id'])], dataset)
+    video_id = sources.text(record['video_id'])
+    entry = knowledge.entry(record, split, digests[video_id], dataset, catalog.videos.get(video_id))
     rows = {name: quantization.encode(array, manifest['dtype']) for name, array in video.rows.items()}
     writer.add(entry, video.times, rows, captions_of(record) if vectors else [], vectors)
     yield entry

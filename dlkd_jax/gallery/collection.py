@@ -210,16 +210,26 @@ class Knowledge:
     """Returns where the file of a video should be; None where that is not known."""
     return None if self.videos is None else self.videos / video
 
-  def entry(self, record: Mapping[str, Any], split: str, digest: str = '', dataset: str = '') -> Entry:
-    """Returns what is known of a record's video."""
-    video = sources.text(record['video_id'])
+  def said(self, video: str, before: Entry | None = None) -> tuple[str, dict[str, Any]]:
+    """Returns title and metadata of a video; where nothing is said of it here, those that it had before."""
+    if video not in self.metadata and before is not None:
+      return before.title, dict(before.metadata)
     known = dict(self.metadata.get(video, {}))
     title = known.pop('title', None)
+    return str(title) if title is not None else _title(video), known
+
+  def entry(
+    self, record: Mapping[str, Any], split: str, digest: str = '', dataset: str = '', before: Entry | None = None
+  ) -> Entry:
+    """Returns what is known of a record's video; `before`, what an index says of it that takes it anew."""
+    video = sources.text(record['video_id'])
+    title, known = self.said(video, before)
+    path = before.path if before is not None else None
     duration, start = float(record['duration']), float(record.get('start', np.nan))
     return Entry(
       video_id=video,
-      title=str(title) if title is not None else _title(video),
-      path=str(self.videos / video) if self.videos is not None else None,
+      title=title,
+      path=str(self.videos / video) if self.videos is not None else path,
       duration=duration if np.isfinite(duration) else None,
       split=split,
       metadata=known,

@@ -113,9 +113,8 @@ def _described_otherwise(catalog: Catalog, knowledge: Knowledge, videos: Any) ->
   """Returns the videos of which the file of metadata says something else than the index."""
   found = []
   for video in knowledge.metadata.keys() & videos:
-    said, entry = dict(knowledge.metadata[video]), catalog.videos[video]
-    title = said.pop('title', entry.title)
-    if said != dict(entry.metadata) or str(title) != entry.title:
+    entry = catalog.videos[video]
+    if knowledge.said(video) != (entry.title, dict(entry.metadata)):
       found.append(video)
   return found
 

@@ -298,3 +298,29 @@ def test_what_an_earlier_version_removed_stays_removed(sets, index, between):
   done = building.add(index, opened(sets, 'one'))
   assert (done.added, done.forgotten) == (0, gone)
   assert building.add(index, opened(sets, 'one'), again=True).added == len(gone)
+
+
+def test_what_was_said_of_a_video_outlives_its_update(sets, tmp_path):
+  index, films, said = tmp_path / 'index', tmp_path / 'films', tmp_path / 'said.jsonl'
+  films.mkdir()
+  (films / 'v001.mp4').write_bytes(b'')
+  said.write_text(json.dumps({'video': 'v001.mp4', 'title': 'One', 'year': 1}))
+  building.build(index, opened(sets, 'one'), None, Settings(clip=str(sets[1])), Knowledge.read(films, said))
+  said.unlink()
+  manifest = json.loads((index / 'manifest.json').read_text())
+  del manifest['settings']['videos']  # As in an index that did not remember it.
+  (index / 'manifest.json').write_text(json.dumps(manifest))
+  assert building.add(index, opened(sets, 'two'), update=True).updated == ['v001.mp4']
+  one = Gallery.open(index).videos['v001.mp4']
+  assert (one.title, one.metadata, one.path) == ('One', {'year': 1}, str(films / 'v001.mp4'))
+
+
+def test_a_title_that_is_taken_back_is_a_change(sets, tmp_path):
+  index, said = tmp_path / 'index', tmp_path / 'said.jsonl'
+  said.write_text(json.dumps({'video': 'v001.mp4', 'title': 'One', 'year': 1}))
+  building.build(index, opened(sets, 'one'), None, Settings(clip=str(sets[1])), Knowledge.read(None, said))
+  said.write_text(json.dumps({'video': 'v001.mp4', 'year': 1}))
+  assert building.add(index, opened(sets, 'one')).changed == ['v001.mp4']
+  assert building.add(index, opened(sets, 'one'), update=True).updated == ['v001.mp4']
+  assert Gallery.open(index).videos['v001.mp4'].title == 'v001'
+  assert building.add(index, opened(sets, 'one')).changed == []

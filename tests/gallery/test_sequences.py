@@ -105,6 +105,8 @@ class Machine:
       del self.data[video]
     for video in self.pick(self.data, 2) if len(self.data) > 4 and self.rng.random() < 0.5 else ():
       (self.films / video).unlink(missing_ok=True)
+    for video in self.pick(self.described, 1) if len(self.described) > 4 else ():
+      del self.described[video]  # What was said of it stays.
     for video in self.pick(NAMES, 2):
       self.described[video] = {'year': int(self.rng.integers(2000, 2005)), 'tags': ["it's", '50%']}
       if self.rng.random() < 0.5:
@@ -141,8 +143,8 @@ class Machine:
     self.pruned = (self.pruned | gone) - taken
     self.forgotten -= taken
     for video in taken:
-      said = self.described.get(video)
-      self.inside[video] = self.data[video], json.dumps(said)
+      before = json.loads(self.inside[video][1]) if video in self.inside else None
+      self.inside[video] = self.data[video], json.dumps(self.described.get(video, before))
     return len(new), gone
 
   def frames(self):
@@ -207,9 +209,10 @@ class Machine:
       found = gallery.frames(video)[1]['teacher']
       np.testing.assert_allclose(found, rows(video, version), atol=2e-3, err_msg=video)
       said, entry = json.loads(said) or {}, gallery.videos[video]
-      if said:
-        title = said.pop('title', None)
-        assert entry.metadata == said and (title is None or entry.title == title)
+      title = said.pop('title', None)
+      assert entry.metadata == said and (
+        entry.title == title if title else entry.title == video.rpartition('.')[0] or video
+      )
       assert [caption.text for caption in catalog.captions(video)] == [f'{video} {version}']
       (result,) = gallery.search_captions([f'{video}#0'], top=3)
       assert result.total == len(self.inside) and result.hits[0].video_id == video
