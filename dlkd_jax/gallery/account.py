@@ -75,6 +75,7 @@ def describe_account(account: Account, index: str) -> str:
     (account.vanished, 'videos stay in the index whose film or record is not there any more; --prune removes them'),
     (account.pruned, 'videos were removed, for their film or record is not there any more; they come back with it'),
     (account.forgotten, 'videos were not added, for they were removed from this index before; --again takes them'),
+    (account.alike, 'videos were not added, for the index has others of these names from another data set'),
   ):
     if names:
       more = ', …' if len(names) > _LISTED else ''

@@ -38,6 +38,7 @@ class Account:
     pruned: such ids that were removed from the index.
     forgotten: ids that were removed before, and so were not taken.
     unchecked: how many were indexed before hashes of records were kept: whether they changed is not known.
+    alike: ids that were not taken, for videos of another data set have them.
     absent: what the index remembers of folders and files that are not there any more.
   """
 
@@ -52,6 +53,7 @@ class Account:
   pruned: list[str] = dataclasses.field(default_factory=list)
   forgotten: list[str] = dataclasses.field(default_factory=list)
   unchecked: int = 0
+  alike: list[str] = dataclasses.field(default_factory=list)
   absent: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -107,6 +109,7 @@ def take(
     pruned=pruned,
     forgotten=list(found.forgotten),
     unchecked=found.unchecked,
+    alike=list(found.alike),
     absent=list(knowledge.absent),
   )
 

@@ -24,6 +24,7 @@ class Sorted:
     forgotten: ids that were removed from the index, and so are not taken.
     unchecked: how many were indexed before hashes were kept: whether they changed is not known.
     named: ids that the data set has.
+    alike: ids that videos of another data set have in the index, so that those of this one are not taken.
   """
 
   wanted: Mapping[str, tuple[str, int]]
@@ -34,6 +35,7 @@ class Sorted:
   forgotten: tuple[str, ...]
   unchecked: int
   named: frozenset[str]
+  alike: tuple[str, ...] = ()
 
 
 def sort_out(
@@ -55,9 +57,10 @@ def sort_out(
     again: take what was removed, too.
   """
   origin = manifest['settings'].get('dataset')
+  everything = catalog.known()
   known = {
     video: about
-    for video, about in catalog.known().items()
+    for video, about in everything.items()
     if (about.dataset or origin) == collection.dataset and about.split in collection.splits
   }
   places: dict[str, tuple[str, int]] = {}
@@ -66,7 +69,8 @@ def sort_out(
     for video, split, number, digest in collection.listing():
       places.setdefault(video, (split, number))
       digests.setdefault(video, digest)
-  others = catalog.known().keys() - known.keys()  # Of other splits or data sets.
+  others = everything.keys() - known.keys()  # Of other splits or data sets.
+  alike = [v for v in digests if v in others and (everything[v].dataset or origin) != collection.dataset]
   changed = [video for video, about in known.items() if _is_changed(about, digests.get(video))]
   changed += _described_otherwise(catalog, knowledge, known.keys() - set(changed))
   kept = {} if again else manifest.get('forgotten', {})
@@ -86,6 +90,7 @@ def sort_out(
     forgotten=tuple(sorted(forgotten)),
     unchecked=sum(not about.digest for about in stay.values()),
     named=frozenset(digests),
+    alike=tuple(sorted(alike if collection.whole or not alike else collection.find(alike))),
   )
 
 

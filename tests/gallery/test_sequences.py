@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dlkd_jax.errors import UserError
-from dlkd_jax.gallery import acceleration, building
+from dlkd_jax.gallery import acceleration, account, building
 from dlkd_jax.gallery.building import Settings
 from dlkd_jax.gallery.catalog import Catalog
 from dlkd_jax.gallery.collection import Collection, Knowledge
@@ -255,3 +255,12 @@ def test_many_sequences(tmp_path, seed):
   machine = Machine(tmp_path, seed)
   for _ in range(80):
     machine.run()
+
+
+def test_the_same_name_in_two_data_sets_is_named(tmp_path):
+  building.build(tmp_path / 'index', Records.of({'a': 1, 'b': 2}), None, Settings())
+  other = dataclasses.replace(Records.of({'a': 9, 'c': 3}), dataset='other')
+  done = building.add(tmp_path / 'index', other)
+  assert (done.added, done.alike) == (1, ['a'])
+  assert 'names from another data set: a' in account.describe_account(done, 'index')
+  assert building.add(tmp_path / 'index', Records.of({'a': 1, 'b': 2})).alike == []
