@@ -217,7 +217,7 @@ def test_nothing_is_compiled_in_the_last_epoch(undisturbed):
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments(commands, tmp_path):
   """SIGKILL, again and again: no checkpoint is ever broken, no step is lost beyond the last save or made twice."""
-  longer = ('--config.training.epochs=30', '--config.training.patience=30')
+  longer = ('--config.training.epochs=60', '--config.training.patience=60')
   expected, workdir = tmp_path / 'expected', tmp_path / 'killed'
   start = time.monotonic()
   commands.run(*commands.training(expected, *longer))
