@@ -23,14 +23,14 @@ def train_epoch(tmp_path, devices, step_key):
   whole, rows = sharding.replicated(mesh), sharding.rows(mesh)
 
   def step(state, batch, key):
-    return state + 1, {'loss/total': jnp.sum(batch) + jax.random.uniform(key)}
+    return state + 1, {'loss/total': jnp.sum(batch.features[0]) + jax.random.uniform(key)}
 
   run = object.__new__(loop._Run)
   run.config, run.workdir, run.stop, run.progress = tvr.get_config(), tmp_path, StopRequest(), Progress({})
   compiled = jax.jit(step, in_shardings=(None, rows, whole))
   run.parts = types.SimpleNamespace(mesh=mesh, steps_per_epoch=2, train_step=compiled, step_key=step_key(mesh))
   run.state = jax.device_put(jnp.zeros((), jnp.int32), whole)
-  run.iterator = iter([np.ones((devices, 3), np.float32)] * 2)
+  run.iterator = iter([{'features': np.ones((devices, 3), np.float32), 'labels': np.zeros(devices, np.int32)}] * 2)
   with StepTracer(tmp_path, ()) as tracer, Compilations() as compilations:
     assert run._train_epoch(0, NoWriter(), tracer, compilations) == 2
   return run.state
