@@ -47,7 +47,8 @@ class Commands:
     """Arguments of `subprocess.run` and `Popen`."""
     environment = dict(
       os.environ,
-      XLA_FLAGS=f'--xla_force_host_platform_device_count={devices}',
+      # Compiled quickly: what is compared was compiled alike.
+      XLA_FLAGS=f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0',
       JAX_PLATFORMS='cpu',
       JAX_COMPILATION_CACHE_DIR=str(self.folder / 'compiled'),
       JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0',

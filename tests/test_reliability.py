@@ -203,6 +203,7 @@ def test_a_damaged_shard_is_named(commands, tmp_path):
   assert 'Traceback' not in done.stderr and 'train' in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_steps_are_traced_on_request(commands, tmp_path):
   commands.run(*commands.training(tmp_path, '--config.logging.profile_steps=(2,2)', '--config.training.epochs=1'))
   assert len(list((tmp_path / 'profile').rglob('*.trace.json.gz'))) == 1

@@ -82,7 +82,7 @@ def test_training_learns(undisturbed):
   assert np.mean(losses[-4:]) < 0.9 * losses[0]
 
 
-@pytest.mark.parametrize('moment', [2, 7])
+@pytest.mark.parametrize('moment', [2, pytest.param(7, marks=pytest.mark.slow)])
 def test_killed_and_resumed_gives_the_same_bits(undisturbed, commands, tmp_path, moment):
   process = commands.start(tmp_path)
   wait_until(lambda: max(logged_steps(tmp_path), default=0) >= moment, process)

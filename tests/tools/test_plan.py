@@ -25,6 +25,7 @@ def plan(*arguments):
   return subprocess.run(command, cwd=repository(), env=environment, text=True, capture_output=True, check=False)
 
 
+@pytest.mark.slow
 def test_plans_for_virtual_gpus(tmp_path):
   done = plan('--topology=gpu:2,h200:1', '--batch_videos=4,8', f'--json={tmp_path / "plan.json"}')
   assert done.returncode == 0, done.stderr
