@@ -114,21 +114,23 @@ def guarded(work: Callable[[], int | None]) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return _UNREAD
   except (UserError, OSError) as error:
-    absl_logging.debug('the traceback', exc_info=True)
-    print(f'error: {describe(error)}', file=sys.stderr)
-    return 1
+    return _failed(describe(error))
   except (RuntimeError, AssertionError) as error:
     asked = os.environ.get('JAX_PLATFORMS')
     if not asked or os.path.basename(traceback.extract_tb(error.__traceback__)[-1].filename) != 'xla_bridge.py':
       raise
-    absl_logging.debug('the traceback', exc_info=True)
     reason = f' ({error})' if str(error) else ''
-    print(
-      f'error: JAX_PLATFORMS is {asked!r}, and JAX has no such device here{reason}; unset it, or install what that '
-      'device needs',
-      file=sys.stderr,
+    return _failed(
+      f'JAX_PLATFORMS is {asked!r}, and JAX has no such device here{reason}; unset it, or install what that '
+      'device needs'
     )
-    return 1
+
+
+def _failed(message: str) -> int:
+  """Says what ended a command, within the handling of the error; returns the exit code."""
+  absl_logging.debug('the traceback', exc_info=True)
+  print(f'error: {message}', file=sys.stderr)
+  return 1
 
 
 def describe(error: BaseException) -> str:

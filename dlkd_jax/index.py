@@ -130,6 +130,8 @@ def _add(index):
 
 
 def _remove(index, names):
+  import numpy as np
+
   from dlkd_jax.gallery import building, filters
   from dlkd_jax.gallery.catalog import Catalog
   from dlkd_jax.gallery.index_folder import IndexFolder
@@ -138,9 +140,12 @@ def _remove(index, names):
     raise UserError('say what is to be removed: ids of videos, or --where=key=value')
   code = 0
   if names or _WHERE.value:
-    keep = filters.parse(_WHERE.value)
-    known = Catalog.open(IndexFolder.open(index)).videos
-    gone = building.remove(index, lambda entry: (not names or entry.video_id in names) and keep(entry))
+    catalog = Catalog.open(IndexFolder.open(index))
+    known, keep = catalog.videos, filters.parse(_WHERE.value)
+    # The catalog answers for all videos at once; asked of one entry after another, the filter makes a table of each.
+    passing = {entry.video_id for entry in catalog.entries(np.flatnonzero(catalog.select(keep.sql, keep.parameters)))}
+    chosen = passing & set(names) if names else passing
+    gone = building.remove(index, lambda entry: entry.video_id in chosen)
     there = [name for name in dict.fromkeys(names) if name in known]
     if absent := [name for name in dict.fromkeys(names) if name not in known]:
       print(f'not in the index: {", ".join(absent)}', file=sys.stderr)

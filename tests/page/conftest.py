@@ -1,7 +1,8 @@
-"""A gallery over rendered films, made once."""
+"""A gallery over rendered films, made once, and a browser."""
 
 import pytest
 
+from tests.page.browser import chromium, view
 from tests.page.films import add_films, write_films
 from tests.page.memory_gallery import MemoryGallery
 
@@ -21,3 +22,17 @@ def gallery(films, films_folder):
   gallery = MemoryGallery()
   add_films(gallery, films, films_folder)
   return gallery
+
+
+@pytest.fixture(scope='module')
+def browser():
+  with chromium() as browser:
+    yield browser
+
+
+@pytest.fixture
+def wide(browser):
+  """The browser as wide as a screen, and on no page behind the test."""
+  view(browser, 1280, 860)
+  yield
+  browser.get('about:blank')

@@ -8,24 +8,11 @@ import pytest
 from dlkd_jax.page.app import make_app
 from dlkd_jax.page.running import serving
 from dlkd_jax.page.settings import Settings
-from tests.page.browser import active, chromium, complaints, find, playing, press, rows, text, until, view
+from tests.page.browser import RELAXED, active, complaints, find, playing, press, rows, text, until, view
 from tests.page.films import add_films, told
 from tests.page.memory_gallery import MemoryGallery
 
-RELAXED = Settings(query_burst=1000, top=2, examples=('a tiny star', 'a red ball grows'))
-
-
-@pytest.fixture(scope='module')
-def browser():
-  with chromium() as browser:
-    yield browser
-
-
-@pytest.fixture(autouse=True)
-def wide(browser):
-  view(browser, 1280, 860)
-  yield
-  browser.get('about:blank')
+pytestmark = pytest.mark.usefixtures('wide')
 
 
 def test_sentence_to_video_at_the_right_second(browser, gallery, films):

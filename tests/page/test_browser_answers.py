@@ -9,25 +9,11 @@ from dlkd_jax.page.app import make_app
 from dlkd_jax.page.limits import RateLimit
 from dlkd_jax.page.refusal import RefusalError
 from dlkd_jax.page.running import serving
-from dlkd_jax.page.settings import Settings
-from tests.page.browser import active, chromium, find, playing, press, rows, text, until, view
+from tests.page.browser import RELAXED, active, find, playing, press, rows, text, until
 from tests.page.films import told
 from tests.page.proxy import proxied
 
-RELAXED = Settings(query_burst=1000, top=2, examples=('a tiny star', 'a red ball grows'))
-
-
-@pytest.fixture(scope='module')
-def browser():
-  with chromium() as browser:
-    yield browser
-
-
-@pytest.fixture(autouse=True)
-def wide(browser):
-  view(browser, 1280, 860)
-  yield
-  browser.get('about:blank')
+pytestmark = pytest.mark.usefixtures('wide')
 
 
 @pytest.mark.parametrize('slash', [True, False])

@@ -108,6 +108,8 @@ def test_sound_with_a_cover_is_named_so(tmp_path):
     films.silence(container, 1, also=lambda: [*cover.encode(av.VideoFrame(64, 48, 'yuvj420p')), *cover.encode(None)])
   with pytest.raises(files.VideoError, match=r'no video stream \(streams: audio, cover picture\)'):
     decoding.probe(path)
+  with pytest.raises(files.VideoError, match='no video stream'), files.open_video(path):
+    pass
 
 
 def boxes(content, kind):

@@ -3,7 +3,6 @@
 import pickle
 import socket
 
-import av
 import pytest
 from PIL import Image
 
@@ -101,17 +100,6 @@ def test_a_name_is_never_an_address(tmp_path, monkeypatch):
   films.render(tmp_path / 'a.mp4', films.steady(2)).rename(tmp_path / 'concat:a.mp4')
   with files.open_video('concat:a.mp4') as video:
     assert video.stream.width == films.WIDTH
-
-
-def test_a_cover_picture_is_no_video(tmp_path):
-  path = tmp_path / 'song.mp4'
-  with av.open(str(path), 'w') as container:
-    cover = container.add_stream('mjpeg', rate=1)
-    cover.width, cover.height, cover.pix_fmt = 64, 48, 'yuvj420p'
-    cover.disposition = av.stream.Disposition.attached_pic
-    films.silence(container, 1, also=lambda: [*cover.encode(av.VideoFrame(64, 48, 'yuvj420p')), *cover.encode(None)])
-  with pytest.raises(files.VideoError, match='no video stream'), files.open_video(path):
-    pass
 
 
 def test_errors_survive_being_sent_to_another_process():
