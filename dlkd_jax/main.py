@@ -43,29 +43,31 @@ def main(names):
   """Dispatches to training or evaluation."""
   doors.no_arguments(names)
   # Imported here, so that --help answers at once.
-  from dlkd_jax.training import cluster, evaluation_run, loop, shutdown
+  from dlkd_jax import multihost
+  from dlkd_jax.training import evaluation_run, loop
 
   config = None if _CONFIG.value is None else doors.config_of(_CONFIG)
   if config is None and _MODE.value == 'train':
     raise UserError('--mode=train needs a recipe, as --config=configs/charades.py')
+  stop = multihost.StopRequest()
   try:
-    cluster.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _DISTRIBUTED.value)
-    with shutdown.StopRequest() as stop:
+    multihost.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _DISTRIBUTED.value)
+    with stop:
       if _MODE.value == 'train':
         loop.train(config, _WORKDIR.value, stop)
       else:
         given = [] if config is None else config_flags.get_override_values(flags.FLAGS['config'])
         evaluation_run.evaluate(config, _WORKDIR.value, _SPLIT.value, _PARAMS.value, stop, given)
-  except shutdown.StoppedError as stopped:
-    cluster.leave_together(str(stopped), stopped.code)
+  except multihost.Stopped as stopped:
+    multihost.exit_together(stop.describe(stopped), stop.code)
   except KeyboardInterrupt as interrupt:
-    cluster.leave(str(interrupt) or 'interrupted before anything was changed', shutdown.INTERRUPTED)
+    multihost.exit_alone(str(interrupt) or 'interrupted before anything was changed', multihost.INTERRUPTED)
   except Exception as error:
-    if cluster.alone():
+    if multihost.alone():
       raise
     if not isinstance(error, UserError | OSError):
       traceback.print_exc()
-    cluster.leave(f'error: {doors.describe(error)}', 1)
+    multihost.exit_alone(f'error: {doors.describe(error)}', 1)
 
 
 if __name__ == '__main__':

@@ -72,17 +72,18 @@ def main(names):
   """Dispatches."""
   doors.no_arguments(names)
   # Imported here, so that --help answers at once.
-  from dlkd_jax.training import shutdown
+  from dlkd_jax import multihost
 
+  stop = multihost.StopRequest()
   try:
-    with shutdown.StopRequest() as stop:
+    with stop:
       failed = _sweep(stop)
-  except shutdown.StoppedError as stopped:
-    print(str(stopped), file=sys.stderr)
-    return stopped.code
+  except multihost.Stopped as stopped:
+    print(stop.describe(stopped), file=sys.stderr)
+    return stop.code
   except KeyboardInterrupt:
     print('interrupted before anything was changed', file=sys.stderr)
-    return shutdown.INTERRUPTED
+    return multihost.INTERRUPTED
   if failed:
     print('\n'.join(['', f'error: {len(failed)} runs failed:', *failed]), file=sys.stderr)
   return int(bool(failed))

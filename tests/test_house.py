@@ -18,7 +18,13 @@ ROOMS = {
   'dlkd_jax.models': ('dlkd_jax.layout',),
   'dlkd_jax.losses': ('dlkd_jax.similarity', 'dlkd_jax.layout'),
   'dlkd_jax.data': ('dlkd_jax.layout',),
-  'dlkd_jax.retrieval': ('dlkd_jax.data', 'dlkd_jax.models', 'dlkd_jax.similarity', 'dlkd_jax.sharding'),
+  'dlkd_jax.retrieval': (
+    'dlkd_jax.data',
+    'dlkd_jax.models',
+    'dlkd_jax.similarity',
+    'dlkd_jax.sharding',
+    'dlkd_jax.multihost',
+  ),
   'dlkd_jax.training': (
     'dlkd_jax.data',
     'dlkd_jax.models',
@@ -28,6 +34,7 @@ ROOMS = {
     'dlkd_jax.config',
     'dlkd_jax.layout',
     'dlkd_jax.sharding',
+    'dlkd_jax.multihost',
   ),
   'dlkd_jax.video': (
     'dlkd_jax.models',
@@ -66,6 +73,7 @@ ROOMS = {
     'dlkd_jax.training',
     'dlkd_jax.config',
     'dlkd_jax.sharding',
+    'dlkd_jax.multihost',
   ),
   'tfds_builders': ('dlkd_jax.doors',),  # For its command line.
 }

@@ -18,10 +18,9 @@ import jax
 import ml_collections
 
 from dlkd_jax import config as config_lib
+from dlkd_jax.multihost import StopRequest, log
 from dlkd_jax.reporting.variants import Variant, configure
 from dlkd_jax.training import loop
-from dlkd_jax.training.console import say
-from dlkd_jax.training.shutdown import StopRequest
 
 FINISHED, STARTED, ABSENT = 'finished', 'started', 'not started'
 
@@ -104,19 +103,19 @@ def train_all(runs: Sequence[Run], stop: StopRequest, after_each: Callable[[], N
     For each run that failed by itself, because its loss became NaN or infinite, what happened.
 
   Raises:
-    StoppedError: it was asked to stop; the same sweep goes on from there.
+    Stopped: it was asked to stop; the same sweep goes on from there.
     ValueError, OSError, CheckpointError: as `dlkd_jax.training.loop.train`.
   """
   failed = []
   for number, run in enumerate(runs, 1):
     if run.state == FINISHED:
       continue
-    say(f'\n[{number}/{len(runs)}] {run.variant.name}, seed {run.seed}: {run.variant.about}')
+    log(f'\n[{number}/{len(runs)}] {run.variant.name}, seed {run.seed}: {run.variant.about}')
     try:
       loop.train(run.config, run.folder, stop)
     except loop.NonFiniteLossError as error:
       failed.append(f'{run.variant.name}, seed {run.seed}: {error}')
-      say(f'error: {failed[-1]}')
+      log(f'error: {failed[-1]}')
       continue
     finally:
       # Programs of the next variant are others; those of a hundred trainings would fill the memory.

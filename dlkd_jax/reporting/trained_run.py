@@ -14,9 +14,9 @@ from dlkd_jax import config as config_lib
 from dlkd_jax import sharding
 from dlkd_jax.models.parameter_files import check_shapes
 from dlkd_jax.models.student import Student, init_parameters
+from dlkd_jax.multihost import log
 from dlkd_jax.training import recipe, splits
 from dlkd_jax.training.checkpoints import Checkpoints, read_best
-from dlkd_jax.training.console import say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ def read_config(workdir: pathlib.Path, data_dir: str | None = None) -> ml_collec
   """
   config, notes, _ = config_lib.read_run(workdir)
   for note in notes:
-    say(f'note: {note}')
+    log(f'note: {note}')
   if data_dir is not None:
     with config.unlocked():
       config.data.data_dir = str(data_dir)

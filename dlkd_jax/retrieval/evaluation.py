@@ -22,14 +22,14 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dlkd_jax.data.evaluation_blocks import CaptionBlock, VideoBlock
 from dlkd_jax.errors import UserError
+from dlkd_jax.multihost import Processes
 from dlkd_jax.retrieval import scoring
 from dlkd_jax.retrieval.join import own_columns, real_ids, require_finite, require_frames
 from dlkd_jax.retrieval.metrics import RetrievalMetrics, metrics_from_ranks
-from dlkd_jax.retrieval.processes import EvaluationInterrupted, Processes
 from dlkd_jax.retrieval.scoring import Array
 from dlkd_jax.retrieval.sharded_gallery import GalleryBuilder, ShardedGallery, encoding_mesh, split_rows
 
-__all__ = ['Encoders', 'EvaluationInterrupted', 'EvaluationOptions', 'EvaluationResult', 'evaluate']
+__all__ = ['Encoders', 'EvaluationOptions', 'EvaluationResult', 'evaluate']
 
 TEACHER = 'teacher'
 FUSED = 'fused'
@@ -144,7 +144,7 @@ def evaluate(
     Metrics per branch, fused, and of the teacher alone where every block has its features.
 
   Raises:
-    EvaluationInterrupted: `should_stop` returned true.
+    Stopped: `should_stop` returned true.
     RuntimeError: another process failed.
     ValueError: an id occurs twice, a caption's video is not in the gallery, the gallery's size is not `num_videos`, a
       video has no frame, a score is not finite, or a block does not divide over the devices. The message names it.
@@ -216,7 +216,7 @@ def _encode_captions(params, blocks, encode_tokens, options, mesh, processes, sh
 
   processes.run(blocks, encode, should_stop, lambda: f'{len(caption_ids)} captions were encoded')
   mine = {name: np.concatenate(collected.pop(name)) for name in list(collected)}
-  found = processes.exchange(
+  found = processes.gather(
     {
       'captions': caption_ids,
       'videos': video_ids,
@@ -235,7 +235,7 @@ def _encode_captions(params, blocks, encode_tokens, options, mesh, processes, sh
     raise ValueError(f'the processes encoded captions for different scorers: {scorers}')
   joined = {}
   for name, (hidden, dtype) in sorted(scorers[0].items()):
-    joined[name] = processes.join(mine.pop(name, np.zeros((0, hidden), dtype)))
+    joined[name] = processes.gather_rows(mine.pop(name, np.zeros((0, hidden), dtype)))
   return _Queries(joined, caption_ids, video_ids)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from dlkd_jax.errors import UserError
-from dlkd_jax.retrieval.processes import Processes
+from dlkd_jax.multihost import Processes
 from dlkd_jax.retrieval.scoring import join_blocks, over_devices, prepare_frames
 
 # Bytes of a segment on one device. Joining takes as much again for a moment; scoring is one dispatch a segment.
@@ -136,7 +136,7 @@ class GalleryBuilder:
       ValueError: there is no video, or the processes' blocks differ in size or scorers.
     """
     counts = {str(length): len(blocks) for length, blocks in self._columns.items()}
-    found = processes.exchange({'ids': self.video_ids, 'blocks': counts, 'shape': self._shape})
+    found = processes.gather({'ids': self.video_ids, 'blocks': counts, 'shape': self._shape})
     shapes = [other['shape'] for other in found if other['shape'] is not None]
     if not shapes:
       raise UserError('there is no video to evaluate; check the split that the videos come from')

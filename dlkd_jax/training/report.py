@@ -9,12 +9,12 @@ from typing import Any
 import ml_collections
 from jax.sharding import Mesh
 
-from dlkd_jax import files
+from dlkd_jax import files, multihost
 from dlkd_jax.models.student import Student
+from dlkd_jax.multihost import log
 from dlkd_jax.retrieval import tables
-from dlkd_jax.training import cluster, splits
+from dlkd_jax.training import splits
 from dlkd_jax.training.checkpoints import Progress
-from dlkd_jax.training.console import say
 
 
 def evaluate_split(
@@ -31,7 +31,7 @@ def evaluate_split(
     Metrics by name (`<split>/fused/SumR`, …), the table as text, and as Markdown.
 
   Raises:
-    EvaluationInterrupted: `should_stop` returned true.
+    Stopped: `should_stop` returned true.
   """
   result = splits.SplitEvaluator(config, student, mesh, split, teacher=True)(params, should_stop=should_stop)
   heading = f'{config.data.dataset}, {split}: {len(result.caption_ids):,} captions, {len(result.video_ids):,} videos'
@@ -58,22 +58,22 @@ def final_report(
     The metrics of the splits by name.
 
   Raises:
-    EvaluationInterrupted: `should_stop` returned true; nothing was written.
+    Stopped: `should_stop` returned true; nothing was written.
     OSError: the results cannot be written.
   """
   best = f'epoch {progress.best_epoch} of {progress.evaluated_epochs}, chosen by SumR on validation'
   metrics, markdown = {}, [f'# Results\n\nParameters of {best}.']
-  say(f'\nFinal results, {best}')
+  log(f'\nFinal results, {best}')
   for split in splits.names(config, ('val', 'test')):
     values, text, table = evaluate_split(config, student, params, mesh, split, should_stop)
     metrics |= values
     markdown.append(table)
-    say(f'\n{text}')
+    log(f'\n{text}')
   record = {'best_epoch': progress.best_epoch, 'epochs': progress.evaluated_epochs, 'metrics': metrics}
 
   def write() -> None:
     files.write_text(workdir / 'results.md', '\n\n'.join(markdown) + '\n')
     files.write_json(workdir / 'results.json', record)
 
-  cluster.on_main(write)
+  multihost.on_main(write)
   return metrics

@@ -14,8 +14,8 @@ from dlkd_jax.data.sources import open_lengths
 from dlkd_jax.data.train_pipeline import TrainPipeline, train_pipeline
 from dlkd_jax.files import expand
 from dlkd_jax.models.student import Student, init_parameters
+from dlkd_jax.multihost import log
 from dlkd_jax.training import recipe, splits
-from dlkd_jax.training.console import say
 from dlkd_jax.training.online_teacher import OnlineTeacher, load_clip_teacher
 from dlkd_jax.training.state import StepFunction, TrainState, create_state, make_train_step
 
@@ -83,12 +83,12 @@ def assemble(config: ml_collections.ConfigDict) -> Parts:
     teacher,
   )
   parameters = sum(x.size for x in jax.tree.leaves(state.params))
-  say(
+  log(
     f'{config.data.dataset}: {len(source):,} training videos, {pipeline.steps_per_epoch} steps an epoch; '
     f'{parameters:,} parameters; {mesh.size} {jax.default_backend()} device(s)'
     + (f' of {processes} processes' if processes > 1 else '')
   )
-  say(repr(pipeline.plan))
+  log(repr(pipeline.plan))
   validator = splits.SplitEvaluator(config, student, mesh, 'val')
   return Parts(mesh, pipeline, student, state, train_step, step_key, validator)
 
@@ -107,5 +107,5 @@ def _load_teacher(config: ml_collections.ConfigDict, mesh: Mesh, source) -> Onli
   """Loads the teacher that encodes the pictures of the training split, onto all devices."""
   folder, at_once = expand(config.teacher.clip), config.teacher.micro_batch
   teacher = load_clip_teacher(folder, source[0], mesh, recipe.product_dtype(config), at_once)
-  say(f'teacher inside the step: {folder}, pictures of {teacher.size}x{teacher.size}, {teacher.micro_batch} at once')
+  log(f'teacher inside the step: {folder}, pictures of {teacher.size}x{teacher.size}, {teacher.micro_batch} at once')
   return teacher

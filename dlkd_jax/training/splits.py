@@ -136,6 +136,6 @@ class SplitEvaluator:
       should_stop: polled between blocks; see `dlkd_jax.retrieval.evaluation.evaluate`.
 
     Raises:
-      EvaluationInterrupted: `should_stop` returned true, in this process or in another.
+      Stopped: `should_stop` returned true, in this process or in another.
     """
     return self._evaluator(params, self._captions, self._videos, len(self._source), should_stop)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from configs import charades
+from dlkd_jax import multihost
 from dlkd_jax.reporting import sweep_table, sweeping, variants
-from dlkd_jax.training import loop, recipe, shutdown
+from dlkd_jax.training import loop, recipe
 
 CONFIG = variants.prepare(charades.get_config(), 5)
 EVERY = variants.variants_of(CONFIG)
@@ -43,7 +44,7 @@ def trained(monkeypatch):
 def test_seeds_come_first_and_a_failure_does_not_end_the_sweep(trained, tmp_path):
   runs = sweeping.plan(CONFIG, CHOSEN, range(2), tmp_path)
   tables = []
-  failed = sweeping.train_all(runs, shutdown.StopRequest(), lambda: tables.append(1))
+  failed = sweeping.train_all(runs, multihost.StopRequest(), lambda: tables.append(1))
   assert trained == [(name, seed) for seed in (0, 1) for name in ('recipe', 'hard_labels', 'single')]
   assert [text.split(':')[0] for text in failed] == ['single, seed 0', 'single, seed 1'] and len(tables) == 4
 
@@ -52,7 +53,7 @@ def test_finished_runs_are_left_alone(trained, tmp_path):
   runs = sweeping.plan(CONFIG, CHOSEN, [0], tmp_path)
   finish(runs[0], 90.0)
   assert [run.state for run in runs] == ['finished', 'not started', 'not started']
-  sweeping.train_all(runs, shutdown.StopRequest(), lambda: None)
+  sweeping.train_all(runs, multihost.StopRequest(), lambda: None)
   assert trained == [('hard_labels', 0), ('single', 0)]
 
 
@@ -61,17 +62,17 @@ def test_an_interrupted_run_goes_on(trained, tmp_path):
   run.folder.mkdir(parents=True)
   (run.folder / 'config.json').write_text(run.config.to_json_best_effort())
   assert run.state == 'started'
-  sweeping.train_all([run], shutdown.StopRequest(), lambda: None)
+  sweeping.train_all([run], multihost.StopRequest(), lambda: None)
   assert trained == [('recipe', 0)] and run.state == 'finished'
 
 
 def test_a_request_to_stop_ends_the_sweep(monkeypatch, tmp_path):
   def train(config, folder, stop):
-    raise shutdown.StoppedError('stopped at step 4')
+    raise multihost.Stopped('stopped at step 4')
 
   monkeypatch.setattr(loop, 'train', train)
-  with pytest.raises(shutdown.StoppedError, match='step 4'):
-    sweeping.train_all(sweeping.plan(CONFIG, CHOSEN, [0], tmp_path), shutdown.StopRequest(), lambda: None)
+  with pytest.raises(multihost.Stopped, match='step 4'):
+    sweeping.train_all(sweeping.plan(CONFIG, CHOSEN, [0], tmp_path), multihost.StopRequest(), lambda: None)
 
 
 def test_runs_of_another_recipe_are_refused(tmp_path):

@@ -12,8 +12,9 @@ import jax
 import numpy as np
 
 from dlkd_jax import sharding
+from dlkd_jax.multihost import Stopped
 from dlkd_jax.retrieval import sharded_gallery
-from dlkd_jax.retrieval.evaluation import EvaluationInterrupted, evaluate
+from dlkd_jax.retrieval.evaluation import evaluate
 from tests import options as made
 from tests.retrieval import worlds
 
@@ -51,7 +52,7 @@ def run(mesh, index, count, case):
       made.evaluation_options(mesh=mesh, keep_scores=True),
       stop,
     )
-  except (EvaluationInterrupted, RuntimeError, ValueError) as error:
+  except (Stopped, RuntimeError, ValueError) as error:
     return {'error': f'{type(error).__name__}: {error}'}
   ranks = {name: dict(zip(result.caption_ids, values.tolist(), strict=True)) for name, values in result.ranks.items()}
   rows, columns = np.argsort(result.caption_ids), np.argsort(result.video_ids)

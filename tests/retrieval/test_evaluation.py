@@ -12,8 +12,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from dlkd_jax.errors import UserError
 from dlkd_jax.models.student import init_parameters
+from dlkd_jax.multihost import Stopped
 from dlkd_jax.retrieval import evaluation, metrics, sharded_gallery
-from dlkd_jax.retrieval.evaluation import EvaluationInterrupted, evaluate
+from dlkd_jax.retrieval.evaluation import evaluate
 from dlkd_jax.retrieval.evaluator import Evaluator
 from dlkd_jax.sharding import make_mesh
 from dlkd_jax.training.usage import Compilations
@@ -292,13 +293,13 @@ def test_evaluators_of_equal_students_share_their_programs():
 
 def test_a_stop_is_honoured_between_blocks():
   world = worlds.make_world()
-  with pytest.raises(EvaluationInterrupted, match='after 0 captions'):
+  with pytest.raises(Stopped, match='after 0 captions'):
     _run(world, should_stop=lambda: True)
   polls = iter([False] * 6 + [True])
-  with pytest.raises(EvaluationInterrupted, match='after 8 of 13 videos'):
+  with pytest.raises(Stopped, match='after 8 of 13 videos'):
     _run(world, should_stop=lambda: next(polls))
   polls = iter([False] * 8 + [True])  # Four blocks of captions, four of videos.
-  with pytest.raises(EvaluationInterrupted, match='after 0 of 29 captions were ranked'):
+  with pytest.raises(Stopped, match='after 0 of 29 captions were ranked'):
     _run(world, should_stop=lambda: next(polls))
 
 

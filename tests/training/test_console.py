@@ -39,13 +39,6 @@ def test_a_pause_is_left_out(monkeypatch):
   assert window.summary()['time/step'] == 2.0
 
 
-@pytest.mark.parametrize(('index', 'expected'), [(0, 'hello\n'), (1, '')])
-def test_only_the_first_process_speaks(monkeypatch, capsys, index, expected):
-  monkeypatch.setattr(console.jax, 'process_index', lambda: index)
-  console.say('hello')
-  assert capsys.readouterr().out == expected
-
-
 def test_empty_window_is_finite():
   summary = console.StepWindow().summary()
   assert summary['time/data_wait'] == 0.0 and summary['time/steps_per_second'] > 0

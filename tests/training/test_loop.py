@@ -9,10 +9,10 @@ import pytest
 
 from configs import tvr
 from dlkd_jax import sharding
+from dlkd_jax.multihost import StopRequest
 from dlkd_jax.training import loop
 from dlkd_jax.training.checkpoints import Progress
 from dlkd_jax.training.profiling import StepTracer
-from dlkd_jax.training.shutdown import StopRequest
 from dlkd_jax.training.usage import Compilations
 from dlkd_jax.training.writers import NoWriter
 

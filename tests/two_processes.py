@@ -1,6 +1,6 @@
-"""What each of two processes runs in the tests of `cluster`, `shutdown` and `checkpoints`; see `test_cluster.py`.
+"""What each of two processes runs in the tests of `multihost` and `checkpoints`; see `test_multihost.py`.
 
-python -m tests.training.two_processes SCENE HOST:PORT PROCESS_ID FOLDER
+python -m tests.two_processes SCENE HOST:PORT PROCESS_ID FOLDER
 """
 
 import json
@@ -14,10 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlkd_jax import sharding
-from dlkd_jax.training import cluster
+from dlkd_jax import multihost, sharding
 from dlkd_jax.training.checkpoints import CheckpointError, Checkpoints, Progress
-from dlkd_jax.training.shutdown import StopRequest
 from dlkd_jax.training.state import TrainState
 
 # A state of which `large` is split over a `model` axis, and the others are not.
@@ -35,28 +33,24 @@ def place(state, mesh):
 
 
 def stop(folder):
-  """Steps with a reduction each, until process 1 gets a signal; both write where they stopped, and what asking cost."""
-  me, seconds = jax.process_index(), []
-  mesh = sharding.make_mesh()
-  with StopRequest() as request:
-    assert not request()
-    step, stopping = 0, False
-    while not stopping:
-      start = time.perf_counter()
+  """Steps until process 1 got a signal; both write where they stopped, and how often they asked."""
+  me, questions = jax.process_index(), []
+  mesh, reduce = sharding.make_mesh(), multihost.all_reduce_max
+  multihost.all_reduce_max = lambda *values: questions.append(1) or reduce(*values)
+  with multihost.StopRequest() as request:
+    step = 0
+    while not request.agreed(step):
       with jax.transfer_guard('disallow'):  # As the loop has it.
-        question = request.ask()
         sharding.shard_batch(np.ones((4, 3), np.float32), mesh)
+      time.sleep(0.01)
       step += 1
       if step == 50 and me == 1:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
-      stopping = request.answer(question)
-      seconds.append(time.perf_counter() - start)
       assert step < 1000
-    assert request()  # Still so when asked again.
-    found = {'step': step, 'signal': request.signal and request.signal.name, 'seconds': float(np.median(seconds))}
+    found = {'step': step, 'signal': request.signal and request.signal.name, 'questions': len(questions)}
     (folder / f'{me}.json').write_text(json.dumps(found))
-    cluster.leave_together(str(request.stopped('as asked')), request.stopped('').code)
+    multihost.exit_together(request.describe(multihost.Stopped('as asked')), request.code)
 
 
 def main_fails(folder):
@@ -66,10 +60,10 @@ def main_fails(folder):
     raise OSError('no room')
 
   try:
-    cluster.on_main(fail)
+    multihost.on_main(fail)
   except OSError as error:
     (folder / '0.json').write_text(json.dumps(str(error)))
-  except cluster.OtherProcessError as error:
+  except multihost.OtherProcessError as error:
     (folder / '1.json').write_text(json.dumps(str(error)))
 
 
@@ -79,12 +73,12 @@ def one_dies(folder):
   total = jax.jit(jnp.sum)
   assert float(total(values)) == 4.0
   if jax.process_index() == 1:
-    cluster.leave('error: bad features', 1)
+    multihost.exit_alone('error: bad features', 1)
   try:
     for _ in range(1000):
       float(total(values))
   except Exception as error:
-    cluster.leave(f'error: {str(error)[:200]}', 1)
+    multihost.exit_alone(f'error: {str(error)[:200]}', 1)
 
 
 def checkpoint(folder):
@@ -103,15 +97,15 @@ def checkpoint(folder):
     Checkpoints._commit = None  # Cannot be called.
   try:
     checkpoints.save(8, state, progress)
-  except (CheckpointError, cluster.OtherProcessError) as error:
+  except (CheckpointError, multihost.OtherProcessError) as error:
     (folder / f'{jax.process_index()}.json').write_text(json.dumps(str(error)))
 
 
 def main():
   """Runs the scene as one of two processes."""
   scene, address, process_id, folder = sys.argv[1:]
-  cluster.initialize(address, 2, int(process_id))
-  assert jax.process_count() == 2 and not cluster.alone()
+  multihost.initialize(address, 2, int(process_id))
+  assert jax.process_count() == 2 and not multihost.alone()
   globals()[scene](pathlib.Path(folder))
 
 
