@@ -8,7 +8,7 @@ from configs import common
 from dlkd_jax.data.options import PipelineOptions
 from dlkd_jax.losses.total import LossOptions
 from dlkd_jax.models.student import Student
-from dlkd_jax.retrieval.evaluation import EvaluationOptions
+from dlkd_jax.retrieval.evaluate import EvaluationOptions
 from dlkd_jax.training.objective import ObjectiveOptions
 
 WEIGHTS = {'inheritance': 0.7, 'exploration': 0.3}

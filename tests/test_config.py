@@ -14,7 +14,7 @@ from dlkd_jax.data.options import PipelineOptions
 from dlkd_jax.errors import UserError
 from dlkd_jax.losses.total import LossOptions
 from dlkd_jax.models.student import Branch, Student
-from dlkd_jax.retrieval.evaluation import EvaluationOptions
+from dlkd_jax.retrieval.evaluate import EvaluationOptions
 from dlkd_jax.training import recipe
 from dlkd_jax.training.objective import ObjectiveOptions
 from tests.paths import repository

@@ -1,9 +1,10 @@
 """A whole split, or one process's share of it, in blocks of one static size, for evaluation.
 
 Videos and captions are walked apart: a gallery is encoded video by video and searched caption by caption, and the two
-meet on their ids. Every one appears exactly once, in the order of the source or in one that is asked for. L is the
-smallest of the listed frame sizes that fits the block, so it may differ from block to block (few values in all); so
-may W.
+meet on their ids. Every one appears exactly once. L is the smallest of the listed frame sizes that fits the block, so
+it may differ from block to block (few values in all); so may W.
+
+An `EvaluationSplit` keeps its blocks where they fit into memory, so that only its first evaluation reads and resamples.
 """
 
 from __future__ import annotations
@@ -11,18 +12,22 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import dataclasses
+import functools
 import itertools
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from dlkd_jax.data import sources, transforms
 from dlkd_jax.data.options import PipelineOptions, fitting_size
-from dlkd_jax.data.sources import Source
+from dlkd_jax.data.sources import Lengths, Source
 from dlkd_jax.errors import UserError
 
 _T = TypeVar('_T')
+# Of the memory that the machine or its container has left, the blocks of all processes together may take this share.
+KEPT_SHARE = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +65,6 @@ class CaptionBlock:
     caption_mask: `[q]` bool, true for real captions; these come first.
     caption_ids: ids of the real captions, `sum(caption_mask)` of them.
     video_ids: for each real caption the id of its own video.
-    captions: for each real caption its text.
-    moments: `[q, 2]` float32, start and end in seconds; NaN where unknown and in padding.
-    durations: `[q]` float32, length of the caption's own video in seconds; NaN where unknown and in padding.
   """
 
   student_tokens: np.ndarray
@@ -71,9 +73,102 @@ class CaptionBlock:
   caption_mask: np.ndarray
   caption_ids: list[str]
   video_ids: list[str]
-  captions: list[str]
-  moments: np.ndarray
-  durations: np.ndarray
+
+
+class EvaluationSplit:
+  """The blocks of a split that one process encodes.
+
+  Attributes:
+    num_videos: of the whole split, over all processes.
+  """
+
+  def __init__(
+    self,
+    source: Source,
+    options: PipelineOptions,
+    block_captions: int,
+    block_videos: int,
+    *,
+    lengths: Lengths | None = None,
+    process: int = 0,
+    processes: int = 1,
+    keep: bool = False,
+  ):
+    """Deals out the videos and captions.
+
+    Args:
+      source: records of videos.
+      options: sizes; see `video_blocks` and `caption_blocks`.
+      block_captions: captions in a block.
+      block_videos: videos in a block.
+      lengths: of the records, so that the videos of a block are of similar length; None: they keep their order.
+      process: index of this process.
+      processes: how many there are.
+      keep: whether the split is evaluated more than once: its blocks then stay in memory, where they fit into
+        `KEPT_SHARE` of what is left of it.
+    """
+    self.num_videos = len(source)
+    order = gallery_order(lengths, len(source), options, block_videos, process, processes)
+    share = range(process, len(source), processes)
+    self._make_captions = functools.partial(caption_blocks, source, options, block_captions, share)
+    self._make_videos = functools.partial(video_blocks, source, options, block_videos, order)
+    self._kept: dict[str, list] = {}
+    self._room = int(available_bytes() * KEPT_SHARE / processes) if keep else 0
+
+  def captions(self) -> Iterator[CaptionBlock]:
+    """Returns the blocks of captions, from the first to the last."""
+    return self._through('captions', self._make_captions)
+
+  def videos(self) -> Iterator[VideoBlock]:
+    """Returns the blocks of videos, the longest first."""
+    return self._through('videos', self._make_videos)
+
+  def _through(self, what: str, make: Callable[[], Iterator[_T]]) -> Iterator[_T]:
+    if what in self._kept:
+      yield from self._kept[what]
+      return
+    blocks, room = [], self._room
+    for block in make():
+      room -= sum(x.nbytes for x in vars(block).values() if isinstance(x, np.ndarray))
+      if room >= 0:
+        blocks.append(block)
+      else:
+        blocks.clear()
+      yield block
+    if room >= 0:  # All of them; an evaluation that is asked to stop does not come here.
+      self._kept[what], self._room = blocks, room
+
+
+def available_bytes() -> int:
+  """Returns how much memory the machine, or the container that this runs in, has left; 0 where neither tells."""
+  left = []
+  try:
+    meminfo = dict(line.split(':') for line in pathlib.Path('/proc/meminfo').read_text().splitlines())
+    left.append(int(meminfo['MemAvailable'].split()[0]) << 10)
+    limit, used = (pathlib.Path('/sys/fs/cgroup', f'memory.{x}').read_text().strip() for x in ('max', 'current'))
+    left.append(int(limit) - int(used))
+  except (OSError, KeyError, ValueError):
+    pass  # Another system, or no limit ('max').
+  return max(0, min(left, default=0))
+
+
+def gallery_order(
+  lengths: Lengths | None, videos: int, options: PipelineOptions, block: int, process: int, processes: int
+) -> np.ndarray:
+  """Chooses which videos a process encodes, and in which order.
+
+  Longest first, so that the videos of a block are of similar length and little is padding. Blocks are dealt to the
+  processes in turn, so that all have about as many of every length. See `EvaluationSplit` for the arguments.
+
+  Returns:
+    Records of this process, `block` after `block`.
+  """
+  order = np.arange(videos)
+  if lengths is not None:
+    frames = np.maximum(lengths.student, lengths.teacher) if options.teacher else lengths.student
+    order = np.argsort(-np.minimum(frames, options.max_frames), kind='stable')
+  mine = [order[start : start + block] for start in range(process * block, videos, processes * block)]
+  return np.concatenate([*mine, np.zeros(0, np.int64)])
 
 
 def video_blocks(
@@ -88,14 +183,19 @@ def video_blocks(
     source: records of videos.
     options: sizes; only the limits, `frame_sizes`, `teacher` and `prefetch_batches` matter here.
     block: videos in a block; the last one is padded to it.
-    order: records to take, in this order. Videos of similar length in a block leave less to padding.
+    order: records to take, in this order.
 
   Raises:
-    ValueError: a video has no student frames.
+    UserError: a video has no student frames, or rows that are not finite.
   """
-  _check_block(block)
-  order = range(len(source)) if order is None else order
-  return _ahead(_video_blocks(source, options, block, order), options.prefetch_batches)
+
+  def make() -> Iterator[VideoBlock]:
+    teacher_width = _teacher_width(source, 'teacher_frames', options)
+    records = (source[index] for index in (range(len(source)) if order is None else order))
+    while some := list(itertools.islice(records, block)):
+      yield _video_block(some, teacher_width, options, block)
+
+  return _ahead(make(), options.prefetch_batches)
 
 
 def caption_blocks(
@@ -113,16 +213,17 @@ def caption_blocks(
     order: records whose captions to take, in this order.
 
   Raises:
-    ValueError: a caption has no tokens, or a video has teacher text for some captions only.
+    UserError: a caption has no tokens or some that are not finite, or a video has teacher text for some captions only.
   """
-  _check_block(block)
-  order = range(len(source)) if order is None else order
-  return _ahead(_caption_blocks(source, options, block, order), options.prefetch_batches)
 
+  def make() -> Iterator[CaptionBlock]:
+    teacher_width = _teacher_width(source, 'teacher_text', options)
+    records = (source[index] for index in (range(len(source)) if order is None else order))
+    captions = itertools.chain.from_iterable(_captions(record, options) for record in records)
+    while some := list(itertools.islice(captions, block)):
+      yield _caption_block(some, teacher_width, options, block)
 
-def _check_block(block: int) -> None:
-  if block < 1:
-    raise ValueError(f'block is {block}; expected 1 or more')
+  return _ahead(make(), options.prefetch_batches)
 
 
 def _ahead(items: Iterator[_T], depth: int) -> Iterator[_T]:
@@ -155,47 +256,32 @@ def _teacher_width(source: Source, feature: str, options: PipelineOptions) -> in
   return None
 
 
-def _video_blocks(source: Source, options: PipelineOptions, block: int, order: Sequence[int]) -> Iterator[VideoBlock]:
-  teacher_width = _teacher_width(source, 'teacher_frames', options)
-  for start in range(0, len(order), block):
-    yield _video_block([source[row] for row in order[start : start + block]], teacher_width, options, block)
-
-
 def _video_block(
   records: list[sources.Record], teacher_width: int | None, options: PipelineOptions, block: int
 ) -> VideoBlock:
   ids = [sources.text(record['video_id']) for record in records]
   students = [record['student_frames'] for record in records]
-  for video, student in zip(ids, students, strict=True):
-    if len(student) == 0:
+  for video, record in zip(ids, records, strict=True):
+    if len(record['student_frames']) == 0:
       raise UserError(f'video {video!r} has no student frames; leave it out of the data set')
+    with sources.naming_bad_rows(record):
+      transforms.check_finite(record['student_frames'])
   teachers = [record['teacher_frames'] for record in records] if teacher_width else []
   longest = max(len(rows) for rows in students + teachers)
   size = fitting_size(min(longest, options.max_frames), options.frame_sizes)
 
-  counts = [min(len(rows), options.max_frames) for rows in students]
-  averaged = any(len(rows) > options.max_frames for rows in students)
-  student_frames = np.zeros((block, size, students[0].shape[-1]), np.float32 if averaged else _stored(students))
-  for record, rows, count, out in zip(records, students, counts, student_frames, strict=False):
-    with sources.naming_bad_rows(record):
-      transforms.check_finite(rows)
-    transforms.resample_frames(rows, options.max_frames, out[:count])
-  teacher_frames = teacher_mask = None
-  if teacher_width:
-    teacher_frames = np.zeros((block, size, teacher_width), np.float32)
-    teacher_counts = [min(len(rows), options.max_frames) for rows in teachers]
-    for rows, out, count in zip(teachers, teacher_frames, teacher_counts, strict=False):
+  def padded(videos: list[np.ndarray], width: int, dtype) -> tuple[np.ndarray, np.ndarray]:
+    frames = np.zeros((block, size, width), dtype)
+    counts = [min(len(rows), options.max_frames) for rows in videos]
+    for rows, count, out in zip(videos, counts, frames, strict=False):
       if count:  # A video without teacher features may also lack their width.
         transforms.resample_frames(rows, options.max_frames, out[:count])
-    teacher_mask = _mask(teacher_counts, block, size)
-  return VideoBlock(
-    student_frames=student_frames,
-    frame_mask=_mask(counts, block, size),
-    teacher_frames=teacher_frames,
-    teacher_mask=teacher_mask,
-    video_mask=np.arange(block) < len(records),
-    video_ids=ids,
-  )
+    return frames, _mask(counts, block, size)
+
+  averaged = any(len(rows) > options.max_frames for rows in students)
+  student = padded(students, students[0].shape[-1], np.float32 if averaged else _stored(students))
+  teacher = padded(teachers, teacher_width, np.float32) if teacher_width else (None, None)
+  return VideoBlock(*student, *teacher, np.arange(block) < len(records), ids)
 
 
 def _stored(arrays: Sequence[np.ndarray]) -> np.dtype:
@@ -210,85 +296,37 @@ def _mask(lengths: Sequence[int], rows: int, columns: int) -> np.ndarray:
   return np.arange(columns) < padded[:, None]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Caption:
-  """One caption, still as stored; its tokens are cut."""
-
-  tokens: np.ndarray
-  teacher_text: np.ndarray | None
-  caption_id: str
-  video_id: str
-  text: str
-  moment: np.ndarray
-  duration: float
-
-
-def _captions(source: Source, options: PipelineOptions, order: Sequence[int]) -> Iterator[_Caption]:
-  """Yields the captions of a split's records one by one."""
-  for index in order:
-    record = source[index]
-    video = sources.text(record['video_id'])
-    lengths = np.asarray(record['token_lengths'])
-    ids, captions = sources.texts(record['caption_ids']), sources.texts(record['captions'])
-    teacher = record['teacher_text'] if sources.has_rows(record, 'teacher_text') else None
-    if teacher is not None and len(teacher) != len(lengths):
-      raise UserError(
-        f'video {video!r} has {len(lengths)} captions and {len(teacher)} teacher text features; expected one a '
-        'caption, or none; build the set again'
-      )
-    starts = np.cumsum(lengths) - lengths
-    for k, (start, length) in enumerate(zip(starts, lengths, strict=True)):
-      if length < 1:
-        raise UserError(f'caption {ids[k]!r} of video {video!r} has no tokens; leave it out')
-      yield _Caption(
-        tokens=record['student_tokens'][start : start + min(length, options.max_words)],
-        teacher_text=None if teacher is None else teacher[k],
-        caption_id=ids[k],
-        video_id=video,
-        text=captions[k],
-        moment=record['moments'][k],
-        duration=float(record['duration']),
-      )
-
-
-def _caption_blocks(
-  source: Source, options: PipelineOptions, block: int, order: Sequence[int]
-) -> Iterator[CaptionBlock]:
-  teacher_width = _teacher_width(source, 'teacher_text', options)
-  captions = _captions(source, options, order)
-  while some := list(itertools.islice(captions, block)):
-    yield _caption_block(some, teacher_width, options, block)
-
-
-def _caption_block(
-  captions: list[_Caption], teacher_width: int | None, options: PipelineOptions, block: int
-) -> CaptionBlock:
-  words = [len(caption.tokens) for caption in captions]
-  size = fitting_size(max(words), options.word_sizes)
-  stored = _stored([caption.tokens for caption in captions])
-  tokens = np.zeros((block, size, captions[0].tokens.shape[-1]), stored)
-  teacher_text = None if teacher_width is None else np.zeros((block, teacher_width), np.float32)
-  moments = np.full((block, 2), np.nan, np.float32)
-  durations = np.full(block, np.nan, np.float32)
-  for row, caption in enumerate(captions):
-    tokens[row, : words[row]] = caption.tokens
+def _captions(record: sources.Record, options: PipelineOptions) -> Iterator[tuple[np.ndarray, Any, str, str]]:
+  """Yields the captions of a record: tokens that are cut, teacher text or None, id of the caption and of its video."""
+  video, lengths = sources.text(record['video_id']), np.asarray(record['token_lengths'])
+  ids = sources.texts(record['caption_ids'])
+  teacher = record['teacher_text'] if sources.has_rows(record, 'teacher_text') else [None] * len(lengths)
+  if len(teacher) != len(lengths):
+    raise UserError(
+      f'video {video!r} has {len(lengths)} captions and {len(teacher)} teacher text features; expected one a '
+      'caption, or none; build the set again'
+    )
+  starts = np.cumsum(lengths) - lengths
+  for name, start, length, text in zip(ids, starts, lengths, teacher, strict=True):
+    if length < 1:
+      raise UserError(f'caption {name!r} of video {video!r} has no tokens; leave it out')
+    tokens = record['student_tokens'][start : start + min(length, options.max_words)]
     try:
-      transforms.check_finite(caption.tokens)
+      transforms.check_finite(tokens)
     except transforms.NonFiniteError as error:
-      raise UserError(
-        f'caption {caption.caption_id!r} of video {caption.video_id!r}: its token {error}; extract its features again'
-      ) from error
-    if teacher_text is not None and caption.teacher_text is not None:
-      teacher_text[row] = caption.teacher_text
-    moments[row], durations[row] = caption.moment, caption.duration
-  return CaptionBlock(
-    student_tokens=tokens,
-    token_mask=_mask(words, block, size),
-    teacher_text=teacher_text,
-    caption_mask=np.arange(block) < len(captions),
-    caption_ids=[caption.caption_id for caption in captions],
-    video_ids=[caption.video_id for caption in captions],
-    captions=[caption.text for caption in captions],
-    moments=moments,
-    durations=durations,
-  )
+      raise UserError(f'caption {name!r} of video {video!r}: its token {error}; extract its features again') from error
+    yield tokens, text, name, video
+
+
+def _caption_block(captions, teacher_width: int | None, options: PipelineOptions, block: int) -> CaptionBlock:
+  rows, texts, caption_ids, video_ids = zip(*captions, strict=True)
+  words = [len(tokens) for tokens in rows]
+  size = fitting_size(max(words), options.word_sizes)
+  student = np.zeros((block, size, rows[0].shape[-1]), _stored(rows))
+  teacher = None if teacher_width is None else np.zeros((block, teacher_width), np.float32)
+  for row, (tokens, text) in enumerate(zip(rows, texts, strict=True)):
+    student[row, : len(tokens)] = tokens
+    if teacher is not None and text is not None:
+      teacher[row] = text
+  mask = _mask(words, block, size)
+  return CaptionBlock(student, mask, teacher, np.arange(block) < len(rows), [*caption_ids], [*video_ids])

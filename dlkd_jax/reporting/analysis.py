@@ -21,7 +21,7 @@ from dlkd_jax.reporting.frame_curves import pair_curves
 from dlkd_jax.reporting.split_data import SplitData, read_split
 from dlkd_jax.reporting.trained_run import TrainedRun
 from dlkd_jax.reporting.training_log import read_log
-from dlkd_jax.retrieval.evaluation import FUSED, TEACHER
+from dlkd_jax.retrieval.metrics import FUSED, TEACHER
 from dlkd_jax.training import splits
 
 RATIO, LENGTH, WORDS = 'moment-to-video ratio', 'video length', 'caption length'

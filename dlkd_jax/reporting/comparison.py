@@ -17,7 +17,7 @@ from dlkd_jax.reporting import significance
 from dlkd_jax.reporting.analysis import Options
 from dlkd_jax.reporting.findings import RunFindings
 from dlkd_jax.reporting.moment_accuracy import COLUMNS
-from dlkd_jax.retrieval.evaluation import TEACHER
+from dlkd_jax.retrieval.metrics import TEACHER
 from dlkd_jax.training import recipe
 
 _ALL_PAIRS_UP_TO = 6  # Runs; of more, each is compared with the first alone.

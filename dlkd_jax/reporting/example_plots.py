@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 
 from dlkd_jax.reporting.examples import Curves, Example
 from dlkd_jax.reporting.plot_style import INK, LOOKS, MOMENT, PALE, WIDTH, label, shown, style, to_svg
-from dlkd_jax.retrieval.evaluation import TEACHER
+from dlkd_jax.retrieval.metrics import TEACHER
 
 _LONGEST = 36  # Characters of an id that have room over half a figure.
 

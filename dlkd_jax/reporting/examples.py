@@ -9,7 +9,7 @@ import numpy as np
 
 from dlkd_jax.reporting.frame_curves import Pair
 from dlkd_jax.reporting.split_data import SplitData
-from dlkd_jax.retrieval.evaluation import TEACHER
+from dlkd_jax.retrieval.metrics import TEACHER
 
 EXAMPLES = 4
 

@@ -15,8 +15,8 @@ from dlkd_jax.data.evaluation_blocks import CaptionBlock, VideoBlock, caption_bl
 from dlkd_jax.data.sources import text
 from dlkd_jax.reporting.split_data import SplitData
 from dlkd_jax.reporting.trained_run import TrainedRun
-from dlkd_jax.retrieval.evaluation import FUSED, TEACHER
-from dlkd_jax.retrieval.evaluator import encoders_of
+from dlkd_jax.retrieval.evaluate import encoders_of
+from dlkd_jax.retrieval.metrics import FUSED, TEACHER
 from dlkd_jax.training import recipe, splits
 
 Pair = tuple[int, int]  # Row of a caption and column of a video.

@@ -13,8 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dlkd_jax.models.student import EXPLORATION, INHERITANCE
-from dlkd_jax.retrieval.evaluation import TEACHER
-from dlkd_jax.retrieval.metrics import RetrievalMetrics, metrics_from_ranks, rank_fused
+from dlkd_jax.retrieval.metrics import TEACHER, RetrievalMetrics, metrics_from_ranks, rank_fused
 
 _FINE = 0.05  # Step of a without the teacher.
 _COARSE = 0.1  # Step of a and t with it.

@@ -13,8 +13,7 @@ from dlkd_jax.reporting.fusion import Point
 from dlkd_jax.reporting.moment_accuracy import COLUMNS
 from dlkd_jax.reporting.plot_style import label
 from dlkd_jax.reporting.significance import Comparison
-from dlkd_jax.retrieval.evaluation import TEACHER
-from dlkd_jax.retrieval.metrics import chance_metrics
+from dlkd_jax.retrieval.metrics import TEACHER, chance_metrics
 
 _DIGITS = {'mAP': 4}
 _FEW_VIDEOS = 50

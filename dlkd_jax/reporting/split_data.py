@@ -85,7 +85,7 @@ def read_split(run: TrainedRun, split: str) -> SplitData:
     FileNotFoundError: the data set was not built.
     ValueError: it has no such split, or a record of it cannot be evaluated; the message names it.
   """
-  evaluator = splits.SplitEvaluator(run.config, run.student, run.mesh, split, teacher=True, keep_scores=True)
+  evaluator = splits.make_evaluator(run.config, run.student, run.mesh, split, teacher=True, keep_scores=True)
   result = evaluator(run.params)
   about, videos = _read_records(splits.open_split(run.config, split), run.config.data.max_frames)
   rows, columns = (np.argsort(np.array(ids), kind='stable') for ids in (result.caption_ids, result.video_ids))

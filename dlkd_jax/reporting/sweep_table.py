@@ -13,8 +13,7 @@ from dlkd_jax import files
 from dlkd_jax.models.student import INHERITANCE
 from dlkd_jax.reporting.sweeping import Run
 from dlkd_jax.reporting.variants import RECIPE, Variant
-from dlkd_jax.retrieval.evaluation import FUSED, TEACHER
-from dlkd_jax.retrieval.metrics import chance_metrics
+from dlkd_jax.retrieval.metrics import FUSED, TEACHER, chance_metrics
 from dlkd_jax.training import schedules
 
 COLUMNS = ('R@1', 'R@5', 'R@10', 'R@100', 'SumR', 'mAP')

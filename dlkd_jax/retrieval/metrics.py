@@ -1,4 +1,4 @@
-"""Ranks of the captions' own videos, and the retrieval metrics made of them. NumPy only.
+"""Ranks of the captions' own videos, the retrieval metrics made of them, and their table. NumPy only.
 
 Ties are pessimistic: a wrong video with the same score as the right one counts as ranked before it, so
 
@@ -15,6 +15,10 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+# Names of scorers that are no branch of the student.
+TEACHER = 'teacher'
+FUSED = 'fused'
+COLUMNS = ('R@1', 'R@5', 'R@10', 'R@100', 'SumR', 'MedR', 'MeanR', 'mAP')
 _ROW_BLOCK_BYTES = 8 << 20  # One block of rows, whatever the gallery's size.
 
 
@@ -192,3 +196,47 @@ def _check_columns(own_columns: np.ndarray, shape: tuple[int, ...]) -> None:
   outside = np.flatnonzero((own_columns < 0) | (own_columns >= shape[1]))
   if outside.size:
     raise ValueError(f'caption {outside[0]} names column {own_columns[outside[0]]} of a gallery of {shape[1]} videos')
+
+
+def table_rows(metrics: Mapping[str, RetrievalMetrics], videos: int) -> list[tuple[str, ...]]:
+  """Returns the cells of the table that ends a run: the heading, a row for each scorer, and chance.
+
+  Args:
+    metrics: name of a scorer ('teacher', 'inheritance', 'exploration', 'fused', …) to its metrics.
+    videos: size of the gallery, for chance.
+
+  Raises:
+    ValueError: the gallery is empty.
+  """
+  names = sorted(metrics, key=lambda name: {TEACHER: 0, FUSED: 2}.get(name, 1))
+  rows = [('', *COLUMNS)]
+  rows += [_cells('teacher alone' if name == TEACHER else name, metrics[name]) for name in names]
+  rows.append(_cells('chance', chance_metrics(videos)))
+  return rows
+
+
+def text_table(metrics: Mapping[str, RetrievalMetrics], videos: int) -> str:
+  """Returns the table as aligned text, without a final newline. See `table_rows`."""
+  rows = table_rows(metrics, videos)
+  widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+  lines = [_aligned(row, widths) for row in rows]
+  lines.insert(1, '-' * len(lines[0]))
+  return '\n'.join(lines)
+
+
+def markdown_table(metrics: Mapping[str, RetrievalMetrics], videos: int) -> str:
+  """Returns the table in Markdown, without a final newline. See `table_rows`."""
+  rows = [f'| {" | ".join(row)} |' for row in table_rows(metrics, videos)]
+  rows.insert(1, '|---|' + '---:|' * len(COLUMNS))
+  return '\n'.join(rows)
+
+
+def _cells(label: str, m: RetrievalMetrics) -> tuple[str, ...]:
+  one_digit = [f'{x:.1f}' for x in (m.r1, m.r5, m.r10, m.r100, m.sum_r, m.median_rank, m.mean_rank)]
+  return (label, *one_digit, f'{m.mean_ap:.4f}')
+
+
+def _aligned(row: tuple[str, ...], widths: list[int]) -> str:
+  """Left-aligns the label and right-aligns the numbers."""
+  numbers = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+  return '  '.join([row[0].ljust(widths[0]), *numbers])

@@ -15,6 +15,16 @@ NORM_EPSILON = 1e-12
 # Similarity of a padded frame, and so of a video without any real frame: below every real one, yet finite.
 PADDED = -1e10
 
+# What the products of a block may take in bytes, by platform. On a CPU they should stay in the cache until their maxima
+# are taken. Elsewhere memory is the limit: a product is the faster the larger it is.
+_PRODUCT_BYTES = {'cpu': 1 << 20}
+_PRODUCT_BYTES_ELSEWHERE = 256 << 20
+
+
+def product_bytes(platform: str) -> int:
+  """Returns what the products of a block of captions and frames may take on a platform, in bytes."""
+  return _PRODUCT_BYTES.get(platform, _PRODUCT_BYTES_ELSEWHERE)
+
 
 def inverse_norm(vectors: jax.Array) -> jax.Array:
   """Returns 1 / max(‖x‖, 1e-12) over the last axis as float32, with a zero gradient at zero vectors."""

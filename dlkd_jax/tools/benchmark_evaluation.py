@@ -25,8 +25,8 @@ from configs import tvr
 from dlkd_jax.data.evaluation_blocks import CaptionBlock, VideoBlock
 from dlkd_jax.files import expand
 from dlkd_jax.models.student import init_parameters
-from dlkd_jax.retrieval.evaluator import Evaluator
-from dlkd_jax.retrieval.tables import text_table
+from dlkd_jax.retrieval.evaluate import Encoders, Evaluator, encoders_of
+from dlkd_jax.retrieval.metrics import text_table
 from dlkd_jax.sharding import make_mesh
 from dlkd_jax.tools.rates import MatmulRate, product_flops
 from dlkd_jax.training import recipe
@@ -70,37 +70,49 @@ class _Pool:
     return np.resize(self._rows[start : start + count], (*shape, self._rows.shape[1]))
 
 
-def random_captions(size: Size, block: int, teacher: bool) -> Iterator[CaptionBlock]:
-  """Yields blocks of random captions, all words real; caption i belongs to video i modulo V."""
-  tokens, texts = _Pool(size.token_features, 0), _Pool(size.teacher_features, 1)
-  for start in range(0, size.captions, block):
-    rows = range(start, min(start + block, size.captions))
-    yield CaptionBlock(
-      student_tokens=tokens.take(block, size.words),
-      token_mask=np.ones((block, size.words), bool),
-      teacher_text=texts.take(block) if teacher else None,
-      caption_mask=np.arange(start, start + block) < size.captions,
-      caption_ids=[f'c{i}' for i in rows],
-      video_ids=[f'v{i % size.videos}' for i in rows],
-      captions=[''] * len(rows),
-      moments=np.full((block, 2), np.nan, np.float32),
-      durations=np.full(block, np.nan, np.float32),
-    )
+@dataclasses.dataclass(frozen=True)
+class RandomSplit:
+  """Blocks of random captions and videos, all words and frames real; caption i belongs to video i modulo V."""
 
+  size: Size
+  block_captions: int
+  block_videos: int
+  teacher: bool
 
-def random_videos(size: Size, block: int, teacher: bool) -> Iterator[VideoBlock]:
-  """Yields blocks of random videos, all frames real."""
-  frames, teacher_frames = _Pool(size.frame_features, 2), _Pool(size.teacher_features, 3)
-  mask = np.ones((block, size.frames), bool)
-  for start in range(0, size.videos, block):
-    yield VideoBlock(
-      student_frames=frames.take(block, size.frames),
-      frame_mask=mask,
-      teacher_frames=teacher_frames.take(block, size.frames) if teacher else None,
-      teacher_mask=mask if teacher else None,
-      video_mask=np.arange(start, start + block) < size.videos,
-      video_ids=[f'v{i}' for i in range(start, min(start + block, size.videos))],
-    )
+  @property
+  def num_videos(self) -> int:
+    """V."""
+    return self.size.videos
+
+  def captions(self) -> Iterator[CaptionBlock]:
+    """Yields the blocks of captions."""
+    size, block = self.size, self.block_captions
+    tokens, texts = _Pool(size.token_features, 0), _Pool(size.teacher_features, 1)
+    for start in range(0, size.captions, block):
+      rows = range(start, min(start + block, size.captions))
+      yield CaptionBlock(
+        student_tokens=tokens.take(block, size.words),
+        token_mask=np.ones((block, size.words), bool),
+        teacher_text=texts.take(block) if self.teacher else None,
+        caption_mask=np.arange(start, start + block) < size.captions,
+        caption_ids=[f'c{i}' for i in rows],
+        video_ids=[f'v{i % size.videos}' for i in rows],
+      )
+
+  def videos(self) -> Iterator[VideoBlock]:
+    """Yields the blocks of videos."""
+    size, block = self.size, self.block_videos
+    frames, teacher_frames = _Pool(size.frame_features, 2), _Pool(size.teacher_features, 3)
+    mask = np.ones((block, size.frames), bool)
+    for start in range(0, size.videos, block):
+      yield VideoBlock(
+        student_frames=frames.take(block, size.frames),
+        frame_mask=mask,
+        teacher_frames=teacher_frames.take(block, size.frames) if self.teacher else None,
+        teacher_mask=mask if self.teacher else None,
+        video_mask=np.arange(start, start + block) < size.videos,
+        video_ids=[f'v{i}' for i in range(start, min(start + block, size.videos))],
+      )
 
 
 def peak_bytes() -> int:
@@ -108,15 +120,15 @@ def peak_bytes() -> int:
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def work_flops(evaluator: Evaluator, params, size: Size, hidden: int, teacher: bool) -> int:
+def work_flops(encoders: Encoders, params, size: Size, hidden: int, teacher: bool) -> int:
   """Returns the FLOPs of the matrix products of an evaluation: encoding and scoring."""
   shape = jax.ShapeDtypeStruct
   words, frames = (1, size.words), (1, size.frames)
   a_caption = product_flops(
-    evaluator.encoders.tokens, params, shape((*words, size.token_features), jnp.float32), shape(words, bool)
+    encoders.tokens, params, shape((*words, size.token_features), jnp.float32), shape(words, bool)
   )
   a_video = product_flops(
-    evaluator.encoders.frames, params, shape((*frames, size.frame_features), jnp.float32), shape(frames, bool)
+    encoders.frames, params, shape((*frames, size.frame_features), jnp.float32), shape(frames, bool)
   )
   width = 2 * hidden + (size.teacher_features if teacher else 0)
   scores = 2 * size.captions * size.videos * size.frames * width
@@ -159,20 +171,19 @@ def measure(flags: argparse.Namespace) -> dict:
   product_bytes = None if flags.product_mb is None else int(flags.product_mb * 2**20)
   mesh = make_mesh()
   options = recipe.make_evaluation_options(config, mesh, flags.teacher)
-  evaluator = Evaluator(student, dataclasses.replace(options, product_bytes=product_bytes))
+  evaluator = Evaluator(
+    encoders_of(student),
+    RandomSplit(size, flags.caption_block, flags.video_block, flags.teacher),
+    dataclasses.replace(options, product_bytes=product_bytes),
+  )
   rates, seconds, before = [matmul_rate()], [], peak_bytes()
   for _ in range(flags.repeat):
     started = time.perf_counter()
-    result = evaluator(
-      params,
-      lambda: random_captions(size, flags.caption_block, flags.teacher),
-      lambda: random_videos(size, flags.video_block, flags.teacher),
-      size.videos,
-    )
+    result = evaluator(params)
     seconds.append(time.perf_counter() - started)
     peak = peak_bytes()
     rates.append(matmul_rate())
-  flops = work_flops(evaluator, params, size, flags.hidden, flags.teacher)
+  flops = work_flops(encoders_of(student), params, size, flags.hidden, flags.teacher)
   # What the encoders give for V videos; blocks that are not full add to what the devices hold.
   features = size.videos * size.frames * 4 * (2 * flags.hidden + (size.teacher_features if flags.teacher else 0))
   print(text_table(result.metrics, size.videos))

@@ -16,7 +16,7 @@ import optax
 from dlkd_jax.data.options import PipelineOptions
 from dlkd_jax.losses.total import Coefficients, LossOptions
 from dlkd_jax.models.student import EXPLORATION, INHERITANCE, Student
-from dlkd_jax.retrieval.evaluation import EvaluationOptions
+from dlkd_jax.retrieval.evaluate import EvaluationOptions
 from dlkd_jax.similarity.max_over_frames import choose_form
 from dlkd_jax.training import schedules
 from dlkd_jax.training.objective import ObjectiveOptions

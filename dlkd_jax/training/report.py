@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from dlkd_jax import files, multihost
 from dlkd_jax.models.student import Student
 from dlkd_jax.multihost import log
-from dlkd_jax.retrieval import tables
+from dlkd_jax.retrieval.metrics import markdown_table, text_table
 from dlkd_jax.training import splits
 from dlkd_jax.training.checkpoints import Progress
 
@@ -33,11 +33,11 @@ def evaluate_split(
   Raises:
     Stopped: `should_stop` returned true.
   """
-  result = splits.SplitEvaluator(config, student, mesh, split, teacher=True)(params, should_stop=should_stop)
+  result = splits.make_evaluator(config, student, mesh, split, teacher=True)(params, should_stop)
   heading = f'{config.data.dataset}, {split}: {len(result.caption_ids):,} captions, {len(result.video_ids):,} videos'
   videos = len(result.video_ids)
-  text = f'{heading}\n{tables.text_table(result.metrics, videos)}'
-  markdown = f'{heading}\n\n{tables.markdown_table(result.metrics, videos)}'
+  text = f'{heading}\n{text_table(result.metrics, videos)}'
+  markdown = f'{heading}\n\n{markdown_table(result.metrics, videos)}'
   return result.as_dict(f'{split}/'), text, markdown
 
 

@@ -15,6 +15,7 @@ from dlkd_jax.data.train_pipeline import TrainPipeline, train_pipeline
 from dlkd_jax.files import expand
 from dlkd_jax.models.student import Student, init_parameters
 from dlkd_jax.multihost import log
+from dlkd_jax.retrieval.evaluate import Evaluator
 from dlkd_jax.training import recipe, splits
 from dlkd_jax.training.online_teacher import OnlineTeacher, load_clip_teacher
 from dlkd_jax.training.state import StepFunction, TrainState, create_state, make_train_step
@@ -40,7 +41,7 @@ class Parts:
   state: TrainState
   train_step: StepFunction
   step_key: jax.Array
-  validator: splits.SplitEvaluator
+  validator: Evaluator
 
   @property
   def steps_per_epoch(self) -> int:
@@ -89,7 +90,7 @@ def assemble(config: ml_collections.ConfigDict) -> Parts:
     + (f' of {processes} processes' if processes > 1 else '')
   )
   log(repr(pipeline.plan))
-  validator = splits.SplitEvaluator(config, student, mesh, 'val')
+  validator = splits.make_evaluator(config, student, mesh, 'val', again=True)
   return Parts(mesh, pipeline, student, state, train_step, step_key, validator)
 
 

@@ -5,7 +5,10 @@ import threading
 import numpy as np
 import pytest
 
-from dlkd_jax.data.evaluation_blocks import caption_blocks, video_blocks
+from dlkd_jax.data import evaluation_blocks
+from dlkd_jax.data.evaluation_blocks import EvaluationSplit, caption_blocks, gallery_order, video_blocks
+from dlkd_jax.data.sources import Lengths
+from tests import options as made
 from tests.data import fakes
 from tests.data.test_transforms import looped_resampling
 
@@ -42,21 +45,17 @@ def test_captions(block):
     count = len(found.caption_ids)
     assert count == min(block, len(expected) - at)
     assert found.caption_mask.tolist() == [i < count for i in range(block)]
-    assert len(found.video_ids) == len(found.captions) == count
-    assert np.isnan(found.moments[count:]).all() and np.isnan(found.durations[count:]).all()
+    assert len(found.video_ids) == count
     assert not found.token_mask[count:].any() and not found.student_tokens[count:].any()
     for row in range(count):
       record, k = expected[at]
       start = record['token_lengths'][:k].sum()
       tokens = record['student_tokens'][start : start + record['token_lengths'][k]][:5]
       assert found.caption_ids[row] == record['caption_ids'][k].decode()
-      assert found.captions[row] == record['captions'][k].decode()
       assert found.video_ids[row] == record['video_id'].decode()
       assert found.token_mask[row].sum() == len(tokens)
       np.testing.assert_array_equal(found.student_tokens[row, : len(tokens)], tokens, strict=True)
       np.testing.assert_array_equal(found.teacher_text[row], record['teacher_text'][k])
-      np.testing.assert_array_equal(found.moments[row], record['moments'][k])
-      assert found.durations[row] == 30
       at += 1
   assert at == len(expected)
 
@@ -123,8 +122,6 @@ def test_bad_records_are_named():
   records[1] = {**fakes.record('part', np.random.default_rng(0)), 'teacher_text': np.zeros((1, 4), np.float16)}
   with pytest.raises(ValueError, match="'part' has 2 captions and 1 teacher"):
     list(caption_blocks(records, fakes.options(), 2))
-  with pytest.raises(ValueError, match='block is 0'):
-    video_blocks(records, fakes.options(), 0)
 
 
 def test_numbers_that_are_none_are_named():
@@ -135,3 +132,73 @@ def test_numbers_that_are_none_are_named():
     list(video_blocks(records, fakes.options(), 2))
   with pytest.raises(ValueError, match="caption 'v2#enc#1' of video 'v2': its token rows hold NaN"):
     list(caption_blocks(records, fakes.options(), 2))
+
+
+def _lengths(student, teacher):
+  ones = np.ones(len(student), np.int64)
+  return Lengths(np.array(student), np.array(teacher), ones, ones)
+
+
+def test_the_longest_come_first_and_ties_keep_their_order():
+  lengths = _lengths([5, 300, 40, 128, 7], [5, 60, 90, 10, 7])
+  without = gallery_order(lengths, 5, made.pipeline_options(teacher=False), 2, 0, 1)
+  assert without.tolist() == [1, 3, 2, 4, 0]  # 300 frames are brought to 128.
+  assert gallery_order(lengths, 5, made.pipeline_options(), 2, 0, 1).tolist() == [1, 3, 2, 4, 0]
+  lengths = _lengths([5, 30, 40], [100, 30, 40])
+  assert gallery_order(lengths, 3, made.pipeline_options(), 2, 0, 1).tolist() == [0, 2, 1]
+
+
+def test_without_lengths_the_order_is_the_source_s():
+  assert gallery_order(None, 5, made.pipeline_options(), 2, 0, 1).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize('videos', [1, 7, 8, 64, 65])
+@pytest.mark.parametrize('processes', [1, 2, 3])
+def test_every_video_is_taken_once_and_shares_are_even(videos, processes):
+  lengths = _lengths(np.random.default_rng(0).integers(1, 200, videos), np.zeros(videos, np.int64))
+  orders = [gallery_order(lengths, videos, made.pipeline_options(), 4, index, processes) for index in range(processes)]
+  assert sorted(np.concatenate(orders)) == list(range(videos))
+  blocks = [-(-len(order) // 4) for order in orders]
+  assert max(blocks) - min(blocks) <= 1
+
+
+class _Counted(list):
+  """Records, and how many were read."""
+
+  read = 0
+
+  def __getitem__(self, index):
+    self.read += 1
+    return super().__getitem__(index)
+
+
+def _walk(split):
+  return [*split.captions(), *split.videos()]
+
+
+def test_the_second_walk_reads_nothing_and_gives_the_same():
+  records = _Counted(fakes.source(11))
+  split = EvaluationSplit(records, fakes.options(), 4, 3, keep=True)
+  next(iter(split.videos()))  # An evaluation that is interrupted keeps nothing.
+  first = _walk(split)
+  read = records.read
+  assert read >= 2 * 11
+  for before, now in zip(first, _walk(split), strict=True):
+    assert before is now
+  assert records.read == read
+
+
+@pytest.mark.parametrize(('available', 'kept'), [(1 << 30, True), (1000, False)])
+def test_only_what_fits_into_memory_is_kept(monkeypatch, available, kept):
+  monkeypatch.setattr(evaluation_blocks, 'available_bytes', lambda: available)
+  records = _Counted(fakes.source(11))
+  split = EvaluationSplit(records, fakes.options(), 4, 3, keep=True)
+  _walk(split)
+  read = records.read
+  again = _walk(split)
+  assert (records.read == read) is kept
+  assert sum(len(block.video_ids) for block in again[-4:]) == 11
+
+
+def test_this_machine_tells_its_memory():
+  assert 1 << 20 < evaluation_blocks.available_bytes() < 1 << 50

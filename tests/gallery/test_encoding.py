@@ -68,15 +68,13 @@ def test_a_video_does_not_depend_on_those_beside_it(student, records):
 
 def test_resampling_is_the_evaluation(student, records):
   """With long videos resampled, the scores are those of training's evaluation."""
-  from dlkd_jax.data.evaluation_blocks import caption_blocks, video_blocks
-  from dlkd_jax.retrieval.evaluator import Evaluator
+  from dlkd_jax.data.evaluation_blocks import EvaluationSplit
+  from dlkd_jax.retrieval.evaluate import Evaluator, encoders_of
   from dlkd_jax.training import recipe
 
   options = recipe.make_pipeline_options(student.config, 1, True)
-  evaluator = Evaluator(recipe.make_student(student.config), made.evaluation_options(keep_scores=True))
-  result = evaluator(
-    student.params, lambda: caption_blocks(records, options, 8), lambda: video_blocks(records, options, 4), len(records)
-  )
+  split, encoders = EvaluationSplit(records, options, 8, 4), encoders_of(recipe.make_student(student.config))
+  result = Evaluator(encoders, split, made.evaluation_options(keep_scores=True))(student.params)
   videos = encoding.encode_videos(records, SCORERS, student, 'resample')
   captions = encoding.encode_captions(records, SCORERS, student)
   assert max(len(video.times) for video in videos) == worlds.FRAMES

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dlkd_jax.reporting import split_data
-from dlkd_jax.retrieval.evaluation import EvaluationResult
+from dlkd_jax.retrieval.evaluate import EvaluationResult
 from dlkd_jax.retrieval.metrics import metrics_from_ranks, rank_own_videos
 from tests.reporting import worlds
 
@@ -74,7 +74,7 @@ def read(monkeypatch):
       known = {'video_id': video.encode(), 'moments': truth.moments[original].astype(np.float32)}
       records.append(record(12, 12, truth.videos[columns[column]].duration, **some, **known))
     monkeypatch.setattr(split_data.splits, 'open_split', lambda *_: records)
-    monkeypatch.setattr(split_data.splits, 'SplitEvaluator', lambda *_, **__: lambda params: result)
+    monkeypatch.setattr(split_data.splits, 'make_evaluator', lambda *_, **__: lambda params: result)
     monkeypatch.setattr(
       split_data.recipe, 'make_evaluation_options', lambda *_: types.SimpleNamespace(weights=truth.weights)
     )

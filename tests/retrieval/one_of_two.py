@@ -13,8 +13,8 @@ import numpy as np
 
 from dlkd_jax import sharding
 from dlkd_jax.multihost import Stopped
-from dlkd_jax.retrieval import sharded_gallery
-from dlkd_jax.retrieval.evaluation import evaluate
+from dlkd_jax.retrieval import ranking
+from dlkd_jax.retrieval.evaluate import Evaluator
 from tests import options as made
 from tests.retrieval import worlds
 
@@ -43,15 +43,13 @@ def run(mesh, index, count, case):
     world.frames[5] = world.frames[5][:0]
   params = jax.device_put({'scale': np.ones(8, np.float32)}, jax.NamedSharding(mesh, jax.P('model')))
   try:
-    result = evaluate(
-      params,
-      share(world.caption_blocks(2 * BLOCK), index, count),
-      galleries(world, index, count),
+    split = worlds.Blocks(
       len(world.frames),
-      worlds.sign_encoders(),
-      made.evaluation_options(mesh=mesh, keep_scores=True),
-      stop,
+      lambda: share(world.caption_blocks(2 * BLOCK), index, count),
+      lambda: galleries(world, index, count),
     )
+    options = made.evaluation_options(mesh=mesh, keep_scores=True)
+    result = Evaluator(worlds.sign_encoders(), split, options)(params, stop)
   except (Stopped, RuntimeError, ValueError) as error:
     return {'error': f'{type(error).__name__}: {error}'}
   ranks = {name: dict(zip(result.caption_ids, values.tolist(), strict=True)) for name, values in result.ranks.items()}
@@ -65,7 +63,7 @@ def main(address, count, index, case):
   jax.config.update('jax_num_cpu_devices', 2)
   jax.distributed.initialize(address, int(count), int(index))
   if case == 'one chip':  # As if programs over one process's devices were refused.
-    sharded_gallery._all_or_one = lambda mesh: True
+    ranking._all_or_one = lambda mesh: True
   mesh = sharding.make_mesh(model=2)
   assert mesh.size == 2 * int(count)
   print('found:' + json.dumps(run(mesh, int(index), int(count), case)), flush=True)

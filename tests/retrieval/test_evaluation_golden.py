@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from dlkd_jax.data.evaluation_blocks import caption_blocks, video_blocks
+from dlkd_jax.data.evaluation_blocks import EvaluationSplit
 from dlkd_jax.models.release_parameters import from_release
 from dlkd_jax.models.student import init_parameters
-from dlkd_jax.retrieval.evaluator import Evaluator
+from dlkd_jax.retrieval.evaluate import Evaluator, encoders_of
 from tests import options as made
 from tests.data.fakes import read_pack
 from tests.paths import golden, pack
@@ -25,12 +25,8 @@ def test_scores_and_metrics_agree(released, video_block, caption_block):
   records = read_pack(golden('pack'), 'tvr', 'i3d_resnet', 'test')
   options = made.pipeline_options(max_frames=16, max_words=10, frame_sizes=(8, 16), word_sizes=(10,))
   student = made.student(hidden=32, heads=4, max_frames=16, max_words=10)
-  result = Evaluator(student, made.evaluation_options(keep_scores=True))(
-    params,
-    caption_blocks(records, options, caption_block),
-    video_blocks(records, options, video_block),
-    len(records),
-  )
+  split = EvaluationSplit(records, options, caption_block, video_block)
+  result = Evaluator(encoders_of(student), split, made.evaluation_options(keep_scores=True))(params)
   rows = [result.caption_ids.index(name) for name in released['query_ids']]
   columns = [result.video_ids.index(name) for name in released['video_ids']]
   assert sorted(rows) == list(range(len(result.caption_ids)))
@@ -45,12 +41,8 @@ def test_the_zero_shot_teacher_on_a_real_test_split():
   records = read_pack(pack('charades'), 'charades', 'i3d_rgb_lgi', 'test')
   options = made.pipeline_options()
   student = made.student(hidden=8, heads=2)
-  result = Evaluator(student, made.evaluation_options())(
-    init_parameters(student, jax.random.key(0), 128, 128),
-    caption_blocks(records, options, 512),
-    video_blocks(records, options, 128),
-    len(records),
-  )
+  evaluator = Evaluator(encoders_of(student), EvaluationSplit(records, options, 512, 128), made.evaluation_options())
+  result = evaluator(init_parameters(student, jax.random.key(0), 128, 128))
   found = result.metrics['teacher']
   rounded = [round(x, 1) for x in (found.r1, found.r5, found.r10, found.r100, found.sum_r)]
   assert rounded == [2.3, 9.5, 16.6, 69.6, 98.0]

@@ -1,4 +1,4 @@
-"""Ranks and metrics against plain counting, the authors' numbers, and their stated properties."""
+"""Ranks and metrics against plain counting, the authors' numbers, and their stated properties; the final table."""
 
 import numpy as np
 import pytest
@@ -111,3 +111,33 @@ def test_chance_is_the_mean_over_all_ranks(videos):
   expected = m.metrics_from_ranks(np.arange(1, videos + 1))
   for name, value in m.chance_metrics(videos).as_dict().items():
     assert value == pytest.approx(expected.as_dict()[name]), name
+
+
+_METRICS = {
+  'inheritance': m.metrics_from_ranks(np.array([1, 2, 30, 900])),
+  'fused': m.RetrievalMetrics(3.14, 11.5, 19.2, 70.1, 45.0, 120.25, 0.0812),
+  'teacher': m.metrics_from_ranks(np.array([4, 5, 6])),
+  'another': m.metrics_from_ranks(np.array([1])),
+}
+
+
+def test_text_is_aligned_and_complete():
+  lines = m.text_table(_METRICS, 1334).split('\n')
+  assert lines[0].split() == ['R@1', 'R@5', 'R@10', 'R@100', 'SumR', 'MedR', 'MeanR', 'mAP']
+  labels = ['teacher alone', 'inheritance', 'another', 'fused', 'chance']
+  assert [line[:13].strip() for line in lines[2:]] == labels
+  assert len({len(line) for line in lines}) == 1
+  fused = next(line for line in lines if line.startswith('fused'))
+  assert fused.split()[1:] == ['3.1', '11.5', '19.2', '70.1', '103.9', '45.0', '120.2', '0.0812']
+
+
+def test_markdown_has_one_cell_a_column():
+  lines = m.markdown_table(_METRICS, 1334).split('\n')
+  assert {line.count('|') for line in lines} == {10}
+  assert lines[0].split(' | ')[1] == 'R@1'
+  assert lines[-1].startswith('| chance | 0.1 | 0.4 | 0.7 | 7.5 | 8.7 | 667.5 | 667.5 |')
+
+
+def test_an_empty_gallery_has_no_chance():
+  with pytest.raises(ValueError, match='at least one video'):
+    m.text_table(_METRICS, 0)

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dlkd_jax.data.evaluation_blocks import CaptionBlock, VideoBlock
-from dlkd_jax.retrieval.evaluation import Encoders
+from dlkd_jax.retrieval.evaluate import Encoders
 from dlkd_jax.retrieval.metrics import RetrievalMetrics
 
 WORDS, TOKEN_FEATURES, FRAME_FEATURES, TEACHER_FEATURES, HIDDEN, SIGNS = 5, 6, 7, 4, 8, 16
+
+
+@dataclasses.dataclass
+class Blocks:
+  """A split of blocks that are made by functions."""
+
+  num_videos: int
+  captions: Callable
+  videos: Callable
 
 
 @dataclasses.dataclass
@@ -58,10 +68,15 @@ class World:
         np.arange(block) < len(ids),
         ids,
         self.own_ids[start : start + block],
-        [''] * len(ids),
-        np.full((block, 2), np.nan, np.float32),
-        np.full(block, np.nan, np.float32),
       )
+
+  def split(self, captions=8, videos=4, frames=6, words=WORDS, teacher=True, num_videos=None) -> Blocks:
+    """Returns the world as a split, in blocks of so many captions and videos."""
+    return Blocks(
+      len(self.frames) if num_videos is None else num_videos,
+      lambda: self.caption_blocks(captions, words, teacher),
+      lambda: self.video_blocks(videos, frames, teacher),
+    )
 
   def permuted(self, order) -> World:
     """Returns the same world with its videos in another order."""

@@ -13,8 +13,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from dlkd_jax import sharding
 from dlkd_jax.errors import UserError
 from dlkd_jax.models.student import init_parameters
-from dlkd_jax.retrieval import scoring
-from dlkd_jax.retrieval.sharded_gallery import encoding_mesh
+from dlkd_jax.retrieval import ranking
+from dlkd_jax.similarity.common import product_bytes
 from dlkd_jax.tools.planning.topologies import Topology
 from dlkd_jax.tools.planning.workload import Workload, abstract_batch
 from dlkd_jax.training import recipe
@@ -79,15 +79,15 @@ def evaluation_step(config: ml_collections.ConfigDict, topology: Topology, galle
   options = recipe.make_evaluation_options(config, mesh, teacher=False)
   block = -(-config.evaluation.block_videos // mesh.size)
   videos = -(-gallery.videos // (block * mesh.size)) * block
-  product_bytes = scoring.default_product_bytes(mesh)
-  plan = scoring.plan_queries(gallery.queries, videos, config.data.max_frames, product_bytes)
+  most_bytes = product_bytes(topology.platform)
+  plan = ranking.plan_queries(gallery.queries, videos, config.data.max_frames, most_bytes)
   weights = tuple((name, options.weights[name]) for name in student.branch_names)
-  fused = ('fused', student.branch_names) if len(weights) > 1 else None
+  fused = student.branch_names if len(weights) > 1 else ()
 
   def step(queries, frames, columns, own):
-    scores = [scoring.score_segment(queries, frames, mesh=mesh, query_tile=plan.tile, product_bytes=product_bytes)]
-    terms = scoring.weigh(scores, weights=weights) if fused else []
-    return scoring.rank_block(scores, terms, columns, own, mesh=mesh, fused=fused, keep=False)
+    scores = [ranking.score_segment(queries, frames, mesh=mesh, query_tile=plan.tile, most_bytes=most_bytes)]
+    terms = ranking.weigh(scores, weights=weights) if fused else []
+    return ranking.rank_block(scores, terms, columns, own, mesh=mesh, fused=fused, keep=False)
 
   whole, split = sharding.replicated(mesh), NamedSharding(mesh, PartitionSpec(mesh.axis_names))
   hidden, every = config.model.hidden, videos * mesh.size
@@ -109,18 +109,18 @@ def encoding_step(config: ml_collections.ConfigDict, topology: Topology, workloa
     topology: the devices of its first process are taken, or one alone where programs over some are refused.
     workload: for the feature size.
   """
-  mesh = encoding_mesh(sharding.make_mesh(topology.devices))
+  mesh = ranking.encoding_mesh(sharding.make_mesh(topology.devices))
   student = recipe.make_student(config, topology.platform)
   videos, length = -(-config.evaluation.block_videos // mesh.size) * mesh.size, config.data.max_frames
 
   def encode(params, frames, mask):
     encoded = student.apply({'params': params}, frames, mask, deterministic=True, method='encode_frames')
-    return scoring.prepare_frames(encoded, dict.fromkeys(encoded, mask), mesh=mesh)
+    return ranking.prepare_frames(encoded, dict.fromkeys(encoded, mask), mesh=mesh)
 
   params = _place(jax.eval_shape(_make_params(student, workload)), sharding.replicated(mesh))
   frames = jax.ShapeDtypeStruct((videos, length, workload.features[0]), jnp.float32)
   mask = jax.ShapeDtypeStruct((videos, length), jnp.bool_)
-  return jax.jit(encode).trace(params, *_place((frames, mask), NamedSharding(mesh, scoring.over_devices(mesh))))
+  return jax.jit(encode).trace(params, *_place((frames, mask), NamedSharding(mesh, ranking.over_devices(mesh))))
 
 
 def _make_params(student, workload: Workload):

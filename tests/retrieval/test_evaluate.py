@@ -13,9 +13,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from dlkd_jax.errors import UserError
 from dlkd_jax.models.student import init_parameters
 from dlkd_jax.multihost import Stopped
-from dlkd_jax.retrieval import evaluation, metrics, sharded_gallery
-from dlkd_jax.retrieval.evaluation import evaluate
-from dlkd_jax.retrieval.evaluator import Evaluator
+from dlkd_jax.retrieval import evaluate, metrics, ranking
+from dlkd_jax.retrieval.evaluate import Evaluator, encoders_of
 from dlkd_jax.sharding import make_mesh
 from dlkd_jax.training.usage import Compilations
 from tests import options as made
@@ -25,17 +24,9 @@ ALL = ('inheritance', 'exploration', 'fused', 'teacher')
 KEEP = made.evaluation_options(keep_scores=True)
 
 
-def _run(world, options=KEEP, *, videos=4, captions=8, frames=6, words=worlds.WORDS, **more):
-  teacher = more.pop('teacher', True)
-  return evaluate(
-    more.pop('params', worlds.linear_parameters()),
-    lambda: world.caption_blocks(captions, words, teacher),
-    lambda: world.video_blocks(videos, frames, teacher),
-    more.pop('num_videos', len(world.frames)),
-    worlds.linear_encoders(),
-    options,
-    **more,
-  )
+def _run(world, options=KEEP, *, params=None, should_stop=None, **how):
+  evaluator = Evaluator(worlds.linear_encoders(), world.split(**how), options)
+  return evaluator(params or worlds.linear_parameters(), should_stop)
 
 
 def test_scores_and_ranks_agree_with_plain_loops():
@@ -138,7 +129,7 @@ def test_encoding_on_one_device_alone_gives_the_same(monkeypatch):
   # As on large TPU v5e slices, where programs over some of the devices are refused.
   world = worlds.make_world(videos=21)
   expected = _run(world, dataclasses.replace(KEEP, mesh=make_mesh()), videos=8)
-  monkeypatch.setattr(sharded_gallery, '_all_or_one', lambda mesh: True)
+  monkeypatch.setattr(ranking, '_all_or_one', lambda mesh: True)
   found = _run(world, dataclasses.replace(KEEP, mesh=make_mesh()), videos=8)
   for name in ALL:
     np.testing.assert_allclose(found.scores[name], expected.scores[name], atol=1e-6)
@@ -160,8 +151,8 @@ def test_which_slices_run_programs_on_all_devices_or_one():
     ('cpu', 64, 2, False),
   ):
     whole, local = mesh(kind, devices, processes)
-    with mock.patch.object(sharded_gallery, 'local_mesh', lambda _, local=local: local):
-      assert sharded_gallery._all_or_one(whole) is expected, (kind, devices)
+    with mock.patch.object(ranking, 'local_mesh', lambda _, local=local: local):
+      assert ranking._all_or_one(whole) is expected, (kind, devices)
 
 
 @pytest.mark.parametrize('keep', [True, False])
@@ -169,26 +160,14 @@ def test_which_slices_run_programs_on_all_devices_or_one():
 def test_ties_and_an_uneven_gallery_rank_alike_on_all_devices(devices, keep):
   world = worlds.tied_world()
   weights = {'inheritance': 0.7, 'exploration': 0.3}
-  result = evaluate(
-    {},
-    world.caption_blocks(8),
-    world.video_blocks(8, 3),
-    len(world.frames),
-    worlds.sign_encoders(),
-    made.evaluation_options(keep_scores=True),
-  )
+  split = world.split(videos=8, frames=3)
+  result = Evaluator(worlds.sign_encoders(), split, made.evaluation_options(keep_scores=True))({})
+  options = made.evaluation_options(weights=weights, keep_scores=keep, mesh=_meshes()[devices])
+  found = Evaluator(worlds.sign_encoders(), split, options)({})
   for name in ALL:
     expected = metrics.rank_own_videos(result.scores[name], result.own_columns)
     own = np.take_along_axis(result.scores[name], result.own_columns[:, None], axis=1)
     assert (1 + (result.scores[name] > own).sum(1) < expected).sum() > 10, 'the test is about ties'
-    found = evaluate(
-      {},
-      world.caption_blocks(8),
-      world.video_blocks(8, 3),
-      len(world.frames),
-      worlds.sign_encoders(),
-      made.evaluation_options(weights=weights, keep_scores=keep, mesh=_meshes()[devices]),
-    )
     np.testing.assert_array_equal(found.ranks[name], expected)
   np.testing.assert_array_equal(result.ranks['fused'], metrics.rank_fused(result.scores, weights, result.own_columns))
 
@@ -221,7 +200,8 @@ def test_blocks_of_different_lengths():
   expected = _run(world)
   for mesh in _meshes().values():
     options = dataclasses.replace(KEEP, mesh=mesh)
-    found = evaluate(worlds.linear_parameters(), world.caption_blocks(8), blocks, 30, worlds.linear_encoders(), options)
+    split = worlds.Blocks(30, lambda: world.caption_blocks(8), blocks)
+    found = Evaluator(worlds.linear_encoders(), split, options)(worlds.linear_parameters())
     assert found.video_ids == expected.video_ids
     for name in ALL:
       np.testing.assert_allclose(found.scores[name], expected.scores[name], atol=1e-6)
@@ -232,14 +212,8 @@ def test_the_gallery_takes_the_type_of_the_encoders():
   world, encoders = worlds.make_world(), worlds.linear_encoders()
   narrow = jax.jit(lambda *arguments: jax.tree.map(lambda x: x.astype(jnp.bfloat16), encoders.frames(*arguments)))
   exact = _run(world, teacher=False)
-  found = evaluate(
-    worlds.linear_parameters(),
-    world.caption_blocks(8, teacher=False),
-    world.video_blocks(4, 6, teacher=False),
-    len(world.frames),
-    encoders._replace(frames=narrow),
-    KEEP,
-  )
+  evaluator = Evaluator(encoders._replace(frames=narrow), world.split(teacher=False), KEEP)
+  found = evaluator(worlds.linear_parameters())
   assert found.gallery_bytes * 2 == exact.gallery_bytes
   for name, scores in exact.scores.items():
     assert found.scores[name].dtype == np.float32
@@ -257,8 +231,7 @@ def test_parameters_may_be_split_over_the_mesh():
 
 def test_new_parameters_do_not_compile_anew():
   student = made.student(hidden=16, heads=2, max_frames=8, max_words=worlds.WORDS)
-  evaluator = Evaluator(student, KEEP)
-  world = worlds.make_world()
+  evaluator = Evaluator(encoders_of(student), worlds.make_world().split(), KEEP)
   shapes = jax.eval_shape(
     lambda: init_parameters(student, jax.random.key(0), worlds.FRAME_FEATURES, worlds.TOKEN_FEATURES)
   )
@@ -266,8 +239,7 @@ def test_new_parameters_do_not_compile_anew():
   for epoch in range(3):
     rng = np.random.default_rng(epoch)
     params = jax.tree.map(lambda x, rng=rng: rng.standard_normal(x.shape).astype(x.dtype), shapes)
-    result = evaluator(params, world.caption_blocks(8), world.video_blocks(4, 6), len(world.frames))
-    scores.append(result.scores)
+    scores.append(evaluator(params).scores)
   assert evaluator.encoders.frames._cache_size() == evaluator.encoders.tokens._cache_size() == 1
   assert not np.allclose(scores[0]['fused'], scores[1]['fused'])
   np.testing.assert_array_equal(scores[0]['teacher'], scores[2]['teacher'])
@@ -279,16 +251,15 @@ def test_split_parameters_are_gathered_by_one_program():
   counts = []
   with Compilations() as compilations:
     for epoch in range(3):
-      found = evaluation._on_this_process({'x': (1 + epoch) * split}, mesh, processes)
+      found = evaluate._on_this_process({'x': (1 + epoch) * split}, mesh, processes)
       np.testing.assert_array_equal(found['x'], np.full((4, 6), 1 + epoch))
       counts.append(compilations.count)
   assert counts[0] == counts[2] > 0
 
 
-def test_evaluators_of_equal_students_share_their_programs():
-  first, second = (Evaluator(made.student(hidden=8, heads=heads), KEEP) for heads in (2, 2))
-  assert first.encoders is second.encoders
-  assert Evaluator(made.student(hidden=8, heads=4), KEEP).encoders is not first.encoders
+def test_encoders_of_equal_students_share_their_programs():
+  first, second, other = (encoders_of(made.student(hidden=8, heads=heads)) for heads in (2, 2, 4))
+  assert first is second is not other
 
 
 def test_a_stop_is_honoured_between_blocks():
@@ -351,7 +322,8 @@ def test_blocks_with_and_without_a_teacher_do_not_mix():
   world = worlds.make_world()
   blocks = [*world.video_blocks(4, 6)][:2] + [*world.video_blocks(4, 6, teacher=False)][2:]
   with pytest.raises(UserError, match="from \\['video8'\\] is"):
-    evaluate(worlds.linear_parameters(), world.caption_blocks(8), blocks, 13, worlds.linear_encoders(), KEEP)
+    split = worlds.Blocks(13, lambda: world.caption_blocks(8), lambda: blocks)
+    Evaluator(worlds.linear_encoders(), split, KEEP)(worlds.linear_parameters())
 
 
 def test_no_captions_is_an_error():

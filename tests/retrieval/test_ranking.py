@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlkd_jax.retrieval import metrics, scoring
+from dlkd_jax.retrieval import metrics, ranking
 from dlkd_jax.sharding import make_mesh
 
 
 @pytest.mark.parametrize('queries', [1, 22, 1000, 1025, 15753])
 @pytest.mark.parametrize('product_bytes', [1, 400, 2 << 20, 256 << 20])
 def test_queries_are_cut_with_little_padding(queries, product_bytes):
-  plan = scoring.plan_queries(queries, 4430, 128, product_bytes)
+  plan = ranking.plan_queries(queries, 4430, 128, product_bytes)
   assert plan.block % plan.tile == 0 and plan.tile % 8 == 0
   padded = plan.block * plan.blocks
   tiles = padded // plan.tile
@@ -21,14 +21,14 @@ def test_queries_are_cut_with_little_padding(queries, product_bytes):
 
 
 def test_a_large_gallery_takes_fewer_queries_at_once():
-  plan = scoring.plan_queries(5000, 1_000_000, 32, 256 << 20)
+  plan = ranking.plan_queries(5000, 1_000_000, 32, 256 << 20)
   assert plan.block * 1_000_000 * 4 <= 128 << 20
 
 
 @pytest.mark.parametrize('videos', [1, 7, 64, 96, 1000])
 @pytest.mark.parametrize('product_bytes', [1, 2 << 20])
 def test_the_products_fit(videos, product_bytes):
-  tile = scoring.video_tile(videos, 128, 256, product_bytes)
+  tile = ranking.video_tile(videos, 128, 256, product_bytes)
   assert videos % tile == 0
   assert tile == 1 or tile * 128 * 256 * 4 <= product_bytes
 
@@ -49,16 +49,16 @@ def test_scores_agree_with_plain_loops(tile, product_bytes, devices):
   queries, frames, mask = _problem(16, 12, 5)
   norm = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)  # noqa: E731
   expected = [[(norm(frames[v][mask[v]]) @ q).max() for v in range(12)] for q in norm(queries)]
-  ready = scoring.prepare_frames({'a': frames}, {'a': mask}, mesh=mesh)
-  found = scoring.score_segment({'a': queries}, ready, mesh=mesh, query_tile=tile, product_bytes=product_bytes)
+  ready = ranking.prepare_frames({'a': frames}, {'a': mask}, mesh=mesh)
+  found = ranking.score_segment({'a': queries}, ready, mesh=mesh, query_tile=tile, most_bytes=product_bytes)
   np.testing.assert_allclose(found['a'], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_zero_vectors_score_zero():
   mesh = make_mesh(jax.devices()[:1])
   zeros = {'a': np.zeros((2, 3, 4), np.float32)}
-  ready = scoring.prepare_frames(zeros, {'a': np.ones((2, 3), bool)}, mesh=mesh)
-  found = scoring.score_segment({'a': np.ones((8, 4))}, ready, mesh=mesh, query_tile=8, product_bytes=1 << 20)
+  ready = ranking.prepare_frames(zeros, {'a': np.ones((2, 3), bool)}, mesh=mesh)
+  found = ranking.score_segment({'a': np.ones((8, 4))}, ready, mesh=mesh, query_tile=8, most_bytes=1 << 20)
   np.testing.assert_array_equal(found['a'], np.zeros((8, 2)))
 
 
@@ -75,10 +75,10 @@ def test_ranks_equal_those_of_numpy(devices):
   cut += [{name: jnp.asarray(x[:, 8:]) for name, x in scores.items()}]
   # A device holds its part of the first segment, then its part of the second.
   places = np.concatenate([part.reshape(devices, -1) for part in (columns[:8], columns[8:])], axis=1).reshape(-1)
-  terms = scoring.weigh(cut, weights=weights)
-  ranks, bad, _ = scoring.rank_block(cut, terms, places, own, mesh=mesh, fused=('sum', ('a', 'b')), keep=False)
+  terms = ranking.weigh(cut, weights=weights)
+  ranks, bad, _ = ranking.rank_block(cut, terms, places, own, mesh=mesh, fused=('a', 'b'), keep=False)
   in_order = {name: x[:, np.argsort(columns)[3:]] for name, x in scores.items()}
-  np.testing.assert_array_equal(ranks['sum'], metrics.rank_fused(in_order, dict(weights), own))
+  np.testing.assert_array_equal(ranks['fused'], metrics.rank_fused(in_order, dict(weights), own))
   for name in scores:
     np.testing.assert_array_equal(ranks[name], metrics.rank_own_videos(in_order[name], own))
     assert (np.asarray(bad[name]) > 13).all()
@@ -89,8 +89,8 @@ def test_the_products_of_all_queries_never_exist(devices):
   mesh = make_mesh(jax.devices()[:devices])
   queries, videos, frames, hidden, limit = 1024, 64 * devices, 64, 16, 1 << 20
   shape = lambda *sizes: {'a': jax.ShapeDtypeStruct(sizes, jnp.float32)}  # noqa: E731
-  program = scoring.score_segment.lower(
-    shape(queries, hidden), shape(videos, frames, hidden), mesh=mesh, query_tile=128, product_bytes=limit
+  program = ranking.score_segment.lower(
+    shape(queries, hidden), shape(videos, frames, hidden), mesh=mesh, query_tile=128, most_bytes=limit
   ).compile()
   scores = queries * videos // devices * 4
   # The scores before and after they are put in order, the product, and its operands.
@@ -102,9 +102,7 @@ def test_ranking_moves_no_scores():
   sizes = jax.ShapeDtypeStruct
   scores = [{name: sizes((256, 512), jnp.float32) for name in ('a', 'b')}]
   columns, own = sizes((512,), jnp.int32), sizes((256,), jnp.int32)
-  program = scoring.rank_block.lower(
-    scores, scores, columns, own, mesh=mesh, fused=('sum', ('a', 'b')), keep=False
-  ).compile()
+  program = ranking.rank_block.lower(scores, scores, columns, own, mesh=mesh, fused=('a', 'b'), keep=False).compile()
   text = program.as_text()
   assert 'all-reduce' in text
   assert not any(word in text for word in ('all-gather', 'all-to-all', 'collective-permute'))

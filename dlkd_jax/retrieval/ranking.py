@@ -1,0 +1,437 @@
+"""Encoded videos that stay on the devices, each holding its share, and the ranks of queries among them.
+
+Every process encodes its own videos on its own devices, block by block. Blocks of the same number of frames are joined
+into segments; a segment is one array a scorer over all devices of the mesh. Every device scores the queries against its
+own videos only; what crosses devices is one number a query: the score of its own video, how many other videos reach it,
+and where a score is not finite.
+
+Sizes: q queries of a block, n videos of a segment, L frames, H hidden.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from dlkd_jax.errors import UserError
+from dlkd_jax.multihost import Processes
+from dlkd_jax.retrieval.metrics import FUSED
+from dlkd_jax.similarity.common import inverse_norm, product_bytes
+
+Array = Any  # numpy on the host, jax.Array on the device.
+
+# Queries ranked at once, and what their scores may take on a device, for one scorer.
+_QUERY_BLOCK = 1024
+_SCORE_BYTES = 128 << 20
+_QUERY_MULTIPLE = 8
+# Bytes of a segment on one device. Joining takes as much again for a moment; scoring is one dispatch a segment.
+_SEGMENT_BYTES = 128 << 20
+
+
+def local_mesh(mesh: Mesh) -> Mesh:
+  """Returns the mesh of this process's devices, in their order in the whole mesh, along one axis."""
+  devices = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+  return Mesh(np.asarray(devices), ('local',), axis_types=(AxisType.Auto,))
+
+
+def encoding_mesh(mesh: Mesh) -> Mesh:
+  """Returns the mesh on which a process runs programs of its own: its devices, or its first one alone.
+
+  On large TPU v5e slices, of several hosts, programs run on all chips of the slice or on a single
+  one; the compiler refuses those over the chips of one host.
+  """
+  local = local_mesh(mesh)
+  if not _all_or_one(mesh):
+    return local
+  return Mesh(local.devices[:1], local.axis_names, axis_types=(AxisType.Auto,))
+
+
+def _all_or_one(mesh: Mesh) -> bool:
+  """Whether programs over some of the devices are refused: seen with v5e slices of 32 chips and more."""
+  kind = mesh.devices.flat[0].device_kind.lower()
+  return mesh.size >= 32 and mesh.size > local_mesh(mesh).size and ('v5 lite' in kind or 'v5e' in kind)
+
+
+def over_devices(mesh: Mesh, axis: int = 0) -> PartitionSpec:
+  """Returns the split of one axis over all devices of a mesh."""
+  return PartitionSpec(*[None] * axis, mesh.axis_names)
+
+
+def split_rows(array, mesh: Mesh, what: str) -> jax.Array:
+  """Splits the first axis over the devices of a process.
+
+  Raises:
+    UserError: the axis does not divide by their number; `what` names it.
+  """
+  if array.shape[0] % mesh.size:
+    raise UserError(
+      f'a block of {array.shape[0]} {what} does not divide over {mesh.size} devices; '
+      f'choose a block size that is a multiple of {mesh.size}'
+    )
+  return jax.device_put(array, NamedSharding(mesh, over_devices(mesh)))
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardedGallery:
+  """The encoded videos of a split.
+
+  Attributes:
+    segments: in each, scorer → `[n, L, H]` unit vectors, split over the devices; no frame needs a mask.
+    columns: `[V']` int32, index into `video_ids` of the devices' videos, over all segments; -1 at empty places. Split
+      over the devices.
+    video_ids: ids of all processes' videos, V of them.
+  """
+
+  segments: list[dict[str, jax.Array]]
+  columns: jax.Array
+  video_ids: list[str]
+
+  @property
+  def nbytes(self) -> int:
+    """Bytes of the encoded features, over all devices."""
+    return sum(array.nbytes for segment in self.segments for array in segment.values())
+
+
+class GalleryBuilder:
+  """Collects encoded blocks of videos, then joins those of all processes into one gallery."""
+
+  def __init__(self, mesh: Mesh, segment_bytes: int = _SEGMENT_BYTES):
+    self.video_ids: list[str] = []
+    self._mesh, self._local, self._encoding = mesh, local_mesh(mesh), encoding_mesh(mesh)
+    # Blocks are joined by a program over the process's devices; where there can be none, each is a segment.
+    self._segment_bytes = segment_bytes if self._encoding == self._local else 0
+    self._shape: dict | None = None  # What all blocks share: videos of a block, size and type of each scorer.
+    # By frames: each block, and its columns `[devices, videos a device]`.
+    self._blocks: dict[int, list[tuple[dict[str, jax.Array], np.ndarray]]] = collections.defaultdict(list)
+
+  def add(self, frames: Mapping[str, jax.Array], masks: Mapping[str, jax.Array], ids: list[str]) -> dict:
+    """Adds one block; its real videos come first. Returns what is kept of it.
+
+    Args:
+      frames: scorer → `[b, L, H]`, split over the devices of `encoding_mesh`.
+      masks: scorer → `[b, L]` bool.
+      ids: of the real videos.
+
+    Raises:
+      UserError: earlier blocks had other scorers, or another size.
+    """
+    rows, length = next(iter(frames.values())).shape[:2]
+    shape = {'videos': rows, 'scorers': {name: [x.shape[-1], str(x.dtype)] for name, x in sorted(frames.items())}}
+    if self._shape not in (None, shape):
+      raise UserError(
+        f'earlier blocks of videos were {self._shape}, the one from {ids[:1]} is {shape}; blocks must be of one size, '
+        'and give teacher frames in all or in none'
+      )
+    self._shape = shape
+    columns = np.full(rows, -1, np.int32)
+    columns[: len(ids)] = len(self.video_ids) + np.arange(len(ids))
+    self.video_ids += ids
+    block = prepare_frames(frames, masks, mesh=self._encoding)
+    if self._encoding != self._local:
+      block = {name: split_rows(array, self._local, 'videos') for name, array in block.items()}
+    self._blocks[length].append((block, columns.reshape(self._local.size, -1)))
+    return block
+
+  def finish(self, processes: Processes) -> ShardedGallery:
+    """Joins the blocks of all processes. Empties the builder.
+
+    Raises:
+      UserError: there is no video, or the processes' blocks differ in size or scorers.
+    """
+    counts = {str(length): len(blocks) for length, blocks in self._blocks.items()}
+    found = processes.gather({'ids': self.video_ids, 'blocks': counts, 'shape': self._shape})
+    shapes = [other['shape'] for other in found if other['shape'] is not None]
+    if not shapes:
+      raise UserError('there is no video to evaluate; check the split that the videos come from')
+    if any(shape != shapes[0] for shape in shapes):
+      raise UserError(f'the processes encoded blocks of different sizes or scorers: {shapes}')
+    segments, columns = [], []
+    for length in sorted({int(length) for other in found for length in other['blocks']}):
+      blocks = self._blocks.pop(length, [])
+      most = max(other['blocks'].get(str(length), 0) for other in found)
+      blocks += [self._empty_block(length, shapes[0]) for _ in range(most - len(blocks))]
+      columns += [places for _, places in blocks]
+      together = max(1, self._segment_bytes * self._local.size // sum(x.nbytes for x in blocks[0][0].values()))
+      while blocks:
+        # Blocks go as their segments come, so that the gallery is there twice nowhere.
+        some, blocks = [block for block, _ in blocks[:together]], blocks[together:]
+        joined = join_blocks(some, mesh=self._local) if len(some) > 1 else some[0]
+        segments.append(self._over_all_devices(jax.block_until_ready(joined)))
+    mine = sum(len(other['ids']) for other in found[: jax.process_index() if processes.several else 0])
+    local = np.concatenate(columns, axis=1).reshape(-1)
+    local = np.where(local >= 0, local + mine, -1).astype(np.int32)
+    placement = NamedSharding(self._mesh, over_devices(self._mesh))
+    return ShardedGallery(
+      segments=segments,
+      columns=jax.make_array_from_process_local_data(placement, local),
+      video_ids=[name for other in found for name in other['ids']],
+    )
+
+  def _empty_block(self, length: int, shape: dict) -> tuple[dict[str, jax.Array], np.ndarray]:
+    """Makes a block without videos, where other processes have more blocks of a number of frames."""
+    zeros = {
+      name: split_rows(jnp.zeros((shape['videos'], length, hidden), dtype), self._local, 'videos')
+      for name, (hidden, dtype) in shape['scorers'].items()
+    }
+    return zeros, np.full((self._local.size, shape['videos'] // self._local.size), -1, np.int32)
+
+  def _over_all_devices(self, segment: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Views the shares of all processes as one array over the whole mesh; nothing is copied."""
+    placement = NamedSharding(self._mesh, over_devices(self._mesh))
+
+    def view(array: jax.Array) -> jax.Array:
+      share = {shard.device: shard.data for shard in array.addressable_shards}
+      rows = array.shape[0] // self._local.size * self._mesh.size
+      shards = [share[device] for device in self._local.devices.flat]
+      return jax.make_array_from_single_device_arrays((rows, *array.shape[1:]), placement, shards)
+
+    return jax.tree.map(view, segment)
+
+
+def unit(vectors: jax.Array) -> jax.Array:
+  """Divides vectors by their norm, in float32; zero vectors stay zero."""
+  vectors = vectors.astype(jnp.float32)
+  return vectors * inverse_norm(vectors)[..., None]
+
+
+@functools.partial(jax.jit, static_argnames='mesh')
+def prepare_frames(
+  frames: Mapping[str, jax.Array], masks: Mapping[str, jax.Array], *, mesh: Mesh
+) -> dict[str, jax.Array]:
+  """Makes encoded frames ready for scoring: of unit norm, and without a mask.
+
+  A padded frame becomes a copy of its video's first real frame, which leaves the maximum over frames as it is.
+
+  Args:
+    frames: scorer → `[n, L, H]`, split over the mesh.
+    masks: scorer → `[n, L]` bool, true at real frames. A video without any gets an arbitrary one.
+    mesh: devices of this process.
+
+  Returns:
+    scorer → `[n, L, H]` of the same type, each device's videos where they were.
+  """
+
+  def prepare(array, mask):
+    first = jnp.take_along_axis(array, jnp.argmax(mask, axis=1)[:, None, None], axis=1)
+    return unit(jnp.where(mask[..., None], array, first)).astype(array.dtype)
+
+  split = over_devices(mesh)
+  apply = lambda arrays, masks: {name: prepare(arrays[name], masks[name]) for name in arrays}  # noqa: E731
+  return jax.shard_map(apply, mesh=mesh, in_specs=split, out_specs=split)(dict(frames), dict(masks))
+
+
+@functools.partial(jax.jit, static_argnames='mesh')
+def join_blocks(blocks: Sequence[Mapping[str, jax.Array]], *, mesh: Mesh) -> dict[str, jax.Array]:
+  """Joins blocks of frames, each device its own parts, so that nothing moves between devices."""
+  split = over_devices(mesh)
+  join = lambda parts: jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)  # noqa: E731
+  return jax.shard_map(join, mesh=mesh, in_specs=split, out_specs=split)(list(blocks))
+
+
+@dataclasses.dataclass(frozen=True)
+class QueryPlan:
+  """How Q queries are cut: `blocks` of `block` queries, each multiplied `tile` queries at a time."""
+
+  block: int
+  tile: int
+  blocks: int
+
+
+def plan_queries(queries: int, videos: int, frames: int, most_bytes: int) -> QueryPlan:
+  """Cuts the queries into equal blocks, and those into equal tiles, so that few padded queries are scored.
+
+  Args:
+    queries: Q.
+    videos: of one device.
+    frames: the most of a video.
+    most_bytes: what the float32 product of a tile of queries with a tile of videos may take; eight queries with one
+      video are multiplied in any case.
+  """
+  elements = most_bytes // 4
+  # Between a product of few queries and one of few frames, both slower than one in between.
+  wanted = min(math.isqrt(elements) // 2, elements // max(1, frames))
+  wanted = max(_QUERY_MULTIPLE, 1 << max(0, wanted.bit_length() - 1))
+  largest = min(_QUERY_BLOCK, _SCORE_BYTES // (4 * max(1, videos))) // _QUERY_MULTIPLE * _QUERY_MULTIPLE
+  largest = max(_QUERY_MULTIPLE, largest)
+  blocks = -(-queries // largest)
+  block = -(-queries // blocks)
+  tiles = -(-block // wanted)
+  tile = -(-block // (tiles * _QUERY_MULTIPLE)) * _QUERY_MULTIPLE
+  return QueryPlan(tiles * tile, tile, blocks)
+
+
+def video_tile(videos: int, frames: int, query_tile: int, most_bytes: int) -> int:
+  """Returns how many of a device's `videos` to multiply at once: a divisor of them, as large as the product allows."""
+  most = max(1, most_bytes // (4 * query_tile * max(1, frames)))
+  return next(tile for tile in range(min(most, videos), 0, -1) if videos % tile == 0)
+
+
+@functools.partial(jax.jit, static_argnames=('mesh', 'query_tile', 'most_bytes'))
+def score_segment(
+  queries: Mapping[str, jax.Array],
+  frames: Mapping[str, jax.Array],
+  *,
+  mesh: Mesh,
+  query_tile: int,
+  most_bytes: int,
+) -> dict[str, jax.Array]:
+  """Maximum over the frames of the cosine, for every query of a block and every video of a segment.
+
+  Args:
+    queries: scorer → `[q, H]` on all devices, not normalised; q is a multiple of `query_tile`.
+    frames: scorer → `[n, L, H]` as `prepare_frames` leaves them, split over the devices.
+    mesh: the devices.
+    query_tile: queries multiplied at once.
+    most_bytes: what one product may take; the program never holds `[q, n, L]`.
+
+  Returns:
+    scorer → `[q, n]` float32, columns split over the devices.
+  """
+
+  def score(rows, videos):
+    (block, hidden), (count, length, _) = rows.shape, videos.shape
+    tile = video_tile(count, length, query_tile, most_bytes)
+    tiles = unit(rows).astype(videos.dtype).reshape(block // query_tile, query_tile, hidden)
+
+    def product(some, vectors):
+      # Queries come last, so that the maximum runs over whole vectors of queries.
+      return jnp.einsum('nlh,qh->nlq', some, vectors, preferred_element_type=jnp.float32).max(axis=1)
+
+    some_videos = lambda some: jax.lax.map(functools.partial(product, some), tiles)  # noqa: E731
+    scores = jax.lax.map(some_videos, videos.reshape(count // tile, tile, length, hidden))
+    return scores.transpose(1, 3, 0, 2).reshape(block, count)
+
+  apply = lambda rows, videos: {name: score(rows[name], videos[name]) for name in videos}  # noqa: E731
+  specs = (PartitionSpec(), over_devices(mesh))
+  return jax.shard_map(apply, mesh=mesh, in_specs=specs, out_specs=over_devices(mesh, 1))(dict(queries), dict(frames))
+
+
+@functools.partial(jax.jit, static_argnames='weights')
+def weigh(scores: Sequence[Mapping[str, jax.Array]], *, weights: tuple[tuple[str, float], ...]):
+  """Multiplies scores by their scorers' weights: the terms of the fused score, of each segment.
+
+  A program of its own: compiled together with the sum, product and sum would be rounded once instead of twice, and
+  differ from `metrics.rank_fused` in the last bit, which is enough to make or break a tie.
+  """
+  return [{name: part[name] * weight for name, weight in weights} for part in scores]
+
+
+@functools.partial(jax.jit, static_argnames=('mesh', 'fused', 'keep'))
+def rank_block(
+  scores: Sequence[Mapping[str, jax.Array]],
+  terms: Sequence[Mapping[str, jax.Array]],
+  columns: jax.Array,
+  own: jax.Array,
+  *,
+  mesh: Mesh,
+  fused: tuple[str, ...],
+  keep: bool,
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array], dict[str, jax.Array]]:
+  """Ranks the own videos of a block of queries, ties pessimistic as in `metrics`.
+
+    rank = 1 + Σ_devices #{v other than the own video: score[v] >= score[own]}
+
+  Args:
+    scores: for each segment of the gallery, scorer → `[q, n]`, columns split over the devices.
+    terms: for each segment the weighted scores that the fused score is the sum of.
+    columns: of the gallery, see `ShardedGallery`.
+    own: `[q]` int32, column of each query's own video; -2 for a padded query.
+    mesh: the devices.
+    fused: the terms in the order of summation; empty where nothing is fused.
+    keep: also return the scores.
+
+  Returns:
+    scorer → `[q]` int32 ranks; scorer → `[q]` int32, the first column whose score is not finite, or the largest int32;
+    scorer → `[q, V']` scores, columns as in `columns`, or nothing.
+  """
+  axes = mesh.axis_names
+  nowhere = jnp.iinfo(jnp.int32).max
+
+  def rank(scores, terms, columns, own):
+    joined = {name: jnp.concatenate([part[name] for part in scores], axis=1) for name in scores[0]}
+    if fused:
+      joined[FUSED] = functools.reduce(jnp.add, [jnp.concatenate([part[x] for part in terms], axis=1) for x in fused])
+    real, mine = columns[None] >= 0, columns[None] == own[:, None]
+    ranks, bad = {}, {}
+    for name, values in joined.items():
+      own_score = jax.lax.pmax(jnp.where(mine, values, -jnp.inf).max(axis=1), axes)
+      ahead = (values >= own_score[:, None]) & real & ~mine
+      ranks[name] = 1 + jax.lax.psum(ahead.sum(axis=1, dtype=jnp.int32), axes)
+      wrong = jnp.where(real & ~jnp.isfinite(values), columns[None], nowhere)
+      bad[name] = jax.lax.pmin(wrong.min(axis=1), axes)
+    return ranks, bad, joined if keep else {}
+
+  split = over_devices(mesh, 1)
+  specs = (split, split, over_devices(mesh), PartitionSpec())
+  outs = (PartitionSpec(), PartitionSpec(), split)
+  return jax.shard_map(rank, mesh=mesh, in_specs=specs, out_specs=outs)(list(scores), list(terms), columns, own)
+
+
+class Ranker:
+  """Ranks blocks of queries against a gallery.
+
+  Attributes:
+    plan: how the queries are cut into blocks.
+  """
+
+  def __init__(
+    self,
+    gallery: ShardedGallery,
+    mesh: Mesh,
+    queries: int,
+    weights: Mapping[str, float],
+    keep: bool,
+    most_bytes: int | None = None,
+  ):
+    """Plans the blocks.
+
+    Args:
+      gallery: of all devices of the mesh.
+      mesh: the devices.
+      queries: Q, how many there are to rank.
+      weights: of the terms of the fused score, in the order of summation; empty where there is none.
+      keep: also return the scores.
+      most_bytes: what one product may take; None: what suits the platform.
+    """
+    self._gallery, self._mesh, self._keep = gallery, mesh, keep
+    self._weights = tuple(weights.items())
+    self._most_bytes = most_bytes or product_bytes(mesh.devices.flat[0].platform)
+    longest = max(next(iter(segment.values())).shape[1] for segment in gallery.segments)
+    self.plan = plan_queries(queries, gallery.columns.shape[0] // mesh.size, longest, self._most_bytes)
+
+  def __call__(self, vectors: Mapping[str, np.ndarray], own: np.ndarray):
+    """Starts to rank one block; see `rank_block` for what it returns, in which rows of padding come last.
+
+    Args:
+      vectors: scorer → `[n, H]`, n at most `plan.block`.
+      own: `[n]`, column of each query's own video.
+    """
+    queries = {name: self._place(rows, 0) for name, rows in vectors.items()}
+    scores = []
+    for segment in self._gallery.segments:
+      frames = {name: segment[name] for name in queries}
+      scores.append(
+        score_segment(queries, frames, mesh=self._mesh, query_tile=self.plan.tile, most_bytes=self._most_bytes)
+      )
+    terms = weigh(scores, weights=self._weights)
+    fused = tuple(name for name, _ in self._weights)
+    own = self._place(own.astype(np.int32), -2)
+    return rank_block(scores, terms, self._gallery.columns, own, mesh=self._mesh, fused=fused, keep=self._keep)
+
+  def _place(self, rows: np.ndarray, filler: int) -> jax.Array:
+    """Pads rows to a block and gives them to every device."""
+    padded = np.full((self.plan.block, *rows.shape[1:]), filler, rows.dtype)
+    padded[: len(rows)] = rows
+    placement = NamedSharding(self._mesh, PartitionSpec())
+    if self._mesh.is_multi_process:
+      return jax.make_array_from_process_local_data(placement, padded)
+    return jax.device_put(padded, placement)
