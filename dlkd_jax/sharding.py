@@ -108,3 +108,40 @@ def from_this_process(array: np.ndarray, placement: NamedSharding) -> jax.Array:
   """Makes an array of all processes out of what this one holds of it; allowed where a transfer guard is on."""
   with jax.transfer_guard('allow'):  # To the guard this is no transfer by name, as `jax.device_put` is.
     return jax.make_array_from_process_local_data(placement, array)
+
+
+def local_mesh(mesh: Mesh) -> Mesh:
+  """Returns the mesh of this process's devices, in their order in the whole mesh, along one axis."""
+  devices = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+  return Mesh(np.asarray(devices), ('local',), axis_types=(AxisType.Auto,))
+
+
+def encoding_mesh(mesh: Mesh) -> Mesh:
+  """Returns the mesh on which a process runs programs of its own: its devices, or its first one alone."""
+  local = local_mesh(mesh)
+  return Mesh(local.devices[:1], local.axis_names, axis_types=local.axis_types) if _all_or_one(mesh) else local
+
+
+def _all_or_one(mesh: Mesh) -> bool:
+  """Whether programs run on all devices or on one: on v5e slices of 32 chips and more those of one host are refused."""
+  kind = mesh.devices.flat[0].device_kind.lower()
+  return mesh.size >= 32 and mesh.size > local_mesh(mesh).size and ('v5 lite' in kind or 'v5e' in kind)
+
+
+def over_devices(mesh: Mesh, axis: int = 0) -> PartitionSpec:
+  """Returns the split of one axis over all devices of a mesh."""
+  return PartitionSpec(*[None] * axis, mesh.axis_names)
+
+
+def split_rows(array: Any, mesh: Mesh, what: str) -> jax.Array:
+  """Splits the first axis over the devices of a process.
+
+  Raises:
+    UserError: the axis does not divide by their number; `what` names it.
+  """
+  if array.shape[0] % mesh.size:
+    raise UserError(
+      f'a block of {array.shape[0]} {what} does not divide over {mesh.size} devices; '
+      f'choose a block size that is a multiple of {mesh.size}'
+    )
+  return jax.device_put(array, NamedSharding(mesh, over_devices(mesh)))

@@ -27,7 +27,8 @@ from dlkd_jax.errors import UserError
 from dlkd_jax.multihost import Processes
 from dlkd_jax.retrieval import ranking
 from dlkd_jax.retrieval.metrics import FUSED, TEACHER, RetrievalMetrics, metrics_from_ranks
-from dlkd_jax.retrieval.ranking import Array, split_rows
+from dlkd_jax.retrieval.ranking import Array
+from dlkd_jax.sharding import encoding_mesh, split_rows
 
 _IN_FLIGHT = 4  # Blocks that are being encoded at once.
 
@@ -148,7 +149,7 @@ class Evaluator:
     self.encoders, self._split, self._options = encoders, split, options
     first = Mesh(np.asarray(jax.local_devices()[:1]), ('data',), axis_types=(AxisType.Auto,))
     self._mesh = options.mesh or first
-    self._local, self._processes = ranking.encoding_mesh(self._mesh), Processes(self._mesh)
+    self._local, self._processes = encoding_mesh(self._mesh), Processes(self._mesh)
 
   def __call__(self, params: Any, should_stop: Callable[[], bool] | None = None) -> EvaluationResult:
     """Ranks the whole gallery for every caption.
@@ -301,7 +302,7 @@ def _on_this_process(params: Any, mesh: Mesh, processes: Processes) -> Any:
 
   One process leaves parameters as they lie on the mesh, split or not.
   """
-  whole = NamedSharding(ranking.encoding_mesh(mesh), PartitionSpec())
+  whole = NamedSharding(encoding_mesh(mesh), PartitionSpec())
   if processes.several:
     # Parameters may be split over processes, and the encoders run in each process apart.
     params = jax.tree.map(np.asarray, _gather(mesh)(params))

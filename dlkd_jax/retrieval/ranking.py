@@ -4,8 +4,6 @@ Every process encodes its own videos on its own devices, block by block. Blocks 
 into segments; a segment is one array a scorer over all devices of the mesh. Every device scores the queries against its
 own videos only; what crosses devices is one number a query: the score of its own video, how many other videos reach it,
 and where a score is not finite.
-
-Sizes: q queries of a block, n videos of a segment, L frames, H hidden.
 """
 
 from __future__ import annotations
@@ -15,16 +13,17 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dlkd_jax.errors import UserError
 from dlkd_jax.multihost import Processes
 from dlkd_jax.retrieval.metrics import FUSED
+from dlkd_jax.sharding import encoding_mesh, local_mesh, over_devices, split_rows
 from dlkd_jax.similarity.common import inverse_norm, product_bytes
 
 Array = Any  # numpy on the host, jax.Array on the device.
@@ -35,49 +34,6 @@ _SCORE_BYTES = 128 << 20
 _QUERY_MULTIPLE = 8
 # Bytes of a segment on one device. Joining takes as much again for a moment; scoring is one dispatch a segment.
 _SEGMENT_BYTES = 128 << 20
-
-
-def local_mesh(mesh: Mesh) -> Mesh:
-  """Returns the mesh of this process's devices, in their order in the whole mesh, along one axis."""
-  devices = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
-  return Mesh(np.asarray(devices), ('local',), axis_types=(AxisType.Auto,))
-
-
-def encoding_mesh(mesh: Mesh) -> Mesh:
-  """Returns the mesh on which a process runs programs of its own: its devices, or its first one alone.
-
-  On large TPU v5e slices, of several hosts, programs run on all chips of the slice or on a single
-  one; the compiler refuses those over the chips of one host.
-  """
-  local = local_mesh(mesh)
-  if not _all_or_one(mesh):
-    return local
-  return Mesh(local.devices[:1], local.axis_names, axis_types=(AxisType.Auto,))
-
-
-def _all_or_one(mesh: Mesh) -> bool:
-  """Whether programs over some of the devices are refused: seen with v5e slices of 32 chips and more."""
-  kind = mesh.devices.flat[0].device_kind.lower()
-  return mesh.size >= 32 and mesh.size > local_mesh(mesh).size and ('v5 lite' in kind or 'v5e' in kind)
-
-
-def over_devices(mesh: Mesh, axis: int = 0) -> PartitionSpec:
-  """Returns the split of one axis over all devices of a mesh."""
-  return PartitionSpec(*[None] * axis, mesh.axis_names)
-
-
-def split_rows(array, mesh: Mesh, what: str) -> jax.Array:
-  """Splits the first axis over the devices of a process.
-
-  Raises:
-    UserError: the axis does not divide by their number; `what` names it.
-  """
-  if array.shape[0] % mesh.size:
-    raise UserError(
-      f'a block of {array.shape[0]} {what} does not divide over {mesh.size} devices; '
-      f'choose a block size that is a multiple of {mesh.size}'
-    )
-  return jax.device_put(array, NamedSharding(mesh, over_devices(mesh)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,8 +153,7 @@ class GalleryBuilder:
     return jax.tree.map(view, segment)
 
 
-def unit(vectors: jax.Array) -> jax.Array:
-  """Divides vectors by their norm, in float32; zero vectors stay zero."""
+def _unit(vectors: jax.Array) -> jax.Array:
   vectors = vectors.astype(jnp.float32)
   return vectors * inverse_norm(vectors)[..., None]
 
@@ -215,14 +170,11 @@ def prepare_frames(
     frames: scorer → `[n, L, H]`, split over the mesh.
     masks: scorer → `[n, L]` bool, true at real frames. A video without any gets an arbitrary one.
     mesh: devices of this process.
-
-  Returns:
-    scorer → `[n, L, H]` of the same type, each device's videos where they were.
   """
 
   def prepare(array, mask):
     first = jnp.take_along_axis(array, jnp.argmax(mask, axis=1)[:, None, None], axis=1)
-    return unit(jnp.where(mask[..., None], array, first)).astype(array.dtype)
+    return _unit(jnp.where(mask[..., None], array, first)).astype(array.dtype)
 
   split = over_devices(mesh)
   apply = lambda arrays, masks: {name: prepare(arrays[name], masks[name]) for name in arrays}  # noqa: E731
@@ -237,8 +189,7 @@ def join_blocks(blocks: Sequence[Mapping[str, jax.Array]], *, mesh: Mesh) -> dic
   return jax.shard_map(join, mesh=mesh, in_specs=split, out_specs=split)(list(blocks))
 
 
-@dataclasses.dataclass(frozen=True)
-class QueryPlan:
+class QueryPlan(NamedTuple):
   """How Q queries are cut: `blocks` of `block` queries, each multiplied `tile` queries at a time."""
 
   block: int
@@ -300,7 +251,7 @@ def score_segment(
   def score(rows, videos):
     (block, hidden), (count, length, _) = rows.shape, videos.shape
     tile = video_tile(count, length, query_tile, most_bytes)
-    tiles = unit(rows).astype(videos.dtype).reshape(block // query_tile, query_tile, hidden)
+    tiles = _unit(rows).astype(videos.dtype).reshape(block // query_tile, query_tile, hidden)
 
     def product(some, vectors):
       # Queries come last, so that the maximum runs over whole vectors of queries.
@@ -395,7 +346,7 @@ class Ranker:
     """Plans the blocks.
 
     Args:
-      gallery: of all devices of the mesh.
+      gallery: over all devices of the mesh.
       mesh: the devices.
       queries: Q, how many there are to rank.
       weights: of the terms of the fused score, in the order of summation; empty where there is none.
@@ -409,11 +360,9 @@ class Ranker:
     self.plan = plan_queries(queries, gallery.columns.shape[0] // mesh.size, longest, self._most_bytes)
 
   def __call__(self, vectors: Mapping[str, np.ndarray], own: np.ndarray):
-    """Starts to rank one block; see `rank_block` for what it returns, in which rows of padding come last.
+    """Starts to rank one block: vectors `[n, H]` by scorer, and the column of each query's own video, `[n]`.
 
-    Args:
-      vectors: scorer → `[n, H]`, n at most `plan.block`.
-      own: `[n]`, column of each query's own video.
+    n is at most `plan.block`. Returns what `rank_block` does, padded to it.
     """
     queries = {name: self._place(rows, 0) for name, rows in vectors.items()}
     scores = []

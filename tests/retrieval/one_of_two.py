@@ -13,7 +13,6 @@ import numpy as np
 
 from dlkd_jax import sharding
 from dlkd_jax.multihost import Stopped
-from dlkd_jax.retrieval import ranking
 from dlkd_jax.retrieval.evaluate import Evaluator
 from tests import options as made
 from tests.retrieval import worlds
@@ -63,7 +62,7 @@ def main(address, count, index, case):
   jax.config.update('jax_num_cpu_devices', 2)
   jax.distributed.initialize(address, int(count), int(index))
   if case == 'one chip':  # As if programs over one process's devices were refused.
-    ranking._all_or_one = lambda mesh: True
+    sharding._all_or_one = lambda mesh: True
   mesh = sharding.make_mesh(model=2)
   assert mesh.size == 2 * int(count)
   print('found:' + json.dumps(run(mesh, int(index), int(count), case)), flush=True)

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from dlkd_jax import sharding
 from dlkd_jax.errors import UserError
 from dlkd_jax.models.student import init_parameters
 from dlkd_jax.multihost import Stopped
-from dlkd_jax.retrieval import evaluate, metrics, ranking
+from dlkd_jax.retrieval import evaluate, metrics
 from dlkd_jax.retrieval.evaluate import Evaluator, encoders_of
 from dlkd_jax.sharding import make_mesh
 from dlkd_jax.training.usage import Compilations
@@ -129,7 +130,7 @@ def test_encoding_on_one_device_alone_gives_the_same(monkeypatch):
   # As on large TPU v5e slices, where programs over some of the devices are refused.
   world = worlds.make_world(videos=21)
   expected = _run(world, dataclasses.replace(KEEP, mesh=make_mesh()), videos=8)
-  monkeypatch.setattr(ranking, '_all_or_one', lambda mesh: True)
+  monkeypatch.setattr(sharding, '_all_or_one', lambda mesh: True)
   found = _run(world, dataclasses.replace(KEEP, mesh=make_mesh()), videos=8)
   for name in ALL:
     np.testing.assert_allclose(found.scores[name], expected.scores[name], atol=1e-6)
@@ -151,8 +152,8 @@ def test_which_slices_run_programs_on_all_devices_or_one():
     ('cpu', 64, 2, False),
   ):
     whole, local = mesh(kind, devices, processes)
-    with mock.patch.object(ranking, 'local_mesh', lambda _, local=local: local):
-      assert ranking._all_or_one(whole) is expected, (kind, devices)
+    with mock.patch.object(sharding, 'local_mesh', lambda _, local=local: local):
+      assert sharding._all_or_one(whole) is expected, (kind, devices)
 
 
 @pytest.mark.parametrize('keep', [True, False])

@@ -109,7 +109,7 @@ def encoding_step(config: ml_collections.ConfigDict, topology: Topology, workloa
     topology: the devices of its first process are taken, or one alone where programs over some are refused.
     workload: for the feature size.
   """
-  mesh = ranking.encoding_mesh(sharding.make_mesh(topology.devices))
+  mesh = sharding.encoding_mesh(sharding.make_mesh(topology.devices))
   student = recipe.make_student(config, topology.platform)
   videos, length = -(-config.evaluation.block_videos // mesh.size) * mesh.size, config.data.max_frames
 
@@ -120,7 +120,7 @@ def encoding_step(config: ml_collections.ConfigDict, topology: Topology, workloa
   params = _place(jax.eval_shape(_make_params(student, workload)), sharding.replicated(mesh))
   frames = jax.ShapeDtypeStruct((videos, length, workload.features[0]), jnp.float32)
   mask = jax.ShapeDtypeStruct((videos, length), jnp.bool_)
-  return jax.jit(encode).trace(params, *_place((frames, mask), NamedSharding(mesh, ranking.over_devices(mesh))))
+  return jax.jit(encode).trace(params, *_place((frames, mask), NamedSharding(mesh, sharding.over_devices(mesh))))
 
 
 def _make_params(student, workload: Workload):
