@@ -44,7 +44,7 @@ def main(names):
   doors.no_arguments(names)
   # Imported here, so that --help answers at once.
   from dlkd_jax import multihost
-  from dlkd_jax.training import evaluation_run, loop
+  from dlkd_jax.training import evaluate_run, train
 
   config = None if _CONFIG.value is None else doors.config_of(_CONFIG)
   if config is None and _MODE.value == 'train':
@@ -54,10 +54,10 @@ def main(names):
     multihost.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _DISTRIBUTED.value)
     with stop:
       if _MODE.value == 'train':
-        loop.train(config, _WORKDIR.value, stop)
+        train.train(config, _WORKDIR.value, stop)
       else:
         given = [] if config is None else config_flags.get_override_values(flags.FLAGS['config'])
-        evaluation_run.evaluate(config, _WORKDIR.value, _SPLIT.value, _PARAMS.value, stop, given)
+        evaluate_run.evaluate(config, _WORKDIR.value, _SPLIT.value, _PARAMS.value, stop, given)
   except multihost.Stopped as stopped:
     multihost.exit_together(stop.describe(stopped), stop.code)
   except KeyboardInterrupt as interrupt:

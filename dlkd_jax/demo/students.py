@@ -10,7 +10,7 @@ import ml_collections
 
 from configs import demo as recipe
 from dlkd_jax.demo.settings import Settings
-from dlkd_jax.training import loop
+from dlkd_jax.training import train as training
 
 # Name → arguments of the recipe.
 KINDS = {'distilled': '', 'no_teacher': 'no_teacher', 'single': 'single'}
@@ -47,7 +47,7 @@ def train_all(settings: Settings, data_dir: pathlib.Path, runs: pathlib.Path) ->
       workdir = runs / f'{kind}_{seed}'
       if not (workdir / 'results.json').exists():
         print(f'\nstudent {kind}, seed {seed}', flush=True)
-        loop.train(config_of(kind, seed, settings, data_dir), workdir)
+        training.train(config_of(kind, seed, settings, data_dir), workdir)
 
 
 def read_results(settings: Settings, runs: pathlib.Path) -> dict[str, list[dict[str, float]]]:

@@ -20,7 +20,8 @@ import ml_collections
 from dlkd_jax import config as config_lib
 from dlkd_jax.multihost import StopRequest, log
 from dlkd_jax.reporting.variants import Variant, configure
-from dlkd_jax.training import loop
+from dlkd_jax.training import monitoring
+from dlkd_jax.training import train as training
 
 FINISHED, STARTED, ABSENT = 'finished', 'started', 'not started'
 
@@ -104,7 +105,7 @@ def train_all(runs: Sequence[Run], stop: StopRequest, after_each: Callable[[], N
 
   Raises:
     Stopped: it was asked to stop; the same sweep goes on from there.
-    ValueError, OSError, CheckpointError: as `dlkd_jax.training.loop.train`.
+    ValueError, OSError, CheckpointError: as `dlkd_jax.training.train.train`.
   """
   failed = []
   for number, run in enumerate(runs, 1):
@@ -112,8 +113,8 @@ def train_all(runs: Sequence[Run], stop: StopRequest, after_each: Callable[[], N
       continue
     log(f'\n[{number}/{len(runs)}] {run.variant.name}, seed {run.seed}: {run.variant.about}')
     try:
-      loop.train(run.config, run.folder, stop)
-    except loop.NonFiniteLossError as error:
+      training.train(run.config, run.folder, stop)
+    except monitoring.NonFiniteLossError as error:
       failed.append(f'{run.variant.name}, seed {run.seed}: {error}')
       log(f'error: {failed[-1]}')
       continue

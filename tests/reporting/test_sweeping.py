@@ -8,7 +8,8 @@ import pytest
 from configs import charades
 from dlkd_jax import multihost
 from dlkd_jax.reporting import sweep_table, sweeping, variants
-from dlkd_jax.training import loop, recipe
+from dlkd_jax.training import monitoring, recipe
+from dlkd_jax.training import train as training
 
 CONFIG = variants.prepare(charades.get_config(), 5)
 EVERY = variants.variants_of(CONFIG)
@@ -34,10 +35,10 @@ def trained(monkeypatch):
   def train(config, folder, stop):
     done.append((folder.parent.name, config.seed))
     if not config.model.dual:
-      raise loop.NonFiniteLossError('step 3: loss/total became NaN')
+      raise monitoring.NonFiniteLossError('step 3: loss/total became NaN')
     return finish(sweeping.Run(None, config.seed, folder, config), 100.0 + config.seed)
 
-  monkeypatch.setattr(loop, 'train', train)
+  monkeypatch.setattr(training, 'train', train)
   return done
 
 
@@ -70,7 +71,7 @@ def test_a_request_to_stop_ends_the_sweep(monkeypatch, tmp_path):
   def train(config, folder, stop):
     raise multihost.Stopped('stopped at step 4')
 
-  monkeypatch.setattr(loop, 'train', train)
+  monkeypatch.setattr(training, 'train', train)
   with pytest.raises(multihost.Stopped, match='step 4'):
     sweeping.train_all(sweeping.plan(CONFIG, CHOSEN, [0], tmp_path), multihost.StopRequest(), lambda: None)
 

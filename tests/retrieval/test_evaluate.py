@@ -17,7 +17,7 @@ from dlkd_jax.multihost import Stopped
 from dlkd_jax.retrieval import evaluate, metrics
 from dlkd_jax.retrieval.evaluate import Evaluator, encoders_of
 from dlkd_jax.sharding import make_mesh
-from dlkd_jax.training.usage import Compilations
+from dlkd_jax.training.monitoring import Compilations
 from tests import options as made
 from tests.retrieval import worlds
 

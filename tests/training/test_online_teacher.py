@@ -15,8 +15,11 @@ from dlkd_jax import sharding
 from dlkd_jax.data import sources
 from dlkd_jax.layout import padded_layout
 from dlkd_jax.models import clip_files
-from dlkd_jax.training import setup
+from dlkd_jax.models.student import init_parameters
+from dlkd_jax.training import metrics as metrics_lib
+from dlkd_jax.training import recipe, splits, train
 from dlkd_jax.training.online_teacher import OnlineTeacher, check_record, load_clip_teacher
+from dlkd_jax.training.state import create_state
 from dlkd_jax.video import backbones
 from tests.data import pixel_sets
 from tests.models import clips
@@ -99,7 +102,7 @@ def test_online_is_frozen():
   compiled = world.step.func
   metrics = compiled(jax.tree.map(np.zeros_like, PARAMS), world.state(LATE + 1), batch, jax.random.key(5))[1]
   assert compiled._cache_size() == 1
-  assert abs(float(metrics['loss/distillation'] - expected(0.0)[1]['loss/distillation'])) > 1e-3
+  assert abs(float(metrics_lib.fetch(metrics)['loss/distillation'] - expected(0.0)[1]['loss/distillation'])) > 1e-3
 
 
 @pytest.mark.slow
@@ -202,25 +205,41 @@ def clip_config(folder, model, **fields):
   return config
 
 
+def set_up(config):
+  """Mesh, teacher and first batch of a run, put together as `train` does."""
+  mesh, source = sharding.make_mesh(), splits.open_split(config, 'train')
+  teacher = train.open_teacher(config, mesh, source)
+  return mesh, teacher, next(iter(train.open_pipeline(config, mesh, source))).check()
+
+
 def two_runs(folder, model):
-  """Parts and first batch of a run from pixels, and of one from frozen features, put together as a run is."""
+  """Step, teacher, batch, mesh and configuration of a run from pixels, and of one from frozen features."""
   for online in (True, False):
     config = clip_config(folder, model)
     config.teacher.online = online
-    parts = setup.assemble(config)
-    yield parts, next(iter(parts.pipeline)).check()
+    mesh, teacher, batch = set_up(config)
+    _, step = train.make_step(config, recipe.make_student(config), mesh, 1, teacher)
+    yield step, teacher, batch, mesh, config
+
+
+def one_step(step, teacher, batch, mesh, config):
+  """The state behind the first step, and its metrics."""
+  sizes, student = splits.feature_sizes(splits.open_split(config, 'train')), recipe.make_student(config)
+  init_key, key = train.keys_of_run(config.seed, mesh)
+  optimizer, _ = recipe.make_optimizer(config, 1)
+  state = create_state(lambda: init_parameters(student, init_key, *sizes), optimizer, mesh)
+  state, metrics = step(state, sharding.shard_batch(batch, mesh), key)
+  return state, metrics_lib.fetch(metrics)
 
 
 def test_a_run_from_pixels_sees_the_frozen_features(world_folder, model_folder):
-  (online, pixels), (_, frozen) = two_runs(world_folder, model_folder)
+  (step, _, pixels, mesh, _), (_, _, frozen, _, _) = two_runs(world_folder, model_folder)
   assert pixels.teacher_frames is None and frozen.teacher_pixels is None
   record = sources.open_source(world_folder, pixel_sets.NAME, 'train')[0]
-  teacher = load_clip_teacher(model_folder, record, online.mesh, micro_batch=8)
-  jax.tree.map(np.testing.assert_array_equal, online.train_step.args[0], teacher.params)
-  assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(online.train_step.args[0]))
-  filled = jax.jit(functools.partial(teacher.fill, mesh=online.mesh))(
-    teacher.params, sharding.shard_batch(pixels, online.mesh)
-  )
+  teacher = load_clip_teacher(model_folder, record, mesh, micro_batch=8)
+  jax.tree.map(np.testing.assert_array_equal, step.args[0], teacher.params)
+  assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(step.args[0]))
+  filled = jax.jit(functools.partial(teacher.fill, mesh=mesh))(teacher.params, sharding.shard_batch(pixels, mesh))
   np.testing.assert_allclose(filled.teacher_frames, frozen.teacher_frames, atol=1e-5)
   assert np.abs(frozen.teacher_frames).max() > 0.5
 
@@ -228,10 +247,7 @@ def test_a_run_from_pixels_sees_the_frozen_features(world_folder, model_folder):
 @pytest.mark.slow
 def test_a_step_from_pixels_is_one_from_frozen_features(world_folder, model_folder):
   """On all devices: the same losses, and the same parameters after it."""
-  (online_state, online), (frozen_state, frozen) = (
-    parts.train_step(parts.state, sharding.shard_batch(batch, parts.mesh), parts.step_key)
-    for parts, batch in two_runs(world_folder, model_folder)
-  )
+  (online_state, online), (frozen_state, frozen) = (one_step(*run) for run in two_runs(world_folder, model_folder))
   assert frozen['loss/distillation'] > 0
   for name, value in frozen.items():
     np.testing.assert_allclose(online[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
@@ -241,15 +257,15 @@ def test_a_step_from_pixels_is_one_from_frozen_features(world_folder, model_fold
 
 def test_bad_models_and_sets_are_refused(world_folder, model_folder, tmp_path):
   with pytest.raises(FileNotFoundError, match=r'there is no CLIP model .*absent'):
-    setup.assemble(clip_config(world_folder, tmp_path / 'absent'))
+    set_up(clip_config(world_folder, tmp_path / 'absent'))
   model = clips.tiny_model()
   clip_files.save_clip(dataclasses.replace(model, preprocess=None), tmp_path / 'bare')
   with pytest.raises(ValueError, match='bare: does not say how pictures are prepared; add its preprocessor_config'):
-    setup.assemble(clip_config(world_folder, tmp_path / 'bare'))
+    set_up(clip_config(world_folder, tmp_path / 'bare'))
   other = pixel_sets.write(tmp_path / 'small', 4, lambda images: images[:, 0, 0], 3)
   config = clip_config(tmp_path / 'small', model_folder)
   with pytest.raises(ValueError, match=r'pictures of 4x4x3, and .*tiny takes 16x16x3'):
-    setup.assemble(config)
+    set_up(config)
   assert other == pixel_sets.NAME
 
 

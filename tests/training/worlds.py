@@ -12,6 +12,7 @@ from dlkd_jax.data.batch import Batch
 from dlkd_jax.layout import Layout
 from dlkd_jax.losses.total import Coefficients
 from dlkd_jax.models.student import init_parameters
+from dlkd_jax.training import metrics as metrics_lib
 from dlkd_jax.training import schedules
 from dlkd_jax.training.optimizer import bert_adam
 from dlkd_jax.training.state import TrainState, create_state, make_train_step
@@ -176,7 +177,7 @@ class World:
     """One update, as number `step`, from the first parameters: (gradients, metrics)."""
     batch = sharding.shard_batch(batch, self.mesh)
     state, metrics = self.step(self.state(step), batch, jax.random.key(key))
-    return jax.device_get(state.opt_state[0]), jax.device_get(metrics)
+    return jax.device_get(state.opt_state[0]), metrics_lib.fetch(metrics)
 
 
 world = functools.cache(World)

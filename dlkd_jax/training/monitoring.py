@@ -1,0 +1,355 @@
+"""What a run records: progress lines, JSON lines, TensorBoard, memory, compilations, and traces of steps."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from dlkd_jax import files
+from dlkd_jax.errors import UserError
+from dlkd_jax.multihost import log
+from dlkd_jax.retrieval.evaluate import EvaluationResult
+from dlkd_jax.training import metrics as metrics_lib
+from dlkd_jax.training.checkpoints import Progress
+
+# tensorboardX imports PyTorch where it is installed, for the sake of its tensors, which takes seconds and memory. A
+# module that is None in `sys.modules` is one that cannot be imported.
+_hidden = sys.modules.setdefault('torch', None) is None
+from tensorboardX.event_file_writer import EventsWriter  # noqa: E402
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # noqa: E402
+from tensorboardX.summary import scalar as scalar_summary  # noqa: E402
+
+if _hidden:
+  del sys.modules['torch']
+
+_EVALUATED = 'val/'  # Names of what validation found begin so.
+_COMPILE_EVENT = '/jax/core/compile/backend_compile_duration'
+_MIB = 2.0**20
+
+
+class NonFiniteLossError(UserError):
+  """The loss became NaN or infinite; the newest checkpoint is from before."""
+
+
+class Records:
+  """The records of the steps of a run: every so many steps the means of their metrics, on the console and in the log.
+
+  Metrics are added up on the devices. They are fetched once the next step was dispatched, so that the devices have work
+  while the host writes.
+  """
+
+  def __init__(
+    self,
+    writer: MetricWriter | NoWriter,
+    compilations: Compilations,
+    progress: Progress,
+    workdir: pathlib.Path,
+    *,
+    every: int,
+    per_epoch: int,
+    epochs: int,
+  ):
+    """Starts with no step.
+
+    Args:
+      writer: of the log.
+      compilations: so far.
+      progress: of the run; read when a line is printed.
+      workdir: named in an error.
+      every: steps between two records; there is one at the end of an epoch, too.
+      per_epoch: steps in an epoch.
+      epochs: of the whole run.
+    """
+    self._writer, self._compilations, self._progress, self._workdir = writer, compilations, progress, workdir
+    self._every, self._per_epoch, self._epochs = every, per_epoch, epochs
+    self._sum: metrics_lib.StepMetrics | None = None
+    self._newest: metrics_lib.StepMetrics | None = None
+    self._first = self._step = 0  # Of the steps added up.
+    self._start, self._waited, self._waited_before = time.perf_counter(), 0.0, 0.0
+    self._pauses: dict[str, float] = {}
+
+  def add(self, step: int, metrics: metrics_lib.StepMetrics, waited: float) -> None:
+    """Adds a step that was dispatched; `waited` are all seconds so far in which the loop waited for data.
+
+    Raises:
+      NonFiniteLossError: a metric of an earlier step is NaN or infinite.
+    """
+    if self._sum is not None and self._due(self._step):
+      self.flush()
+    # The host is one step ahead and no more: batches would pile up on the devices.
+    jax.block_until_ready(self._newest)
+    self._sum = metrics if self._sum is None else metrics_lib.merge(self._sum, metrics)
+    self._first, self._step = (step if self._newest is None else self._first), step
+    self._newest, self._waited = metrics, waited
+
+  def _due(self, step: int) -> bool:
+    return step % self._every == 0 or step % self._per_epoch == 0
+
+  def flush(self) -> None:
+    """Waits for the steps so far and checks that their metrics are finite; records them if it is time to.
+
+    Raises:
+      NonFiniteLossError: one is NaN or infinite.
+    """
+    if self._sum is None:
+      return
+    means = metrics_lib.fetch(self._sum)
+    if odd := [name for name, value in means.items() if not math.isfinite(value)]:
+      steps = f'step {self._step}' if self._first == self._step else f'steps {self._first} to {self._step}'
+      raise NonFiniteLossError(
+        f'{steps}: {", ".join(odd)} became NaN or infinite. The newest checkpoint in {self._workdir} is from '
+        'before; look for extreme values in the features, or lower config.optimizer.learning_rate and start anew.'
+      )
+    if not self._due(self._step):
+      return
+    now, steps = time.perf_counter(), self._step - self._first + 1
+    seconds = max(now - self._start, 1e-9) / steps
+    wait = (self._waited - self._waited_before) / steps
+    summary = means | {'time/steps_per_second': 1 / seconds, 'time/step': seconds, 'time/data_wait': wait}
+    log(progress_line(self._step, self._per_epoch, self._epochs, summary, self._progress))
+    self._writer.write(self._step, summary | memory() | self._compilations.scalars())
+    self._sum = self._newest = None
+    self._start, self._waited_before = now, self._waited
+
+  @contextlib.contextmanager
+  def pause(self, name: str) -> Iterator[None]:
+    """Leaves time out of that of the steps, and keeps it by name for the record of the next evaluation."""
+    start = time.perf_counter()
+    yield
+    self._pauses[name] = time.perf_counter() - start
+    self._start += self._pauses[name]
+
+  def add_evaluation(self, step: int, result: EvaluationResult) -> None:
+    """Records an evaluation, which progress knows of already."""
+    progress = self._progress
+    news = ', new best' if progress.best_step == step else ''
+    seconds = self._pauses['time/evaluation']
+    log(f'epoch {progress.evaluated_epochs:3d} | validation SumR {result.primary.sum_r:.1f}{news} ({seconds:.1f} s)')
+    self._writer.write(step, result.as_dict(_EVALUATED) | self._pauses)
+
+
+def clock(seconds: float) -> str:
+  """Formats a duration as 1:02:03 or 02:03."""
+  minutes, second = divmod(int(seconds), 60)
+  hours, minute = divmod(minutes, 60)
+  return f'{hours}:{minute:02d}:{second:02d}' if hours else f'{minute:02d}:{second:02d}'
+
+
+def progress_line(step: int, per_epoch: int, epochs: int, summary: Mapping[str, float], progress: Progress) -> str:
+  """Renders a progress line: epoch, step, losses, steps/s, data wait, time left and validation SumR."""
+  losses = [f'loss {summary["loss/total"]:.4f}']
+  short = {'inheritance/triplet': 'trip_I', 'exploration/triplet': 'trip_E', 'inheritance/nce': 'nce_I'}
+  short |= {'exploration/nce': 'nce_E', 'distillation': 'kl'}
+  losses += [f'{name} {summary[f"loss/{key}"]:.3f}' for key, name in short.items() if f'loss/{key}' in summary]
+  validation = '-'
+  if progress.best_epoch:
+    validation = f'best {progress.best_sum_r:.1f} (epoch {progress.best_epoch})'
+  share = 100.0 * summary['time/data_wait'] / summary['time/step']
+  left = clock((per_epoch * epochs - step) * summary['time/step'])
+  return (
+    f'epoch {(step - 1) // per_epoch + 1:3d}/{epochs} | step {step}/{epochs * per_epoch} | {" ".join(losses)} | '
+    f'{1 / summary["time/step"]:.2f} steps/s, data wait {share:.1f}% | left {left} | val SumR {validation}'
+  )
+
+
+class MetricWriter:
+  """Writes scalars by step to `workdir/metrics.jsonl` and to TensorBoard files in `workdir/tensorboard`.
+
+  On resuming, records of steps, and of evaluations, that will be made again are dropped, so that each appears once.
+  All is handed to the system at once: what a killed run wrote is there, and a full disk is noticed where it happens.
+  """
+
+  def __init__(self, workdir: pathlib.Path, resumed_step: int = 0, evaluated_step: int | None = None):
+    """Opens both for appending behind `resumed_step`.
+
+    Args:
+      workdir: of the run.
+      resumed_step: the step that the run goes on from.
+      evaluated_step: the newest step after which evaluation was done; None where that is `resumed_step`.
+
+    Raises:
+      OSError: the files cannot be read or written.
+    """
+    self._path = workdir / 'metrics.jsonl'
+    self._keep_until(resumed_step, resumed_step if evaluated_step is None else evaluated_step)
+    self._lines = self._path.open('a', encoding='utf-8')
+    folder = workdir / 'tensorboard'
+    folder.mkdir(parents=True, exist_ok=True)
+    # Not tensorboardX's SummaryWriter: it writes in a thread, which ends without a word when the disk is full, and
+    # then the run waits for it forever.
+    self._events = EventsWriter(str(folder / 'events'), f'.{os.getpid()}')
+    if resumed_step:
+      # Tells TensorBoard to forget what a former run wrote from here on.
+      session = SessionLog(status=SessionLog.START)
+      self._events.write_event(Event(wall_time=time.time(), step=resumed_step + 1, session_log=session))
+
+  def __enter__(self) -> MetricWriter:
+    return self
+
+  def __exit__(self, *exception) -> None:
+    try:
+      self._lines.close()
+    finally:
+      self._events.close()
+
+  def write(self, step: int, scalars: Mapping[str, float]) -> None:
+    """Writes the scalars of one step.
+
+    Raises:
+      OSError: they cannot be written.
+    """
+    try:
+      self._lines.write(json.dumps({'step': step} | {k: float(v) for k, v in scalars.items()}) + '\n')
+      self._lines.flush()
+      for name, value in scalars.items():
+        event = Event(wall_time=time.time(), step=step, summary=scalar_summary(name, float(value)))
+        self._events.write_event(event)
+      self._events.flush()
+    except OSError as error:
+      error.filename = error.filename or str(self._path)  # A failed write does not say of what.
+      raise
+
+  def _keep_until(self, step: int, evaluated_step: int) -> None:
+    if not self._path.exists():
+      return
+    kept = []
+    for line in self._path.read_text(encoding='utf-8').splitlines():
+      try:
+        record = json.loads(line)
+      except json.JSONDecodeError:  # The line that was being written when the run was killed.
+        continue
+      evaluated = any(name.startswith(_EVALUATED) for name in record)
+      if record['step'] <= (evaluated_step if evaluated else step):
+        kept.append(line + '\n')
+    files.write_text(self._path, ''.join(kept))
+
+
+class NoWriter:
+  """Writes nothing: for the processes besides the first."""
+
+  def __enter__(self) -> NoWriter:
+    return self
+
+  def __exit__(self, *exception) -> None:
+    pass
+
+  def write(self, step: int, scalars: Mapping[str, float]) -> None:
+    """Takes the scalars of one step, as `MetricWriter.write` does."""
+
+
+class Compilations:
+  """Counts the programs that JAX compiles in this process; use as a context manager.
+
+  Attributes:
+    count: programs compiled, the small ones of single operations too. It stands still in a run that goes well.
+    seconds: time that the compiler took.
+  """
+
+  def __init__(self):
+    """Nothing counted yet."""
+    self.count, self.seconds = 0, 0.0
+
+  def __enter__(self) -> Compilations:
+    jax.monitoring.register_event_duration_secs_listener(self._note)
+    return self
+
+  def __exit__(self, *exception) -> None:
+    jax.monitoring.unregister_event_duration_listener(self._note)
+
+  def _note(self, event: str, seconds: float, **_) -> None:
+    if event == _COMPILE_EVENT:
+      self.count += 1
+      self.seconds += seconds
+
+  def scalars(self) -> dict[str, float]:
+    """Returns `compile/programs` and `compile/seconds` so far."""
+    return {'compile/programs': float(self.count), 'compile/seconds': self.seconds}
+
+
+def memory() -> dict[str, float]:
+  """Returns memory in MiB: of this process at its highest, and of its fullest device where the backend tells.
+
+  `memory/host_peak` is the highest resident size so far; `memory/device` and `memory/device_peak` are bytes in use now
+  and at their highest, which the CPU does not tell.
+  """
+  # Linux counts in KiB, macOS in bytes.
+  unit = 1.0 if sys.platform == 'darwin' else 1024.0
+  scalars = {'memory/host_peak': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / _MIB}
+  stats = [device.memory_stats() or {} for device in jax.local_devices()]
+  for key, name in (('bytes_in_use', 'device'), ('peak_bytes_in_use', 'device_peak')):
+    values = [each[key] for each in stats if key in each]
+    if values:
+      scalars[f'memory/{name}'] = max(values) / _MIB
+  return scalars
+
+
+class StepTracer:
+  """Traces the steps that were asked for, in the process that it is made in; use as a context manager.
+
+  The trace goes to `workdir/profile/plugins/profile/<time>`: `*.xplane.pb` is what TensorBoard shows
+  (`tensorboard --logdir workdir/profile`), `*.trace.json.gz` opens in https://ui.perfetto.dev.
+  """
+
+  def __init__(self, workdir: pathlib.Path, steps: Sequence[int]):
+    """Takes where to write and which steps.
+
+    Args:
+      workdir: of the run.
+      steps: the first step to trace, from 1, and how many; empty for none. The first step of a run compiles, so a
+        later one tells more.
+
+    Raises:
+      ValueError: `steps` is neither empty nor two positive numbers.
+    """
+    steps = tuple(steps)
+    if steps and not (len(steps) == 2 and all(isinstance(x, int) and x >= 1 for x in steps)):
+      raise UserError(
+        f'config.logging.profile_steps is {steps}, expected (first step, number of steps), both at least 1, or ().'
+      )
+    first, count = steps or (0, 0)
+    self._range = range(first, first + count)
+    self._folder = workdir / 'profile'
+    self._tracing = False
+
+  def __enter__(self) -> StepTracer:
+    return self
+
+  def __exit__(self, *exception) -> None:
+    self._stop()
+
+  def step(self, step: int) -> contextlib.AbstractContextManager[Any]:
+    """Starts the trace where this step is the first wanted one; the step is marked while in the returned context."""
+    if step not in self._range:
+      return contextlib.nullcontext()
+    if not self._tracing:
+      jax.profiler.start_trace(self._folder)
+      self._tracing = True
+    return jax.profiler.StepTraceAnnotation('train', step_num=step)
+
+  def after(self, step: int, outputs: Any) -> float:
+    """Ends the trace where this step was the last wanted one; its outputs are waited for.
+
+    Returns:
+      Seconds that writing the trace took.
+    """
+    if not self._tracing or step + 1 in self._range:
+      return 0.0
+    jax.block_until_ready(outputs)
+    start = time.perf_counter()
+    self._stop()
+    return time.perf_counter() - start
+
+  def _stop(self) -> None:
+    if self._tracing:
+      self._tracing = False
+      jax.profiler.stop_trace()

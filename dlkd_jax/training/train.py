@@ -1,0 +1,358 @@
+"""The account of a run, from top to bottom: resume, train an epoch, evaluate, keep the best, stop early, report.
+
+Order within a run: the state and the place in the data are restored as one; an epoch that was trained but not yet
+evaluated is evaluated first; a checkpoint is written before an evaluation, and before the next batch is taken. A
+request to stop is obeyed between two steps, or in the middle of an evaluation, which is then made again on resuming.
+
+Nothing comes between host and step: all shapes are compiled before the first step, a batch is placed on the devices
+while the step before it is computed, and metrics are added up there and fetched once a record.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import optax
+from clu import parameter_overview
+from jax.sharding import Mesh
+
+from dlkd_jax import config as config_lib
+from dlkd_jax import files, multihost, sharding
+from dlkd_jax.data.batch import Batch, Parcel, pack
+from dlkd_jax.data.sources import open_lengths
+from dlkd_jax.data.train_pipeline import TrainIterator, TrainPipeline, train_pipeline
+from dlkd_jax.models.student import Student, init_parameters
+from dlkd_jax.multihost import Stopped, StopRequest, log
+from dlkd_jax.training import recipe, splits
+from dlkd_jax.training.checkpoints import Checkpoints, Progress
+from dlkd_jax.training.evaluate_run import final_report
+from dlkd_jax.training.monitoring import Compilations, MetricWriter, NoWriter, Records, StepTracer
+from dlkd_jax.training.online_teacher import OnlineTeacher, load_clip_teacher
+from dlkd_jax.training.state import StepFunction, TrainState, create_state, make_train_step
+
+
+def train(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path, stop: StopRequest | None = None
+) -> dict[str, float]:
+  """Trains to the end, or from where the work directory stopped, and reports.
+
+  Running it again on a finished work directory only reports. In several processes all of them call it alike.
+
+  Args:
+    config: the configuration; see `configs/common.py`.
+    workdir: where checkpoints, logs and results go; the same folder for all processes.
+    stop: whether to stop early; None never does.
+
+  Returns:
+    The final metrics by name (`test/fused/SumR`, …).
+
+  Raises:
+    Stopped: it was asked to stop, and all that it needs to go on is saved.
+    NonFiniteLossError: the loss became NaN or infinite.
+    CheckpointError: a checkpoint could not be written, or none that is there can be read.
+    UserError: the configuration is wrong, or differs from that of the run in `workdir`.
+    FileNotFoundError: the data set was not built.
+    OSError: the work directory cannot be written to.
+  """
+  config_lib.validate(config)
+  workdir, stop = workdir.absolute(), stop or StopRequest()
+  config, notes, _ = config_lib.settle(config, workdir, recipe.resolved)
+  for note in notes:
+    log(f'note: {note}')
+  with contextlib.ExitStack() as stack:
+    compilations = stack.enter_context(Compilations())
+    tracer = stack.enter_context(StepTracer(workdir, config.logging.profile_steps if multihost.is_main() else ()))
+
+    mesh = sharding.make_mesh(model=config.mesh.model)
+    source = splits.open_split(config, 'train')
+    teacher = open_teacher(config, mesh, source)
+    pipeline, sizes = open_pipeline(config, mesh, source), splits.feature_sizes(source)
+    student, per_epoch = recipe.make_student(config), pipeline.steps_per_epoch
+    init_key, step_key = keys_of_run(config.seed, mesh)
+    optimizer, train_step = make_step(config, student, mesh, per_epoch, teacher)
+    state = create_state(lambda: init_parameters(student, init_key, sizes.frames, sizes.tokens), optimizer, mesh)
+    validator = splits.make_evaluator(config, student, mesh, 'val', again=True)
+    _describe(config, mesh, pipeline, state.params)
+    multihost.on_main(lambda: _write_description(config, workdir, state.params))
+
+    checkpoints = Checkpoints(workdir)
+    batches = stack.enter_context(PlacedBatches(iter(pipeline), mesh))
+    state, progress = _restore_or_start(checkpoints, state, batches, workdir)
+    writer = stack.enter_context(
+      MetricWriter(workdir, int(state.step), progress.evaluated_epochs * per_epoch)
+      if multihost.is_main()
+      else NoWriter()
+    )
+    if not _finished(config, progress):
+      compiling = compile_ahead(train_step, state, pipeline.shapes(), step_key, mesh)
+      batches.place_next()  # The first one is read meanwhile.
+      for program in compiling:
+        program.result()
+      batches.waited = 0.0
+    records = Records(
+      writer,
+      compilations,
+      progress,
+      workdir,
+      every=config.logging.every_steps,
+      per_epoch=per_epoch,
+      epochs=config.training.epochs,
+    )
+    state = fit(
+      state,
+      train_step,
+      step_key,
+      batches,
+      config=config,
+      per_epoch=per_epoch,
+      progress=progress,
+      validator=validator,
+      checkpoints=checkpoints,
+      records=records,
+      tracer=tracer,
+      stop=stop,
+    )
+    best = state.params
+    if progress.best_step not in (0, int(state.step)):
+      best = checkpoints.restore(progress.best_step, state)[0].params
+    return final_report(config, workdir, student, best, mesh, progress, stop.noted)
+
+
+def fit(
+  state: TrainState,
+  train_step: StepFunction,
+  key: jax.Array,
+  batches: PlacedBatches,
+  *,
+  config: ml_collections.ConfigDict,
+  per_epoch: int,
+  progress: Progress,
+  validator,
+  checkpoints: Checkpoints,
+  records: Records,
+  tracer: StepTracer,
+  stop: StopRequest,
+) -> TrainState:
+  """Trains until finished: the loop. Its order decides what a run that was stopped finds; do not change it.
+
+  Args:
+    state: to begin with; its buffers are taken over.
+    train_step: the step.
+    key: that every step folds its number into.
+    batches: on the devices; they are `progress.iterator`'s next ones.
+    config: the configuration.
+    per_epoch: steps of an epoch.
+    progress: how far the run is; kept up to date.
+    validator: parameters, whether to stop → result on validation.
+    checkpoints: where to save.
+    records: of the steps.
+    tracer: of some of them.
+    stop: whether to stop early.
+
+  Returns:
+    The last state.
+
+  Raises:
+    Stopped: it was asked to stop, and saved.
+  """
+  step = saved = int(state.step)
+  save_every = config.training.checkpoint_every_steps
+  while True:
+    stopping = stop.agreed(step)
+    ends = step == (progress.evaluated_epochs + 1) * per_epoch
+    if step != saved and (stopping or ends or (save_every and step % save_every == 0)):
+      records.flush()  # Raises where a metric is not finite: such a state is never saved.
+      with records.pause('time/checkpoint'):
+        progress.iterator = batches.place
+        checkpoints.save(step, state, progress)
+      saved = step
+    if stopping:
+      raise Stopped(f'at step {step}; the same command goes on from there')
+    if ends:
+      with records.pause('time/evaluation'):
+        result = validator(state.params, should_stop=stop.noted)
+      _rate(progress, step, result.primary.sum_r)
+      records.add_evaluation(step, result)
+      checkpoints.mark(step, progress)
+    if _finished(config, progress):
+      return state
+    # Nothing moves between devices, or between them and the host, but what is moved by name.
+    with jax.transfer_guard('disallow'):
+      batch = next(batches)
+      with tracer.step(step + 1):
+        state, metrics = train_step(state, batch, key)
+      step += 1
+      batches.place_next()
+      tracer.after(step, metrics)
+      records.add(step, metrics, batches.waited)
+
+
+def _finished(config: ml_collections.ConfigDict, progress: Progress) -> bool:
+  """Whether all epochs are done, or so many passed without a new best."""
+  stale = progress.evaluated_epochs - progress.best_epoch
+  return progress.evaluated_epochs >= config.training.epochs or stale >= config.training.patience
+
+
+def _rate(progress: Progress, step: int, sum_r: float) -> None:
+  """Notes what validation found behind an epoch."""
+  progress.evaluated_epochs += 1
+  if sum_r > progress.best_sum_r:
+    progress.best_sum_r, progress.best_epoch, progress.best_step = sum_r, progress.evaluated_epochs, step
+
+
+class PlacedBatches:
+  """The batches of a run on the devices; the next one is placed while the step at hand is computed.
+
+  Attributes:
+    place: in the stream, behind the batches that were taken, not those that are placed ahead.
+    waited: seconds spent waiting for the stream so far.
+  """
+
+  def __init__(self, iterator: TrainIterator, mesh: Mesh):
+    """Takes the stream of this process's batches, and the devices of all."""
+    self._iterator, self._mesh, self._ahead = iterator, mesh, None
+    self.place, self.waited = iterator.get_state(), 0.0
+
+  def __enter__(self) -> PlacedBatches:
+    return self
+
+  def __exit__(self, *exception) -> None:
+    self._iterator.close()
+
+  def go_to(self, place: dict[str, Any]) -> None:
+    """Goes to a place in the stream."""
+    self._iterator.set_state(place)
+    self.place, self._ahead = place, None
+
+  def place_next(self) -> None:
+    """Waits for the next batch and starts to move it to the devices."""
+    start = time.perf_counter()
+    batch = next(self._iterator)
+    self.waited += time.perf_counter() - start
+    parcel = sharding.shard_batch(pack(batch, self._mesh.local_mesh.size), self._mesh)
+    self._ahead = parcel, self._iterator.get_state()
+
+  def __next__(self) -> Parcel:
+    if self._ahead is None:
+      self.place_next()
+    (parcel, self.place), self._ahead = self._ahead, None
+    return parcel
+
+
+def open_teacher(config: ml_collections.ConfigDict, mesh: Mesh, source) -> OnlineTeacher | None:
+  """Loads the teacher that encodes the pictures of the training split within the step onto all devices, if any.
+
+  Raises:
+    FileNotFoundError: there is no such model.
+    UserError: it is damaged, or does not suit the pictures.
+  """
+  if not config.teacher.online:
+    return None
+  folder, at_once = files.expand(config.teacher.clip), config.teacher.micro_batch
+  teacher = load_clip_teacher(folder, source[0], mesh, recipe.product_dtype(config), at_once)
+  log(f'teacher inside the step: {folder}, pictures of {teacher.size}x{teacher.size}, {teacher.micro_batch} at once')
+  return teacher
+
+
+def open_pipeline(config: ml_collections.ConfigDict, mesh: Mesh, source) -> TrainPipeline:
+  """Opens the stream of training batches, this process's share of each."""
+  options = recipe.make_pipeline_options(config, mesh.size, config.loss.teacher, pixels=config.teacher.online)
+  lengths = open_lengths(config.data.data_dir, config.data.dataset, 'train')
+  lengths = None if lengths is None else lengths.first(len(source))
+  return train_pipeline(source, options, config.seed, jax.process_index(), jax.process_count(), lengths=lengths)
+
+
+def make_step(
+  config: ml_collections.ConfigDict,
+  student: Student,
+  mesh: Mesh,
+  per_epoch: int,
+  teacher: OnlineTeacher | None = None,
+) -> tuple[optax.GradientTransformation, StepFunction]:
+  """Makes the optimiser and the jitted step of a configuration, for epochs of so many steps."""
+  optimizer, learning_rate = recipe.make_optimizer(config, per_epoch)
+  coefficients, options = recipe.make_coefficients(config, per_epoch), recipe.make_objective_options(config)
+  return optimizer, make_train_step(student, optimizer, coefficients, learning_rate, options, mesh, teacher)
+
+
+def keys_of_run(seed: int, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
+  """Returns the keys of the first parameters and, on all devices, of the steps.
+
+  They are of a generator that no environment chooses: draws of another would depend on how a batch is packed and
+  spread, and with them the results.
+  """
+  jax.config.update('jax_threefry_partitionable', True)
+  init_key, step_key = jax.random.split(jax.random.key(seed, impl='threefry2x32'))
+  # Made where it is used: one device's array cannot be put onto those of other processes.
+  words, whole = np.asarray(jax.random.key_data(step_key)), sharding.replicated(mesh)
+  return init_key, jax.jit(lambda: jax.random.wrap_key_data(words, impl='threefry2x32'), out_shardings=whole)()
+
+
+def compile_ahead(
+  train_step: StepFunction, state: TrainState, shapes: Sequence[Batch], key: jax.Array, mesh: Mesh
+) -> list[concurrent.futures.Future]:
+  """Compiles the step for all shapes of batches, in threads; the step then finds the programs.
+
+  Args:
+    train_step: the step.
+    state: on the devices.
+    shapes: batches of all processes together, of `jax.ShapeDtypeStruct`.
+    key: of the steps.
+    mesh: the devices.
+  """
+
+  def abstract(tree: Any, placement=None):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement or x.sharding), tree)
+
+  state, rows = abstract(state), sharding.rows(mesh)
+  pool = concurrent.futures.ThreadPoolExecutor(len(shapes), thread_name_prefix='compile')
+  compile_one = lambda shape: train_step.lower(state, abstract(pack(shape, mesh.size), rows), key).compile()  # noqa: E731
+  programs = [pool.submit(compile_one, shape) for shape in shapes]
+  pool.shutdown(wait=False)
+  return programs
+
+
+def _describe(config: ml_collections.ConfigDict, mesh: Mesh, pipeline: TrainPipeline, params: Any) -> None:
+  """Logs what a run consists of."""
+  processes = jax.process_count()
+  log(
+    f'{config.data.dataset}: {pipeline.num_videos:,} training videos, {pipeline.steps_per_epoch} steps an epoch; '
+    f'{parameter_overview.count_parameters(params):,} parameters; {mesh.size} {jax.default_backend()} device(s)'
+    + (f' of {processes} processes' if processes > 1 else '')
+  )
+  log(repr(pipeline.plan))
+
+
+def _write_description(config: ml_collections.ConfigDict, workdir: pathlib.Path, params: Any) -> None:
+  """Writes `config.json`, or checks that it is the same, and `parameters.txt` beside it."""
+  config_lib.write_or_compare(config, workdir)
+  overview = parameter_overview.get_parameter_overview(params, include_stats='sharding')
+  files.write_text(workdir / 'parameters.txt', overview + '\n')
+
+
+def _restore_or_start(
+  checkpoints: Checkpoints, state: TrainState, batches: PlacedBatches, workdir: pathlib.Path
+) -> tuple[TrainState, Progress]:
+  """Restores the newest checkpoint, if there is one: state, place in the data and progress as one."""
+  step = checkpoints.latest_step
+  if step is None:
+    return state, Progress(batches.place)
+  state, progress = checkpoints.restore(step, state)
+  batches.go_to(progress.iterator)
+  log(f'resumed from the checkpoint of step {step} in {workdir}')
+  best, lost = checkpoints.best_step or 0, progress.best_step
+  if lost != best:
+    # The best of the checkpoints that are left is taken for the best so far; that of the progress is lost.
+    left = checkpoints.progress(best) if best else Progress({}, best_epoch=progress.evaluated_epochs)
+    progress.best_sum_r, progress.best_epoch, progress.best_step = left.best_sum_r, left.best_epoch, left.best_step
+    instead = f'that of step {best} takes its place' if best else 'the next to be evaluated takes its place'
+    log(f'warning: the best checkpoint, of step {lost}, is damaged or gone; {instead}')
+  return state, progress

@@ -1,0 +1,167 @@
+"""The loop on a step that is none, batches on the devices, keys of a run; whole runs are in `test_whole_path`."""
+
+import os
+import subprocess
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import tvr
+from dlkd_jax import sharding
+from dlkd_jax.data.batch import pack
+from dlkd_jax.multihost import StopRequest
+from dlkd_jax.training import metrics as metrics_lib
+from dlkd_jax.training.checkpoints import Progress
+from dlkd_jax.training.monitoring import Compilations, NoWriter, Records, StepTracer
+from dlkd_jax.training.state import TrainState
+from dlkd_jax.training.train import PlacedBatches, compile_ahead, fit, keys_of_run
+from tests.paths import repository
+
+STEPS = 2
+
+
+class Stream:
+  """Batches of ones, as `TrainIterator` gives them."""
+
+  def __init__(self, rows):
+    self.rows, self.taken = rows, 0
+
+  def __next__(self):
+    self.taken += 1
+    return {'features': np.full((self.rows, 3), self.taken, np.float32), 'labels': np.zeros(self.rows, np.int32)}
+
+  def get_state(self):
+    return {'batches': self.taken}
+
+  def close(self):
+    pass
+
+
+class Kept:
+  """Checkpoints that keep what they are given."""
+
+  def __init__(self):
+    self.saved, self.marked = [], []
+
+  def save(self, step, state, progress):
+    self.saved.append((step, int(state.step), progress.iterator['batches']))
+
+  def mark(self, step, progress):
+    self.marked.append((step, progress.evaluated_epochs, progress.best_step))
+
+
+def run(tmp_path, devices, step_key, stop=None, **training):
+  """Trains two epochs of two steps on so many devices; returns (state, what was saved, compilations of the steps)."""
+  mesh = sharding.make_mesh(jax.devices()[:devices])
+  whole, rows = sharding.replicated(mesh), sharding.rows(mesh)
+
+  def step(state, batch, key):
+    loss = jnp.sum(batch.features[0]) + jax.random.uniform(key)
+    return state.replace(step=state.step + 1), metrics_lib.of_step({'loss/total': loss})
+
+  compiled = jax.jit(step, in_shardings=(None, rows, whole), donate_argnums=0)
+  config = tvr.get_config()
+  with config.unlocked():
+    config.training.update(epochs=2, **training)
+  state = jax.device_put(TrainState(jnp.zeros((), jnp.int32), {}, ()), whole)
+  progress, kept, key = Progress({}), Kept(), step_key(mesh)
+  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), next(Stream(devices)))
+  with (
+    StepTracer(tmp_path, ()) as tracer,
+    Compilations() as compilations,
+    PlacedBatches(Stream(devices), mesh) as batches,
+  ):
+    for program in compile_ahead(compiled, state, [shapes], key, mesh):
+      program.result()
+    state = fit(
+      state,
+      compiled,
+      key,
+      batches,
+      config=config,
+      per_epoch=STEPS,
+      progress=progress,
+      validator=lambda params, should_stop: types.SimpleNamespace(
+        primary=types.SimpleNamespace(sum_r=1.0), as_dict=lambda prefix: {}
+      ),
+      checkpoints=kept,
+      records=Records(NoWriter(), compilations, progress, tmp_path, every=20, per_epoch=STEPS, epochs=2),
+      tracer=tracer,
+      stop=stop or StopRequest(),
+    )
+  return state, kept, compiled
+
+
+def replicated_key(mesh):
+  return jax.device_put(jax.random.key(0), sharding.replicated(mesh))
+
+
+@pytest.mark.parametrize('devices', [1, 2, 8])
+def test_what_is_placed_is_trained_on_and_saved_before_it_is_evaluated(tmp_path, devices):
+  state, kept, compiled = run(tmp_path, devices, replicated_key)
+  assert int(state.step) == 2 * STEPS
+  # A batch is placed ahead, and the place in the stream is that of the one trained on.
+  assert kept.saved == [(2, 2, 2), (4, 4, 4)] and kept.marked == [(2, 1, 2), (4, 2, 2)]
+  assert compiled._cache_size() == 1
+
+
+def test_checkpoints_between_epochs(tmp_path):
+  _, kept, _ = run(tmp_path, 1, replicated_key, checkpoint_every_steps=1)
+  assert kept.saved == [(step, step, step) for step in (1, 2, 3, 4)]
+
+
+def test_the_step_finds_what_was_compiled_ahead():
+  mesh = sharding.make_mesh()
+  step = jax.jit(lambda s, b, k: (s, jnp.sum(b.features[0])), in_shardings=(None, sharding.rows(mesh), None))
+  state, key = jax.device_put(jnp.zeros(3), sharding.replicated(mesh)), replicated_key(mesh)
+  shapes = [
+    {'features': jax.ShapeDtypeStruct((8 * n, 3), jnp.float32), 'n': jax.ShapeDtypeStruct((8,), jnp.int32)}
+    for n in (1, 2)
+  ]
+  batches = [jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shape) for shape in shapes]
+  with Compilations() as compilations:
+    for program in compile_ahead(step, state, shapes, key, mesh):
+      program.result()
+    assert compilations.count == 2
+    for batch in batches:
+      step(state, sharding.shard_batch(pack(batch, mesh.size), mesh), key)
+    assert compilations.count == 2
+
+
+def test_what_would_be_moved_in_every_step_is_refused(tmp_path):
+  with pytest.raises(Exception, match='Disallowed device-to-device transfer'):
+    run(tmp_path, 2, lambda mesh: jax.random.key(0))
+
+
+DRAWS = """
+import jax
+from dlkd_jax.losses.pairs import random_bits
+from dlkd_jax.training.train import keys_of_run
+from dlkd_jax.sharding import make_mesh
+keys = keys_of_run(7, make_mesh())
+bits = [random_bits(keys[1], jax.numpy.arange(first, 5)).tolist()[-2:] for first in (0, 3)]
+print([str(jax.random.key_impl(key)) for key in keys], [jax.random.key_data(key).tolist() for key in keys], bits)
+"""
+
+
+def test_draws_are_those_of_one_generator_and_depend_on_no_layout():
+  printed = set()
+  for changed in ({}, {'JAX_DEFAULT_PRNG_IMPL': 'rbg'}, {'JAX_DEFAULT_PRNG_IMPL': 'unsafe_rbg'}):
+    environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_THREEFRY_PARTITIONABLE': str(int(not changed))} | changed
+    done = subprocess.run(
+      [sys.executable, '-c', DRAWS], env=environment, cwd=repository(), capture_output=True, text=True, check=True
+    )
+    printed.add(done.stdout)
+  (line,) = printed
+  assert line.count('threefry2x32') == 2 and 'rbg' not in line
+  bits = line.strip().rsplit('[[', 1)[1].rstrip(']').split('], [')
+  assert bits[0] == bits[1]
+
+
+def test_seeds_give_different_keys():
+  keys = [jax.random.key_data(key) for seed in (0, 1, 2**32 - 1) for key in keys_of_run(seed, sharding.make_mesh())]
+  assert len({np.asarray(key).tobytes() for key in keys}) == 6
