@@ -19,6 +19,7 @@ setup(
     'array_record',
     'av',  # Decodes videos; its wheels bring FFmpeg along.
     'chex',
+    'clu>=0.0.12',  # Metrics and the overview of parameters.
     'etils',
     'faiss-cpu',  # Candidates of the two-stage search.
     'flax>=0.12',

@@ -242,28 +242,35 @@ def _reason(error: BaseException) -> str:
   return text
 
 
-def keep_compiled() -> None:
+def keep_compiled(folder: pathlib.Path | None = None) -> None:
   """Lets JAX keep what it compiles, so that the next process need not compile it again.
 
-  In JAX_COMPILATION_CACHE_DIR where that is set, or else in the user's cache folder, XDG_CACHE_HOME or ~/.cache; where
-  that cannot be written to, nothing is kept.
+  In JAX_COMPILATION_CACHE_DIR where that is set, or else in `folder`, which is made with the first program, or else in
+  the user's cache folder, XDG_CACHE_HOME or ~/.cache. Where that cannot be written to, nothing is kept.
   """
   import jax
 
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-    try:
-      home = pathlib.Path(os.environ.get('XDG_CACHE_HOME', ''))
-      home = home if home.is_absolute() else pathlib.Path.home() / '.cache'
-      folder = home / 'dlkd_jax' / f'compiled-{_processor()}'
-      folder.mkdir(parents=True, exist_ok=True)
-      with tempfile.TemporaryFile(dir=folder):
-        pass
-    except (OSError, RuntimeError):  # No home, or a disk that is full or read only.
+    folder = _cache_of_user() if folder is None else folder / _processor()
+    if folder is None:
       return
     jax.config.update('jax_compilation_cache_dir', str(folder))
   if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
   warnings.filterwarnings('ignore', 'Error (writing|reading) persistent compilation cache')
+
+
+def _cache_of_user() -> pathlib.Path | None:
+  """Makes the folder of compiled programs below the user's home; None where it cannot be written to."""
+  try:
+    home = pathlib.Path(os.environ.get('XDG_CACHE_HOME', ''))
+    home = home if home.is_absolute() else pathlib.Path.home() / '.cache'
+    folder = home / 'dlkd_jax' / f'compiled-{_processor()}'
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+      return folder
+  except (OSError, RuntimeError):  # No home, or a disk that is full or read only.
+    return None
 
 
 def _processor() -> str:

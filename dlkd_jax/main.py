@@ -53,6 +53,7 @@ def main(names):
   try:
     multihost.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _DISTRIBUTED.value)
     with stop:
+      doors.keep_compiled(_WORKDIR.value / 'compiled')
       if _MODE.value == 'train':
         train.train(config, _WORKDIR.value, stop)
       else:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dlkd_jax.errors import UserError
@@ -27,23 +28,45 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, model: int = 1) -> Me
   Its axes are of type Auto: the partitioner may combine two sharded operands.
 
   Args:
-    devices: in the order in which they share a batch.
+    devices: in the order in which they share a batch; None: all, those that are near each other side by side.
     model: devices along the axis that splits parameters.
 
   Raises:
     UserError: the devices do not divide by `model`.
     ValueError: the devices of a process do not follow each other, or the processes not one another.
   """
-  devices = list(jax.devices() if devices is None else devices)
+  given = devices is not None
+  devices = list(devices if given else jax.devices())
   if model < 1 or len(devices) % model:
     raise UserError(
       f'config.mesh.model is {model}, and there are {len(devices)} devices; expected a number that divides them.'
     )
-  # Each process makes the share of a batch that its number stands for.
-  processes = [device.process_index for device in devices]
-  if processes != sorted(processes):
+  devices = devices if given else _by_locality(devices, model)
+  if not _adjacent(devices):
+    processes = [device.process_index for device in devices]
     raise ValueError(f'devices are of the processes {processes}; expected them in the order of the processes')
   return Mesh(np.asarray(devices).reshape(-1, model), BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def _by_locality(devices: list[jax.Device], model: int) -> list[jax.Device]:
+  """Orders devices so that neighbours in the mesh are neighbours in the machine, as far as JAX knows it.
+
+  An order that tears those of a process apart, or the processes out of their order, is not taken.
+  """
+  if devices[0].platform == 'cpu':
+    return devices
+  shape = (len(devices) // model, model)
+  try:
+    found = list(mesh_utils.create_device_mesh(shape, devices, contiguous_submeshes=True).flat)
+  except (ValueError, NotImplementedError, AssertionError):  # Several slices, or a shape that it has no order for.
+    return devices
+  return found if _adjacent(found) else devices
+
+
+def _adjacent(devices: Sequence[jax.Device]) -> bool:
+  """Whether the devices of each process follow each other: it makes the share of a batch that its number stands for."""
+  processes = [device.process_index for device in devices]
+  return processes == sorted(processes)
 
 
 def rows(mesh: Mesh) -> NamedSharding:

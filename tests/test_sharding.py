@@ -98,6 +98,23 @@ def test_processes_keep_their_order_in_the_mesh():
     assert not isinstance(error.value, UserError)
 
 
+@pytest.mark.parametrize(
+  ('order', 'taken'), [((1, 0, 3, 2), True), ((2, 3, 0, 1), False), ((0, 2, 1, 3), False), (None, False)]
+)
+def test_neighbours_in_the_mesh_are_near_each_other_where_processes_allow_it(monkeypatch, order, taken):
+  """Four chips of two processes, in an order that keeps these together, in three that do not, or in none."""
+  devices = [types.SimpleNamespace(process_index=i // 2, id=i, platform='tpu') for i in range(4)]
+
+  def create(shape, devices, contiguous_submeshes):
+    if order is None:
+      raise NotImplementedError('no such shape')
+    return np.asarray([devices[i] for i in order]).reshape(shape)
+
+  monkeypatch.setattr(sharding.mesh_utils, 'create_device_mesh', create)
+  found = [device.id for device in sharding._by_locality(devices, 2)]
+  assert found == (list(order) if taken else [0, 1, 2, 3])
+
+
 def test_state_is_born_whole_on_every_device():
   world = worlds.world(2, 0.3, worlds.DRAWN)
   for leaf in jax.tree.leaves(world.create()):

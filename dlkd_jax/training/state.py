@@ -96,15 +96,17 @@ def make_train_step(
   def step(state: TrainState, batch: Batch | Parcel, key: jax.Array):
     batch = batch.unpack() if isinstance(batch, Parcel) else batch
     scheduled = coefficients(state.step)
-    parts, gradients = objective_and_gradients(
-      state.params,
-      student,
-      batch,
-      coefficients=scheduled,
-      key=jax.random.fold_in(key, state.step),
-      options=options,
-      mesh=mesh,
-    )
+    # On accelerators, products of float32 are less than that by default.
+    with jax.default_matmul_precision('highest' if student.dtype == jnp.float32 else 'default'):
+      parts, gradients = objective_and_gradients(
+        state.params,
+        student,
+        batch,
+        coefficients=scheduled,
+        key=jax.random.fold_in(key, state.step),
+        options=options,
+        mesh=mesh,
+      )
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     scalars = {f'loss/{name}': value for name, value in parts.items()}
