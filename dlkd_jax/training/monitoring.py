@@ -17,7 +17,7 @@ import jax
 
 from dlkd_jax import files
 from dlkd_jax.errors import UserError
-from dlkd_jax.multihost import log
+from dlkd_jax.multihost import is_main, log
 from dlkd_jax.retrieval.evaluate import EvaluationResult
 from dlkd_jax.training import metrics as metrics_lib
 from dlkd_jax.training.checkpoints import Progress
@@ -245,6 +245,11 @@ class NoWriter:
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
     """Takes the scalars of one step, as `MetricWriter.write` does."""
+
+
+def open_writer(workdir: pathlib.Path, resumed_step: int, evaluated_step: int) -> MetricWriter | NoWriter:
+  """Opens the log behind a step, in the first process; see `MetricWriter`."""
+  return MetricWriter(workdir, resumed_step, evaluated_step) if is_main() else NoWriter()
 
 
 class Compilations:

@@ -34,7 +34,7 @@ from dlkd_jax.multihost import Stopped, StopRequest, log
 from dlkd_jax.training import recipe, splits
 from dlkd_jax.training.checkpoints import Checkpoints, Progress
 from dlkd_jax.training.evaluate_run import final_report
-from dlkd_jax.training.monitoring import Compilations, MetricWriter, NoWriter, Records, StepTracer
+from dlkd_jax.training.monitoring import Compilations, Records, StepTracer, open_writer
 from dlkd_jax.training.online_teacher import OnlineTeacher, load_clip_teacher
 from dlkd_jax.training.state import StepFunction, TrainState, create_state, make_train_step
 
@@ -86,11 +86,7 @@ def train(
     checkpoints = Checkpoints(workdir)
     batches = stack.enter_context(PlacedBatches(iter(pipeline), mesh))
     state, progress = _restore_or_start(checkpoints, state, batches, workdir)
-    writer = stack.enter_context(
-      MetricWriter(workdir, int(state.step), progress.evaluated_epochs * per_epoch)
-      if multihost.is_main()
-      else NoWriter()
-    )
+    writer = stack.enter_context(open_writer(workdir, int(state.step), progress.evaluated_epochs * per_epoch))
     if not _finished(config, progress):
       compiling = compile_ahead(train_step, state, pipeline.shapes(), step_key, mesh)
       batches.place_next()  # The first one is read meanwhile.
