@@ -10,6 +10,7 @@ while a program is compiled or another process is waited for, so there a thread 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -35,7 +36,6 @@ _HEARTBEAT_SECONDS = 60  # A process that was silent for so long is taken for de
 # Several processes ask one another whether to stop so often, but every so many steps at least, if steps grow slower.
 _POLL_SECONDS, _POLL_STEPS = 1.0, 50
 _RUNNING, _DONE, _STOPPED, _FAILED = range(4)
-_END = object()
 _T = TypeVar('_T')
 
 
@@ -297,17 +297,20 @@ class Processes:
     handle: Callable[[_T], None],
     should_stop: Callable[[], bool],
     progress: Callable[[], str],
+    every: int = 8,
   ) -> None:
-    """Handles the items of each process, all processes in step, until none has one left.
+    """Handles the items of each process, until none has one left.
 
-    Before each item the processes agree to go on: if one was asked to stop or failed, all leave before the next item,
-    so that none waits for another for ever. Where there are several, `should_stop` is called equally often in all.
+    Every few items the processes agree to go on: if one was asked to stop or failed, all leave there, so that none
+    waits for another for ever. Where there are several, `should_stop` is called equally often in all.
 
     Args:
       items: of this process; their number may differ from the others'.
       handle: called with each item.
-      should_stop: polled before each item.
+      should_stop: polled before each item, in several processes where they agree.
       progress: says how far this process has come, for the message.
+      every: items between two agreements, for which the devices of all processes wait. 1 where `handle` waits for the
+        other processes, which would wait for ever for one that failed.
 
     Raises:
       Stopped: some process's `should_stop` returned true.
@@ -320,21 +323,17 @@ class Processes:
           raise stopped()
         handle(item)
       return
-    iterator, failure, state = iter(items), None, _RUNNING
-    while state != _DONE:
-      item = _END
-      try:
-        item = next(iterator, _END) if failure is None else _END
-      except Exception as error:  # Raised below, once the others know.
-        failure = error
-      state = self._agree(item is not _END, bool(should_stop()), failure)
+    iterator, failure, more = iter(items), None, True
+    while (state := self._agree(more, bool(should_stop()), failure)) != _DONE:
       if state == _STOPPED:
         raise stopped()
-      if item is not _END:
-        try:
+      done = 0
+      try:
+        for done, item in enumerate(itertools.islice(iterator, every), 1):  # noqa: B007
           handle(item)
-        except Exception as error:  # Raised in the next round, once the others know.
-          failure = error
+      except Exception as error:  # Raised in the next round, once the others know.
+        failure = error
+      more = done == every
 
   def _agree(self, more: bool, stop: bool, failure: Exception | None) -> int:
     """Returns what all processes do next, or raises where one of them failed."""

@@ -31,7 +31,7 @@ def loss_options(**changes) -> LossOptions:
 
 def objective_options(loss: LossOptions | None = None, **changes) -> ObjectiveOptions:
   """The objective of the default recipe, in the blocked form."""
-  given = {'form': 'blocked', 'block_rows': None, 'micro_batches': 1, 'teacher_dtype': None}
+  given = {'form': 'blocked', 'block_rows': None, 'product_bytes': None, 'micro_batches': 1, 'teacher_dtype': None}
   return ObjectiveOptions(loss or loss_options(), **(given | changes))
 
 

@@ -276,7 +276,8 @@ class Evaluator:
       done = rows.stop
 
     progress = lambda: f'{done} of {len(own)} captions were ranked'  # noqa: E731
-    processes.run(range(ranker.plan.blocks), start, should_stop, progress)
+    # Where scores are kept, `collect` waits for the other processes.
+    processes.run(range(ranker.plan.blocks), start, should_stop, progress, every=1)
     while pending:
       collect()
     return EvaluationResult(

@@ -18,14 +18,7 @@ from typing import NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from dlkd_jax.errors import UserError
-from dlkd_jax.similarity.common import NORM_EPSILON, PADDED, SlotTable, inverse_norm, vary_alike
-
-# Products of a block, in bytes: they stay in the cache of a CPU, and matrix products have their rate from there on.
-BLOCK_BYTES = 1 << 20
-# The frames of both maxima share one int32: the dot product's in the upper half, the cosine's in the lower.
-MOST_FRAMES = 0x7FFF
-_LOWER = 0xFFFF
+from dlkd_jax.similarity.common import LOWER, NORM_EPSILON, PADDED, SlotTable, inverse_norm, vary_alike
 
 Carry = TypeVar('Carry')
 
@@ -50,47 +43,15 @@ class _Maxima(NamedTuple):
   curve: jax.Array  # [L, Q], without the norm of the query.
 
 
-def maxima(
-  queries: jax.Array, frames: jax.Array, table: SlotTable, rows: jax.Array | None, block_rows: int | None = None
-) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-  """Computes maxima over frames, and own curves, block by block.
-
-  Args:
-    queries: `[Q, H]`, float32 or bfloat16.
-    frames: `[R, L, H]`, of the same dtype.
-    table: of the slots that the videos lie in.
-    rows: `[Q]` int32, row that holds each caption's own video, -1 where none does; None: no own curves.
-    block_rows: K; by default as many as keep a block's products near `BLOCK_BYTES`.
-
-  Returns:
-    Cosine maxima without the norm of the query `[Q, B]`, dot maxima `[Q, B]`, own curves without the norm of the query
-    `[Q, L]` or None; all float32. What stands in columns that are not present is unspecified, with a zero gradient.
+def block_size(rows: int, row_bytes: int, block_rows: int | None, most_bytes: int) -> int:
+  """Returns K: no larger than asked for or than the bytes allow, and such that all blocks are of about the same size.
 
   Raises:
-    UserError: L is over 32767.
     ValueError: `block_rows` is not positive.
   """
-  length = frames.shape[1]
-  if length > MOST_FRAMES:
-    raise UserError(
-      f'rows of {length} frames; the blocked similarity goes up to {MOST_FRAMES}: lower config.data.max_frames, or set '
-      'config.similarity.form=plain'
-    )
-  block = _block_size(frames.shape[0], length * queries.shape[0] * 4, block_rows)
-  with_curve = rows is not None
-  if rows is None:
-    rows = jnp.full(queries.shape[:1], -1, jnp.int32)
-  queries, frames, rows, *fields = vary_alike(queries, frames, rows, *jax.tree.leaves(table))
-  table = jax.tree.unflatten(jax.tree.structure(table), fields)
-  dot, cosine, curve = _maxima(block, with_curve, queries, frames, table, rows)
-  return cosine.T, dot.T, curve.T if with_curve else None
-
-
-def _block_size(rows: int, row_bytes: int, block_rows: int | None) -> int:
-  """Chooses K: no larger than asked for, and such that all blocks are of about the same size."""
   if block_rows is not None and block_rows < 1:
     raise ValueError(f'block_rows is {block_rows}; it counts the rows of a block, so give 1 or more')
-  most = min(block_rows or max(1, BLOCK_BYTES // row_bytes), rows)
+  most = min(block_rows or max(1, most_bytes // row_bytes), rows)
   return -(-rows // -(-rows // most))
 
 
@@ -102,6 +63,8 @@ def _over_blocks(block: int, rows: _Rows, step: Callable[[Carry, _Rows, jax.Arra
   def at(first: jax.Array, size: int) -> _Rows:
     return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, size, axis=0), rows)
 
+  if count == block:
+    return step(carry, rows, jnp.zeros((), jnp.int32))
   if full:
     starts = jnp.arange(full, dtype=jnp.int32) * block
     carry, _ = jax.lax.scan(lambda c, first: (step(c, at(first, block), first), None), carry, starts)
@@ -112,7 +75,23 @@ def _over_blocks(block: int, rows: _Rows, step: Callable[[Carry, _Rows, jax.Arra
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _maxima(block, with_curve, queries, frames, table, rows):
+def maxima(
+  block: int, with_curve: bool, queries: jax.Array, frames: jax.Array, table: SlotTable, rows: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Computes maxima over frames, and own curves, block by block.
+
+  Args:
+    block: K.
+    with_curve: whether own curves are wanted.
+    queries: `[Q, H]`, float32 or bfloat16.
+    frames: `[R, L, H]`, of the same dtype.
+    table: of the slots that the videos lie in.
+    rows: `[Q]` int32, row that holds each caption's own video, -1 where none does.
+
+  Returns:
+    Dot maxima `[B, Q]`, cosine maxima without the norm of the query `[B, Q]`, own curves without it `[L, Q]`; all
+    float32. What stands in columns that are not present is unspecified, with a zero gradient.
+  """
   result = _forward(block, with_curve, queries, frames, table, rows)
   return result.dot, result.cosine, result.curve
 
@@ -190,8 +169,8 @@ def _reduce_running(products: jax.Array, part: _Rows) -> tuple[jax.Array, jax.Ar
       results.append(counts & (begins | (candidate > old) | jnp.isnan(candidate)))
     dot = jnp.where(results[0], value, best[0])
     cosine = jnp.where(results[1], value * scale, best[1])
-    index = jnp.where(results[0], (best[2] & _LOWER) | (position << 16), best[2])
-    index = jnp.where(results[1], (index & ~_LOWER) | position, index)
+    index = jnp.where(results[0], (best[2] & LOWER) | (position << 16), best[2])
+    index = jnp.where(results[1], (index & ~LOWER) | position, index)
     return (dot, cosine, index), (dot, cosine, index)
 
   zeros = jnp.zeros((rows, captions), jnp.float32)
@@ -274,9 +253,9 @@ def _cotangent_of_products(
   )
   real = (part.slot >= 0)[:, :, None]
   at_dot = real & ((index >> 16) == position)
-  at_cosine = real & ((index & _LOWER) == position)
+  at_cosine = real & ((index & LOWER) == position)
   products = jnp.where(at_dot, dot, 0.0) + jnp.where(at_cosine, cosine * part.scale[:, :, None], 0.0)
   return products, jnp.sum(jnp.where(at_cosine, through_norm, 0.0), axis=-1)
 
 
-_maxima.defvjp(_maxima_forward, _maxima_backward)
+maxima.defvjp(_maxima_forward, _maxima_backward)

@@ -1,7 +1,4 @@
-"""What every form of the similarity shares: norms, padding, and where the slots of a layout go.
-
-Sizes: B videos, Q captions, R rows of L frames, S slots a row, H hidden.
-"""
+"""What every form of the similarity shares: norms, padding, constants, and where the slots of a layout go."""
 
 from __future__ import annotations
 
@@ -12,6 +9,9 @@ import jax.numpy as jnp
 from dlkd_jax.layout import Layout
 
 NORM_EPSILON = 1e-12
+# The frames of both maxima share one int32: the dot product's in the upper half, the cosine's in the lower.
+LOWER = 0xFFFF
+MOST_FRAMES = 0x7FFF
 # Similarity of a padded frame, and so of a video without any real frame: below every real one, yet finite.
 PADDED = -1e10
 

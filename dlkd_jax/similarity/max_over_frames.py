@@ -1,8 +1,8 @@
 """Similarity of a query and a video: the maximum over the video's frames, as cosine and as dot product.
 
 Three forms with the same values and gradients: `plain` holds all products (the oracle, and the baseline of benchmarks),
-`blocked` goes over blocks of rows, `pallas` is a kernel for TPUs. In all of them the gradient of a maximum goes to the
-first frame that reaches it.
+`blocked` goes over blocks of rows, one where the products fit into memory, `pallas` is a kernel for TPUs. In all of
+them the gradient of a maximum goes to the first frame that reaches it.
 
 Sizes: B videos, Q captions, R rows of L frames, S slots a row, H hidden.
 """
@@ -14,9 +14,19 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.layout import Layout, padded_layout
 from dlkd_jax.similarity import blocked, pallas_tpu
-from dlkd_jax.similarity.common import PADDED, SlotTable, inverse_norm, own_rows, slot_table
+from dlkd_jax.similarity.common import (
+  MOST_FRAMES,
+  PADDED,
+  SlotTable,
+  inverse_norm,
+  own_rows,
+  product_bytes,
+  slot_table,
+  vary_alike,
+)
 
 FORMS = ('plain', 'blocked', 'pallas')
 
@@ -62,6 +72,7 @@ def max_frame_similarity(
   *,
   form: str = 'blocked',
   block_rows: int | None = None,
+  most_bytes: int | None = None,
 ) -> FrameSimilarity:
   """Computes cosine and dot maxima over frames from one matrix product.
 
@@ -76,14 +87,15 @@ def max_frame_similarity(
     labels: `[Q]` int32, column of each caption's own video, -1 where it has none here; gives the own-video curves.
     form: 'plain', 'blocked' or 'pallas'. The last is compiled where the program is lowered for a TPU and interpreted
       elsewhere, which is slow and which JAX refuses inside a `shard_map` with `check_vma`.
-    block_rows: rows of a block of the form 'blocked', by default as many as keep its products near 1 MB.
+    block_rows: rows of a block of the form 'blocked'; None: as many as `most_bytes` allow.
+    most_bytes: what the products of a block may take; None: what suits this process's backend (`product_bytes`).
 
   Returns:
     The similarities; -1e10, with a zero gradient, for padded videos and those without a real frame.
 
   Raises:
     AssertionError: sizes or dtypes disagree.
-    ValueError: there is no such form, or a row is longer than 32767.
+    ValueError: there is no such form, `block_rows` is not positive, or a row is longer than 32767.
   """
   if form not in FORMS:
     raise ValueError(f'form of the similarity is {form!r}; choose one of {", ".join(FORMS)}')
@@ -101,10 +113,8 @@ def max_frame_similarity(
 
   if form == 'plain':
     cosine, dot, curve = _plain(queries, frames, table, rows)
-  elif form == 'blocked':
-    cosine, dot, curve = blocked.maxima(queries, frames, table, rows, block_rows)
   else:
-    cosine, dot, curve = pallas_tpu.maxima(queries, frames, table, rows)
+    cosine, dot, curve = _by_index(form, block_rows, most_bytes, queries, frames, table, rows)
 
   # The norm of the query comes last, and no form returns anything but -1e10 for a video that is not there.
   query_scale = inverse_norm(queries)[:, None]
@@ -129,23 +139,6 @@ def own_mask(layout: Layout | jax.Array, labels: jax.Array) -> jax.Array:
   return (slot == own_slot[:, None]) & (labels >= 0)[:, None]
 
 
-def max_frame_cosine(queries: jax.Array, frames: jax.Array, frame_mask: jax.Array) -> jax.Array:
-  """Computes only the cosine maximum, as retrieval needs it, with one video a row.
-
-  Args:
-    queries: `[Q, H]`.
-    frames: `[B, L, H]`.
-    frame_mask: `[B, L]` bool, true at real frames.
-
-  Returns:
-    `[Q, B]`; -1e10 for videos without a real frame.
-  """
-  queries = queries * inverse_norm(queries)[:, None]
-  frames = frames * inverse_norm(frames)[..., None]
-  products = jnp.einsum('qh,blh->qbl', queries, frames)
-  return jnp.max(jnp.where(frame_mask[None], products, PADDED), axis=-1)
-
-
 def _as_layout(layout: Layout | jax.Array) -> Layout:
   return jax.tree.map(jnp.asarray, layout if isinstance(layout, Layout) else padded_layout(jnp.asarray(layout)))
 
@@ -165,6 +158,28 @@ def _plain(
     curve = jnp.take_along_axis(scaled, jnp.maximum(rows, 0)[:, None, None], axis=1)[:, 0]
     curve = jnp.where((rows >= 0)[:, None], curve, 0.0)
   return (*results, curve)
+
+
+def _by_index(form, block_rows, most_bytes, queries, frames, table, rows):
+  """The forms that keep the frame of each maximum for a backward pass of their own."""
+  length = frames.shape[1]
+  if length > MOST_FRAMES:
+    raise UserError(
+      f'rows of {length} frames; the {form} similarity goes up to {MOST_FRAMES}: lower config.data.max_frames, or set '
+      'config.similarity.form=plain'
+    )
+  with_curve = rows is not None
+  if rows is None:
+    rows = jnp.full(queries.shape[:1], -1, jnp.int32)
+  queries, frames, rows, *fields = vary_alike(queries, frames, rows, *jax.tree.leaves(table))
+  table = jax.tree.unflatten(jax.tree.structure(table), fields)
+  if form == 'pallas':
+    dot, cosine, curve = pallas_tpu.maxima(with_curve, queries, frames, table, rows)
+  else:
+    most_bytes = most_bytes or product_bytes(jax.default_backend())
+    block = blocked.block_size(frames.shape[0], length * queries.shape[0] * 4, block_rows, most_bytes)
+    dot, cosine, curve = blocked.maxima(block, with_curve, queries, frames, table, rows)
+  return cosine.T, dot.T, curve.T if with_curve else None
 
 
 def _first_maximum(values: jax.Array, mask: jax.Array) -> jax.Array:

@@ -30,7 +30,8 @@ class ObjectiveOptions:
   Attributes:
     loss: weights and variants of the losses.
     form: of the similarity: plain, blocked or pallas.
-    block_rows: rows of frames that the blocked form takes at once; None chooses.
+    block_rows: rows of frames that the blocked form takes at once; None: as many as `product_bytes` allow.
+    product_bytes: what the products of a block of it may take; None: what suits this process's backend.
     micro_batches: parts that a batch is encoded in, one after another, while the losses see it whole. It divides the
       rows of every device.
     teacher_dtype: of the teacher's products; None keeps float32.
@@ -39,6 +40,7 @@ class ObjectiveOptions:
   loss: LossOptions
   form: str
   block_rows: int | None
+  product_bytes: int | None
   micro_batches: int
   teacher_dtype: Any
 
@@ -106,7 +108,9 @@ def _contrast(embeddings, batch, coefficients, key, *, options: ObjectiveOptions
   """Computes the losses from this device's share of the embeddings and of the batch."""
   text, video = _views(batch, axes)
   columns = sharded.local_labels(video.labels, batch.video_mask.shape[0], axes)
-  similarity = functools.partial(max_frame_similarity, form=options.form, block_rows=options.block_rows)
+  similarity = functools.partial(
+    max_frame_similarity, form=options.form, block_rows=options.block_rows, most_bytes=options.product_bytes
+  )
   distils = batch.teacher_frames is not None
 
   branches = {}

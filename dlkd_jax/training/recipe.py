@@ -17,6 +17,7 @@ from dlkd_jax.data.options import PipelineOptions
 from dlkd_jax.losses.total import Coefficients, LossOptions
 from dlkd_jax.models.student import EXPLORATION, INHERITANCE, Student
 from dlkd_jax.retrieval.evaluate import EvaluationOptions
+from dlkd_jax.similarity.common import product_bytes
 from dlkd_jax.similarity.max_over_frames import choose_form
 from dlkd_jax.training import schedules
 from dlkd_jax.training.objective import ObjectiveOptions
@@ -74,6 +75,7 @@ def make_objective_options(config: ml_collections.ConfigDict, platform: str | No
     resolved(config, platform).similarity,
     loss=make_loss_options(config),
     micro_batches=config.training.micro_batches,
+    product_bytes=product_bytes(platform or jax.default_backend()),
     teacher_dtype=product_dtype(config, platform),
   )
 

@@ -36,7 +36,7 @@ def run(mesh, index, count, case):
   world, polls = worlds.tied_world(), iter(range(1000))
 
   def stop():
-    return case == 'stop' and index == 1 and next(polls) == 6
+    return case == 'stop' and index == 1 and next(polls) == 3
 
   if case == 'fail' and index == 1:
     world.frames[5] = world.frames[5][:0]

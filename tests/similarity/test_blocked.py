@@ -12,8 +12,9 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from dlkd_jax.errors import UserError
+from dlkd_jax.layout import Layout
 from dlkd_jax.similarity import blocked
-from dlkd_jax.similarity.common import inverse_norm, slot_table
+from dlkd_jax.similarity.common import MOST_FRAMES, inverse_norm, product_bytes, slot_table
 from dlkd_jax.similarity.max_over_frames import max_frame_similarity
 from tests.similarity.worlds import check, random_world, run, unpacked
 
@@ -183,10 +184,41 @@ def test_refuses_block_rows_below_one():
     run(world, 'blocked', block_rows=0)
 
 
-def test_refuses_rows_too_long_for_its_indices():
-  frames = jnp.zeros((1, blocked.MOST_FRAMES + 1, 1))
+@pytest.mark.parametrize('form', ['blocked', 'pallas'])
+def test_refuses_rows_too_long_for_its_indices(form):
+  frames = jnp.zeros((1, MOST_FRAMES + 1, 1))
   with pytest.raises(UserError, match=r'32767.*config\.data\.max_frames'):
-    max_frame_similarity(jnp.zeros((1, 1)), frames, jnp.ones(frames.shape[:2], bool), form='blocked')
+    max_frame_similarity(jnp.zeros((1, 1)), frames, jnp.ones(frames.shape[:2], bool), form=form)
+
+
+# Captions, rows of frames and their length: a batch of 128 videos of TVR, and one of 2,048.
+TVR, LARGE = (640, 56, 128), (10240, 900, 128)
+
+
+@pytest.mark.parametrize(
+  ('platform', 'sizes', 'blocks'), [('gpu', TVR, 1), ('gpu', LARGE, 18), ('cpu', TVR, 19), ('cpu', (640, 3, 128), 1)]
+)
+def test_blocks_suit_the_platform(platform, sizes, blocks):
+  captions, rows, length = sizes
+  block = blocked.block_size(rows, 4 * captions * length, None, product_bytes(platform))
+  assert -(-rows // block) == blocks
+
+
+def test_lowers_for_cuda_as_one_block():
+  """No loop over blocks is left where the products fit, forward and backward; nor one over the frames."""
+  (captions, rows, length), hidden = TVR, 384
+  shape = jax.ShapeDtypeStruct
+  layout = Layout(*(shape(x, jnp.int32) for x in ((rows, length), (rows, length), (rows, 4), (128,))))
+  arguments = shape((captions, hidden), jnp.bfloat16), shape((rows, length, hidden), jnp.bfloat16), layout
+
+  def objective(queries, frames, layout, labels):
+    result = max_frame_similarity(queries, frames, layout, labels, form='blocked', most_bytes=product_bytes('gpu'))
+    return sum(jnp.sum(jnp.square(x)) for x in (result.cosine, result.dot, result.own_curve))
+
+  step = jax.jit(jax.value_and_grad(objective, (0, 1)))
+  text = step.trace(*arguments, shape((captions,), jnp.int32)).lower(lowering_platforms=('cuda',)).as_text()
+  assert 'stablehlo.while' not in text
+  assert text.count('stablehlo.dot_general') == 3  # The products, and their cotangent times queries and frames.
 
 
 def test_scales_are_those_of_the_frames():

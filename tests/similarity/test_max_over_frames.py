@@ -9,7 +9,7 @@ import pytest
 
 from dlkd_jax.layout import Layout
 from dlkd_jax.similarity.common import inverse_norm
-from dlkd_jax.similarity.max_over_frames import choose_form, max_frame_cosine, max_frame_similarity, own_mask
+from dlkd_jax.similarity.max_over_frames import choose_form, max_frame_similarity, own_mask
 
 Q, B, L, H = 5, 4, 6, 3
 similarity = jax.jit(max_frame_similarity)
@@ -60,9 +60,6 @@ def test_against_loops(world):
   np.testing.assert_allclose(world.result.cosine[:, :3], cosine[:, :3], rtol=1e-5, atol=1e-6)
   np.testing.assert_allclose(world.result.dot[:, :3], dot[:, :3], rtol=1e-5, atol=1e-6)
   np.testing.assert_allclose(world.result.own_curve, curve, rtol=1e-5, atol=1e-6)
-  np.testing.assert_allclose(
-    max_frame_cosine(world.queries, world.frames, world.mask)[:, :3], cosine[:, :3], rtol=1e-5, atol=1e-6
-  )
 
 
 def test_the_two_maxima_may_sit_on_different_frames():
@@ -76,8 +73,6 @@ def test_the_two_maxima_may_sit_on_different_frames():
 def test_a_video_without_frames_is_below_every_real_one(world):
   np.testing.assert_array_equal(world.result.cosine[:, 3], np.float32(-1e10))
   np.testing.assert_array_equal(world.result.dot[:, 3], np.float32(-1e10))
-  cosine = max_frame_cosine(world.queries, world.frames, world.mask)
-  np.testing.assert_array_equal(cosine[:, 3], np.float32(-1e10))
 
 
 def test_what_stands_at_padded_frames_does_not_matter(world):

@@ -11,7 +11,6 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
-from dlkd_jax.errors import UserError
 from dlkd_jax.layout import Layout
 from dlkd_jax.similarity import pallas_tpu
 from dlkd_jax.similarity.common import slot_table
@@ -65,12 +64,6 @@ def test_a_hole_in_a_mask_is_not_a_frame():
   plain, other = (max_frame_similarity(queries, frames, mask, form=form) for form in ('plain', 'pallas'))
   np.testing.assert_allclose(plain.cosine, other.cosine, rtol=1e-6, atol=1e-6)
   np.testing.assert_allclose(plain.dot, other.dot, rtol=1e-6, atol=1e-6)
-
-
-def test_refuses_rows_too_long_for_its_indices():
-  frames = jnp.zeros((1, pallas_tpu.MOST_FRAMES + 1, 1))
-  with pytest.raises(UserError, match=r'32767.*config\.data\.max_frames'):
-    max_frame_similarity(jnp.zeros((1, 1)), frames, jnp.ones(frames.shape[:2], bool), form='pallas')
 
 
 def test_tiles_fit_their_share_of_fast_memory():

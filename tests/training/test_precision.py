@@ -13,7 +13,7 @@ from configs import tvr
 from dlkd_jax.data.batch import Batch
 from dlkd_jax.layout import padded_layout
 from dlkd_jax.models.student import init_parameters
-from dlkd_jax.similarity.max_over_frames import max_frame_cosine
+from dlkd_jax.similarity.max_over_frames import max_frame_similarity
 from dlkd_jax.training import recipe
 from dlkd_jax.training.objective import compute_objective
 from tests import options as made
@@ -114,7 +114,7 @@ def test_ranking_stays():
     arguments = batch.student_frames, batch.frame_layout, batch.student_tokens, batch.token_layout
     frames, queries = student.apply({'params': params}, *arguments)
     name = 'inheritance'
-    return max_frame_cosine(queries[name][:, 0], frames[name], batch.frame_layout.mask)
+    return max_frame_similarity(queries[name][:, 0], frames[name], batch.frame_layout).cosine
 
   exact, half = (np.asarray(scores(s), np.float32) for s in (STUDENT, HALF))
   own = lambda s: 1 + np.sum(s > np.diagonal(s)[:, None], axis=1)  # noqa: E731
