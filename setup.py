@@ -20,9 +20,10 @@ setup(
     'av',  # Decodes videos; its wheels bring FFmpeg along.
     'chex',
     'clu>=0.0.12',  # Metrics and the overview of parameters.
-    'etils',
+    'etils[epath]',
     'faiss-cpu',  # Candidates of the two-stage search.
     'flax>=0.12',
+    'fsspec',
     'grain>=0.2.18',
     'h5py',
     'importlib_resources',  # tensorflow-datasets imports it without requiring it.
@@ -43,6 +44,7 @@ setup(
   ],
   extras_require={
     'cuda': ['jax[cuda12]'],
+    'gcs': ['gcsfs'],  # Work directories and data sets on gs://.
     # The page is tested in Chromium where that and its driver are installed; the notebook is executed.
     'test': [
       'httpx2',

@@ -35,24 +35,30 @@ _HELP = ('--help', '-help', '-h', '-?', '--helpshort', '-helpshort', '--helpfull
 _PARSERS = ('absl', 'ml_collections')
 
 
-class _PathParser(flags.ArgumentParser[pathlib.Path]):
+class _PathParser(flags.ArgumentParser[files.Path]):
   """Reads a path as a person meant it."""
 
-  def parse(self, argument: str | os.PathLike[str]) -> pathlib.Path:
-    return files.expand(argument)
+  def __init__(self, bucket: bool = False):
+    self._expand = files.expand_any if bucket else files.expand
+
+  def parse(self, argument: str | os.PathLike[str]) -> files.Path:
+    return self._expand(argument)
 
   def flag_type(self) -> str:
     return 'path'
 
 
-class _Paths(flags.ArgumentSerializer[pathlib.Path]):
-  def serialize(self, value: pathlib.Path) -> str:
+class _Paths(flags.ArgumentSerializer[files.Path]):
+  def serialize(self, value: files.Path) -> str:
     return str(value)
 
 
-def DEFINE_path(name: str, default: str | None, help: str) -> flags.FlagHolder[pathlib.Path | None]:
-  """Defines a flag that names a file or a folder; `~` is the home folder. Its value is a path, or None."""
-  return flags.DEFINE(_PathParser(), name, default, help, serializer=_Paths())
+def DEFINE_path(name: str, default: str | None, help: str, bucket: bool = False) -> flags.FlagHolder[files.Path | None]:
+  """Defines a flag that names a file or a folder; `~` is the home folder. Its value is a path, or None.
+
+  Where `bucket`, it may be one of a bucket (`gs://bucket/folder`); elsewhere that is refused.
+  """
+  return flags.DEFINE(_PathParser(bucket), name, default, help, serializer=_Paths())
 
 
 def DEFINE_multi_path(name: str, help: str) -> flags.FlagHolder[list[pathlib.Path] | None]:
@@ -263,9 +269,7 @@ def keep_compiled(folder: pathlib.Path | None = None) -> None:
 def _cache_of_user() -> pathlib.Path | None:
   """Makes the folder of compiled programs below the user's home; None where it cannot be written to."""
   try:
-    home = pathlib.Path(os.environ.get('XDG_CACHE_HOME', ''))
-    home = home if home.is_absolute() else pathlib.Path.home() / '.cache'
-    folder = home / 'dlkd_jax' / f'compiled-{_processor()}'
+    folder = files.cache_folder() / f'compiled-{_processor()}'
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
       return folder

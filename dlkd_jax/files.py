@@ -7,11 +7,20 @@ import errno
 import json
 import os
 import pathlib
+import re
+import shutil
 import stat
+import tempfile
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
+import fsspec
+from etils import epath
+
 from dlkd_jax.errors import UserError
+
+Path = pathlib.Path | epath.Path  # On this machine's disks, or somewhere else, as gs://bucket/folder.
 
 _OTHER_ENCODINGS = {
   b'\xff\xfe\x00\x00': 'UTF-32',
@@ -36,10 +45,12 @@ _KINDS = {
   b'\x80\x05': 'a Python pickle, which may run anything and is never opened',
   b'%PDF-': 'a PDF document',
 }
+_MANIFEST = 'manifest.json'  # Of a sealed folder.
 _HARMLESS = '\xa0\u3000\u200c\u200d'  # Spaces, and joiners that some scripts are written with.
 _HEAD_BYTES = 4096
 _POINTER_BYTES = 32 << 10  # What git-annex takes for a pointer at most.
 _HEADER_BYTES = 100 << 20  # What safetensors takes for a header at most.
+_REMOTE = re.compile(r'[A-Za-z][A-Za-z0-9+.-]+://')
 
 
 def expand(path: str | os.PathLike[str]) -> pathlib.Path:
@@ -49,11 +60,13 @@ def expand(path: str | os.PathLike[str]) -> pathlib.Path:
   written `./~`.
 
   Raises:
-    UserError: it is empty, holds a NUL character, or names the home of nobody.
+    UserError: it is empty, holds a NUL character, names the home of nobody, or is not one of this machine.
   """
   text = os.fspath(path)
   if not text or '\0' in text:
     raise UserError(f'a path is {text!r}; expected the name of a file or a folder')
+  if _REMOTE.match(text):
+    raise UserError(f'{text}: expected a file or a folder of this machine here; copy it, and name the copy')
   expanded = os.path.expanduser(text)  # pathlib would take ./~ for ~.
   if expanded.startswith('~'):
     raise UserError(f'{text}: there is no home folder of that name; write the whole path, or ./{text}')
@@ -61,8 +74,62 @@ def expand(path: str | os.PathLike[str]) -> pathlib.Path:
   return path.absolute() if path.parts[:1] and path.parts[0].startswith('~') else path  # It was ./~, and stays that.
 
 
+def expand_any(path: str | os.PathLike[str]) -> Path:
+  """Returns a path as `expand` does, where a folder of a bucket will do, too: `gs://bucket/folder`.
+
+  Raises:
+    UserError: as of `expand`; or what reads and writes there is not installed.
+  """
+  text = os.fspath(path)
+  if not text.startswith('gs://'):
+    return expand(path)
+  try:
+    fsspec.get_filesystem_class('gs')
+  except ImportError as error:
+    raise UserError(f'{text}: gs:// needs the package gcsfs, which is not installed; pip install gcsfs') from error
+  return epath.Path(text)
+
+
+def cache_folder() -> pathlib.Path:
+  """Returns the folder for what can be made again: dlkd_jax in XDG_CACHE_HOME, or in ~/.cache.
+
+  Raises:
+    RuntimeError: there is no home.
+  """
+  home = pathlib.Path(os.environ.get('XDG_CACHE_HOME', ''))
+  return (home if home.is_absolute() else pathlib.Path.home() / '.cache') / 'dlkd_jax'
+
+
+def is_remote(path: Path) -> bool:
+  """Whether a path is of a bucket, where a file is written whole: none is appended to, and none renamed at once."""
+  return not isinstance(path, pathlib.Path)
+
+
+def absolute(path: Path) -> Path:
+  """Returns a path that stays the same where the program changes its folder."""
+  return path if is_remote(path) else path.absolute()
+
+
+def listing(folder: Path) -> list[Path]:
+  """Returns what is in a folder, in order; nothing where there is no such folder, as none is that holds no file."""
+  try:
+    return sorted(folder.iterdir())
+  except FileNotFoundError:
+    return []
+
+
+def remove(path: Path) -> None:
+  """Removes a file, or a folder with all that is in it, where there is one."""
+  if not path.is_dir():
+    path.unlink(missing_ok=True)
+  elif is_remote(path):
+    path.rmtree()
+  else:
+    shutil.rmtree(path)
+
+
 @contextlib.contextmanager
-def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def replacing(path: Path) -> Iterator[pathlib.Path]:
   """Gives a temporary path to write to; what was written there replaces `path` where the block ends without an error.
 
   Then it is on the disk, not only on its way there, and as readable to others as any new file, whatever mode the writer
@@ -71,6 +138,11 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
   Raises:
     OSError: it cannot be written; the error names `path`.
   """
+  if is_remote(path):
+    with tempfile.TemporaryDirectory() as folder:
+      yield (temporary := pathlib.Path(folder) / path.name)
+      path.write_bytes(temporary.read_bytes())
+    return
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(path.name + '.tmp')
   try:
@@ -89,12 +161,14 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     raise
 
 
-def sync(path: pathlib.Path) -> None:
+def sync(path: Path) -> None:
   """Waits until a file, or the names in a folder, are on the disk; where that is not to be had of folders, goes on.
 
   Raises:
     OSError: it cannot be written.
   """
+  if is_remote(path):
+    return
   try:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -107,13 +181,60 @@ def sync(path: pathlib.Path) -> None:
       raise
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
+def seal(folder: Path) -> None:
+  """Writes `folder/manifest.json`: size and CRC-32 of every file below; all of them are on the disk afterwards.
+
+  Raises:
+    OSError: a file cannot be read, or the manifest cannot be written.
+  """
+  paths = list(below(folder))
+  for each in {*paths, *(above for path in paths for above in path.parents if above.is_relative_to(folder))}:
+    sync(each)
+  write_json(folder / _MANIFEST, {path.relative_to(folder).as_posix(): _fingerprint(path) for path in paths})
+
+
+def problem(folder: Path) -> str | None:
+  """Says what is wrong with a sealed folder, as 'state/d/1b1f is damaged', or None where it is as it was sealed."""
+  try:
+    for name, expected in json.loads((folder / _MANIFEST).read_text(encoding='utf-8')).items():
+      if not (folder / name).is_file():
+        return f'{name} is missing'
+      found = _fingerprint(folder / name)
+      if found['bytes'] != expected['bytes']:
+        return f'{name} has {found["bytes"]:,} bytes, expected {expected["bytes"]:,}'
+      if found != expected:
+        return f'{name} is damaged: its check sum differs'
+  except FileNotFoundError:
+    return f'{_MANIFEST} is missing'
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    return f'{_MANIFEST} or a file that it lists cannot be read: {error}'
+  return None
+
+
+def below(folder: Path) -> Iterator[Path]:
+  """Yields the files in a folder and in the folders below it, but for lists of check sums."""
+  for path in listing(folder):
+    if path.is_dir():
+      yield from below(path)
+    elif path.name != _MANIFEST:
+      yield path
+
+
+def _fingerprint(path: Path) -> dict[str, int]:
+  size, crc = 0, 0
+  with path.open('rb') as file:
+    while piece := file.read(1 << 20):
+      size, crc = size + len(piece), zlib.crc32(piece, crc)
+  return {'bytes': size, 'crc32': crc}
+
+
+def write_text(path: Path, text: str) -> None:
   """Writes a text file in UTF-8 as `replacing` does."""
   with replacing(path) as temporary:
     temporary.write_text(text, encoding='utf-8', newline='')
 
 
-def write_json(path: pathlib.Path, content: Any) -> None:
+def write_json(path: Path, content: Any) -> None:
   """Writes indented JSON as `replacing` does."""
   write_text(path, json.dumps(content, indent=2) + '\n')
 

@@ -119,9 +119,9 @@ def assert_same_end(one, other):
   """Asserts that two finished runs have the same results, parameters to the bit, progress, and steps logged."""
   assert (one / 'results.json').read_text() == (other / 'results.json').read_text()
   a, b = Checkpoints(one, read_only=True), Checkpoints(other, read_only=True)
-  assert a.latest_step == b.latest_step and a.best_step == b.best_step
-  assert a.progress(a.latest_step) == b.progress(b.latest_step)
-  assert_same_bits(a.restore_params(a.latest_step), b.restore_params(b.latest_step))
+  assert a.newest_whole() == b.newest_whole() and a.best_whole() == b.best_whole()
+  assert a.progress(a.newest_whole()) == b.progress(b.newest_whole())
+  assert_same_bits(a.restore_params(a.newest_whole()), b.restore_params(b.newest_whole()))
   assert logged_steps(one) == logged_steps(other)
 
 

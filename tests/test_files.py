@@ -164,3 +164,38 @@ def test_file_systems_that_cannot_wait_for_a_folder_are_written_to(tmp_path, mon
   monkeypatch.setattr(os, 'fsync', lambda _: (_ for _ in ()).throw(OSError(number, os.strerror(number))))
   with pytest.raises(OSError, match=os.strerror(number)):  # Of a file it is an error.
     files.write_text(tmp_path / 'b.txt', 'b')
+
+
+@pytest.fixture
+def sealed(tmp_path):
+  (tmp_path / 'a' / 'b').mkdir(parents=True)
+  (tmp_path / 'a' / 'b' / 'large').write_bytes(bytes(range(256)) * 9000)  # Several pieces.
+  (tmp_path / 'a' / 'small').write_bytes(b'xyz')
+  (tmp_path / 'empty').touch()
+  files.seal(tmp_path)
+  assert files.problem(tmp_path) is None
+  return tmp_path
+
+
+@pytest.mark.parametrize('where', [0, 1 << 20, -1])
+def test_one_flipped_bit_is_found(sealed, where):
+  path = sealed / 'a/b/large'
+  content = bytearray(path.read_bytes())
+  content[where] ^= 4
+  path.write_bytes(content)
+  assert files.problem(sealed) == 'a/b/large is damaged: its check sum differs'
+
+
+@pytest.mark.parametrize('name', ['a/b/large', 'a/small', 'empty', 'manifest.json'])
+def test_files_that_are_missing_or_cut_are_found(sealed, name):
+  (sealed / 'a/small').write_bytes(b'x')
+  assert files.problem(sealed) == 'a/small has 1 bytes, expected 3'
+  (sealed / 'a/small').write_bytes(b'xyz')
+  (sealed / name).unlink()
+  assert files.problem(sealed) == f'{name} is missing'
+
+
+@pytest.mark.parametrize('content', ['', '[]', '{"a": 1}', '{"a/small": {}}', 'x'])
+def test_a_damaged_list_is_found(sealed, content):
+  (sealed / 'manifest.json').write_text(content)
+  assert files.problem(sealed)

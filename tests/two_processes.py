@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlkd_jax import multihost, sharding
+from dlkd_jax import files, multihost, sharding
 from dlkd_jax.training.checkpoints import CheckpointError, Checkpoints, Progress
 from dlkd_jax.training.state import TrainState
 
@@ -85,18 +85,19 @@ def checkpoint(folder):
   """Saves a state that is split over both processes, and reads it back; a failure of process 0 is told to both."""
   checkpoints, state = Checkpoints(folder), place(STATE, sharding.make_mesh(model=4))
   assert not state.params['large'].is_fully_addressable
-  assert checkpoints.latest_step is None
+  assert checkpoints.newest_whole() is None
   checkpoints.save(7, state, Progress({'batches': 7}, best_sum_r=3.0, best_step=7))
-  assert checkpoints.latest_step == checkpoints.best_step == 7
+  assert checkpoints.newest_whole() == checkpoints.best_whole() == 7
   restored, progress = checkpoints.restore(7, state)
   jax.tree.map(
     lambda a, b: np.testing.assert_array_equal(a.addressable_data(0), b.addressable_data(0)), restored, state
   )
   assert progress.best_step == 7
   if jax.process_index() == 0:
-    Checkpoints._commit = None  # Cannot be called.
+    files.seal = None  # Cannot be called.
   try:
     checkpoints.save(8, state, progress)
+    checkpoints.wait()
   except (CheckpointError, multihost.OtherProcessError) as error:
     (folder / f'{jax.process_index()}.json').write_text(json.dumps(str(error)))
 

@@ -36,9 +36,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from dlkd_jax.data import transforms
+from dlkd_jax.data.local_copy import local_copy
 from dlkd_jax.data.options import PipelineOptions
 from dlkd_jax.errors import UserError
-from dlkd_jax.files import expand
+from dlkd_jax.files import Path, expand_any
 
 Record = dict[str, Any]
 
@@ -59,7 +60,7 @@ def open_source(data_dir: str | os.PathLike[str], name: str, split: str) -> Sour
   """Opens one split of a data set that was built under `data_dir`, without TensorFlow.
 
   Args:
-    data_dir: the folder that data sets were built in.
+    data_dir: the folder that data sets were built in; one of a bucket (gs://…) is copied here once.
     name: the data set, as `charades_prvr`, or as `synthetic_prvr/small` where it has several configurations, or
       with a version as `charades_prvr/1.0.0`. The latest version is taken where none is named.
     split: train, val or test.
@@ -136,7 +137,7 @@ def split_names(data_dir: str | os.PathLike[str], name: str) -> list[str]:
 
 def open_set(data_dir: str | os.PathLike[str], name: str, split: str | None = None) -> tuple[Any, pathlib.Path]:
   """Returns the TFDS builder of a finished data set and its folder; arguments and errors are those of `open_source`."""
-  folder = _latest_version(expand(data_dir), name)
+  folder = local_copy(_latest_version(expand_any(data_dir), name))
   # Imported here because it takes a second, which those who bring their own source need not wait for.
   import tensorflow_datasets as tfds
 
@@ -190,7 +191,7 @@ def _bad_row(record: Record) -> str:
   return ''
 
 
-def _latest_version(data_dir: pathlib.Path, name: str) -> pathlib.Path:
+def _latest_version(data_dir: Path, name: str) -> Path:
   """Finds `data_dir/name/[config/]version`."""
   root = data_dir / name
   # Only a finished set has its info file at this place: one in the making lies in a folder of another name.

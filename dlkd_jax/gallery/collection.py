@@ -65,7 +65,7 @@ class Collection:
       there = ', '.join(f'{name} ({count})' for name, count in sorted(counts.items()))
       raise UserError(f'{folder} has no videos in {odd}; its splits are {there}. Name some of these with --splits')
     return cls(
-      str(pathlib.Path(data_dir).absolute()),
+      str(files.absolute(files.expand_any(data_dir))),
       dataset,
       tuple(wanted),
       dict(metadata.get('options', {})),

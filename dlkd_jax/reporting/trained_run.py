@@ -87,6 +87,6 @@ def open_run(workdir: pathlib.Path, name: str, split: str, data_dir: str | None 
   like = jax.eval_shape(lambda: init_parameters(student, jax.random.key(0), sizes.frames, sizes.tokens))
   check_shapes(params, like, f'the checkpoint of step {step} in {workdir}')
   checkpoints = Checkpoints(workdir, read_only=True)
-  best, newest = (checkpoints.progress(x) for x in (step, checkpoints.latest_step or step))
+  best, newest = (checkpoints.progress(x) for x in (step, checkpoints.newest_whole() or step))
   params = jax.device_put(jax.device_get(params), sharding.replicated(mesh))
   return TrainedRun(name, workdir, config, student, params, mesh, step, best.best_epoch, newest.evaluated_epochs)

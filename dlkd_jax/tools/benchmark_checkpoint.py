@@ -29,18 +29,20 @@ RECIPES = {'tvr': tvr, 'activitynet': activitynet}
 
 
 def measure(model: str, repeats: int) -> dict[str, Any]:
-  """Saves and restores a state `repeats` times; returns median seconds of both, and bytes in memory and on disk."""
+  """Saves and restores a state `repeats` times; returns median seconds, and bytes in memory and on disk."""
   config, mesh = RECIPES[model].get_config(), sharding.make_mesh()
   student, (optimizer, _) = recipe.make_student(config), recipe.make_optimizer(config, 100)
   sizes = models.SIZES[model]
   state = create_state(lambda: init_parameters(student, jax.random.key(0), *sizes[:2]), optimizer, mesh)
   jax.block_until_ready(state)
-  saving, restoring = [], []
+  waited, saving, restoring = [], [], []
   with tempfile.TemporaryDirectory() as folder:
     checkpoints = Checkpoints(pathlib.Path(folder))
     for step in range(1, repeats + 1):
       start = time.perf_counter()
       checkpoints.save(step, state, Progress({'batches': step}))
+      waited.append(time.perf_counter() - start)
+      checkpoints.wait()
       saving.append(time.perf_counter() - start)
       start = time.perf_counter()
       jax.block_until_ready(checkpoints.restore(step, state))
@@ -49,6 +51,7 @@ def measure(model: str, repeats: int) -> dict[str, Any]:
     on_disk = sum(path.stat().st_size for path in newest.rglob('*') if path.is_file())
   return {
     'model': model,
+    'blocked_seconds': statistics.median(waited),
     'save_seconds': statistics.median(saving),
     'restore_seconds': statistics.median(restoring),
     'state_bytes': sum(x.nbytes for x in jax.tree.leaves(state)),
@@ -66,7 +69,8 @@ def main(arguments: list[str] | None = None) -> None:
   found = measure(flags.model, flags.repeats)
   print(
     f'{flags.model}: state of {found["state_bytes"] / 2**20:.0f} MiB, {found["disk_bytes"] / 2**20:.0f} MiB on disk; '
-    f'save {found["save_seconds"]:.2f} s, restore {found["restore_seconds"]:.2f} s (medians of {flags.repeats})'
+    f'save {found["save_seconds"]:.2f} s, of which the training waits {found["blocked_seconds"]:.2f} s; '
+    f'restore {found["restore_seconds"]:.2f} s (medians of {flags.repeats})'
   )
   if flags.json:
     flags.json.write_text(json.dumps(found, indent=2) + '\n', encoding='utf-8')

@@ -35,7 +35,7 @@ import jax
 import numpy as np
 
 from dlkd_jax.errors import UserError
-from dlkd_jax.files import expand
+from dlkd_jax.files import expand_any
 from dlkd_jax.models.fields import whose_kind
 from dlkd_jax.models.parameter_files import read_arrays, read_metadata, save_arrays, write_parameters
 from dlkd_jax.models.release_parameters import from_release, to_release
@@ -216,8 +216,8 @@ def convert(source: Source, target: pathlib.Path, release: bool) -> None:
 def main(argv: list[str] | None = None) -> None:
   """Parses the command line and converts; errors of the user's input end with one message and exit code 1."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('paths', nargs='+', type=expand, help='SOURCE and TARGET, or with --workdir TARGET alone')
-  parser.add_argument('--workdir', type=expand, help='take the best checkpoint of this run')
+  parser.add_argument('paths', nargs='+', type=expand_any, help='SOURCE and TARGET, or with --workdir TARGET alone')
+  parser.add_argument('--workdir', type=expand_any, help='take the best checkpoint of this run')
   parser.add_argument('--to_release', action='store_true', help="write the release's names")
   parser.add_argument('--force', action='store_true', help='overwrite TARGET')
   args = parser.parse_args(argv)

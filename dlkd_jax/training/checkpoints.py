@@ -1,15 +1,22 @@
-"""Checkpoints behind one small module: the newest two and the best, each with the place in the data.
+"""The checkpoints of a run: the newest two and the best, each with the place in the data, written beside the training.
 
-A checkpoint is a folder `checkpoints/<step>` of the training state, written by Orbax, a JSON record of the run's
-progress, and a list of check sums. It is written under another name and renamed when whole, and checked before it is
-used: one that is damaged is put aside as `<step>.damaged`, and the one before it is taken. That of an epoch's end is
-written before the evaluation, and gets a second record of the progress behind it.
+A checkpoint is a folder `checkpoints/<step>`: the training state as Orbax writes it, a record of the progress, and a
+list of check sums, written last. While `<step>.partial` lies beside it, it is none: it is being written or removed.
+That holds wherever a kill comes, and in buckets. Before a checkpoint is used its check sums are compared: a damaged one
+is put aside as `<step>.damaged`, and the one before it is taken. That of the end of an epoch is written before its
+evaluation, and gets a second record behind it.
+
+Orbax's own `Checkpointer` cannot promise this: it rates a checkpoint when it is saved, not behind its evaluation;
+commits it with no place for check sums, and does not notice a flipped bit; and removes old ones file by file, so that a
+kill leaves half of one under its name. So Orbax writes and reads the arrays, and these few lines keep the folders.
 
 In several processes all of them call every method; the folder must be one that all of them see.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import errno
 import json
@@ -18,10 +25,9 @@ import re
 import shutil
 import sys
 import tempfile
-import time
 import weakref
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -30,15 +36,14 @@ from orbax.checkpoint import v1 as ocp
 
 from dlkd_jax import files, multihost
 from dlkd_jax.errors import UserError
-from dlkd_jax.training import integrity
 
 _STATE, _PROGRESS, _EVALUATED = 'state', 'progress.json', 'evaluated.json'
-_PARTIAL, _REPLACED, _DAMAGED = '.partial', '.replaced', '.damaged'
-_PLAIN = re.compile(r'(/[\w.,+=@~ -]+)+', re.ASCII)
+_PARTIAL, _DAMAGED = '.partial', '.damaged'
 _MERGED = 'manifest.ocdbt'  # Of the arrays of all processes together.
+# Brackets in a path are a pattern to Orbax, and `gs:/` or `/gs/` in a local one is a cloud.
+_PLAIN = re.compile(r'(?!/(gs|s3|az|hf)/)(\w+:/)?(/[\w.,+=@~ -]+)+', re.ASCII)
 _KEPT_NEWEST = 2
 _LINES = 8  # of arrays that do not fit, in a message
-
 
 # The threads of Orbax log pages of traces of what `save` raises anyway, some of them when it has returned.
 _NOISE = 'orbax/checkpoint/_src/futures/future.py'
@@ -67,69 +72,79 @@ class Progress:
   best_epoch: int = 0
   best_step: int = 0
 
+  def as_json(self) -> str:
+    return json.dumps(dataclasses.asdict(self), indent=2) + '\n'
+
 
 class Checkpoints:
   """The checkpoints of one work directory."""
 
-  def __init__(self, workdir: pathlib.Path, read_only: bool = False):
-    """Opens `workdir/checkpoints`, and finishes or undoes what a killed run left half done there.
+  def __init__(self, workdir: files.Path, read_only: bool = False):
+    """Opens `workdir/checkpoints`, which is made where absent, and undoes what a killed run left half done there.
 
     Args:
-      workdir: of the run; its folder of checkpoints is made where absent.
+      workdir: of the run.
       read_only: change nothing: a training that still runs may be writing.
 
     Raises:
       FileNotFoundError: `read_only`, and there is no folder of checkpoints.
       OSError: the folder cannot be made or written to.
     """
-    self._directory = (workdir / 'checkpoints').absolute()
-    self._alias = _Alias(self._directory)
-    self._read_only = read_only
-    self._checked: dict[int, bool] = {}
+    self._directory, self._read_only = files.absolute(workdir / 'checkpoints'), read_only
+    self._plain_directory = self._directory if _PLAIN.fullmatch(str(self._directory)) else self._link()
+    self._problems: dict[int, str | None] = {}  # By step, of those that were looked at.
+    self._thread = concurrent.futures.ThreadPoolExecutor(1, 'checkpoint')
+    self._writing: tuple[int, concurrent.futures.Future] | None = None
     if not read_only:
       multihost.on_main(self._tidy)
     elif not self._directory.is_dir():
       raise FileNotFoundError(f'{workdir} holds no checkpoint; expected the --workdir of a training.')
 
-  @property
-  def latest_step(self) -> int | None:
-    """Step of the newest checkpoint that is whole, or None where there never was one.
+  def newest_whole(self) -> int | None:
+    """Finds the newest checkpoint that is whole, by reading all of it; puts damaged ones aside, and says so.
+
+    Returns:
+      Its step, or None where there never was one.
 
     Raises:
       CheckpointError: there are checkpoints, and every one is damaged.
     """
-    return self._first(lambda: sorted(self._steps(), reverse=True), required=True)
+    return self._first_whole(lambda: sorted(self._steps(), reverse=True), required=True)
 
-  @property
-  def best_step(self) -> int | None:
-    """Step of the checkpoint with the best SumR on validation, of those that are whole, or None."""
-    return self._first(lambda: sorted(self._ratings(), key=self._ratings().get, reverse=True))
+  def best_whole(self) -> int | None:
+    """Finds that with the best SumR on validation of those that are whole, as `newest_whole` does; None: none is."""
+    return self._first_whole(lambda: sorted(self._ratings(), key=self._ratings().get, reverse=True))
 
   def save(self, step: int, state: Any, progress: Progress) -> None:
-    """Saves a checkpoint and waits until it is whole. Where progress says that this step is the best, it is rated.
+    """Begins to save a checkpoint, once the one before it is written; it is rated where progress names it as the best.
+
+    The state is copied when this returns; `wait`, and every method that needs to, waits until it is on the disk.
 
     Raises:
-      CheckpointError: it could not be written; nothing of it is left, and the checkpoints before it are.
+      CheckpointError: this one or the one before it could not be written; those before it are what they were.
     """
-    final = self._folder(step)
-    partial = final.with_name(final.name + _PARTIAL)
-    try:
-      multihost.on_main(lambda: _remove(partial))
-      ocp.save(self._alias.path / partial.name / _STATE, state)
-      multihost.on_main(lambda: self._commit(partial, final, progress))
-    except multihost.OtherProcessError:
-      raise
-    except Exception as error:  # Of the system or of Orbax, which has no type of its own for a full disk.
-      if multihost.is_main():
-        _remove_while_written(partial)
-      newest = max(self._steps(), default=None)
-      there = 'none was saved before' if newest is None else f'the newest whole one is of step {newest}'
-      raise CheckpointError(
-        f'the checkpoint of step {step} could not be written to {self._directory} ({there}): {_brief(error)}\n'
-        'Make room or give access, then run the same command: it goes on from the newest whole checkpoint.'
-      ) from error
-    self._checked[step] = True
-    multihost.on_main(self._prune)
+    self.wait()
+    record = progress.as_json()  # Before the training goes on and changes it.
+    with self._explaining(step):
+      multihost.on_main(lambda: self._begin(step))
+      response = ocp.save_async(self._plain_directory / str(step) / _STATE, state)
+    self._writing = step, self._thread.submit(self._finish, step, response, record)
+
+  def wait(self) -> None:
+    """Waits until what was saved is whole; errors are those of `save`."""
+    if self._writing is None:
+      return
+    (step, writing), self._writing = self._writing, None
+    with self._explaining(step):
+      failure = writing.result()
+      multihost.on_main(lambda: _raise(failure))
+    self._problems[step] = None
+
+  def close(self) -> None:
+    """Lets a lone process finish what it writes, however its run ended; of several, others may have failed."""
+    if self._writing is not None and multihost.alone():
+      concurrent.futures.wait([self._writing[1]])
+    self._thread.shutdown(wait=False)
 
   def mark(self, step: int, progress: Progress) -> None:
     """Notes beside a saved state what its evaluation gave; where progress says that it is the best, it is rated.
@@ -137,35 +152,25 @@ class Checkpoints:
     Raises:
       CheckpointError: it could not be written; the checkpoint is what it was.
     """
-    text = json.dumps(dataclasses.asdict(progress))
+    self.wait()
+    text = progress.as_json()
     record = {'progress': text, 'crc32': zlib.crc32(text.encode())}
 
     def write() -> None:
-      try:
-        files.write_json(self._folder(step) / _EVALUATED, record)
-      except OSError as error:
-        raise CheckpointError(
-          f'the evaluation of step {step} could not be noted in {self._folder(step)}: {_brief(error)}\n'
-          'Make room or give access, then run the same command: it makes the evaluation again.'
-        ) from error
+      files.write_json(self._folder(step) / _EVALUATED, record)
       self._prune()
 
-    multihost.on_main(write)
+    with self._explaining(step):
+      multihost.on_main(write)
 
   def restore(self, step: int, like: Any) -> tuple[Any, Progress]:
-    """Loads a checkpoint.
-
-    Args:
-      step: of the checkpoint.
-      like: the state's pytree, of arrays or of `jax.ShapeDtypeStruct` with shardings.
-
-    Returns:
-      The state with the shapes, types and shardings of `like`, and the progress.
+    """Loads a state with the shapes, types and shardings of the tree `like`, and the progress.
 
     Raises:
-      ValueError: the checkpoint does not fit the model; the message names the folder.
+      UserError: the checkpoint does not fit the model; the message names the folder.
     """
-    folder = self._alias.path / str(step) / _STATE
+    self.wait()
+    folder = self._plain_directory / str(step) / _STATE
     saved, wanted = _arrays(ocp.metadata(folder).metadata), _arrays(like)
     odd = [name for name in sorted(saved.keys() | wanted.keys()) if saved.get(name) != wanted.get(name)]
     if odd:
@@ -176,16 +181,14 @@ class Checkpoints:
         + '\n  '.join(lines + more)
       )
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
-    state = ocp.load(folder, abstract)
-    return state, self.progress(step)
+    return ocp.load(folder, abstract), self.progress(step)
 
   def restore_params(self, step: int) -> Any:
     """Loads the parameters alone, onto the first local device, whatever devices wrote them."""
-    folder = self._alias.path / str(step) / _STATE
+    folder = self._plain_directory / str(step) / _STATE
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    state = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), ocp.metadata(folder).metadata
-    )
+    saved = ocp.metadata(folder).metadata
+    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), saved)
     return ocp.load(folder, state)['params']
 
   def progress(self, step: int) -> Progress:
@@ -198,115 +201,129 @@ class Checkpoints:
       pass  # It was not evaluated yet; or that is damaged, and the evaluation is made again.
     return Progress(**json.loads((self._folder(step) / _PROGRESS).read_text(encoding='utf-8')))
 
-  def _folder(self, step: int) -> pathlib.Path:
-    return self._directory / str(step)
+  def _folder(self, step: int, suffix: str = '') -> files.Path:
+    return self._directory / f'{step}{suffix}'
+
+  def _link(self) -> pathlib.Path:
+    """Returns a name for the folder that Orbax can write below: a link, which is removed with this object."""
+    home = pathlib.Path(tempfile.mkdtemp(prefix='dlkd_'))
+    weakref.finalize(self, shutil.rmtree, home, ignore_errors=True)
+    if files.is_remote(self._directory) or not _PLAIN.fullmatch(str(home)):
+      raise UserError(
+        f'{self._directory} has characters in its name that checkpoints cannot be written below, and so has the folder '
+        'of temporary files; choose another --workdir, or set TMPDIR to a folder with a plain name'
+      )
+    (home / 'checkpoints').symlink_to(self._directory)
+    return home / 'checkpoints'
 
   def _steps(self) -> list[int]:
-    """Steps of all checkpoints, whole or not, but for those put aside."""
-    return [int(path.name) for path in self._directory.iterdir() if path.name.isdigit()]
+    """Steps of all checkpoints, whole or damaged."""
+    names = {path.name for path in files.listing(self._directory)}
+    return sorted(int(name) for name in names if name.isdigit() and name + _PARTIAL not in names)
 
   def _ratings(self) -> dict[int, tuple[float, int]]:
     """Returns {step: (SumR, step)} of the checkpoints that were a new best, by their own record or a later one."""
     ratings, steps = {}, self._steps()
     for step in steps:
-      try:
+      # One that is damaged will be found so when it is used.
+      with contextlib.suppress(OSError, ValueError, TypeError):
         progress = self.progress(step)
-      except (OSError, ValueError, TypeError):
-        continue  # It is damaged, and will be found so when it is used.
-      if progress.best_step in steps:
-        ratings[progress.best_step] = progress.best_sum_r, progress.best_step
+        if progress.best_step in steps:
+          ratings[progress.best_step] = progress.best_sum_r, progress.best_step
     return ratings
 
-  def _first(self, candidates: Callable[[], list[int]], required: bool = False) -> int | None:
+  def _first_whole(self, candidates: Callable[[], list[int]], required: bool = False) -> int | None:
     """Returns the first of the candidates that is whole, as process 0 finds it, and puts those before it aside."""
 
     def find() -> int:
-      steps, damaged = candidates(), {}
-      for step in steps:
-        if step not in self._checked:
-          problem = integrity.problem(self._folder(step))
-          self._checked[step] = problem is None
-          if problem is not None:
-            damaged[step] = problem
-        if self._checked[step]:
-          self._put_aside(damaged)
-          return step
-      if required and steps:
+      damaged, whole = [], -1
+      for step in candidates():
+        if step not in self._problems:
+          self._problems[step] = files.problem(self._folder(step))
+          damaged += [step] if self._problems[step] else []
+        if self._problems[step] is None:
+          whole = step
+          break
+      if required and whole < 0 and damaged:
+        found = '; '.join(f'{step}: {self._problems[step]}' for step in damaged)
         raise CheckpointError(
-          f'no checkpoint in {self._directory} is whole: '
-          + '; '.join(f'{step}: {problem}' for step, problem in damaged.items())
-          + '. Restore the folder from a copy, or remove it to start anew.'
+          f'no checkpoint in {self._directory} is whole: {found}. Restore the folder from a copy, or remove it to '
+          'start anew.'
         )
-      self._put_aside(damaged)
-      return -1
+      for step in damaged:
+        self._put_aside(step)
+      return whole
 
+    self.wait()
     step = multihost.on_main(find)
     return None if step < 0 else step
 
-  def _put_aside(self, damaged: dict[int, str]) -> None:
-    for step, problem in damaged.items():
-      text = f'the checkpoint of step {step} in {self._directory} is damaged ({problem}) and is not used'
-      if not self._read_only:
-        aside = self._folder(step).with_name(f'{step}{_DAMAGED}')
-        _remove(aside)
-        self._folder(step).rename(aside)
-        text += f'; it lies aside as {aside.name}'
-      print(f'warning: {text}', file=sys.stderr, flush=True)
+  def _put_aside(self, step: int) -> None:
+    text = f'the checkpoint of step {step} in {self._directory} is damaged ({self._problems[step]}) and is not used'
+    if not self._read_only:
+      files.remove(aside := self._folder(step, _DAMAGED))
+      self._folder(step).rename(aside)
+      text += f'; it lies aside as {aside.name}'
+    print(f'warning: {text}', file=sys.stderr, flush=True)
 
   def _tidy(self) -> None:
     self._directory.mkdir(parents=True, exist_ok=True)
-    for path in list(self._directory.iterdir()):
-      if path.suffix == _REPLACED and not (final := path.with_suffix('')).exists():
-        path.rename(final)  # Killed between the two renames of a replacement.
-      elif path.suffix in (_PARTIAL, _REPLACED):
-        _remove(path)
+    for path in files.listing(self._directory):
+      if path.suffix == _PARTIAL:
+        if path.is_file():  # Former versions wrote to a folder of that name.
+          files.remove(path.with_suffix(''))
+        files.remove(path)
 
-  def _commit(self, partial: pathlib.Path, final: pathlib.Path, progress: Progress) -> None:
-    files.write_json(partial / _PROGRESS, dataclasses.asdict(progress))
-    if all(path.parent.name.startswith('ocdbt.process') for path in (partial / _STATE).rglob(_MERGED)):
-      raise OSError(errno.EIO, 'the arrays that were written cannot be read back', str(partial))
-    integrity.seal(partial)
-    replaced = final.with_name(final.name + _REPLACED)
-    if final.exists():
-      final.rename(replaced)
-    partial.rename(final)
-    files.sync(self._directory)
-    _remove(replaced)
+  def _begin(self, step: int) -> None:
+    files.write_text(self._folder(step, _PARTIAL), '')
+    files.remove(self._folder(step))
+
+  def _finish(self, step: int, response: Any, record: str) -> Exception | None:
+    """Makes a checkpoint of what Orbax writes, in the thread; returns an error of process 0, which others know not."""
+    response.result()
+    folder = self._folder(step)
+    try:
+      if multihost.is_main():
+        files.write_text(folder / _PROGRESS, record)
+        written = [path.parent.name for path in files.below(folder) if path.name == _MERGED]
+        if all(name.startswith('ocdbt.process') for name in written):
+          raise OSError(errno.EIO, 'the arrays that were written cannot be read back', str(folder))
+        files.seal(folder)
+        files.remove(self._folder(step, _PARTIAL))
+        files.sync(self._directory)
+        self._prune()
+    except Exception as error:
+      return error
+    return None
 
   def _prune(self) -> None:
     """Removes all but the newest and the best."""
-    steps, ratings = sorted(self._steps()), self._ratings()
-    kept = {*steps[-_KEPT_NEWEST:], *sorted(ratings, key=ratings.get)[-1:]}
-    for step in set(steps) - kept:
-      # Renamed first: a checkpoint that is only half removed must not look like one.
-      doomed = self._folder(step).with_name(f'{step}{_PARTIAL}')
-      self._folder(step).rename(doomed)
-      _remove(doomed)
+    steps, ratings = self._steps(), self._ratings()
+    for step in set(steps) - {*steps[-_KEPT_NEWEST:], *sorted(ratings, key=ratings.get)[-1:]}:
+      self._begin(step)
+      files.remove(self._folder(step, _PARTIAL))
+
+  @contextlib.contextmanager
+  def _explaining(self, step: int) -> Iterator[None]:
+    """Makes a `CheckpointError` of what the system or Orbax says of a save, and makes room."""
+    try:
+      yield
+    except multihost.OtherProcessError:
+      raise
+    except Exception as error:  # Orbax has no type of its own for a full disk.
+      # Its mark stays: threads of Orbax may still be writing, and what they leave goes at the next start.
+      if multihost.is_main() and self._folder(step, _PARTIAL).exists():
+        with contextlib.suppress(OSError):
+          files.remove(self._folder(step))
+      newest = max(self._steps(), default=None)
+      there = 'none was saved before' if newest is None else f'the newest whole one is of step {newest}'
+      raise CheckpointError(
+        f'the checkpoint of step {step} could not be written to {self._directory} ({there}): {_brief(error)}\n'
+        'Make room or give access, then run the same command: it goes on from the newest whole checkpoint.'
+      ) from error
 
 
-class _Alias:
-  """A name for a folder that Orbax can write below: it takes brackets in a path for a pattern, and `gs:/` for a cloud.
-
-  Attributes:
-    path: the folder itself where its name is plain, else a link to it, which is removed with this object.
-  """
-
-  def __init__(self, folder: pathlib.Path):
-    self.path = folder
-    if _PLAIN.fullmatch(str(folder)):
-      return
-    home = pathlib.Path(tempfile.mkdtemp(prefix='dlkd_'))
-    weakref.finalize(self, shutil.rmtree, home, ignore_errors=True)
-    if not _PLAIN.fullmatch(str(home)):
-      raise UserError(
-        f'{folder} has characters in its name that checkpoints cannot be written below, and so has the folder of '
-        f'temporary files; choose another --workdir, or set TMPDIR to a folder with a plain name'
-      )
-    self.path = home / folder.name
-    self.path.symlink_to(folder)
-
-
-def read_best(workdir: pathlib.Path) -> tuple[Any, int]:
+def read_best(workdir: files.Path) -> tuple[Any, int]:
   """Reads the parameters of a run's best checkpoint, or of its newest where none is rated yet, and their step.
 
   Needs neither the configuration nor the data set, and leaves a training that still runs alone.
@@ -316,8 +333,8 @@ def read_best(workdir: pathlib.Path) -> tuple[Any, int]:
     CheckpointError: every checkpoint is damaged.
   """
   checkpoints = Checkpoints(workdir, read_only=True)
-  step = checkpoints.best_step
-  step = checkpoints.latest_step if step is None else step
+  step = checkpoints.best_whole()
+  step = checkpoints.newest_whole() if step is None else step
   if step is None:
     raise FileNotFoundError(f'{workdir} holds no checkpoint; expected the --workdir of a training.')
   return checkpoints.restore_params(step), step
@@ -329,17 +346,9 @@ def _arrays(tree: Any) -> dict[str, str]:
   return {jax.tree_util.keystr(path, simple=True, separator='/'): f'{x.dtype}{list(x.shape)}' for path, x in leaves}
 
 
-def _remove(folder: pathlib.Path) -> None:
-  if folder.exists():
-    shutil.rmtree(folder)
-
-
-def _remove_while_written(folder: pathlib.Path, seconds: float = 5.0) -> None:
-  """Removes a folder that threads of a failed save may still be writing to; what is left goes at the next start."""
-  until = time.monotonic() + seconds
-  while folder.exists() and time.monotonic() < until:
-    shutil.rmtree(folder, ignore_errors=True)
-    time.sleep(0.05)
+def _raise(error: Exception | None) -> None:
+  if error is not None:
+    raise error
 
 
 def _brief(error: BaseException) -> str:

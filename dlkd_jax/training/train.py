@@ -83,7 +83,7 @@ def train(
     _describe(config, mesh, pipeline, state.params)
     multihost.on_main(lambda: _write_description(config, workdir, state.params))
 
-    checkpoints = Checkpoints(workdir)
+    checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir)))
     batches = stack.enter_context(PlacedBatches(iter(pipeline), mesh))
     state, progress = _restore_or_start(checkpoints, state, batches, workdir)
     writer = stack.enter_context(open_writer(workdir, int(state.step), progress.evaluated_epochs * per_epoch))
@@ -171,6 +171,7 @@ def fit(
         checkpoints.save(step, state, progress)
       saved = step
     if stopping:
+      checkpoints.wait()
       raise Stopped(f'at step {step}; the same command goes on from there')
     if ends:
       with records.pause('time/evaluation'):
@@ -338,13 +339,13 @@ def _restore_or_start(
   checkpoints: Checkpoints, state: TrainState, batches: PlacedBatches, workdir: pathlib.Path
 ) -> tuple[TrainState, Progress]:
   """Restores the newest checkpoint, if there is one: state, place in the data and progress as one."""
-  step = checkpoints.latest_step
+  step = checkpoints.newest_whole()
   if step is None:
     return state, Progress(batches.place)
   state, progress = checkpoints.restore(step, state)
   batches.go_to(progress.iterator)
   log(f'resumed from the checkpoint of step {step} in {workdir}')
-  best, lost = checkpoints.best_step or 0, progress.best_step
+  best, lost = checkpoints.best_whole() or 0, progress.best_step
   if lost != best:
     # The best of the checkpoints that are left is taken for the best so far; that of the progress is lost.
     left = checkpoints.progress(best) if best else Progress({}, best_epoch=progress.evaluated_epochs)

@@ -31,7 +31,9 @@ def index(tmp_path_factory):
   )
   rng = np.random.default_rng(0)
   params = jax.tree.map(lambda x: rng.normal(0.0, 0.3, x.shape).astype(np.float32), shapes)
-  Checkpoints(folder / 'run').save(1, {'params': params}, Progress({}, 1, 1.0, 1, 1))
+  checkpoints = Checkpoints(folder / 'run')
+  checkpoints.save(1, {'params': params}, Progress({}, 1, 1.0, 1, 1))
+  checkpoints.wait()
   (folder / 'run' / 'config.json').write_text(config.to_json_best_effort())
   assert building.build(folder / 'index', collection, folder / 'run').added == 6
   return folder / 'index'

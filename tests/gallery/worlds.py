@@ -108,6 +108,8 @@ def run(workdir: pathlib.Path, seed: int = 0, dual: bool = True, data_dir: pathl
   shapes = jax.eval_shape(lambda: init_parameters(student, jax.random.key(0), FRAME, TOKEN))
   rng = np.random.default_rng(seed)
   params = jax.tree.map(lambda x: rng.normal(0.0, 0.3, x.shape).astype(np.float32), shapes)
-  Checkpoints(workdir).save(7, {'params': params}, Progress({}, 1, 50.0, 1, 7))
+  checkpoints = Checkpoints(workdir)
+  checkpoints.save(7, {'params': params}, Progress({}, 1, 50.0, 1, 7))
+  checkpoints.wait()
   (workdir / 'config.json').write_text(json.dumps(json.loads(made.to_json_best_effort())))
   return workdir

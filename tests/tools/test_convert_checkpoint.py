@@ -194,6 +194,7 @@ def test_best_checkpoint_of_a_run(tmp_path, capsys):
   checkpoints = Checkpoints(tmp_path)
   for step, state in ((1, best), (2, jax.tree.map(jnp.zeros_like, best))):
     checkpoints.save(step, state, Progress({}, best_sum_r=50.0, best_step=1))
+  checkpoints.wait()
   (tmp_path / 'config.json').write_text(json.dumps({'model': {'heads': 2}}))
   unfinished = tmp_path / 'checkpoints' / '4.partial'
   unfinished.mkdir()

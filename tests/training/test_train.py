@@ -50,6 +50,9 @@ class Kept:
   def save(self, step, state, progress):
     self.saved.append((step, int(state.step), progress.iterator['batches']))
 
+  def wait(self):
+    pass
+
   def mark(self, step, progress):
     self.marked.append((step, progress.evaluated_epochs, progress.best_step))
 

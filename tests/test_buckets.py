@@ -1,0 +1,89 @@
+"""Work directories and data sets in a bucket, `gs://…`: what is written there, read back, copied here and refused."""
+
+import jax
+import numpy as np
+import pytest
+
+from dlkd_jax import doors, files
+from dlkd_jax.data import local_copy as module
+from dlkd_jax.data.local_copy import local_copy
+from dlkd_jax.errors import UserError
+from dlkd_jax.training.checkpoints import Checkpoints, Progress, read_best
+from tests.buckets import Bucket, bucket
+
+__all__ = ['bucket']  # The fixture.
+
+
+def test_what_is_missing_is_named():
+  with pytest.raises(UserError, match=r'gs://films/run: gs:// needs the package gcsfs.*pip install gcsfs'):
+    files.expand_any('gs://films/run')
+
+
+def test_where_files_of_this_machine_are_needed_a_bucket_is_refused(bucket):
+  for path in ('gs://films/run', 's3://films/run', 'https://films.org'):
+    with pytest.raises(UserError, match=rf'{path}: expected a file or a folder of this machine'):
+      doors._PathParser().parse(path)
+  assert doors._PathParser(bucket=True).parse('gs://films/run') == bucket / 'run'
+  with pytest.raises(UserError, match='s3://films/run: expected a file or a folder of this machine'):
+    doors._PathParser(bucket=True).parse('s3://films/run')
+
+
+def test_files(bucket):
+  path = bucket / 'run' / 'a.json'
+  assert files.listing(path.parent) == []
+  files.write_json(path, {'x': 1})
+  files.write_json(path, {'x': 2})
+  assert files.read_text(path) == '{\n  "x": 2\n}\n' and files.listing(path.parent) == [path]
+  with pytest.raises(ZeroDivisionError), files.replacing(path) as temporary:
+    temporary.write_text(str(1 / 0))
+  assert Bucket.writes == ['films/run/a.json'] * 2
+  files.remove(bucket / 'run')
+  assert not path.exists()
+  files.remove(bucket / 'run')
+
+
+def test_checkpoints(bucket):
+  checkpoints, state = Checkpoints(bucket / 'run'), {'params': {'k': jax.device_put(np.arange(6.0, dtype=np.float32))}}
+  for step in (5, 10, 15, 20):
+    checkpoints.save(step, state, Progress({'at': step}, 1, 3.0, 1, 5))
+  checkpoints.mark(20, Progress({'at': 20}, 2, 3.5, 2, 20))
+  folder = bucket / 'run' / 'checkpoints'
+  assert [path.name for path in files.listing(folder)] == ['15', '20']
+  params, step = read_best(bucket / 'run')
+  assert step == 20
+  np.testing.assert_array_equal(params['k'], state['params']['k'])
+  (folder / '15.partial').write_text('')  # Killed while it was written or removed.
+  (folder / '20' / 'progress.json').write_text('{}')
+  assert Checkpoints(bucket / 'run', read_only=True)._steps() == [20]
+  (folder / '15.partial').unlink()
+  assert Checkpoints(bucket / 'run').newest_whole() == 15
+  assert [path.name for path in files.listing(folder)] == ['15', '20.damaged']
+
+
+@pytest.fixture
+def data(bucket, tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  folder = bucket / 'data' / 'films_prvr' / '1.0.0'
+  (folder / 'a.array_record').write_bytes(bytes(300))
+  (folder / 'more' / 'b.json').write_text('{}')
+  return folder
+
+
+def test_a_data_set_is_copied_once(data, capsys):
+  copy = local_copy(data)
+  assert copy.name == '1.0.0' and (copy / 'a.array_record').read_bytes() == bytes(300)
+  assert (copy / 'more' / 'b.json').read_text() == '{}'
+  assert f'copying {data} once to {copy}: 2 files' in capsys.readouterr().out
+  assert local_copy(data) == copy and local_copy(copy) is copy
+  assert capsys.readouterr().out == ''
+  (data / 'a.array_record').write_bytes(bytes(299))  # Built anew.
+  other = local_copy(data)
+  assert other != copy and (other / 'a.array_record').read_bytes() == bytes(299)
+  assert len(list(copy.parent.parent.iterdir())) == 2  # Nothing else is left.
+
+
+def test_a_copy_that_fails_leaves_nothing(data, tmp_path, monkeypatch):
+  monkeypatch.setattr(module.shutil, 'disk_usage', lambda path: type('Usage', (), {'free': 310}))
+  with pytest.raises(UserError, match=r'gs://films/data/films_prvr/1.0.0 has .* GiB are free; make room, or set XDG_C'):
+    local_copy(data)
+  assert list((tmp_path / 'cache' / 'dlkd_jax' / 'data').iterdir()) == []
