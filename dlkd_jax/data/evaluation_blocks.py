@@ -26,7 +26,7 @@ from dlkd_jax.data.sources import Lengths, Source
 from dlkd_jax.errors import UserError
 
 _T = TypeVar('_T')
-# Of the memory that the machine or its container has left, the blocks of all processes together may take this share.
+# Of the memory that a machine or its container has left, the whole split may take this share, a process its part of it.
 KEPT_SHARE = 0.25
 
 
@@ -102,10 +102,9 @@ class EvaluationSplit:
       block_captions: captions in a block.
       block_videos: videos in a block.
       lengths: of the records, so that the videos of a block are of similar length; None: they keep their order.
-      process: index of this process.
+      process: index of this process among `processes`.
       processes: how many there are.
-      keep: whether the split is evaluated more than once: its blocks then stay in memory, where they fit into
-        `KEPT_SHARE` of what is left of it.
+      keep: whether the split is evaluated more than once: its blocks then stay in memory, where they fit.
     """
     self.num_videos = len(source)
     order = gallery_order(lengths, len(source), options, block_videos, process, processes)
@@ -176,8 +175,8 @@ def video_blocks(
 ) -> Iterator[VideoBlock]:
   """Yields videos of a split, each once: all in the order of the source, or those that `order` names.
 
-  Student and teacher frames go straight to `options.max_frames`, each from its own row count. The next blocks are made
-  by a thread while the consumer works on one. Where `options.teacher` is false the teacher's fields are None.
+  Student and teacher frames go straight to `options.max_frames`, each from its own row count. A thread makes the next
+  blocks while the consumer works on one. Where `options.teacher` is false the teacher's fields are None.
 
   Args:
     source: records of videos.
@@ -203,8 +202,7 @@ def caption_blocks(
 ) -> Iterator[CaptionBlock]:
   """Yields captions of a split, each once: all in the order of the source, or those of the videos that `order` names.
 
-  Blocks are filled across the borders of videos, so that all but the last are full. The next blocks are made by a
-  thread while the consumer works on one. Where `options.teacher` is false `teacher_text` is None.
+  As `video_blocks`, but blocks are filled across the borders of videos, so that all but the last are full.
 
   Args:
     source: records of videos; those without captions are passed over.

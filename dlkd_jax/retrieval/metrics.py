@@ -62,11 +62,7 @@ class RetrievalMetrics:
 
 
 def metrics_from_ranks(ranks: np.ndarray) -> RetrievalMetrics:
-  """Computes the metrics of the ranks `[Q]`, counted from 1.
-
-  Raises:
-    ValueError: there is no rank, or a rank is below 1.
-  """
+  """Computes the metrics of the ranks `[Q]`, of which there must be some, counted from 1."""
   ranks = np.asarray(ranks)
   if ranks.ndim != 1 or ranks.size == 0:
     raise ValueError(f'metrics need at least one rank in a vector, found the shape {ranks.shape}')
@@ -87,9 +83,6 @@ def chance_metrics(videos: int) -> RetrievalMetrics:
 
   Every rank from 1 to V is equally likely: R@k = min(k / V, 1), mean and median rank (V + 1) / 2, and the mean
   reciprocal rank is the V-th harmonic number divided by V.
-
-  Raises:
-    ValueError: there is no video.
   """
   if videos < 1:
     raise ValueError(f'chance needs a gallery of at least one video, found {videos}')
@@ -99,46 +92,28 @@ def chance_metrics(videos: int) -> RetrievalMetrics:
   return RetrievalMetrics(*recall, middle, middle, harmonic / videos)
 
 
-def rank_own_videos(scores: np.ndarray, own_columns: np.ndarray, row_block: int | None = None) -> np.ndarray:
-  """Ranks each caption's own video in the gallery, ties pessimistic (see the module's docstring).
+def rank_own_videos(scores: np.ndarray, own_columns: np.ndarray) -> np.ndarray:
+  """Ranks each caption's own video by scores `[Q, V]`; see `rank_fused`."""
+  return rank_fused({'': scores}, {'': 1.0}, own_columns)
+
+
+def rank_fused(scores: Mapping[str, np.ndarray], weights: Mapping[str, float], own_columns: np.ndarray) -> np.ndarray:
+  """Ranks each caption's own video by a weighted sum of scores, formed in blocks of rows and never as a whole.
 
   Args:
-    scores: `[Q, V]`, higher is better.
-    own_columns: `[Q]` integers, the column of each caption's own video.
-    row_block: captions handled at once; by default a few MB of scores.
-
-  Returns:
-    `[Q]` int64 ranks from 1 to V.
-
-  Raises:
-    ValueError: the shapes disagree, a column is not in the gallery, or a score is not finite.
-  """
-  return rank_fused({'': scores}, {'': 1.0}, own_columns, row_block)
-
-
-def rank_fused(
-  scores: Mapping[str, np.ndarray],
-  weights: Mapping[str, float],
-  own_columns: np.ndarray,
-  row_block: int | None = None,
-) -> np.ndarray:
-  """Ranks by a weighted sum of score matrices, formed in row blocks and never as a whole.
-
-  Args:
-    scores: name to `[Q, V]` scores; names without a weight are ignored.
+    scores: name to `[Q, V]` scores, higher is better; names without a weight are ignored.
     weights: name to weight; the sum is taken in this order, in the scores' own precision.
     own_columns: `[Q]` integers, the column of each caption's own video.
-    row_block: captions handled at once; by default a few MB of scores.
 
   Returns:
-    `[Q]` int64 ranks from 1 to V.
+    `[Q]` int64 ranks from 1 to V, ties pessimistic (see the module's docstring).
 
   Raises:
     ValueError: the shapes disagree, a column is not in the gallery, or a score is not finite.
   """
   own_columns = np.asarray(own_columns)
   ranks = np.empty(own_columns.shape, np.int64)
-  for rows, block in fused_rows(scores, weights, row_block):
+  for rows, block in fused_rows(scores, weights):
     if rows.start == 0:  # Only now is the size of the gallery known to be consistent.
       _check_columns(own_columns, next(iter(scores.values())).shape)
     if not np.isfinite(block).all():
@@ -153,9 +128,7 @@ def rank_fused(
   return ranks
 
 
-def fused_rows(
-  scores: Mapping[str, np.ndarray], weights: Mapping[str, float], row_block: int | None = None
-) -> Iterator[tuple[slice, np.ndarray]]:
+def fused_rows(scores: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> Iterator[tuple[slice, np.ndarray]]:
   """Yields (rows, `[rows, V]` weighted sum of the score matrices) from the first caption to the last.
 
   Raises:
@@ -169,7 +142,7 @@ def fused_rows(
   if len(shape) != 2 or any(matrix.shape != shape for _, matrix in matrices):
     found = {name: scores[name].shape for name in weights}
     raise ValueError(f'score matrices must share one shape [Q, V], found {found}')
-  step = row_block or max(1, _ROW_BLOCK_BYTES // (4 * max(1, shape[1])))
+  step = max(1, _ROW_BLOCK_BYTES // (4 * max(1, shape[1])))
   for start in range(0, shape[0], step):
     rows = slice(start, min(start + step, shape[0]))
     yield rows, sum_in_order([(weight, matrix[rows]) for weight, matrix in matrices])
@@ -199,15 +172,7 @@ def _check_columns(own_columns: np.ndarray, shape: tuple[int, ...]) -> None:
 
 
 def table_rows(metrics: Mapping[str, RetrievalMetrics], videos: int) -> list[tuple[str, ...]]:
-  """Returns the cells of the table that ends a run: the heading, a row for each scorer, and chance.
-
-  Args:
-    metrics: name of a scorer ('teacher', 'inheritance', 'exploration', 'fused', …) to its metrics.
-    videos: size of the gallery, for chance.
-
-  Raises:
-    ValueError: the gallery is empty.
-  """
+  """Returns the cells of the table that ends a run: the heading, a row a scorer, and chance in so many videos."""
   names = sorted(metrics, key=lambda name: {TEACHER: 0, FUSED: 2}.get(name, 1))
   rows = [('', *COLUMNS)]
   rows += [_cells('teacher alone' if name == TEACHER else name, metrics[name]) for name in names]
@@ -237,6 +202,5 @@ def _cells(label: str, m: RetrievalMetrics) -> tuple[str, ...]:
 
 
 def _aligned(row: tuple[str, ...], widths: list[int]) -> str:
-  """Left-aligns the label and right-aligns the numbers."""
   numbers = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
   return '  '.join([row[0].ljust(widths[0]), *numbers])

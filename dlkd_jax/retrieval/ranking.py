@@ -255,7 +255,8 @@ def score_segment(
 
     def product(some, vectors):
       # Queries come last, so that the maximum runs over whole vectors of queries.
-      return jnp.einsum('nlh,qh->nlq', some, vectors, preferred_element_type=jnp.float32).max(axis=1)
+      with jax.default_matmul_precision('highest' if some.dtype == jnp.float32 else 'default'):
+        return jnp.einsum('nlh,qh->nlq', some, vectors, preferred_element_type=jnp.float32).max(axis=1)
 
     some_videos = lambda some: jax.lax.map(functools.partial(product, some), tiles)  # noqa: E731
     scores = jax.lax.map(some_videos, videos.reshape(count // tile, tile, length, hidden))

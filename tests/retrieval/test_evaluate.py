@@ -258,6 +258,20 @@ def test_split_parameters_are_gathered_by_one_program():
   assert counts[0] == counts[2] > 0
 
 
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_encoders_lower_for_cuda_in_the_precision_asked_for(dtype):
+  student = made.student(hidden=16, heads=2, dtype=dtype)
+  params = jax.eval_shape(lambda: init_parameters(student, jax.random.key(0), 12, 8))
+  shape = jax.ShapeDtypeStruct
+  encoders, mask = encoders_of(student), shape((4, 16), jnp.bool_)
+  for encode, width in ((encoders.frames, 12), (encoders.tokens, 8)):
+    traced = encode.trace(params, shape((4, 16, width), jnp.float16), mask)
+    text = traced.lower(lowering_platforms=('cuda',)).as_text()
+    products = [line for line in text.splitlines() if 'stablehlo.dot_general' in line]
+    assert len(products) > 5
+    assert all(('HIGHEST' in line) is (dtype == jnp.float32) for line in products)
+
+
 def test_encoders_of_equal_students_share_their_programs():
   first, second, other = (encoders_of(made.student(hidden=8, heads=heads)) for heads in (2, 2, 4))
   assert first is second is not other

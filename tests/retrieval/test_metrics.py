@@ -68,10 +68,12 @@ def test_the_order_of_the_gallery_does_not_matter(levels):
 
 
 @pytest.mark.parametrize('row_block', [1, 5, 36, 37, 1000])
-def test_the_row_block_does_not_matter(row_block):
+def test_the_row_block_does_not_matter(monkeypatch, row_block):
   scores, own = _random(levels=2)
   pair = {'inheritance': scores, 'exploration': scores[::-1].copy()}
-  np.testing.assert_array_equal(m.rank_fused(pair, WEIGHTS, own), m.rank_fused(pair, WEIGHTS, own, row_block))
+  expected = m.rank_fused(pair, WEIGHTS, own)
+  monkeypatch.setattr(m, '_ROW_BLOCK_BYTES', 4 * scores.shape[1] * row_block)
+  np.testing.assert_array_equal(m.rank_fused(pair, WEIGHTS, own), expected)
 
 
 def test_fusion_is_the_weighted_sum():
@@ -83,11 +85,12 @@ def test_fusion_is_the_weighted_sum():
 
 
 @pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
-def test_scores_that_are_not_finite_are_named(bad):
+def test_scores_that_are_not_finite_are_named(monkeypatch, bad):
   scores, own = _random()
   scores[30, 4] = bad
+  monkeypatch.setattr(m, '_ROW_BLOCK_BYTES', 4 * scores.shape[1] * 8)
   with pytest.raises(ValueError, match='caption 30 and video 4'):
-    m.rank_own_videos(scores, own, row_block=8)
+    m.rank_own_videos(scores, own)
 
 
 def test_bad_shapes_and_columns_are_named():

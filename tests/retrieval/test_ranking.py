@@ -7,6 +7,7 @@ import pytest
 
 from dlkd_jax.retrieval import metrics, ranking
 from dlkd_jax.sharding import make_mesh
+from dlkd_jax.similarity.common import product_bytes
 
 
 @pytest.mark.parametrize('queries', [1, 22, 1000, 1025, 15753])
@@ -107,3 +108,22 @@ def test_ranking_moves_no_scores():
   assert 'all-reduce' in text
   assert not any(word in text for word in ('all-gather', 'all-to-all', 'collective-permute'))
   assert program.memory_analysis().output_size_in_bytes < 256 * 4 * 8
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_scoring_lowers_for_cuda_in_the_precision_asked_for(dtype):
+  mesh, (queries, videos, frames, hidden) = make_mesh(jax.devices()[:1]), (1024, 64, 128, 384)
+  most = product_bytes('gpu')
+  plan = ranking.plan_queries(queries, 2179, frames, most)
+  shape = jax.ShapeDtypeStruct
+  traced = ranking.score_segment.trace(
+    {'a': shape((plan.block, hidden), jnp.float32)},
+    {'a': shape((videos, frames, hidden), dtype)},
+    mesh=mesh,
+    query_tile=plan.tile,
+    most_bytes=most,
+  )
+  lines = traced.lower(lowering_platforms=('cuda',)).as_text().splitlines()
+  (product,) = (line for line in lines if 'stablehlo.dot_general' in line)
+  assert ('HIGHEST' in product) is (dtype == jnp.float32)
+  assert f'tensor<{plan.tile}x' in product and plan.tile == queries  # All queries of a block at once.
