@@ -12,7 +12,9 @@ setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   python_requires='>=3.11',
-  packages=find_packages(include=['dlkd_jax*', 'tfds_builders*', 'configs']),
+  # The recipes lie at the top, where one looks for them, and are installed within the package.
+  packages=[*find_packages(include=['dlkd_jax*', 'tfds_builders*']), 'dlkd_jax.configs'],
+  package_dir={'dlkd_jax.configs': 'configs'},
   package_data={'dlkd_jax.page': ['static/*'], 'tfds_builders': ['**/*.md', '**/*.bib']},
   install_requires=[
     'absl-py',

@@ -1,1 +1,1 @@
-"""Recipes: each module has `get_config(arg)`, see `common`."""
+"""Recipes: each module has `get_config(arg)`, see `dlkd_jax.config_defaults`."""

@@ -7,15 +7,15 @@ Published on its test split: R@1 1.9, R@5 7.1, R@10 12.3, R@100 49.8, SumR 71.1.
 1,334 to search.
 """
 
-from configs import common
+from dlkd_jax import config_defaults
 
 
 def get_config(arg=None):
-  """Returns the recipe; `common` lists the arguments."""
-  config = common.base('charades_prvr')
+  """Returns the recipe; `config_defaults` lists the arguments."""
+  config = config_defaults.base('charades_prvr')
   config.data.frame_sizes = (48, 64, 128)  # lengths that the frames of a block of evaluation are padded to
   config.optimizer.learning_rate = 2.4e-4  # highest rate
   config.model.input_dropout = 0.15  # share of input features dropped
   config.model.dropout = 0.15  # share of inner features dropped
   config.loss.margin = 0.2  # of the triplet loss, in cosine
-  return common.finish(config, arg)
+  return config_defaults.finish(config, arg)

@@ -5,12 +5,12 @@
 makes the data sets, trains with this recipe and prints the table. No published result belongs to it.
 """
 
-from configs import common
+from dlkd_jax import config_defaults
 
 
 def get_config(arg=None):
-  """Returns the recipe; `common` lists the arguments, of which `no_teacher` is on already."""
-  config = common.base('composites_prvr')
+  """Returns the recipe; `config_defaults` lists the arguments, of which `no_teacher` is on already."""
+  config = config_defaults.base('composites_prvr')
   config.model.hidden = 128  # size of the space in which queries and frames meet; there are few sentences to learn from
   config.data.batch_videos = 32  # videos a batch, with all their captions
   config.data.max_frames = 42  # longer videos are resampled to this many frames
@@ -21,4 +21,4 @@ def get_config(arg=None):
   config.training.epochs = 20  # at most
   config.logging.every_steps = 5  # steps between two progress lines and log records
   config.loss.teacher = False  # distil from the teacher
-  return common.finish(config, arg)
+  return config_defaults.finish(config, arg)

@@ -6,12 +6,12 @@
 The captions must put some videos into train, some into val and some into test. No published result belongs to it.
 """
 
-from configs import common
+from dlkd_jax import config_defaults
 
 
 def get_config(arg=None):
-  """Returns the recipe; `common` lists the arguments."""
-  config = common.base('custom_prvr')
+  """Returns the recipe; `config_defaults` lists the arguments."""
+  config = config_defaults.base('custom_prvr')
   config.data.batch_videos = 32  # videos a batch, with all their captions; at most as many as there are in train
   config.training.patience = 20  # epochs without a new best SumR on validation before the training stops
-  return common.finish(config, arg)
+  return config_defaults.finish(config, arg)

@@ -6,12 +6,12 @@
 No published result belongs to it.
 """
 
-from configs import common
+from dlkd_jax import config_defaults
 
 
 def get_config(arg=None):
-  """Returns the recipe; `common` lists the arguments."""
-  config = common.base('custom_prvr')
+  """Returns the recipe; `config_defaults` lists the arguments."""
+  config = config_defaults.base('custom_prvr')
   config.data.batch_videos = 32  # videos a batch, with all their captions
   config.data.max_frames = 96  # longer videos are resampled to this many frames
   config.data.frame_sizes = (64, 96)  # lengths that the frames of a block of evaluation are padded to
@@ -23,4 +23,4 @@ def get_config(arg=None):
   config.optimizer.learning_rate = 1e-3  # highest rate
   config.training.epochs = 12  # at most
   config.training.patience = 12  # epochs without a new best SumR on validation before the training stops
-  return common.finish(config, arg)
+  return config_defaults.finish(config, arg)

@@ -6,16 +6,16 @@
 No published result belongs to it; the README shows what it gives.
 """
 
-from configs import common
+from dlkd_jax import config_defaults
 
 
 def get_config(arg=None):
-  """Returns the recipe; `common` lists the arguments."""
-  config = common.base('synthetic_prvr/demo')
+  """Returns the recipe; `config_defaults` lists the arguments."""
+  config = config_defaults.base('synthetic_prvr/demo')
   config.data.max_frames = 40  # longer videos are resampled to this many frames
   config.data.frame_sizes = (40,)  # lengths that the frames of a block of evaluation are padded to
   config.data.max_words = 16  # longer captions are cut to this many tokens
   config.data.word_sizes = (10, 16)  # lengths that the tokens of a block of evaluation are padded to
   config.training.epochs = 30  # at most
   config.logging.every_steps = 2  # steps between two progress lines and log records
-  return common.finish(config, arg)
+  return config_defaults.finish(config, arg)

@@ -7,10 +7,10 @@ Published on its test split: R@1 15.3, R@5 36.0, R@10 47.5, R@100 86.0, SumR 184
 (`configs/tvr.py:hard`, DL-DKD) 14.4, 34.9, 45.8, 84.9, 179.9. 17,435 videos to train on, 2,179 to search.
 """
 
-from configs import common
+from dlkd_jax import config_defaults
 
 
 def get_config(arg=None):
-  """Returns the recipe, whose values are those of `common`, which lists the arguments, too."""
-  config = common.base('tvr_prvr')
-  return common.finish(config, arg)
+  """Returns the recipe, whose values are those of `config_defaults`, which lists the arguments, too."""
+  config = config_defaults.base('tvr_prvr')
+  return config_defaults.finish(config, arg)

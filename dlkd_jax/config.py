@@ -1,12 +1,10 @@
-"""Configurations: strict arguments of `get_config`, validation, and the configuration of a run on the disk.
+"""Configurations: validation, and the configuration of a run on the disk.
 
-A configuration is an `ml_collections.ConfigDict` as `configs/common.py` defines it; the defaults stand there alone.
+A configuration is an `ml_collections.ConfigDict` as `config_defaults` makes it; the defaults stand there alone.
 """
 
 from __future__ import annotations
 
-import difflib
-import importlib.util
 import json
 import pathlib
 import re
@@ -16,6 +14,7 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from dlkd_jax import files
+from dlkd_jax.config_defaults import base, nearest
 from dlkd_jax.config_rules import CHANGE_RESULTS, FREE_IN_EVALUATION, FREE_ON_RESUME, ROUNDING_ALONE, RULES
 from dlkd_jax.errors import UserError
 
@@ -33,55 +32,6 @@ _NEEDED = (
 # Where a recipe has other values of these than the run, an evaluation says so.
 _TOLD = 'model.', 'data.data', 'data.max_', 'evaluation.inheritance_weight'
 _Resolve = Callable[[ml_collections.ConfigDict], ml_collections.ConfigDict]
-
-
-def parse_arguments(arg: str | None, **defaults: Any) -> ml_collections.ConfigDict:
-  """Parses the part of `--config=configs/tvr.py:hard,seed=3` behind the colon.
-
-  Args:
-    arg: comma-separated names of switches and `name=value` pairs, or None.
-    **defaults: every argument that is allowed, with its default, which gives its type (bool, int, float or str).
-
-  Returns:
-    The defaults with the given arguments put in.
-
-  Raises:
-    ValueError: an argument is unknown, given twice, or its value has the wrong type.
-  """
-  parsed = ml_collections.ConfigDict(defaults)
-  seen = set()
-  for item in filter(None, (arg or '').split(',')):
-    name, has_value, text = item.partition('=')
-    if name not in defaults:
-      raise UserError(
-        f'unknown config argument {name!r} in {arg!r}{nearest(name, defaults)}; expected some of '
-        f'{", ".join(sorted(defaults))}.'
-      )
-    if name in seen:
-      raise UserError(f'config argument {name!r} is given twice in {arg!r}.')
-    seen.add(name)
-    parsed[name] = _convert(name, text if has_value else None, type(defaults[name]))
-  return parsed
-
-
-def _convert(name: str, text: str | None, kind: type) -> Any:
-  if kind is bool:
-    values = {None: True, 'true': True, 'false': False}
-    if text in values:
-      return values[text]
-  elif text is not None:
-    try:
-      return kind(text)
-    except ValueError:
-      pass
-  expected = 'no value, true or false' if kind is bool else f'{name}=<{kind.__name__}>'
-  raise UserError(f'config argument {name!r} has the value {text!r}; expected {expected}.')
-
-
-def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
-  """Returns what may have been meant, as ' (did you mean data.dataset?)', or '' where nothing is near."""
-  found = difflib.get_close_matches(name, list(known), count)
-  return f' (did you mean {" or ".join(found)}?)' if found else ''
 
 
 def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
@@ -182,7 +132,7 @@ def restore(content: Mapping[str, Any], origin: str) -> RunConfig:
   saved = flatten(content)
   if absent := [field for field in _NEEDED if field not in saved]:
     raise UserError(f'{origin} is not the configuration of a training: it lacks {", ".join(absent)}')
-  config, notes = _defaults(), []
+  config, notes = base(''), []
   for field, value in saved.items():
     if field in RULES:
       try:
@@ -227,7 +177,7 @@ def settle(
   path = workdir / 'config.json'
   if not path.exists():
     return RunConfig(resolve(config), [])
-  saved, defaults = _saved(path), flatten(_defaults())
+  saved, defaults = _saved(path), flatten(base(''))
   config = config.copy_and_resolve_references()
   began = saved.get('model.precision', 'auto')
   if config.model.precision == 'auto' and RULES['model.precision'].holds(began):
@@ -344,15 +294,6 @@ def _saved(path: pathlib.Path) -> dict[str, Any]:
       f'{path} is not the configuration of a training: it is damaged ({error}); restore it from a copy'
     ) from error
   return flatten(content)
-
-
-def _defaults() -> ml_collections.ConfigDict:
-  # By its file: it imports this module, and a folder of recipes where a command runs may have the same name.
-  path = pathlib.Path(__file__).parent.parent / 'configs' / 'common.py'
-  spec = importlib.util.spec_from_file_location('dlkd_jax.default_config', path)
-  common = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(common)
-  return common.base('')
 
 
 def _put(config: ml_collections.ConfigDict, field: str, value: Any) -> None:

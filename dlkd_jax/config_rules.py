@@ -96,7 +96,7 @@ _STEPS = Rule(
 )
 _DECAYS = 'none', 'exp', 'linear', 'sigmoid'
 
-# Every field of `configs.common.base` has a rule.
+# Every field of `config_defaults.base` has a rule.
 RULES: dict[str, Rule] = {
   'seed': _whole(0, 2**32 - 1),
   'data.dataset': _TEXT,

@@ -219,9 +219,17 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _expanded(arg: str) -> str:
-  """A recipe in the home folder: its flag is defined by ml_collections, which takes the name as it is."""
+  """A recipe in the home folder, or one of ours away from a checkout: ml_collections takes its name as it is."""
   name, sign, value = arg.partition('=')
-  return f'{name}={os.path.expanduser(value)}' if sign and name in ('--config', '-config') else arg
+  if not sign or name not in ('--config', '-config'):
+    return arg
+  from dlkd_jax.config_defaults import RECIPES  # Here, since most commands take no recipe.
+
+  path, colon, more = os.path.expanduser(value).partition(':')
+  folder, _, file = path.partition('/')
+  if folder == 'configs' and not os.path.exists(path) and (RECIPES / file).is_file():
+    path = str(RECIPES / file)
+  return f'{name}={path}{colon}{more}'
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

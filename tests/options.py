@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from configs import common
+from dlkd_jax.config_defaults import base
 from dlkd_jax.data.options import PipelineOptions
 from dlkd_jax.losses.total import LossOptions
 from dlkd_jax.models.student import Student
@@ -15,7 +15,7 @@ WEIGHTS = {'inheritance': 0.7, 'exploration': 0.3}
 
 
 def _group(name: str, *without: str) -> dict[str, Any]:
-  return {field: value for field, value in common.base('none')[name].items() if field not in without}
+  return {field: value for field, value in base('none')[name].items() if field not in without}
 
 
 def student(**changes) -> Student:

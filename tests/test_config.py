@@ -7,9 +7,8 @@ import re
 
 import pytest
 
-from configs import common
 from dlkd_jax import config as config_lib
-from dlkd_jax import config_rules
+from dlkd_jax import config_defaults, config_rules
 from dlkd_jax.data.options import PipelineOptions
 from dlkd_jax.errors import UserError
 from dlkd_jax.losses.total import LossOptions
@@ -28,7 +27,7 @@ PUBLISHED = {
   'activitynet': ('activitynet_prvr', 2.5e-4, 0.25, 0.2),
   'charades': ('charades_prvr', 2.4e-4, 0.15, 0.2),
 }
-ARGUMENTS = [None, '', *(name if isinstance(v, bool) else f'{name}=3' for name, v in common.ARGUMENTS.items())]
+ARGUMENTS = [None, '', *(name if isinstance(v, bool) else f'{name}=3' for name, v in config_defaults.ARGUMENTS.items())]
 
 
 def get_config(name, arg=None):
@@ -41,11 +40,11 @@ def config():
 
 
 def test_arguments_have_the_types_of_their_defaults():
-  parsed = config_lib.parse_arguments('a,b=3,c=0.5,d=x=y', a=False, b=0, c=1.0, d='', e=True)
+  parsed = config_defaults.parse_arguments('a,b=3,c=0.5,d=x=y', a=False, b=0, c=1.0, d='', e=True)
   assert parsed.to_dict() == {'a': True, 'b': 3, 'c': 0.5, 'd': 'x=y', 'e': True}
-  assert config_lib.parse_arguments('e=false', e=True).e is False
+  assert config_defaults.parse_arguments('e=false', e=True).e is False
   for nothing in (None, ''):
-    assert config_lib.parse_arguments(nothing, a=False, b=7).to_dict() == {'a': False, 'b': 7}
+    assert config_defaults.parse_arguments(nothing, a=False, b=7).to_dict() == {'a': False, 'b': 7}
 
 
 @pytest.mark.parametrize(
@@ -63,7 +62,7 @@ def test_arguments_have_the_types_of_their_defaults():
 )
 def test_wrong_arguments_are_refused(arg, message):
   with pytest.raises(ValueError, match=message):
-    config_lib.parse_arguments(arg, a=False, b=0, c=1.0)
+    config_defaults.parse_arguments(arg, a=False, b=0, c=1.0)
 
 
 def test_there_are_recipes():
@@ -120,25 +119,25 @@ def test_published_values(name):
 
 def test_what_a_recipe_sets_stands_where_no_argument_is_given():
   def recipe_of_its_own():
-    config = common.base('own_prvr')
+    config = config_defaults.base('own_prvr')
     config.loss.soft_labels = config.model.dual = config.loss.teacher = False
     config.loss.random_split, config.seed, config.loss.hard_negative_start_epoch = True, 7, 5
     return config
 
   values = ('loss.soft_labels', 'model.dual', 'loss.teacher', 'loss.random_split', 'seed')
   for arg in (None, '', 'debug', 'epochs=3'):
-    flat = config_lib.flatten(common.finish(recipe_of_its_own(), arg))
+    flat = config_lib.flatten(config_defaults.finish(recipe_of_its_own(), arg))
     assert [flat[field] for field in values] == [False, False, False, True, 7]
     assert flat['loss.hard_negative_start_epoch'] == 5
   given = 'hard=false,single=false,no_teacher=false,random_split=false,seed=0,uniform_negatives=false'
-  flat = config_lib.flatten(common.finish(recipe_of_its_own(), given))
+  flat = config_lib.flatten(config_defaults.finish(recipe_of_its_own(), given))
   assert [flat[field] for field in values] == [True, True, True, False, 0]
   assert flat['loss.hard_negative_start_epoch'] == 0
 
 
 @pytest.mark.parametrize('name', RECIPES)
 def test_recipes_state_what_has_an_effect(name):
-  flat, default = config_lib.flatten(get_config(name)), config_lib.flatten(common.base(''))
+  flat, default = config_lib.flatten(get_config(name)), config_lib.flatten(config_defaults.base(''))
   text = (repository() / 'configs' / f'{name}.py').read_text(encoding='utf-8')
   for field in re.findall(r'^  config\.([a-z_.]+) = ', text, re.MULTILINE):
     assert flat[field] != default[field], f'{field} is the default'
@@ -167,7 +166,7 @@ def problems_with(config, field, value):
   return str(error.value)
 
 
-FIELDS = config_lib.flatten(common.base('some_prvr'))
+FIELDS = config_lib.flatten(config_defaults.base('some_prvr'))
 # Fields that may be unset hold numbers otherwise, but for the name of a folder.
 NUMBERS = sorted(
   field

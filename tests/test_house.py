@@ -51,7 +51,7 @@ ROOMS = {
     'dlkd_jax.training',
     'dlkd_jax.sharding',
     'tfds_builders',
-    'configs',  # It is a command, and has a recipe.
+    'dlkd_jax.config_defaults',  # It is a command, and has a recipe.
   ),
   'dlkd_jax.gallery': (
     'dlkd_jax.video',

@@ -8,7 +8,7 @@ import pathlib
 import jax
 import ml_collections
 
-from configs import demo as recipe
+from dlkd_jax.config_defaults import load_recipe
 from dlkd_jax.demo.settings import Settings
 from dlkd_jax.training import train as training
 
@@ -26,7 +26,7 @@ def config_of(kind: str, seed: int, settings: Settings, data_dir: pathlib.Path) 
     data_dir: where `custom_prvr` is.
   """
   arguments = [KINDS[kind], f'seed={seed}', f'epochs={settings.epochs}' if settings.epochs else '']
-  config = recipe.get_config(','.join(filter(None, arguments)))
+  config = load_recipe('demo', ','.join(filter(None, arguments)))
   with config.unlocked():
     config.data.data_dir = str(data_dir)
   return config

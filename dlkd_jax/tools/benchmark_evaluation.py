@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import tvr
+from dlkd_jax.config_defaults import load_recipe
 from dlkd_jax.data.evaluation_blocks import CaptionBlock, VideoBlock
 from dlkd_jax.files import expand
 from dlkd_jax.models.student import init_parameters
@@ -163,7 +163,7 @@ def measure(flags: argparse.Namespace) -> dict:
   size = SIZES[flags.size]
   fewer = {name: getattr(flags, name) for name in ('captions', 'videos') if getattr(flags, name)}
   size = dataclasses.replace(size, **fewer)
-  config = tvr.get_config()
+  config = load_recipe('tvr')
   with config.unlocked():
     config.model.hidden, config.model.precision = flags.hidden, 'float32'
   student = recipe.make_student(config)

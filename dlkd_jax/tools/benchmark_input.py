@@ -26,7 +26,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from configs import tvr
+from dlkd_jax.config_defaults import load_recipe
 from dlkd_jax.data.batch import Batch
 from dlkd_jax.data.options import PipelineOptions
 from dlkd_jax.data.packing import arrange
@@ -131,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  add, data = parser.add_argument, tvr.get_config().data
+  add, data = parser.add_argument, load_recipe('tvr').data
   add('--data_dir', type=expand, help='folder of built data sets; random features without it')
   add('--name', default='tvr_prvr', help='data set in --data_dir (default %(default)s)')
   add('--split', default='train', help='split of it (default %(default)s)')
@@ -190,7 +190,7 @@ def _report(flags: argparse.Namespace, data_dir: pathlib.Path, name: str, epoch:
   results = []
   for form in flags.form:
     options = dataclasses.replace(
-      recipe.make_pipeline_options(tvr.get_config(), flags.shards, teacher=not flags.no_teacher),
+      recipe.make_pipeline_options(load_recipe('tvr'), flags.shards, teacher=not flags.no_teacher),
       batch_videos=flags.batch_videos,
       packing=form == 'packed',
       read_threads=flags.threads,

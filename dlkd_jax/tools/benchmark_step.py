@@ -25,8 +25,8 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from configs import activitynet, tvr
 from dlkd_jax import sharding
+from dlkd_jax.config_defaults import load_recipe
 from dlkd_jax.data.batch import Batch
 from dlkd_jax.files import expand
 from dlkd_jax.models.student import Student, init_parameters
@@ -38,7 +38,7 @@ from dlkd_jax.training import recipe
 from dlkd_jax.training.objective import Embeddings, ObjectiveOptions, contrast
 from dlkd_jax.training.state import create_state, make_train_step
 
-RECIPES = {'tvr': tvr, 'activitynet': activitynet, 'full': tvr}
+RECIPES = {'tvr': 'tvr', 'activitynet': 'activitynet', 'full': 'tvr'}
 FORMS = ('packed', 'baseline')
 
 
@@ -67,7 +67,7 @@ class Step:
 
 def make_config(model: str, form: str, videos: int) -> ml_collections.ConfigDict:
   """Returns the recipe of a model of lengths in one form, encoded in parts of at most 128 videos."""
-  config = RECIPES[model].get_config()
+  config = load_recipe(RECIPES[model])
   with config.unlocked():
     config.data.batch_videos = videos
     config.training.micro_batches = max(1, videos // 128)

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from configs import composites as recipe
 from dlkd_jax import config as config_lib
 from dlkd_jax import files, multihost
+from dlkd_jax.config_defaults import load_recipe
 from dlkd_jax.errors import UserError
 from dlkd_jax.files import expand
 from dlkd_jax.models.sentence_encoder import SentenceEncoder, load_sentence_encoder
@@ -85,7 +85,7 @@ def train(folder: pathlib.Path, data: pathlib.Path, argument: str, stop: multiho
     ValueError: the folder holds a run of another recipe.
   """
   results = folder / 'results.json'
-  config = recipe.get_config(argument)
+  config = load_recipe('composites', argument)
   config.data.data_dir = str(data)
   if results.is_file():
     config_lib.check_results_of(config, folder)  # Results of another recipe are not taken for those of this one.

@@ -34,6 +34,7 @@ import flax.traverse_util
 import jax
 import numpy as np
 
+from dlkd_jax.config_defaults import base
 from dlkd_jax.errors import UserError
 from dlkd_jax.files import expand_any
 from dlkd_jax.models.fields import whose_kind
@@ -179,9 +180,7 @@ def student_sizes(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def overrides(sizes: Mapping[str, Any], heads: int | None) -> list[str]:
   """Lists the flags that the recipes need to evaluate such parameters; none where they have these sizes."""
-  from configs import common
-
-  recipe = common.base('')
+  recipe = base('')
   wanted = {('model', 'hidden'): sizes['hidden'], ('model', 'dual'): sizes['dual'], ('model', 'heads'): heads}
   for name, padded in (('max_frames', 'frame_sizes'), ('max_words', 'word_sizes')):
     size = sizes[name]

@@ -20,7 +20,9 @@ import pathlib
 from absl import app, flags
 from ml_collections import config_flags
 
-_CONFIG = config_flags.DEFINE_config_file('config', 'configs/tvr.py', 'Recipe.', lock_config=True)
+from dlkd_jax.config_defaults import RECIPES
+
+_CONFIG = config_flags.DEFINE_config_file('config', str(RECIPES / 'tvr.py'), 'Recipe.', lock_config=True)
 _TOPOLOGY = flags.DEFINE_list('topology', ['v5e:16x16'], 'Devices; several are planned for one after another.')
 _BATCH = flags.DEFINE_list(
   'batch_videos', [], 'Videos a batch, over all devices; several are planned for. Empty: what the recipe says.'
