@@ -79,7 +79,6 @@ def main(names):
   doors.no_arguments(names)
   # Imported here, so that --help answers at once.
   from dlkd_jax.video import allocation, extraction
-  from tfds_builders import summary
 
   allocation.give_back_large_blocks()
   result = extraction.extract(_request())
@@ -88,7 +87,7 @@ def main(names):
   if result.builder is None:
     raise UserError('no video could be extracted')
   print(f'{result.builder.info.full_name}: {result.builder.data_dir}')
-  print(summary.describe(result.builder))
+  print(result.builder.describe())
 
 
 if __name__ == '__main__':

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import pathlib
@@ -387,3 +388,12 @@ def _kind_of_content(head: bytes, tail: bytes, size: int) -> str | None:
   if text.startswith((b'<?xml', b'<error>')):
     return 'XML text, as a server sends instead of a file that it refuses; download it again'
   return None
+
+
+def fingerprint_of_files(*paths: pathlib.Path) -> str:
+  """Returns a short hash of the contents of files."""
+  digest = hashlib.sha256()
+  for path in paths:
+    with path.open('rb') as file:
+      digest.update(hashlib.file_digest(file, 'sha256').digest())
+  return digest.hexdigest()[:16]

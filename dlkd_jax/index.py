@@ -72,12 +72,10 @@ def _collection(dataset, data_dir, splits=None):
 
 def _with_progress(collection, work):
   """Runs `work(step)`, which calls `step` for each video."""
-  from tfds_builders.progress import Progress
+  from dlkd_jax.progress import Progress
 
-  bar = Progress(len(collection), 'videos')
-  account = work(bar.step)
-  bar.finish('all')
-  return account
+  with Progress(len(collection), 'videos') as bar:
+    return work(bar.step)
 
 
 def _build(index):

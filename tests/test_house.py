@@ -11,7 +11,7 @@ from tests.paths import repository
 PACKAGES = ('dlkd_jax', 'tfds_builders', 'configs', 'tests')
 FILES = sorted(path for package in PACKAGES for path in (repository() / package).rglob('*.py'))
 # Below every room.
-EVERYWHERE = ('dlkd_jax.annotations', 'dlkd_jax.errors', 'dlkd_jax.files')
+EVERYWHERE = ('dlkd_jax.annotations', 'dlkd_jax.errors', 'dlkd_jax.files', 'dlkd_jax.progress')
 # A room may import rooms named before it and itself; similarities and losses know arrays only.
 ROOMS = {
   'dlkd_jax.similarity': ('dlkd_jax.layout',),
@@ -83,12 +83,14 @@ def module(path):
   return '.'.join(path.relative_to(repository()).with_suffix('').parts)
 
 
-def imports(path):
+def imports(path, modules=()):
   for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
     if isinstance(node, ast.Import):
       yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
       yield from (f'{node.module}.{alias.name}' for alias in node.names)
+      if node.module in modules:
+        yield node.module
 
 
 @pytest.mark.parametrize('arguments', [('check',), ('format', '--check')], ids=' '.join)
@@ -128,6 +130,15 @@ def test_rooms_import_downwards(room):
     for name in imports(path):
       if name.startswith(('dlkd_jax.', 'tfds_builders.', 'configs')):
         assert name.startswith(tuple(f'{a}.' for a in allowed) + allowed), f'{module(path)} imports {name}'
+
+
+def test_no_import_comes_back_to_where_it_began():
+  """A module and what its package imports for others count alike, as do imports within functions."""
+  modules = {module(path).removesuffix('.__init__'): path for path in FILES}
+  wanted = {name: {n for n in imports(path, modules) if n in modules and n != name} for name, path in modules.items()}
+  while ready := [name for name, others in wanted.items() if not others]:
+    wanted = {name: others.difference(ready) for name, others in wanted.items() if name not in ready}
+  assert not wanted, f'these modules import each other, or import some that do: {sorted(wanted)}'
 
 
 def test_public_functions_have_docstrings():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import dataclasses
 import fcntl
 import itertools
 import json
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -18,11 +20,15 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 from array_record.python import array_record_module
-from tensorflow_datasets.core import example_serializer
+from tensorflow_datasets.core import dataset_metadata, example_serializer
 
 from dlkd_jax import files
-from tfds_builders import earlier, errors, lengths, progress, records
+from dlkd_jax.progress import Progress
+from tfds_builders.earlier import EarlierVersion, link
+from tfds_builders.errors import BuiltDifferentlyError, BusyError
+from tfds_builders.lengths import SplitLengths
 from tfds_builders.options import BuildOptions
+from tfds_builders.records import Source, choose_num_shards, schema, store
 
 _RECORD_VERSION = 1
 
@@ -50,7 +56,7 @@ class PrvrBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     super().__init__(file_format=file_format or 'array_record', **kwargs)
 
   @abc.abstractmethod
-  def _open_source(self, manual_dir: pathlib.Path | None) -> records.Source:
+  def _open_source(self, manual_dir: pathlib.Path | None) -> Source:
     """Returns the source of the records; raises PackError where it is bad."""
 
   @abc.abstractmethod
@@ -60,6 +66,18 @@ class PrvrBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
   def _source_files(self, manual_dir: pathlib.Path | None) -> dict[str, int] | None:
     """Returns the files that would be read, with their bytes; None where that is not known."""
     del manual_dir
+
+  @staticmethod
+  def citations(*keys: str) -> str:
+    """Returns entries of CITATIONS.bib, and those of the task and its method."""
+    path = pathlib.Path(__file__).with_name('CITATIONS.bib')
+    entries = {re.search(r'{(.+?),', each)[1]: each for each in path.read_text(encoding='utf-8').strip().split('\n\n')}
+    return '\n\n'.join(entries[key] for key in (*keys, 'dong2022partially', 'dong2023dual'))
+
+  @classmethod
+  def get_metadata(cls) -> dataset_metadata.DatasetMetadata:
+    """Returns what TFDS keeps with the data set: the README beside the builder and what to cite."""
+    return dataclasses.replace(super().get_metadata(), citation=cls.citations())
 
   def _info(self) -> tfds.core.DatasetInfo:
     return self.dataset_info_from_configs(metadata=tfds.core.MetadataDict(), disable_shuffling=True)
@@ -110,6 +128,24 @@ class PrvrBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """Returns whether the folder holds a finished set."""
     return self.data_path.exists()
 
+  def describe(self) -> str:
+    """Returns sizes, splits and how to open a built set, for a terminal."""
+    metadata = dict(self.info.metadata.items())
+    sizes = metadata['sizes']
+    teacher = f'Dt {sizes["Dt"]}' if sizes['Dt'] is not None else 'no teacher'
+    lines = [f'  features  Dv {sizes["Dv"]}, Dq {sizes["Dq"]}, {teacher}; {metadata["dtype"]}']
+    for split, info in self.info.splits.items():
+      counts = metadata['splits'][split]
+      untaught = '' if counts['teacher'] or sizes['Dt'] is None else ', no teacher features'
+      lines.append(
+        f'  {split:<9} {counts["videos"]:,} videos, {counts["captions"]:,} captions, '
+        f'{counts["frames"]:,} frames ({counts["max_frames"]} at most), '
+        f'{counts["max_tokens"]} tokens at most{untaught}; '
+        f'{info.num_shards} files, {info.num_bytes / 2**20:,.1f} MiB'
+      )
+    lines.append(f"  open it   tfds.builder_from_directory('{self.data_dir}')")
+    return '\n'.join(lines)
+
   def check_same(self, manual_dir: pathlib.Path | None) -> None:
     """Checks that the finished set is what this builder would write.
 
@@ -130,7 +166,7 @@ class PrvrBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
       before = built.get('source', {}).get('files', {})
       differences += [f'bytes of {text}' for text in _differences(before, read)]
     if differences:
-      raise errors.BuiltDifferentlyError(
+      raise BuiltDifferentlyError(
         f'{self.data_dir}: {self.name} is already built here, but differently: '
         f'{"; ".join(differences[:6])}. Ask for the same, choose another --data_dir, or remove the '
         'folder to build it anew'
@@ -153,7 +189,7 @@ class PrvrBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     source = self._open_source(manual_dir)
     sizes, dtype = source.sizes(), np.dtype(self._requested()['dtype'])
     # There is no public way to set features that only the data tells.
-    self.info._features = records.schema(sizes, dtype)
+    self.info._features = schema(sizes, dtype)
     written = self._write_splits(source, dtype)
     self.info.set_splits(tfds.core.SplitDict([split for split, _ in written]))
     self.info.metadata.update(
@@ -173,31 +209,28 @@ class PrvrBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     for path in (*folder.iterdir(), folder):
       files.sync(path)
 
-  def _earlier(self) -> earlier.EarlierVersion | None:
+  def _earlier(self) -> EarlierVersion | None:
     """Returns a finished version of this set that the one to be written goes on from; None: it starts anew."""
     return None
 
-  def _write_splits(
-    self, source: records.Source, dtype: np.dtype
-  ) -> list[tuple[tfds.core.SplitInfo, lengths.SplitLengths]]:
+  def _write_splits(self, source: Source, dtype: np.dtype) -> list[tuple[tfds.core.SplitInfo, SplitLengths]]:
     """Writes all splits; returns what TFDS notes of each, and the lengths of its records."""
-    bar = progress.Progress(sum(map(len, source.videos().values())), 'videos')
-    written = [self._write_split(source, split, dtype, bar) for split in source.videos()]
-    bar.finish('all')
+    with Progress(sum(map(len, source.videos().values())), 'videos') as bar:
+      written = [self._write_split(source, split, dtype, bar) for split in source.videos()]
     # A split whose only videos went to another is none any more.
     return [(info, noted) for info, noted in written if info.num_examples or self._earlier() is None]
 
   def _write_split(
-    self, source: records.Source, split: str, dtype: np.dtype, bar: progress.Progress
-  ) -> tuple[tfds.core.SplitInfo, lengths.SplitLengths]:
+    self, source: Source, split: str, dtype: np.dtype, bar: Progress
+  ) -> tuple[tfds.core.SplitInfo, SplitLengths]:
     """Writes the videos of one split behind those of an earlier version, where there is one."""
     features, videos = self.info.features, source.videos()[split]
     serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
-    noted = lengths.SplitLengths()
+    noted = SplitLengths()
 
     def examples(names: Sequence[str]) -> Iterator[bytes]:
       for video in names:
-        record = records.store(source.record(split, video), dtype)
+        record = store(source.record(split, video), dtype)
         noted.add(record)
         yield serializer.serialize_example(features.encode_example(record))
         bar.step(split)
@@ -208,7 +241,7 @@ class PrvrBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
       noted.continue_from(before.folder, split, before.dropped(split))
     asked = self.options.num_shards
     fewest = {'fewest': 1} if old else {}
-    more = min(asked, len(videos)) if asked else records.choose_num_shards(source, split, dtype, **fewest)
+    more = min(asked, len(videos)) if asked else choose_num_shards(source, split, dtype, **fewest)
     template = self._get_filename_template(split_name=split)
     total = len(old) + more
     paths = [pathlib.Path(template.sharded_filepath(shard_index=i, num_shards=total)) for i in range(total)]
@@ -216,7 +249,7 @@ class PrvrBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
       if shard.dropped:
         _write_shard(path, shard.examples())
       else:
-        earlier.link(shard.path, path)
+        link(shard.path, path)
     borders = [round(shard * len(videos) / more) for shard in range(more + 1)] if more else []
     for path, (start, end) in zip(paths[len(old) :], itertools.pairwise(borders), strict=True):
       _write_shard(path, examples(videos[start:end]))
@@ -279,7 +312,7 @@ def only_builder(folder: pathlib.Path) -> Iterator[None]:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-      raise errors.BusyError(
+      raise BusyError(
         f'{folder}: another process is building here; wait for it or choose another --data_dir'
       ) from error
     yield

@@ -7,7 +7,17 @@ import pathlib
 import numpy as np
 
 from dlkd_jax import files
-from tfds_builders import arrays, errors, video2frames
+from tfds_builders.arrays import as_rows
+from tfds_builders.errors import (
+  DuplicateIdError,
+  MalformedFileError,
+  MissingFileError,
+  MissingRowError,
+  ShapeFileError,
+  TruncatedFileError,
+)
+from tfds_builders.video2frames import iterate_videos
+from tfds_builders.video2frames import readable as readable_name
 
 _ROW_TYPE = np.dtype('<f4')
 
@@ -36,12 +46,12 @@ class BigFileFrames:
     self._bin = folder / 'feature.bin'
     for name in ('feature.bin', 'id.txt', 'shape.txt', 'video2frames.txt'):
       if not (folder / name).is_file():
-        raise errors.MissingFileError(
+        raise MissingFileError(
           f'{folder / name}: absent; a BigFile folder holds feature.bin, id.txt, shape.txt and video2frames.txt'
         )
     for name in ('id.txt', 'shape.txt', 'video2frames.txt'):
       if kind := files.kind_of(folder / name):
-        raise errors.MalformedFileError(f'{folder / name}: expected text; it is {kind}')
+        raise MalformedFileError(f'{folder / name}: expected text; it is {kind}')
     rows, self.dims = _read_shape(folder / 'shape.txt')
     self._check_size(rows)
     self._rows = _rows_of_videos(folder, rows)
@@ -52,9 +62,9 @@ class BigFileFrames:
     found = self._bin.stat().st_size
     if found != expected:
       if kind := files.kind_of(self._bin):
-        raise errors.TruncatedFileError(f'{self._bin}: expected {expected:,} bytes of float32; it is {kind}')
+        raise TruncatedFileError(f'{self._bin}: expected {expected:,} bytes of float32; it is {kind}')
       reason = 'it was cut short, copy it again' if found < expected else 'one of the two is not its own'
-      raise errors.TruncatedFileError(
+      raise TruncatedFileError(
         f'{self._bin}: has {found:,} bytes, but shape.txt says {rows} rows of {self.dims} float32, '
         f'{expected:,} bytes; {reason}'
       )
@@ -76,7 +86,7 @@ class BigFileFrames:
     for start, end in zip([0, *borders], [*borders, len(wanted)], strict=True):
       if start < end:
         self._read_run(int(wanted[start]), frames[start:end], where)
-    return arrays.as_rows(frames, where, self.dims)
+    return as_rows(frames, where, self.dims)
 
   def _read_run(self, first_row: int, out: np.ndarray, where: str) -> None:
     self._file.seek(first_row * self.dims * _ROW_TYPE.itemsize)
@@ -84,7 +94,7 @@ class BigFileFrames:
     while buffer:
       count = self._file.readinto(buffer)
       if not count:
-        raise errors.TruncatedFileError(f'{where}: the file ended while its rows were read')
+        raise TruncatedFileError(f'{where}: the file ended while its rows were read')
       buffer = buffer[count:]
 
   def close(self) -> None:
@@ -97,9 +107,9 @@ def _read_shape(path: pathlib.Path) -> tuple[int, int]:
   try:
     rows, dims = (int(word) for word in text.split())
   except ValueError as error:
-    raise errors.MalformedFileError(f'{path}: found {text[:60]!r}; expected two integers, "rows dims"') from error
+    raise MalformedFileError(f'{path}: found {text[:60]!r}; expected two integers, "rows dims"') from error
   if rows < 1 or dims < 1:
-    raise errors.MalformedFileError(f'{path}: found {rows} rows of {dims}; expected 1 or more of each')
+    raise MalformedFileError(f'{path}: found {rows} rows of {dims}; expected 1 or more of each')
   return rows, dims
 
 
@@ -108,12 +118,12 @@ def _rows_of_videos(folder: pathlib.Path, rows: int) -> dict[str, np.ndarray]:
   row_of = _read_ids(folder / 'id.txt', rows)
   path = folder / 'video2frames.txt'
   videos = {}
-  for video, names in video2frames.iterate_videos(path):
-    readable = video2frames.readable(video)
+  for video, names in iterate_videos(path):
+    readable = readable_name(video)
     try:
       videos[readable] = np.fromiter((row_of[name] for name in names), np.int64, len(names))
     except KeyError as error:
-      raise errors.MissingRowError(
+      raise MissingRowError(
         f'{path}: video {readable!r} names row {error.args[0]!r}, which {folder / "id.txt"} does not hold'
       ) from None
   return videos
@@ -123,14 +133,10 @@ def _read_ids(path: pathlib.Path, rows: int) -> dict[str, int]:
   # Split as bytes: as text, ISO-8859-1 has white space above ASCII, which would cut UTF-8 names in two.
   names = path.read_bytes().split()
   if len(names) != rows:
-    raise errors.ShapeFileError(
-      f'{path}: holds {len(names)} row names, but shape.txt says {rows} rows; they must agree'
-    )
+    raise ShapeFileError(f'{path}: holds {len(names)} row names, but shape.txt says {rows} rows; they must agree')
   row_of = {name.decode('latin-1'): row for row, name in enumerate(names)}
   if len(row_of) != rows:
     seen = set()
     twice = next(name for name in names if name in seen or seen.add(name))
-    raise errors.DuplicateIdError(
-      f'{path}: row name {twice.decode("latin-1")!r} occurs twice; row names must be unique'
-    )
+    raise DuplicateIdError(f'{path}: row name {twice.decode("latin-1")!r} occurs twice; row names must be unique')
   return row_of

@@ -12,21 +12,12 @@ from absl import logging
 
 from dlkd_jax import doors
 from dlkd_jax.files import expand
-from tfds_builders import base_builder, options, summary
-from tfds_builders.activitynet_prvr import activitynet_prvr_dataset_builder as activitynet
-from tfds_builders.charades_prvr import charades_prvr_dataset_builder as charades
-from tfds_builders.composites_prvr import composites_prvr_dataset_builder as composites
-from tfds_builders.custom_prvr import custom_prvr_dataset_builder as custom
-from tfds_builders.synthetic_prvr import config as synthetic_config
-from tfds_builders.synthetic_prvr import synthetic_prvr_dataset_builder as synthetic
-from tfds_builders.tvr_prvr import tvr_prvr_dataset_builder as tvr
-
-_PACKS = {
-  'tvr': tvr.Builder,
-  'activitynet': activitynet.Builder,
-  'charades': charades.Builder,
-  'composites': composites.Builder,
-}
+from tfds_builders.base_builder import PrvrBuilder
+from tfds_builders.custom_prvr.custom_prvr_dataset_builder import Builder as CustomPrvr
+from tfds_builders.options import DTYPES, POOLINGS, BuildOptions
+from tfds_builders.packs import PACKS
+from tfds_builders.synthetic_prvr.config import option_fields
+from tfds_builders.synthetic_prvr.synthetic_prvr_dataset_builder import Builder as SyntheticPrvr
 
 _DESCRIPTION = """\
 Builds one data set for partially relevant video retrieval: sharded array_record files with one
@@ -86,15 +77,15 @@ def make_parser() -> argparse.ArgumentParser:
     epilog='example:\n  python -m tfds_builders.build charades --manual_dir=packs --data_dir=data',
   )
   collections = parser.add_subparsers(dest='collection', required=True, metavar='COLLECTION')
-  for name, builder in _PACKS.items():
+  for name, builder in PACKS.items():
     sub = collections.add_parser(
       name,
       help=f'{name}_prvr from a feature pack',
       description=f'Builds {name}_prvr from a feature pack in the release layout.',
       formatter_class=raw,
-      epilog=_PACK_EPILOG.format(name=name, feature=builder.DEFAULT_FEATURE),
+      epilog=_PACK_EPILOG.format(name=name, feature=builder.COLLECTION.feature),
     )
-    _add_pack_options(sub, builder.DEFAULT_FEATURE)
+    _add_pack_options(sub, builder.COLLECTION.feature)
     _add_common_options(sub)
   sub = collections.add_parser(
     'custom',
@@ -127,7 +118,7 @@ def _add_common_options(parser: argparse.ArgumentParser, teacher: bool = True) -
   )
   parser.add_argument(
     '--dtype',
-    choices=options.DTYPES,
+    choices=DTYPES,
     default='float16',
     help='type features are stored in (default %(default)s)',
   )
@@ -154,39 +145,39 @@ def _add_pack_options(parser: argparse.ArgumentParser, feature: str) -> None:
   parser.add_argument('--teacher_text', metavar='FILE', help='in TextData (default: found by name, *clip*)')
   parser.add_argument(
     '--pool_teacher_text',
-    choices=options.POOLINGS,
+    choices=POOLINGS,
     help='reduce token sequences in the teacher text file to one row (default: refuse them)',
   )
 
 
 def _add_synthetic_options(parser: argparse.ArgumentParser) -> None:
-  configs = {config.name: config for config in synthetic.Builder.BUILDER_CONFIGS}
+  configs = {config.name: config for config in SyntheticPrvr.BUILDER_CONFIGS}
   parser.add_argument('--config', choices=sorted(configs), default='small', help='start from (default %(default)s)')
-  for field in synthetic_config.option_fields():
+  for field in option_fields():
     values = ', '.join(f'{name} {getattr(each, field.name)}' for name, each in configs.items())
     parser.add_argument(f'--{field.name}', type=type(field.default), help=f'{field.metadata["help"]} ({values})')
 
 
-def make_builder(args: argparse.Namespace) -> base_builder.PrvrBuilder:
+def make_builder(args: argparse.Namespace) -> PrvrBuilder:
   """Returns the builder that the arguments ask for.
 
   Raises:
     PackError: an option has a value that is not allowed.
   """
   if args.collection == 'custom':
-    asked = options.BuildOptions(dtype=args.dtype, num_shards=args.num_shards)
-    return custom.Builder(data_dir=args.data_dir, options=asked, extracted=args.manual_dir, update=args.update)
+    asked = BuildOptions(dtype=args.dtype, num_shards=args.num_shards)
+    return CustomPrvr(data_dir=args.data_dir, options=asked, extracted=args.manual_dir, update=args.update)
   common = {
     'dtype': args.dtype,
     'num_shards': args.num_shards,
     'teacher': not args.no_teacher,
   }
   if args.collection == 'synthetic':
-    names = [field.name for field in synthetic_config.option_fields()]
+    names = [field.name for field in option_fields()]
     changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    config = synthetic.Builder.builder_configs[args.config].changed(**changes)
-    return synthetic.Builder(data_dir=args.data_dir, config=config, options=options.BuildOptions(**common))
-  asked = options.BuildOptions(
+    config = SyntheticPrvr.builder_configs[args.config].changed(**changes)
+    return SyntheticPrvr(data_dir=args.data_dir, config=config, options=BuildOptions(**common))
+  asked = BuildOptions(
     **common,
     feature=args.feature,
     splits=tuple(name.strip() for name in args.splits.split(',') if name.strip()),
@@ -195,7 +186,7 @@ def make_builder(args: argparse.Namespace) -> base_builder.PrvrBuilder:
     teacher_text=args.teacher_text,
     pool_teacher_text=args.pool_teacher_text,
   )
-  return _PACKS[args.collection](data_dir=args.data_dir, options=asked)
+  return PACKS[args.collection](data_dir=args.data_dir, options=asked)
 
 
 def _build(args: argparse.Namespace) -> None:
@@ -205,7 +196,7 @@ def _build(args: argparse.Namespace) -> None:
   builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual_dir))
   state = 'is already built, and as asked for' if found else 'is built'
   print(f'{builder.info.full_name} {state}: {builder.data_dir}')
-  print(summary.describe(builder))
+  print(builder.describe())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from absl import logging
 
 from dlkd_jax import annotations, files
 from dlkd_jax.errors import UserError
-from tfds_builders import errors
+from tfds_builders.errors import DuplicateIdError, EmptyError, MalformedFileError
 
 # The shortest video id that leaves `#enc#<k>` or `#<k>` at the very end, so that a video id may hold '#' itself.
 _CAPTION_ID = re.compile(r'^(?P<video>.+?)(?:#enc)?#(?P<number>[^#\s]+)$')
@@ -58,7 +58,7 @@ def read_text(path: pathlib.Path) -> str:
   try:
     return files.read_text(path)
   except UserError as error:
-    raise errors.MalformedFileError(str(error)) from error
+    raise MalformedFileError(str(error)) from error
 
 
 def read_captions(path: pathlib.Path) -> dict[str, list[Caption]]:
@@ -81,14 +81,14 @@ def read_captions(path: pathlib.Path) -> dict[str, list[Caption]]:
     caption = _parse_line(line, f'{path}, line {line_number}')
     key = (caption.video, caption.number)
     if key in seen:
-      raise errors.DuplicateIdError(
+      raise DuplicateIdError(
         f'{path}: caption id {caption.caption_id!r} on line {line_number} was already on line '
         f'{seen[key]} ("#enc#{caption.number}" and "#{caption.number}" are the same caption); remove one of them'
       )
     seen[key] = line_number
     videos[caption.video].append(caption)
   if not videos:
-    raise errors.EmptyError(
+    raise EmptyError(
       f'{path}: holds no captions; expected "<video>#enc#<k> <sentence>" or "<video>#<k> <sentence>" a line, '
       'or leave this split out with --splits'
     )
@@ -99,12 +99,12 @@ def _parse_line(line: str, where: str) -> Caption:
   caption_id, *rest = line.strip().split(None, 1)
   parts = split_caption_id(caption_id)
   if parts is None:
-    raise errors.MalformedFileError(
+    raise MalformedFileError(
       f'{where}: {caption_id!r} is not a caption id; expected "<video>#enc#<k>" or "<video>#<k>"'
     )
   text = rest[0].strip() if rest else ''
   if not text:
-    raise errors.EmptyError(f'{where}: caption {caption_id!r} has no text; write its sentence or remove the line')
+    raise EmptyError(f'{where}: caption {caption_id!r} has no text; write its sentence or remove the line')
   return Caption(caption_id, *parts, text)
 
 
@@ -126,18 +126,18 @@ class Moments:
     try:
       content = files.parse_object(read_text(path), str(path))
     except UserError as error:
-      raise errors.MalformedFileError(str(error)) from error
+      raise MalformedFileError(str(error)) from error
     tally = annotations.Tally()
     for caption_id, entry in content.items():
       if not isinstance(entry, list) or len(entry) != 3:
-        raise errors.MalformedFileError(
+        raise MalformedFileError(
           f'{path}: {caption_id!r} is {entry!r:.80}; expected [start, end, video duration] in seconds'
         )
       try:
         moment = annotations.read_moment(*entry[:2], f'{path}: {caption_id!r}')
         duration = annotations.read_duration(entry[2], f'{path}: {caption_id!r}: the duration')
       except UserError as error:
-        raise errors.MalformedFileError(f'{error}; expected [start, end, video duration] in seconds') from error
+        raise MalformedFileError(f'{error}; expected [start, end, video duration] in seconds') from error
       (taken,) = tally.take(np.array([moment]), duration, [caption_id])
       self._by_caption[split_caption_id(caption_id)] = (float(taken[0]), float(taken[1]), duration)
     if str(tally):

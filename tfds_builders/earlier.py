@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from tensorflow_datasets.proto import tf_example_pb2
 
-from tfds_builders import errors
+from tfds_builders.errors import MalformedFileError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _read(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:
     finally:
       reader.close()
   except (OSError, RuntimeError, ValueError, IndexError) as error:
-    raise errors.MalformedFileError(
+    raise MalformedFileError(
       f'{path}: cannot be read ({" ".join(str(error).split())[:300]}); copy the data set again'
     ) from error
 

@@ -9,8 +9,9 @@ import h5py
 import numpy as np
 
 from dlkd_jax import files
-from tfds_builders import arrays, errors
+from tfds_builders.arrays import as_rows
 from tfds_builders.captions import Caption
+from tfds_builders.errors import MalformedFileError, MissingFileError
 
 # Of the registry of the HDF Group.
 _FILTERS = {
@@ -36,7 +37,7 @@ class _Hdf5:
 
   def __init__(self, path: pathlib.Path):
     if not path.is_file():
-      raise errors.MissingFileError(f'{path}: absent')
+      raise MissingFileError(f'{path}: absent')
     self.path = path
     self.dims: int | None = None
     try:
@@ -44,8 +45,8 @@ class _Hdf5:
       self._ids = set(self._file.keys())
     except (OSError, RuntimeError, UnicodeDecodeError) as error:
       if kind := files.kind_of(path, 'HDF5'):
-        raise errors.MalformedFileError(f'{path}: expected an HDF5 file; it is {kind}') from error
-      raise errors.MalformedFileError(
+        raise MalformedFileError(f'{path}: expected an HDF5 file; it is {kind}') from error
+      raise MalformedFileError(
         f'{path}: cannot be read as HDF5 ({error}); it may have been cut short, copy it again'
       ) from error
 
@@ -58,15 +59,15 @@ class _Hdf5:
       array = self._read(name)
     except (OSError, KeyError, RuntimeError) as error:
       if lacking := self._lacking_filter(name):
-        raise errors.MalformedFileError(
+        raise MalformedFileError(
           f'{where}: is compressed with {lacking}, which HDF5 lacks here; `pip install hdf5plugin` adds it, or write '
           'the file again without it, as `h5repack -f GZIP=4` does'
         ) from error
-      raise errors.MalformedFileError(f'{where}: cannot be read ({error}); copy the file again') from error
+      raise MalformedFileError(f'{where}: cannot be read ({error}); copy the file again') from error
     if array is None:
-      raise errors.MalformedFileError(f'{where}: is a group of arrays; expected one array')
+      raise MalformedFileError(f'{where}: is a group of arrays; expected one array')
     array = np.asarray(array)
-    rows = arrays.as_rows(array[None] if array.ndim == 1 else array, where, self.dims)
+    rows = as_rows(array[None] if array.ndim == 1 else array, where, self.dims)
     self.dims = rows.shape[1]
     return rows
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from tfds_builders import errors
+from tfds_builders.errors import PackError
 
 DTYPES = ('float16', 'float32')
 POOLINGS = ('last', 'mean')
@@ -65,4 +65,4 @@ class BuildOptions:
 
 def _require(condition: bool, message: str) -> None:
   if not condition:
-    raise errors.PackError(message)
+    raise PackError(message)

@@ -28,7 +28,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tfds_builders import arrays
+from tfds_builders.arrays import to_storage
 
 FEATURES = ('student_frames', 'teacher_frames', 'student_tokens', 'teacher_text')
 
@@ -114,7 +114,7 @@ def store(record: dict[str, Any], dtype: np.dtype) -> dict[str, Any]:
   """
   video = record['video_id']
   return {
-    name: arrays.to_storage(value, dtype, f'{name} of video {video!r}') if name in FEATURES else value
+    name: to_storage(value, dtype, f'{name} of video {video!r}') if name in FEATURES else value
     for name, value in record.items()
   }
 

@@ -18,7 +18,9 @@ import dataclasses
 import fnmatch
 import pathlib
 
-from tfds_builders import bigfile, errors, hdf5
+from tfds_builders.bigfile import BigFileFrames
+from tfds_builders.errors import AmbiguousFileError, MissingFileError
+from tfds_builders.hdf5 import Hdf5Frames
 from tfds_builders.options import BuildOptions
 
 _HDF5_ENDINGS = ('.hdf5', '.h5')
@@ -64,7 +66,7 @@ def locate(manual_dir: pathlib.Path, collection: str, feature: str, options: Bui
   text, features = root / 'TextData', root / 'FeatureData'
   for folder in (manual_dir, root, text, features):
     if not folder.is_dir():
-      raise errors.MissingFileError(
+      raise MissingFileError(
         f'{folder}: folder absent; --manual_dir must hold {collection}/TextData and '
         f'{collection}/FeatureData (found in it: {_listing(folder.parent)})'
       )
@@ -104,16 +106,16 @@ def locate(manual_dir: pathlib.Path, collection: str, feature: str, options: Bui
   )
 
 
-def open_frames(path: pathlib.Path) -> bigfile.BigFileFrames | hdf5.Hdf5Frames:
+def open_frames(path: pathlib.Path) -> BigFileFrames | Hdf5Frames:
   """Opens frame features in either packing: a BigFile folder, or an HDF5 file."""
-  return bigfile.BigFileFrames(path) if path.is_dir() else hdf5.Hdf5Frames(path)
+  return BigFileFrames(path) if path.is_dir() else Hdf5Frames(path)
 
 
 def _captions(folder: pathlib.Path, collection: str, split: str) -> pathlib.Path:
   path = folder / f'{collection}{split}.caption.txt'
   if not path.is_file():
     found = sorted(file.name for file in folder.glob('*.caption.txt'))
-    raise errors.MissingFileError(
+    raise MissingFileError(
       f'{path}: captions of split {split!r} absent; found {found or "no caption files"} in the '
       'folder. Build fewer splits with --splits=train,val if the collection has no such split'
     )
@@ -134,13 +136,13 @@ def _frames(folder: pathlib.Path, feature: str) -> pathlib.Path:
     if len(inside) == 1:
       return inside[0]
     if len(inside) > 1:
-      raise errors.AmbiguousFileError(
+      raise AmbiguousFileError(
         f'{packed}: holds several HDF5 files, {[file.name for file in inside]}; name the one to use feature.hdf5'
       )
-    raise errors.MissingFileError(
+    raise MissingFileError(
       f'{packed / "feature.bin"}: absent, and no feature.hdf5 beside it (found: {_listing(packed)})'
     )
-  raise errors.MissingFileError(
+  raise MissingFileError(
     f'{packed}: student features absent; pass --feature=NAME with one of those in {folder}: {_listing(folder)}'
   )
 
@@ -150,7 +152,7 @@ def _pick(folder: pathlib.Path, given: str | None, default: str, pattern: str, f
   if given is not None:
     path = folder / given  # An absolute path stays itself.
     if not path.is_file():
-      raise errors.MissingFileError(f'{path}: {what}, named by {flag}, absent (found in {folder}: {_listing(folder)})')
+      raise MissingFileError(f'{path}: {what}, named by {flag}, absent (found in {folder}: {_listing(folder)})')
     return path
   if (folder / default).is_file():
     return folder / default
@@ -162,10 +164,10 @@ def _pick(folder: pathlib.Path, given: str | None, default: str, pattern: str, f
     hint += ', or build without a teacher with --no_teacher'
   if fitting:
     names = [file.name for file in fitting]
-    raise errors.AmbiguousFileError(
+    raise AmbiguousFileError(
       f'{folder / default}: {what} absent under this name, and several files could be meant: {names}; {hint}'
     )
-  raise errors.MissingFileError(f'{folder / default}: {what} absent (found in the folder: {_listing(folder)}); {hint}')
+  raise MissingFileError(f'{folder / default}: {what} absent (found in the folder: {_listing(folder)}); {hint}')
 
 
 def _hdf5_files(folder: pathlib.Path) -> list[pathlib.Path]:

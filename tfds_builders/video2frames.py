@@ -12,7 +12,7 @@ import pathlib
 import re
 from collections.abc import Iterator
 
-from tfds_builders import errors
+from tfds_builders.errors import DuplicateIdError, MalformedFileError
 
 _TOKEN = re.compile(
   r"""\s*(?:(?P<string>u?(?:'[^'\\\n]*(?:\\.[^'\\\n]*)*'|"[^"\\\n]*(?:\\.[^"\\\n]*)*"))|(?P<mark>[{}\[\](),:]))"""
@@ -36,7 +36,7 @@ def iterate_videos(path: pathlib.Path) -> Iterator[tuple[str, list[str]]]:
   seen: set[str] = set()
   while (video := scanner.string_or('}')) is not None:
     if video in seen:
-      raise errors.DuplicateIdError(f'{path}: video {readable(video)!r} occurs twice; keep one of its entries')
+      raise DuplicateIdError(f'{path}: video {readable(video)!r} occurs twice; keep one of its entries')
     seen.add(video)
     scanner.expect(':')
     yield video, _read_list(scanner)
@@ -81,7 +81,7 @@ class _Scanner:
   def _fail(self, expected: str):
     line = self._text.count('\n', 0, self._position) + 1
     found = self._text[self._position : self._position + 40].strip()
-    raise errors.MalformedFileError(
+    raise MalformedFileError(
       f'{self._path}, line {line}, character {self._position}: expected {expected}, found {found!r}. '
       "Only a literal {'video': ['row', …], …} is read, and nothing in it is executed"
     )

@@ -16,7 +16,7 @@ from dlkd_jax import files
 from dlkd_jax.demo import render, world
 from dlkd_jax.demo.settings import Settings
 from dlkd_jax.demo.world import Film
-from tfds_builders.progress import Progress
+from dlkd_jax.progress import Progress
 
 
 def films_of(settings: Settings) -> list[Film]:
@@ -39,17 +39,18 @@ def render_corpus(settings: Settings, folder: pathlib.Path) -> None:
   todo = [film for film in films if not (videos / f'{film.name}.mp4').exists()]
   if not todo:
     return
-  bar = Progress(len(todo), 'films', every=10.0)
   parts = [todo[start : start + 8] for start in range(0, len(todo), 8)]
   # New processes, since a fork of one in which JAX runs threads may hang.
   context = multiprocessing.get_context('spawn')
-  with concurrent.futures.ProcessPoolExecutor(settings.processes, mp_context=context) as pool:
+  with (
+    concurrent.futures.ProcessPoolExecutor(settings.processes, mp_context=context) as pool,
+    Progress(len(todo), 'films', every=10.0) as bar,
+  ):
     made = [pool.submit(_write_films, part, videos, settings.rate, settings.side) for part in parts]
     for part, done in zip(parts, made, strict=True):
       done.result()
       for film in part:
         bar.step(film.split)
-  bar.finish('all')
 
 
 def _write_films(films: Sequence[Film], folder: pathlib.Path, rate: int, side: int) -> None:

@@ -30,7 +30,7 @@ from dlkd_jax.demo import render, words, world
 from dlkd_jax.demo.settings import Settings
 from dlkd_jax.models import clip, clip_files, clip_inputs
 from dlkd_jax.models.parameter_files import save_arrays
-from tfds_builders.progress import Progress
+from dlkd_jax.progress import Progress
 
 _CONTEXT = 20  # Tokens of a sentence at most, start and end among them.
 _STATE = 'state.safetensors'
@@ -128,8 +128,11 @@ def pretrain(settings: Settings, folder: pathlib.Path) -> None:
 
   step, state = _restore(state_file, begin())
   train_step = _train_step(module, optimizer, _telling())
-  bar, label = Progress(settings.steps - step, 'steps', every=15.0), 'start'
-  with concurrent.futures.ThreadPoolExecutor(1) as ahead:
+  label = 'start'
+  with (
+    concurrent.futures.ThreadPoolExecutor(1) as ahead,
+    Progress(settings.steps - step, 'steps', every=15.0) as bar,
+  ):
     prepare = functools.partial(_prepare, settings, tokenizer, preprocess)
     upcoming = ahead.submit(prepare, step)
     while step < settings.steps:
@@ -142,7 +145,6 @@ def pretrain(settings: Settings, folder: pathlib.Path) -> None:
       bar.step(label)
       if step % settings.save_every == 0 and step < settings.steps:
         _save(state_file, step, state)
-  bar.finish(label)
   params = jax.tree.map(np.asarray, state[0]['clip'])
   clip_files.save_clip(clip_files.ClipModel(config, params, preprocess, tokenizer), folder)
   shutil.rmtree(state_file.parent, ignore_errors=True)

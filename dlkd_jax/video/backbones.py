@@ -12,8 +12,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -121,15 +119,6 @@ def forget_files() -> None:
     module.forget()
     if hasattr(libc := ctypes.CDLL(None), 'malloc_trim'):
       libc.malloc_trim(0)  # The C library of Linux would keep most of the room for itself.
-
-
-def fingerprint_of_files(*paths: pathlib.Path) -> str:
-  """Returns a short hash of the contents of files."""
-  digest = hashlib.sha256()
-  for path in paths:
-    with path.open('rb') as file:
-      digest.update(hashlib.file_digest(file, 'sha256').digest())
-  return digest.hexdigest()[:16]
 
 
 def _parse(spec: str) -> tuple[str, str, dict[str, str]]:

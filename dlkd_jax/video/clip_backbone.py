@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlkd_jax.errors import UserError
+from dlkd_jax.files import fingerprint_of_files
 from dlkd_jax.models import clip, clip_files
 from dlkd_jax.models.clip_inputs import Preprocess, Reading
-from dlkd_jax.video import backbones
 from dlkd_jax.video.in_batches import InBatches, placed
 
 _FILES = ('*.safetensors', 'config.json', 'open_clip_config.json')
@@ -155,7 +155,7 @@ def _files(path: pathlib.Path) -> list[pathlib.Path]:
 
 @functools.lru_cache(maxsize=4)
 def _hash(files: tuple[tuple[pathlib.Path, int], ...]) -> str:
-  return backbones.fingerprint_of_files(*(file for file, _ in files))
+  return fingerprint_of_files(*(file for file, _ in files))
 
 
 def _fingerprint(path: pathlib.Path, variant: str) -> str:

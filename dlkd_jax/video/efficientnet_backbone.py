@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dlkd_jax.files import fingerprint_of_files
 from dlkd_jax.models import efficientnet
-from dlkd_jax.video import backbones
 from dlkd_jax.video.in_batches import InBatches
 
 
@@ -21,7 +21,7 @@ class EfficientNetFrames:
     """Reads the file that `python -m dlkd_jax.tools.convert_backbone` wrote; errors of `load_efficientnet`."""
     module, params, self._preprocess = efficientnet.load_efficientnet(path)
     self.name = 'efficientnet_lite0'
-    self.fingerprint = f'{self.name}:{backbones.fingerprint_of_files(path)}'
+    self.fingerprint = f'{self.name}:{fingerprint_of_files(path)}'
     self._encode = InBatches(lambda params, pixels: module.apply({'params': params}, pixels)[0], params)
 
   def prepare(self, image: np.ndarray) -> np.ndarray:

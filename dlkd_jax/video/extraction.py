@@ -23,10 +23,11 @@ import tensorflow_datasets as tfds
 
 from dlkd_jax import annotations, files
 from dlkd_jax.errors import UserError
+from dlkd_jax.progress import Progress
 from dlkd_jax.video import ahead, backbones, corpus, decoding, tasks, work_folder
 from dlkd_jax.video.report import WRITTEN, Entry, Report
 from dlkd_jax.video.tasks import Task
-from tfds_builders import base_builder, options, progress
+from tfds_builders import base_builder, options
 from tfds_builders.custom_prvr import custom_prvr_dataset_builder as custom
 
 FOLDER = 'custom_prvr_extracted'
@@ -263,13 +264,13 @@ def _extract_all(
     functools.partial(_read, request, task.job.path, models, threads, findings)
     for task, findings in zip(todo, found, strict=True)
   ]
-  bar = progress.Progress(len(todo), 'videos')
-  with contextlib.closing(ahead.read_ahead(makes, request.readers, room=2 * request.batch)) as readings:
+  with (
+    contextlib.closing(ahead.read_ahead(makes, request.readers, room=2 * request.batch)) as readings,
+    Progress(len(todo), 'videos', disable=not todo) as bar,
+  ):
     for task, reading, findings in zip(todo, readings, found, strict=True):
       report.add(_extract_one(request, models, folder, task, reading, findings, bar, tally))
       bar.step(task.job.split)
-  if todo:
-    bar.finish('all')
   if tally.cut + tally.dropped:
     report.notes.append(str(tally))
   report.notes += models.notes()
@@ -296,7 +297,7 @@ def _extract_one(
   task: Task,
   reading: Iterator[Any],
   findings: decoding.Findings,
-  bar: progress.Progress,
+  bar: Progress,
   tally: annotations.Tally,
 ) -> Entry:
   """Makes the features of one video as it is read, and writes them."""
@@ -308,7 +309,7 @@ def _extract_one(
     for batch in _batches(reading, request.batch):
       times += [second for second, _ in batch]
       features.append(models.encode([prepared for _, prepared in batch]))
-      bar.note(task.job.video, times[-1] / max(info.duration, 1e-6))
+      bar.part(task.job.video, times[-1] / max(info.duration, 1e-6))
   except decoding.VideoError as error:
     damage = error.reason
   if not task.job.is_as(task.seen):

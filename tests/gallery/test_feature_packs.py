@@ -12,14 +12,14 @@ from dlkd_jax.models.student import init_parameters
 from dlkd_jax.training import recipe
 from dlkd_jax.training.checkpoints import Checkpoints, Progress
 from tests.tfds_builders import pack_writer
-from tfds_builders.charades_prvr import charades_prvr_dataset_builder
+from tfds_builders import CharadesPrvr
 
 
 @pytest.fixture(scope='module')
 def index(tmp_path_factory):
   folder = tmp_path_factory.mktemp('pack')
   pack_writer.write(folder / 'packs', pack_writer.Variant('charades', 'i3d_rgb_lgi', videos=(4, 3, 6)))
-  builder = charades_prvr_dataset_builder.Builder(data_dir=str(folder / 'data'))
+  builder = CharadesPrvr(data_dir=str(folder / 'data'))
   import tensorflow_datasets as tfds
 
   builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=folder / 'packs'))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import pathlib
 import signal
 import subprocess
@@ -14,18 +13,18 @@ import tensorflow_datasets as tfds
 
 from tests.paths import repository
 from tests.tfds_builders import pack_writer
-from tfds_builders import base_builder, build, errors, progress
+from tfds_builders import base_builder, build, errors
 
 # Slow on purpose: the first record of the second split waits until the test has seen the temporary folder.
 _SLOW_BUILD = """
 import sys, time
-from tfds_builders import build, pack
-read = pack.Pack.record
+from tfds_builders import build, pack_source
+read = pack_source.PackSource.record
 def slow(self, split, video):
   if split == 'val':
     time.sleep(0.5)
   return read(self, split, video)
-pack.Pack.record = slow
+pack_source.PackSource.record = slow
 sys.exit(build.main(sys.argv[1:]))
 """
 
@@ -145,34 +144,3 @@ def test_neither_tensorflow_nor_torch_is_imported(tmp_path):
   )
   done = subprocess.run([sys.executable, '-c', program], cwd=repository(), capture_output=True, text=True, check=True)
   assert done.stdout.splitlines()[-2:] == ['10', '[]']
-
-
-def test_progress_is_quiet_where_nobody_looks():
-  stream = io.StringIO()
-  bar = progress.Progress(3, 'videos', stream)
-  for _ in range(3):
-    bar.step('train')
-  bar.finish('all')
-  assert stream.getvalue().count('\n') == 1
-  assert '3/3 videos' in stream.getvalue()
-
-
-def test_progress_on_a_terminal():
-  stream = io.StringIO()
-  stream.isatty = lambda: True
-  bar = progress.Progress(2, 'videos', stream)
-  bar.step('train')
-  bar._last = 0
-  bar.step('train')
-  bar.finish('all')
-  assert '[############################]' in stream.getvalue()
-  assert '/s' in stream.getvalue()
-  assert 'left' in stream.getvalue()
-
-
-def test_progress_counts_parts_of_a_step():
-  stream = io.StringIO()
-  bar = progress.Progress(2, 'videos', stream, every=0)
-  bar._start -= 100
-  bar.note('long', 0.5)
-  assert stream.getvalue() == 'long   0/2 videos, 0.005/s, 1:40 gone, 5:00 left\n'

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dlkd_jax.files import fingerprint_of_files
 from dlkd_jax.video import backbones, word_vectors
 
 
@@ -166,7 +167,7 @@ def test_fingerprints_follow_the_contents(tmp_path: pathlib.Path):
   one, other = tmp_path / 'one', tmp_path / 'other'
   one.write_bytes(b'weights')
   other.write_bytes(b'weights')
-  assert backbones.fingerprint_of_files(one) == backbones.fingerprint_of_files(other)
+  assert fingerprint_of_files(one) == fingerprint_of_files(other)
   other.write_bytes(b'weightz')
-  assert backbones.fingerprint_of_files(one) != backbones.fingerprint_of_files(other)
-  assert backbones.fingerprint_of_files(one, other) != backbones.fingerprint_of_files(other, one)
+  assert fingerprint_of_files(one) != fingerprint_of_files(other)
+  assert fingerprint_of_files(one, other) != fingerprint_of_files(other, one)

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from dlkd_jax.files import fingerprint_of_files
 from dlkd_jax.models import clip, clip_files
 from dlkd_jax.video import backbones
 from tests.models import clip_variants, clips
@@ -106,13 +107,13 @@ def test_fingerprints_follow_what_was_read_otherwise_before(folder, tmp_path):
   for name in ('hf plain', 'open plain'):  # As ever: of the files alone.
     path = tmp_path / name
     files = sorted(file for file in path.iterdir())
-    assert frames[name] == texts[name] == f'clip:{backbones.fingerprint_of_files(*files)}'
+    assert frames[name] == texts[name] == f'clip:{fingerprint_of_files(*files)}'
   config_dict = clip_variants.write(tmp_path / 'dict', 'hf config_dict')
   clips.word_tokenizer(clips.WORDS).save(str(config_dict / 'tokenizer.json'))
   files = sorted(file for file in config_dict.iterdir())
   assert backbones.open_text_backbone(f'clip:{config_dict}').fingerprint not in (
     *texts.values(),
-    f'clip:{backbones.fingerprint_of_files(*files)}',
+    f'clip:{fingerprint_of_files(*files)}',
   )
 
 

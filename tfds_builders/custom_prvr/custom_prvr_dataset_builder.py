@@ -10,14 +10,16 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from dlkd_jax import files
-from tfds_builders import base_builder, earlier, errors
-from tfds_builders.custom_prvr import extracted as extracted_lib
+from tfds_builders.base_builder import PrvrBuilder
+from tfds_builders.custom_prvr.extracted import Extracted
+from tfds_builders.earlier import EarlierVersion, versions
+from tfds_builders.errors import EmptyError, MalformedFileError, MissingFileError
 from tfds_builders.options import BuildOptions
 
 PACKED = 'videos.json'
 
 
-class Builder(base_builder.PrvrBuilder):
+class Builder(PrvrBuilder):
   """Packs extracted features: see README.md beside this file.
 
   A set with N additions has version 1.0.N; the newest is opened. Where the extraction holds videos that the newest
@@ -50,8 +52,8 @@ class Builder(base_builder.PrvrBuilder):
     self.options = options or BuildOptions()
     self._update, self._without = update, frozenset(without)
     self._extracted = None if extracted is None else pathlib.Path(extracted)
-    self._before: earlier.EarlierVersion | None = None
-    self._source: extracted_lib.Extracted | None = None
+    self._before: EarlierVersion | None = None
+    self._source: Extracted | None = None
     self._asked_dir = kwargs.get('data_dir')
     super().__init__(**kwargs)
     # So that a pickled builder keeps them.
@@ -63,41 +65,39 @@ class Builder(base_builder.PrvrBuilder):
 
   def _find_version(self, requested_version: tfds.core.Version | str | None) -> tfds.core.Version:
     folder = pathlib.Path(self._asked_dir or tfds.core.constants.DATA_DIR).expanduser() / self.name
-    there = earlier.versions(folder)
+    there = versions(folder)
     if requested_version is not None:
       return tfds.core.Version(str(requested_version))
     if self._extracted is None:
       return tfds.core.Version(there[-1].name) if there else self.VERSION
     if not there:
-      self._source = extracted_lib.Extracted(self._extracted, without=self._without)
+      self._source = Extracted(self._extracted, without=self._without)
       return self.VERSION
-    newest_there = earlier.EarlierVersion(there[-1])
+    newest_there = EarlierVersion(there[-1])
     splits, starts = newest_there.splits(), 'start' in newest_there.info.features
-    self._source = extracted_lib.Extracted(
-      self._extracted, packed_videos(there[-1]), splits, self._update, starts, self._without
-    )
+    self._source = Extracted(self._extracted, packed_videos(there[-1]), splits, self._update, starts, self._without)
     if not self._source.digests:
       return tfds.core.Version(there[-1].name)
-    self._before = earlier.EarlierVersion(there[-1], without=self._source.replaced)
+    self._before = EarlierVersion(there[-1], without=self._source.replaced)
     major, minor, patch = map(int, there[-1].name.split('.'))
     return tfds.core.Version(f'{major}.{minor}.{patch + 1}')
 
-  def _earlier(self) -> earlier.EarlierVersion | None:
+  def _earlier(self) -> EarlierVersion | None:
     return self._before
 
   def _requested(self) -> dict[str, Any]:
     made_with = self._source.options if self._source else dict(self.info.metadata.get('options', {}))
     return {**made_with, 'dtype': self.options.dtype}
 
-  def _open_source(self, manual_dir: pathlib.Path | None) -> extracted_lib.Extracted:
+  def _open_source(self, manual_dir: pathlib.Path | None) -> Extracted:
     del manual_dir
     if self._source is None:
-      raise errors.MissingFileError(
+      raise MissingFileError(
         f'{self.name}: nothing to build from; give `extracted`, on the command line '
         '--manual_dir: the folder that `python -m dlkd_jax.extract` left'
       )
     if not self._source.digests:
-      raise errors.EmptyError(f'{self._extracted}: holds no videos; the report.json there says why')
+      raise EmptyError(f'{self._extracted}: holds no videos; the report.json there says why')
     if self._before is not None:
       self._check_like(self._before.info, None)
     return self._source
@@ -119,10 +119,10 @@ def packed_videos(folder: pathlib.Path) -> dict[str, str]:
   try:
     return dict(json.loads(path.read_text(encoding='utf-8')))
   except (OSError, ValueError, TypeError) as error:
-    raise errors.MalformedFileError(f'{path}: cannot be read ({error}); copy the data set again') from error
+    raise MalformedFileError(f'{path}: cannot be read ({error}); copy the data set again') from error
 
 
 def newest(data_dir: pathlib.Path) -> pathlib.Path | None:
   """Returns the folder of the newest finished version below `data_dir`; None where there is none."""
-  there = earlier.versions(pathlib.Path(data_dir) / 'custom_prvr')
+  there = versions(pathlib.Path(data_dir) / 'custom_prvr')
   return there[-1] if there else None

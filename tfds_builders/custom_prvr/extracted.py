@@ -28,7 +28,8 @@ import safetensors
 from absl import logging
 
 from dlkd_jax import files
-from tfds_builders import arrays, errors
+from tfds_builders.arrays import as_rows
+from tfds_builders.errors import DuplicateIdError, MalformedFileError, MissingFileError, WrongSizeError
 from tfds_builders.records import Sizes
 
 LAYOUT = 1
@@ -130,10 +131,10 @@ class Extracted:
     path = self._files[video]
     data, meta = _read(path, features=True)
     if meta.get(CHECK_SUM, '') not in ('', check_sum(data)):
-      raise errors.MalformedFileError(f'{path}: damaged since it was written; remove it and run the extraction again')
+      raise MalformedFileError(f'{path}: damaged since it was written; remove it and run the extraction again')
     sizes = self.sizes()
     captions, ids = json.loads(meta['captions']), json.loads(meta['caption_ids'])
-    frames = arrays.as_rows(data['student_frames'], f'{path}: student_frames', sizes.student)
+    frames = as_rows(data['student_frames'], f'{path}: student_frames', sizes.student)
     record = {
       'video_id': video,
       'student_frames': frames,
@@ -153,11 +154,11 @@ class Extracted:
     if sizes.pixels is not None:
       pixels, shape = data.get('teacher_pixels', np.zeros(0)), (len(frames), sizes.pixels, sizes.pixels, 3)
       if pixels.shape != shape or pixels.dtype != np.uint8:
-        raise errors.WrongSizeError(f'{path}: teacher_pixels are {list(pixels.shape)}, expected {list(shape)} of uint8')
+        raise WrongSizeError(f'{path}: teacher_pixels are {list(pixels.shape)}, expected {list(shape)} of uint8')
       record['teacher_pixels'] = pixels
     counts = {len(captions), len(ids), len(record['token_lengths'])}
     if len(counts) > 1 or record['times'].shape != (len(frames),):
-      raise errors.WrongSizeError(f'{path}: numbers of captions or of times disagree; extract this video again')
+      raise WrongSizeError(f'{path}: numbers of captions or of times disagree; extract this video again')
     return record
 
 
@@ -167,8 +168,8 @@ def _rows(
   """Returns one array after checking its shape; it may have no rows."""
   array = data.get(name, np.zeros(0))
   if array.shape != (rows, dims):
-    raise errors.WrongSizeError(f'{path}: {name} is {list(array.shape)}, expected {[rows, dims]}; extract it again')
-  return arrays.as_rows(array, f'{path}: {name}', dims) if finite and rows else array
+    raise WrongSizeError(f'{path}: {name} is {list(array.shape)}, expected {[rows, dims]}; extract it again')
+  return as_rows(array, f'{path}: {name}', dims) if finite and rows else array
 
 
 def _read_options(path: pathlib.Path) -> dict[str, Any]:
@@ -185,13 +186,13 @@ def _read_options(path: pathlib.Path) -> dict[str, Any]:
       }
     )
   except FileNotFoundError as error:
-    raise errors.MissingFileError(
+    raise MissingFileError(
       f'{path}: absent; --manual_dir must be the folder that `python -m dlkd_jax.extract` left beside a data set'
     ) from error
   except (ValueError, KeyError, AttributeError, TypeError) as error:
-    raise errors.MalformedFileError(f'{path}: not the JSON of an extraction ({error})') from error
+    raise MalformedFileError(f'{path}: not the JSON of an extraction ({error})') from error
   if not right:
-    raise errors.MalformedFileError(f'{path}: expected layout {LAYOUT}, found {content.get("layout")!r}')
+    raise MalformedFileError(f'{path}: expected layout {LAYOUT}, found {content.get("layout")!r}')
   return content
 
 
@@ -202,9 +203,9 @@ def _read_videos(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, dict[str
     _, meta = _read(path, features=False)
     absent = {'video', 'split', 'duration', 'captions', 'caption_ids', 'digest'} - meta.keys()
     if absent or meta['split'] not in SPLITS:
-      raise errors.MalformedFileError(f'{path}: lacks {sorted(absent)} or has a split not in {SPLITS}; remove it')
+      raise MalformedFileError(f'{path}: lacks {sorted(absent)} or has a split not in {SPLITS}; remove it')
     if meta['video'] in found:
-      raise errors.DuplicateIdError(f'{path}: video {meta["video"]!r} is in {found[meta["video"]][0]} too; remove one')
+      raise DuplicateIdError(f'{path}: video {meta["video"]!r} is in {found[meta["video"]][0]} too; remove one')
     found[meta['video']] = path, meta
   return found
 
@@ -216,7 +217,7 @@ def _read(path: pathlib.Path, features: bool) -> tuple[dict[str, np.ndarray], di
       return data, file.metadata() or {}
   except (safetensors.SafetensorError, OSError) as error:
     if kind := files.kind_of(path, 'safetensors'):
-      raise errors.MalformedFileError(f'{path}: expected features of an extraction; it is {kind}') from error
-    raise errors.MalformedFileError(
+      raise MalformedFileError(f'{path}: expected features of an extraction; it is {kind}') from error
+    raise MalformedFileError(
       f'{path}: not a whole safetensors file ({error}); remove it and run the extraction again'
     ) from error

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from tfds_builders import errors
+from tfds_builders.errors import PackError
 
 
 def _option(default: float, text: str) -> Any:
@@ -52,22 +52,22 @@ class SyntheticConfig(tfds.core.BuilderConfig):
     options = self.options()
     for name, value in options.items():
       if value < 0:
-        raise errors.PackError(f'synthetic config: {name} is {value}; expected 0 or more')
+        raise PackError(f'synthetic config: {name} is {value}; expected 0 or more')
     for name in ('num_train', 'num_val', 'num_test', 'captions_per_video', 'seconds_per_frame'):
       if not options[name]:
-        raise errors.PackError(f'synthetic config: {name} is 0; expected more')
+        raise PackError(f'synthetic config: {name} is 0; expected more')
     for name in ('student_dims', 'token_dims', 'teacher_dims', 'factor_dims'):
       if not options[name]:
-        raise errors.PackError(f'synthetic config: {name} is 0; expected 1 or more')
+        raise PackError(f'synthetic config: {name} is 0; expected 1 or more')
     if self.max_moments < 2 or self.min_frames < 4 * self.max_moments:
-      raise errors.PackError(
+      raise PackError(
         f'synthetic config: {self.min_frames} frames at least are too few for {self.max_moments} '
         'moments; expected max_moments of 2 or more, and 4 frames or more for each of them'
       )
     if self.max_frames < self.min_frames:
-      raise errors.PackError(f'synthetic config: max_frames {self.max_frames} is below min_frames {self.min_frames}')
+      raise PackError(f'synthetic config: max_frames {self.max_frames} is below min_frames {self.min_frames}')
     if not 0.25 <= self.teacher_frame_ratio <= 4:
-      raise errors.PackError(f'synthetic config: teacher_frame_ratio is {self.teacher_frame_ratio}; expected 0.25 to 4')
+      raise PackError(f'synthetic config: teacher_frame_ratio is {self.teacher_frame_ratio}; expected 0.25 to 4')
 
   def options(self) -> dict[str, float]:
     """Returns every number that changes the data, by name."""

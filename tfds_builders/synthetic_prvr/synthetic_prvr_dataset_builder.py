@@ -5,16 +5,16 @@ from __future__ import annotations
 import pathlib
 from typing import Any, ClassVar
 
-from tfds_builders import base_builder
+from tfds_builders.base_builder import PrvrBuilder
 from tfds_builders.options import BuildOptions
-from tfds_builders.synthetic_prvr import config as config_lib
-from tfds_builders.synthetic_prvr import world
+from tfds_builders.synthetic_prvr.config import DEMO, SMALL
+from tfds_builders.synthetic_prvr.world import World
 
 
-class Builder(base_builder.PrvrBuilder):
+class Builder(PrvrBuilder):
   """Generates videos, captions and a teacher: see README.md beside this file."""
 
-  BUILDER_CONFIGS: ClassVar = [config_lib.SMALL, config_lib.DEMO]
+  BUILDER_CONFIGS: ClassVar = [SMALL, DEMO]
 
   def __init__(self, *, options: BuildOptions | None = None, **kwargs: Any):
     """Opens the data set below `data_dir`, built or not.
@@ -36,6 +36,6 @@ class Builder(base_builder.PrvrBuilder):
       **self.builder_config.options(),
     }
 
-  def _open_source(self, manual_dir: pathlib.Path | None) -> world.World:
+  def _open_source(self, manual_dir: pathlib.Path | None) -> World:
     del manual_dir
-    return world.World(self.builder_config, teacher=self.options.teacher)
+    return World(self.builder_config, teacher=self.options.teacher)

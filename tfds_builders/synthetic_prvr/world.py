@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from tfds_builders.records import Sizes
-from tfds_builders.synthetic_prvr import vocabulary
 from tfds_builders.synthetic_prvr.config import SyntheticConfig
+from tfds_builders.synthetic_prvr.vocabulary import CONCEPTS, FACTORS, PLAIN_WORDS, num_concepts, sentence
 
 SPLITS = ('train', 'val', 'test')
 _SUBJECT, _ACTION, _OBJECT, _ATTRIBUTE = range(4)
@@ -49,7 +49,7 @@ class World:
     rng = np.random.default_rng(np.random.SeedSequence([config.seed, 1]))
     size = config.factor_dims
     # concepts[factor] is [concepts, factor_dims], each of unit length.
-    self._concepts = [_unit(rng, count, size) for count in vocabulary.num_concepts()]
+    self._concepts = [_unit(rng, count, size) for count in num_concepts()]
     latent = 5 * size  # Four factors and the background.
     self._inner = rng.normal(0, 2.0, (latent, _HIDDEN))
     self._bias = rng.normal(0, 0.5, _HIDDEN)
@@ -63,13 +63,13 @@ class World:
     """Returns the vector of each word, `[Dq]`: near that of its synonym."""
     dims = self._config.token_dims
     words = {}
-    for factor, concepts in zip(vocabulary.FACTORS, self._concepts, strict=True):
+    for factor, concepts in zip(FACTORS, self._concepts, strict=True):
       projection = rng.normal(0, 1.5, (concepts.shape[1], dims))
       meanings = np.tanh(concepts @ projection)
-      for meaning, synonyms in zip(meanings, vocabulary.CONCEPTS[factor], strict=True):
+      for meaning, synonyms in zip(meanings, CONCEPTS[factor], strict=True):
         for word in synonyms:
           words[word] = meaning + rng.normal(0, 0.4, dims)
-    for word in vocabulary.PLAIN_WORDS:
+    for word in PLAIN_WORDS:
       words[word] = rng.normal(0, 0.7, dims)
     return words
 
@@ -100,9 +100,7 @@ class World:
     latent = self._draw_frames(rng, frames, moments, events)
     chosen = [number % len(events) for number in range(config.captions_per_video)]
     chosen = rng.permutation(chosen)
-    sentences = [
-      vocabulary.sentence(events[moment], rng, config.attribute_rate, config.filler_rate) for moment in chosen
-    ]
+    sentences = [sentence(events[moment], rng, config.attribute_rate, config.filler_rate) for moment in chosen]
     record = {
       'video_id': video,
       'student_frames': self._see(rng, latent),
@@ -137,7 +135,7 @@ class World:
     return np.asarray(moments), events
 
   def _draw_event(self, rng: np.random.Generator) -> np.ndarray:
-    return np.asarray([rng.integers(count) for count in vocabulary.num_concepts()])
+    return np.asarray([rng.integers(count) for count in num_concepts()])
 
   def _draw_frames(self, rng: np.random.Generator, frames: int, moments: np.ndarray, events: np.ndarray) -> np.ndarray:
     """Returns what is there at each frame, `[L, 5 · factor_dims]`."""

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from tfds_builders import captions as captions_lib
-from tfds_builders import errors, hdf5, release_layout
+from tfds_builders.captions import Caption, Moments, read_captions
+from tfds_builders.errors import MissingFeaturesError, MissingTeacherError, WrongSizeError
+from tfds_builders.hdf5 import Hdf5Captions, Hdf5Frames
 from tfds_builders.options import BuildOptions
 from tfds_builders.records import Sizes
+from tfds_builders.release_layout import locate, open_frames
 
 
-class Pack:
+class PackSource:
   """Reads one video after another from a pack, joined by id and checked.
 
   All ids are checked when the pack is opened, before anything is written; arrays are checked as
@@ -35,20 +37,20 @@ class Pack:
     """
     self._options = options
     self._manual_dir = manual_dir
-    self._files = release_layout.locate(manual_dir, collection, feature, options)
-    self._splits = {split: captions_lib.read_captions(path) for split, path in self._files.captions.items()}
-    self._moments = captions_lib.Moments(self._files.moments)
-    self._frames = release_layout.open_frames(self._files.frames)
-    self._tokens = hdf5.Hdf5Captions(self._files.tokens)
+    self._files = locate(manual_dir, collection, feature, options)
+    self._splits = {split: read_captions(path) for split, path in self._files.captions.items()}
+    self._moments = Moments(self._files.moments)
+    self._frames = open_frames(self._files.frames)
+    self._tokens = Hdf5Captions(self._files.tokens)
     self._teacher_frames = self._teacher_text = None
     self._taught: list[str] = []
     self._check_student_ids()
     if options.teacher:
-      self._teacher_frames = hdf5.Hdf5Frames(self._files.teacher_frames)
-      self._teacher_text = hdf5.Hdf5Captions(self._files.teacher_text)
+      self._teacher_frames = Hdf5Frames(self._files.teacher_frames)
+      self._teacher_text = Hdf5Captions(self._files.teacher_text)
       self._taught = [split for split in self._splits if self._check_teacher_ids(split)]
       if not self._taught:
-        raise errors.MissingTeacherError(
+        raise MissingTeacherError(
           f'{self._teacher_frames.path}: no split has teacher features; build with --no_teacher'
         )
     self._warn_of_shared_videos()
@@ -93,7 +95,7 @@ class Pack:
       record |= self._teacher_of(split, video, captions)
     return record
 
-  def _teacher_of(self, split: str, video: str, captions: list[captions_lib.Caption]) -> dict[str, np.ndarray]:
+  def _teacher_of(self, split: str, video: str, captions: list[Caption]) -> dict[str, np.ndarray]:
     frames_file, text_file = self._teacher_frames, self._teacher_text
     if split not in self._taught:
       nothing = np.zeros((0, frames_file.dims), np.float16)
@@ -101,14 +103,14 @@ class Pack:
     frames = frames_file.read(video)
     text = np.concatenate([self._sentence_vector(caption) for caption in captions])
     if frames.shape[1] != text.shape[1]:
-      raise errors.WrongSizeError(
+      raise WrongSizeError(
         f'{text_file.path}: has {text.shape[1]} features a row, but {frames_file.path} has '
         f'{frames.shape[1]}; both must come from one teacher: name them with --teacher_text and '
         '--teacher_frames'
       )
     return {'teacher_frames': frames, 'teacher_text': text}
 
-  def _sentence_vector(self, caption: captions_lib.Caption) -> np.ndarray:
+  def _sentence_vector(self, caption: Caption) -> np.ndarray:
     """Returns the teacher's text feature of a caption, `[1, Dt]`."""
     rows = self._teacher_text.read(caption)
     if len(rows) == 1:
@@ -117,7 +119,7 @@ class Pack:
       return rows[-1:]
     if self._options.pool_teacher_text == 'mean':
       return rows.mean(axis=0, dtype=np.float32, keepdims=True)
-    raise errors.WrongSizeError(
+    raise WrongSizeError(
       f'{self._teacher_text.path}: caption {caption.caption_id!r} has {len(rows)} rows, expected '
       'one sentence vector. Name another file with --teacher_text, or reduce token sequences to '
       'one row with --pool_teacher_text=last (or mean)'
@@ -128,13 +130,13 @@ class Pack:
       path = self._files.captions[split]
       for video, captions in videos.items():
         if video not in self._frames:
-          raise errors.MissingFeaturesError(
+          raise MissingFeaturesError(
             f'{self._frames.path}: no student features of video {video!r}, which caption '
             f'{captions[0].caption_id!r} of {path} describes; add them or remove its captions'
           )
         for caption in captions:
           if caption not in self._tokens:
-            raise errors.MissingFeaturesError(
+            raise MissingFeaturesError(
               f'{self._tokens.path}: no token features of caption {caption.caption_id!r} of '
               f'{path} (looked for {", ".join(caption.spellings())})'
             )
@@ -157,7 +159,7 @@ class Pack:
           if split != 'train'
           else 'training with a teacher needs all of them'
         )
-        raise errors.MissingTeacherError(
+        raise MissingTeacherError(
           f'{missing[0]} (split {split!r}), {reason}. Add them, or build without a teacher with --no_teacher'
         )
     if missing:

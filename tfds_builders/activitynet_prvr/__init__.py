@@ -1,1 +1,0 @@
-"""ActivityNet Captions for partially relevant video retrieval."""

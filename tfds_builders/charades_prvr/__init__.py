@@ -1,1 +1,0 @@
-"""Charades-STA for partially relevant video retrieval."""

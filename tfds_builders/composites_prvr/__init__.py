@@ -1,1 +1,0 @@
-"""Composite untrimmed videos for partially relevant video retrieval."""

@@ -1,1 +1,0 @@
-"""TVR for partially relevant video retrieval."""
