@@ -101,7 +101,7 @@ class Parcel:
   tree: jax.tree_util.PyTreeDef = flax.struct.field(pytree_node=False)
 
   def unpack(self) -> Batch:
-    """Returns the batch, under jit or not; on devices nothing moves."""
+    """Returns the batch, under jit or not; on devices nothing moves. Errors are those of `Batch.check`."""
     features, start, leaves = iter(self.features), 0, []
     for content in self.contents:
       if content is None:
@@ -111,7 +111,7 @@ class Parcel:
       end = start + math.prod(sizes)
       leaves.append(self.numbers[:, start:end].reshape(-1, *sizes[1:]).astype(dtype))
       start = end
-    return jax.tree.unflatten(self.tree, leaves)
+    return jax.tree.unflatten(self.tree, leaves).check()
 
 
 def pack(batch: Batch, devices: int) -> Parcel:

@@ -1,20 +1,7 @@
 """Where records come from: a built data set on disk, opened for random access; and how much each of them holds.
 
 A source is any object with `__len__` and `__getitem__` that gives the record of a video as a dictionary of numpy
-arrays; a TFDS data source is one, a list is another. A record holds
-
-| feature | shape | |
-|---|---|---|
-| video_id | | text |
-| student_frames | `[n, Dv]` | as extracted: neither resampled nor normalised |
-| teacher_frames | `[m, Dt]` | m may differ from n; absent, or 0 rows, without a teacher |
-| teacher_pixels | `[m, S, S, 3]` uint8 | the pictures that the teacher made `teacher_frames` of; mostly absent |
-| student_tokens | `[sum(token_lengths), Dq]` | tokens of all captions, one after another, not cut |
-| token_lengths | `[k]` | tokens of each caption |
-| teacher_text | `[k, Dt]` | absent, or 0 rows, without a teacher |
-| captions, caption_ids | `[k]` | texts |
-| moments | `[k, 2]` | start and end in seconds, NaN where unknown |
-| duration | | seconds, NaN where unknown |
+arrays, which `tfds_builders/records.py` describes; a TFDS data source is one, a list is another.
 
 What shapes a batch (how many rows, how they are shared among devices) follows from the lengths of the records alone. So
 every process computes it for the whole batch, and reads only its own part of the records.
@@ -25,6 +12,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import dataclasses
+import functools
 import itertools
 import os
 import pathlib
@@ -138,13 +126,20 @@ def split_names(data_dir: str | os.PathLike[str], name: str) -> list[str]:
 def open_set(data_dir: str | os.PathLike[str], name: str, split: str | None = None) -> tuple[Any, pathlib.Path]:
   """Returns the TFDS builder of a finished data set and its folder; arguments and errors are those of `open_source`."""
   folder = local_copy(_latest_version(expand_any(data_dir), name))
-  # Imported here because it takes a second, which those who bring their own source need not wait for.
-  import tensorflow_datasets as tfds
-
-  builder = tfds.builder_from_directory(str(folder))
+  builder = _builder(str(folder), (folder / 'dataset_info.json').stat().st_mtime_ns)
   if split is not None and split not in builder.info.splits:
     raise UserError(f'{folder} has no split {split!r}; it has {sorted(builder.info.splits)}. Name one of these.')
   return builder, folder
+
+
+@functools.lru_cache(maxsize=8)
+def _builder(folder: str, written: int) -> Any:
+  """Opens a folder once, until it is written anew."""
+  del written
+  # Imported here because it takes a second, which those who bring their own source need not wait for.
+  import tensorflow_datasets as tfds
+
+  return tfds.builder_from_directory(folder)
 
 
 def text(value: Any) -> str:
@@ -336,8 +331,7 @@ def read_lengths(path: pathlib.Path, records: int) -> Lengths:
 def scan_lengths(source: Source) -> Lengths:
   """Finds the lengths by reading every record once; says so where that takes long."""
   student, teacher, captions, tokens = [], [], [], []
-  start = time.monotonic()
-  said = False
+  start, said = time.monotonic(), False
   for index in range(len(source)):
     record = source[index]
     lengths = np.asarray(record['token_lengths'], np.int64)
@@ -346,12 +340,54 @@ def scan_lengths(source: Source) -> Lengths:
     captions.append(len(lengths))
     tokens.append(lengths)
     if not said and time.monotonic() - start > _SCAN_NOTICE_SECONDS:
-      said = True
-      seconds = (time.monotonic() - start) * len(source) / (index + 1)
-      print(
-        f'reading the lengths of {len(source):,} records, about {seconds:.0f} s: the set has no file of them; one '
-        'that is built anew has',
-        flush=True,
-      )
+      said, seconds = True, (time.monotonic() - start) * len(source) / (index + 1)
+      count = f'{len(source):,} records, about {seconds:.0f} s'
+      print(f'reading the lengths of {count}: the set has no file of them; one that is built anew has', flush=True)
   flat = np.concatenate([*tokens, np.zeros(0, np.int64)])
   return Lengths(*(np.array(each, np.int64) for each in (student, teacher, captions)), flat)
+
+
+def check_lengths(source: Source, lengths: Lengths, options: PipelineOptions) -> None:
+  """Checks before the first batch that every record can be trained on, as far as the lengths tell.
+
+  Raises:
+    UserError: one lacks frames, captions, tokens, or the teacher's frames; the message names the video.
+  """
+  unfit = (lengths.student < 1) | (lengths.captions < 1)
+  if options.teacher:
+    unfit |= lengths.teacher < 1
+  unfit[np.repeat(np.arange(len(lengths)), lengths.captions)[lengths.tokens < 1]] = True
+  for index in np.flatnonzero(unfit)[:1]:
+    check_trainable(source[int(index)], options)
+    raise UserError(
+      f'record {index} has frames, captions or tokens of length 0 by its lengths, and none by itself; '
+      'the lengths are of other records: build the data set again'
+    )
+
+
+def check_trainable(record: Record, options: PipelineOptions) -> None:
+  """Raises UserError, naming the video, where a record lacks what training needs."""
+  video = text(record['video_id'])
+  if len(record['student_frames']) == 0:
+    raise UserError(f'video {video!r} has no student frames; leave it out of the data set')
+  if len(record['token_lengths']) == 0:
+    raise UserError(f'video {video!r} has no captions; leave it out of the training split')
+  if np.min(record['token_lengths']) < 1:
+    raise UserError(f'video {video!r} has a caption without tokens; leave the caption out')
+  if not options.teacher:
+    return
+  if not has_rows(record, 'teacher_frames'):
+    raise UserError(
+      f'video {video!r} has no teacher frames; train with teacher=False or build the set with teacher features'
+    )
+  if len(record.get('teacher_text', ())) != len(record['token_lengths']):
+    raise UserError(
+      f'video {video!r} has {len(record["token_lengths"])} captions and {len(record.get("teacher_text", ()))} '
+      'teacher text features; expected one a caption; train with teacher=False or build the set again'
+    )
+  if options.pixels and len(record.get('teacher_pixels', ())) != len(record['teacher_frames']):
+    raise UserError(
+      f'video {video!r} has {len(record["teacher_frames"])} teacher frames and pixels of '
+      f'{len(record.get("teacher_pixels", ()))}; expected those of each; train on the frozen features '
+      '(teacher.online=False) or build a set with pixels'
+    )

@@ -3,19 +3,27 @@
 Everything follows from the seed and the number of batches taken: batch number n of a run is a pure function of the two,
 whatever the number of threads, processes or devices, so resuming is starting at n. How the videos of a batch are shared
 among devices and packed into rows follows from their lengths; it changes where they lie, not which they are.
+
+A batch at the sizes of TVR is 60 MB, so each video is copied once, from its record to its place, by several threads
+(numpy lets go of the interpreter meanwhile), into memory that earlier batches no longer need.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
+import math
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import grain
+import numpy as np
 
+from dlkd_jax.data import sources, transforms
 from dlkd_jax.data.batch import Batch
-from dlkd_jax.data.collation import Collator, check_lengths
 from dlkd_jax.data.options import PipelineOptions
-from dlkd_jax.data.shapes import Feature, Plan, batch_shapes, make_plan
+from dlkd_jax.data.packing import Shard, arrange, make_layout
+from dlkd_jax.data.shapes import Feature, Plan, ShardShape, batch_shapes, make_plan
 from dlkd_jax.data.sources import Lengths, Source, scan_lengths
 from dlkd_jax.errors import UserError
 
@@ -23,6 +31,7 @@ from dlkd_jax.errors import UserError
 _PLANNED_BATCHES = 200
 _PLANNED_EPOCHS = 5
 _PLANNED_VIDEOS = 50_000
+_ALIGNMENT = 64  # Bytes; from there JAX takes an array on the CPU as it lies.
 
 
 class TrainPipeline:
@@ -38,11 +47,12 @@ class TrainPipeline:
     features: width and type of each array of features, the same on every process.
   """
 
-  def __init__(self, dataset: grain.MapDataset, order: dict[str, int], plan: Plan, features: dict[str, Feature]):
-    self.steps_per_epoch = len(dataset)
-    self.num_videos = order['num_videos']
-    self.plan, self.features = plan, features
-    self._dataset, self._order = dataset.repeat(), order
+  def __init__(self, collator: Collator, videos: int, seed: int):
+    self.plan, self.features, self.num_videos = collator.plan, collator.features, videos
+    batches = _drawn(videos, self.plan.options, seed)
+    self.steps_per_epoch = len(batches)
+    self._dataset = batches.map(collator).repeat()
+    self._order = {'seed': int(seed), 'num_videos': videos, 'batch_videos': self.plan.options.batch_videos}
 
   def __iter__(self) -> TrainIterator:
     """Starts at the first batch of the first epoch."""
@@ -141,11 +151,9 @@ def train_pipeline(
     lengths = scan_lengths(source)
   if len(lengths) != len(source):
     raise UserError(f'there are lengths of {len(lengths)} records and {len(source)} records; cut both alike')
-  check_lengths(source, lengths, options)
+  sources.check_lengths(source, lengths, options)
   collator = Collator(source, lengths, plan_of_run(lengths, options, seed), process_index, process_count)
-  order = {'seed': int(seed), 'num_videos': len(source), 'batch_videos': options.batch_videos}
-  dataset = _drawn(len(source), options, seed).map(collator)
-  return TrainPipeline(dataset, order, collator.plan, collator.features)
+  return TrainPipeline(collator, len(source), seed)
 
 
 def plan_of_run(lengths: Lengths, options: PipelineOptions, seed: int) -> Plan:
@@ -163,3 +171,205 @@ def _drawn(videos: int, options: PipelineOptions, seed: int) -> grain.MapDataset
   # depend on how many they are. `seed` scatters the seeds; given to `shuffle` itself, which adds the epoch to it,
   # epoch 1 of seed 0 would repeat epoch 0 of seed 1.
   return grain.MapDataset.range(videos).seed(seed).shuffle().batch(options.batch_videos)
+
+
+class Collator:
+  """Makes batches out of the records of a source.
+
+  D shards go to P processes in order, D / P each, and a process reads the records of its own alone. A shard may have no
+  video at all in the short last batch of an epoch; it then holds padding, of the same shape as the others.
+
+  Attributes:
+    plan: the shapes of the batches, and the options.
+    features: width and type of each array of features.
+  """
+
+  def __init__(self, source: Source, lengths: Lengths, plan: Plan, process_index: int = 0, process_count: int = 1):
+    """Prepares for batches of a source; arguments and errors are those of `train_pipeline`."""
+    options = plan.options
+    if options.shards % process_count:
+      raise UserError(
+        f'shards is {options.shards}, which {process_count} processes cannot share evenly; make it a multiple: the '
+        'number of devices of all processes'
+      )
+    local = options.shards // process_count
+    self.plan, self.features = plan, _features(source[0], lengths, options)
+    self._mine = slice(process_index * local, (process_index + 1) * local)
+    self._source, self._lengths, self._options = source, lengths, options
+    self._checked = np.zeros(len(source), bool)  # Records that are known to be as they should.
+    self._pool = concurrent.futures.ThreadPoolExecutor(options.read_threads, thread_name_prefix='collate')
+    self._memory = _Memory(batch_shapes(plan.levels[-1], local, self.features))
+
+  def __call__(self, records: np.ndarray) -> Batch:
+    """Reads these records of the source, a global batch, and returns this process's part of it.
+
+    Raises:
+      UserError: a record lacks what training needs, holds NaN or infinities, or has other lengths than were listed.
+      DamagedFileError: a record cannot be read.
+    """
+    shards = arrange(np.asarray(records), self._lengths, self._options, self.plan.slots)
+    shape = self.plan.shape_for(shards)
+    mine = shards[self._mine]
+    batch = self._empty_batch(mine, shape)
+    videos = [each for number, shard in enumerate(mine) for each in _places(number, shard, shape)]
+
+    def write(thread: int) -> None:
+      for index, frames, captions, tokens in videos[thread :: self._options.read_threads]:
+        record = self._read(index)
+        _write_frames(batch, frames, record, self._options)
+        _write_captions(batch, captions, tokens, record)
+
+    # The list makes the errors of the threads surface here.
+    list(self._pool.map(write, range(self._options.read_threads)))
+    return batch
+
+  def _read(self, index: int) -> sources.Record:
+    """Returns a record, the first time after checking that training can use it and that it is as long as listed."""
+    record = self._source[index]
+    if self._checked[index]:
+      return record
+    sources.check_trainable(record, self._options)
+    lengths, start = self._lengths, self._lengths.starts[index]
+    tokens = np.asarray(record['token_lengths']).tolist()
+    found = (len(record['student_frames']), len(record.get('teacher_frames', ())), tokens)
+    listed = (
+      int(lengths.student[index]),
+      int(lengths.teacher[index]),
+      lengths.tokens[start : start + lengths.captions[index]].tolist(),
+    )
+    if found[0] != listed[0] or found[2] != listed[2] or (self._options.teacher and found[1] != listed[1]):
+      raise UserError(
+        f'video {sources.text(record["video_id"])!r} has {found[0]} student and {found[1]} teacher frames and captions '
+        f'of {found[2]} tokens; listed are {listed[0]}, {listed[1]} and {listed[2]}: the lengths are of other records; '
+        'build the data set again, or remove its lengths-*.npz files'
+      )
+    for name, expected in self.features.items():
+      width, dtype = math.prod(record[name].shape[1:]), record[name].dtype
+      if width != expected.width or expected.dtype not in (dtype, np.float32):
+        raise UserError(
+          f'video {sources.text(record["video_id"])!r} has {name} of {width} features; expected {expected.width}, as '
+          f'the others have, and {expected.dtype} (these are {dtype}); build the data set again'
+        )
+    with sources.naming_bad_rows(record):
+      for name in self.features:
+        transforms.check_finite(record[name])
+    self._checked[index] = True
+    return record
+
+  def _empty_batch(self, mine: list[Shard], shape: ShardShape) -> Batch:
+    """Allocates this process's shards of a batch, complete but for the features of real positions."""
+
+    count = len(mine)
+    frames = [(shard.frame_places, shard.frames, shard.videos) for shard in mine]
+    tokens = [(shard.token_places, shard.words, shard.caption_ordinals) for shard in mine]
+    frame_layout = make_layout(frames, shape.frame_rows, shape.frame_positions, shape.frame_slots, shape.videos)
+    token_layout = make_layout(tokens, shape.token_rows, shape.token_positions, shape.token_slots, shape.captions)
+    video_ordinals = np.full((count, shape.videos), -1, np.int32)
+    caption_ordinals = np.full((count, shape.captions), -1, np.int32)
+    labels = np.zeros((count, shape.captions), np.int32)
+    for number, shard in enumerate(mine):
+      video_ordinals[number, : len(shard.videos)] = shard.videos
+      caption_ordinals[number, : len(shard.words)] = shard.caption_ordinals
+      owners = np.repeat(np.arange(len(shard.videos)), shard.captions)
+      labels[number, : len(owners)] = (self._mine.start + number) * shape.videos + owners
+    video_ordinals, caption_ordinals = video_ordinals.reshape(-1), caption_ordinals.reshape(-1)
+    real = {'student_tokens': token_layout.mask, 'teacher_text': caption_ordinals >= 0}
+    abstract = batch_shapes(shape, count, self.features)
+    features = {
+      name: self._memory.padded(name, getattr(abstract, name), real.get(name, frame_layout.mask))
+      for name in self.features
+    }
+    return Batch(
+      frame_layout=frame_layout,
+      token_layout=token_layout,
+      labels=labels.reshape(-1),
+      video_mask=video_ordinals >= 0,
+      caption_mask=caption_ordinals >= 0,
+      video_ordinals=video_ordinals,
+      caption_ordinals=caption_ordinals,
+      **features,
+    )
+
+
+class _Memory:
+  """Memory for the features of batches, used again once nobody holds them.
+
+  Of fresh memory the system clears every page when it is first written to, which takes longer than filling it.
+  """
+
+  def __init__(self, largest: Batch):
+    """Takes the shapes of the largest batch; a larger one finds memory as well."""
+    self._largest, self._free = largest, {}
+
+  def padded(self, name: str, like: Any, real: np.ndarray) -> np.ndarray:
+    """Returns an array for features of such a shape and type, 0 where they are not real and anything elsewhere."""
+    count, dtype = math.prod(like.shape), np.dtype(like.dtype)
+    size = max(count, math.prod(getattr(self._largest, name).shape)) * dtype.itemsize
+    free = self._free.setdefault(name, [])
+    piece = free.pop() if free else None
+    if piece is None or len(piece) < count * dtype.itemsize:
+      fresh = np.empty(size + _ALIGNMENT, np.uint8)
+      piece = memoryview(fresh)[-fresh.ctypes.data % _ALIGNMENT :][:size]
+    array = np.frombuffer(piece, dtype, count)
+    # All views of the array hold it, those within JAX as well; none of them holds `piece` alone.
+    weakref.finalize(array, free.append, piece).atexit = False
+    array = array.reshape(like.shape)
+    array[~real] = 0
+    return array
+
+
+def _features(record: sources.Record, lengths: Lengths, options: PipelineOptions) -> dict[str, Feature]:
+  """Returns width and type of each array of features of a batch; a picture is so many numbers."""
+  sources.check_trainable(record, options)
+  teacher = ('teacher_pixels' if options.pixels else 'teacher_frames', 'teacher_text') if options.teacher else ()
+  averaged = lengths.averages(options)
+
+  def dtype(name: str) -> np.dtype:
+    stored = record[name].dtype
+    exact = stored in (np.float16, np.uint8) and not averaged.get(name)
+    return stored if exact else np.dtype(np.float32)
+
+  names = ('student_frames', 'student_tokens', *teacher)
+  return {name: Feature(math.prod(record[name].shape[1:]), dtype(name)) for name in names}
+
+
+def _places(number: int, shard: Shard, shape: ShardShape) -> Iterator[tuple[int, tuple, slice, list]]:
+  """Yields of each video of a shard: its record, where its frames, its captions and the tokens of each go."""
+  row, start = number * shape.frame_rows + shard.frame_places.rows, shard.frame_places.starts
+  frames = zip(row.tolist(), start.tolist(), (start + shard.frames).tolist(), strict=True)
+  row, start = number * shape.token_rows + shard.token_places.rows, shard.token_places.starts
+  tokens = list(zip(row.tolist(), start.tolist(), shard.words.tolist(), strict=True))
+  first = 0
+  for index, place, captions in zip(shard.records.tolist(), frames, shard.captions.tolist(), strict=True):
+    own = slice(number * shape.captions + first, number * shape.captions + first + captions)
+    yield index, place, own, tokens[first : first + captions]
+    first += captions
+
+
+def _write_frames(batch: Batch, place: tuple[int, int, int], record: sources.Record, options: PipelineOptions) -> None:
+  """Writes student frames, and what the teacher sees of them, to a row from its one position to its other."""
+  row, own = place[0], slice(*place[1:])
+  student = record['student_frames']
+  if options.teacher:
+    teacher = record['teacher_frames']
+    # The longer of the two is first brought to the length of the other.
+    common = min(len(student), len(teacher))
+    if options.pixels:
+      chosen = transforms.middle_rows(len(teacher), common)
+      chosen = chosen[transforms.middle_rows(len(chosen), options.max_frames)]
+      batch.teacher_pixels[row, own] = record['teacher_pixels'][chosen].reshape(len(chosen), -1)
+    else:
+      teacher = transforms.resample_frames(teacher, common) if len(teacher) > common else teacher
+      transforms.resample_frames(teacher, options.max_frames, batch.teacher_frames[row, own])
+    student = transforms.resample_frames(student, common) if len(student) > common else student
+  transforms.resample_frames(student, options.max_frames, batch.student_frames[row, own])
+
+
+def _write_captions(batch: Batch, own: slice, places: list[tuple[int, int, int]], record: sources.Record) -> None:
+  """Writes the teacher's text and the tokens of captions, each to a row, from a position, so many."""
+  tokens, at = record['student_tokens'], 0
+  for length, (row, start, kept) in zip(record['token_lengths'].tolist(), places, strict=True):
+    batch.student_tokens[row, start : start + kept] = tokens[at : at + kept]
+    at += length
+  if batch.teacher_text is not None:
+    batch.teacher_text[own] = record['teacher_text']

@@ -9,10 +9,10 @@ import h5py
 import numpy as np
 
 from dlkd_jax.data.batch import Batch
-from dlkd_jax.data.collation import Collator, check_lengths
 from dlkd_jax.data.options import PipelineOptions
 from dlkd_jax.data.shapes import make_plan
-from dlkd_jax.data.sources import Lengths, scan_lengths
+from dlkd_jax.data.sources import Lengths, check_lengths, scan_lengths
+from dlkd_jax.data.train_pipeline import Collator
 from tests import options as made
 
 STUDENT, TEACHER, TOKEN = 6, 4, 5  # Feature widths.

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from dlkd_jax.data.collation import Collator
 from dlkd_jax.data.shapes import make_plan
 from dlkd_jax.data.sources import scan_lengths
+from dlkd_jax.data.train_pipeline import Collator
 from tests.data import fakes
 from tests.data.test_transforms import looped_resampling
 
@@ -251,23 +251,3 @@ def test_shards_that_do_not_divide_over_processes_are_refused():
 def test_a_set_without_teacher_asks_for_teacher_false():
   with pytest.raises(ValueError, match='teacher=False'):
     fakes.collate(fakes.source(2, teacher=False), fakes.options())
-
-
-@pytest.mark.parametrize(
-  ('change', 'message'),
-  [
-    ({'batch_videos': 0}, 'batch_videos is 0'),
-    ({'read_threads': 1.5}, 'read_threads is 1.5'),
-    ({'prefetch_batches': -1}, 'prefetch_batches is -1'),
-    ({'frame_sizes': (8, 4, 12)}, 'ascending'),
-    ({'frame_sizes': (4, 8)}, 'max_frames is 12'),
-    ({'word_sizes': ()}, 'max_words is 5'),
-    ({'row_words': 4}, 'row_words is 4 and max_words is 5'),
-    ({'shards': 0}, 'shards is 0'),
-    ({'slots': 0}, 'slots is 0'),
-    ({'word_sizes': (0, 5)}, 'word_sizes is 0'),
-  ],
-)
-def test_unfit_options_are_refused(change, message):
-  with pytest.raises(ValueError, match=message):
-    fakes.options(**change)
