@@ -59,6 +59,7 @@ setup(
       'pytest-xdist',
       'ruff',
       'selenium',
+      'setuptools',  # What is installed is tested.
     ],
     'torch': ['torch'],  # Only to read the authors' checkpoints.
     'tpu': ['jax[tpu]'],  # Also to compile for TPUs where there is none.

@@ -45,7 +45,7 @@ class Source(Protocol):
 
 
 def open_source(data_dir: str | os.PathLike[str], name: str, split: str) -> Source:
-  """Opens one split of a data set that was built under `data_dir`, without TensorFlow.
+  """Opens one split of a data set that was built under `data_dir`, without TensorFlow: a record a video.
 
   Args:
     data_dir: the folder that data sets were built in; one of a bucket (gs://…) is copied here once.
@@ -53,12 +53,9 @@ def open_source(data_dir: str | os.PathLike[str], name: str, split: str) -> Sour
       with a version as `charades_prvr/1.0.0`. The latest version is taken where none is named.
     split: train, val or test.
 
-  Returns:
-    A source with one record a video.
-
   Raises:
     FileNotFoundError: no finished data set of that name lies there, or files of the split are absent.
-    ValueError: several configurations lie there, or the set has no such split, or the split is empty.
+    UserError: several configurations lie there, or the set has no such split, or the split is empty.
   """
   builder, folder = open_set(data_dir, name, split)
   info = builder.info.splits[split]
@@ -82,25 +79,14 @@ class BuiltSource:
   """
 
   def __init__(self, source: Source, files: Sequence[pathlib.Path], counts: Sequence[int]):
-    """Wraps a TFDS data source.
-
-    Args:
-      source: the data source.
-      files: its files, in order.
-      counts: records of each.
-    """
+    """Wraps a TFDS data source, of which there are so many records in each of its files."""
     self._source, self._files, self._ends = source, list(files), list(itertools.accumulate(counts))
 
   def __len__(self) -> int:
     return len(self._source)
 
   def __getitem__(self, index: int) -> Record:
-    """Reads one record.
-
-    Raises:
-      IndexError: there is no such record.
-      DamagedFileError: the record cannot be read.
-    """
+    """Reads one record; raises DamagedFileError where it cannot be read."""
     if not 0 <= index < len(self):
       raise IndexError(f'record {index}; there are {len(self)}')
     try:
@@ -161,11 +147,7 @@ def has_rows(record: Record, feature: str) -> bool:
 
 @contextlib.contextmanager
 def naming_bad_rows(record: Record) -> Iterator[None]:
-  """Turns what the arithmetic says of NaN and infinities into an error that names video, feature and row.
-
-  Raises:
-    ValueError: instead of a `NonFiniteError` of `transforms`.
-  """
+  """Turns a `NonFiniteError` of `transforms` into a UserError that names video, feature and row."""
   try:
     yield
   except transforms.NonFiniteError as error:
@@ -239,11 +221,7 @@ class Lengths:
   starts: np.ndarray = dataclasses.field(init=False, repr=False, compare=False)
 
   def __post_init__(self):
-    """Makes all arrays int64.
-
-    Raises:
-      ValueError: the arrays disagree on the number of records or of captions, or hold a negative number.
-    """
+    """Makes all arrays int64; raises ValueError where they disagree, or hold what is no length."""
     for name in _LENGTHS:
       array = np.asarray(getattr(self, name))
       if array.ndim != 1 or array.dtype.kind not in 'iu' or (array.size and array.min() < 0):
@@ -286,19 +264,14 @@ class Lengths:
 
 
 def open_lengths(data_dir: str | os.PathLike[str], name: str, split: str) -> Lengths | None:
-  """Reads the lengths that were written beside the records of a built split.
-
-  Args:
-    data_dir: as of `open_source`.
-    name: the data set, likewise.
-    split: train, val or test.
+  """Reads the lengths that were written beside the records of a built split; arguments as of `open_source`.
 
   Returns:
     The lengths; None where the set was built before there were any: `scan_lengths` then finds them.
 
   Raises:
     FileNotFoundError: no finished data set of that name lies there.
-    ValueError: the file is damaged or belongs to other records; or the set has no such split.
+    UserError: the file is damaged or belongs to other records; or the set has no such split.
   """
   builder, folder = open_set(data_dir, name, split)
   path = folder / f'lengths-{split}.npz'
@@ -308,14 +281,10 @@ def open_lengths(data_dir: str | os.PathLike[str], name: str, split: str) -> Len
 
 
 def read_lengths(path: pathlib.Path, records: int) -> Lengths:
-  """Reads a file of lengths.
-
-  Args:
-    path: an npz file with the arrays of `Lengths`.
-    records: the records it must describe.
+  """Reads an npz file with the arrays of `Lengths`.
 
   Raises:
-    ValueError: the file is damaged, or describes another number of records.
+    UserError: the file is damaged, or does not describe so many records.
   """
   remedy = 'remove this file to have the lengths read from the records at each start, or build the set again'
   try:

@@ -125,19 +125,15 @@ def train_pipeline(
   *,
   lengths: Lengths | None = None,
 ) -> TrainPipeline:
-  """Makes the stream of training batches of a source.
+  """Makes the stream of training batches of a source; `iter` of it can be stopped and resumed.
 
   Args:
     source: records of videos, see `dlkd_jax.data.sources`.
     options: sizes of batches and how to read them; `options.shards` counts the devices of all processes.
     seed: order of the videos; another seed gives another order in every epoch.
     process_index: this process, from 0.
-    process_count: processes that share each batch; this one reads and gives the shards from
-      `process_index * shards / process_count` on, `shards / process_count` of them.
+    process_count: processes that share each batch; each reads and gives the shards of its own devices.
     lengths: of the records of the source, from `open_lengths`; None: every record is read once to find them.
-
-  Returns:
-    The stream; `iter` of it gives batches and can be stopped and resumed, also by another number of processes.
 
   Raises:
     UserError: the source is empty, a record of it cannot be trained on, the lengths are of another number of records,
