@@ -78,7 +78,8 @@ def main(names):
   """Extracts, packs and reports."""
   doors.no_arguments(names)
   # Imported here, so that --help answers at once.
-  from dlkd_jax.video import allocation, extraction
+  from dlkd_jax import allocation
+  from dlkd_jax.video import extraction
 
   allocation.give_back_large_blocks()
   result = extraction.extract(_request())

@@ -19,6 +19,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from dlkd_jax import allocation
 from dlkd_jax.data import sources, transforms
 from dlkd_jax.data.batch import Batch
 from dlkd_jax.data.options import PipelineOptions
@@ -147,6 +148,7 @@ def train_pipeline(
     lengths = scan_lengths(source)
   if len(lengths) != len(source):
     raise UserError(f'there are lengths of {len(lengths)} records and {len(source)} records; cut both alike')
+  allocation.keep_large_blocks()
   sources.check_lengths(source, lengths, options)
   collator = Collator(source, lengths, plan_of_run(lengths, options, seed), process_index, process_count)
   return TrainPipeline(collator, len(source), seed)

@@ -71,11 +71,6 @@ def test_pictures_of_two_sizes_are_named():
     fakes.collate(records, fakes.options(pixels=True))
 
 
-def test_pixels_need_a_teacher():
-  with pytest.raises(ValueError, match='set teacher, or unset pixels'):
-    fakes.options(pixels=True, teacher=False)
-
-
 def test_a_built_set_holds_them(tmp_path):
   name = pixel_sets.write(tmp_path, SIZE, lambda pictures: pictures.reshape(len(pictures), -1)[:, :4] / 255, 4)
   source = sources.open_source(tmp_path, name, 'train')
