@@ -47,7 +47,7 @@ def train(
   Running it again on a finished work directory only reports. In several processes all of them call it alike.
 
   Args:
-    config: the configuration; see `configs/common.py`.
+    config: the configuration; see `config_defaults`.
     workdir: where checkpoints, logs and results go; the same folder for all processes.
     stop: whether to stop early; None never does.
 
