@@ -137,6 +137,12 @@ def test_rooms_import_downwards(room):
         assert name.startswith(tuple(f'{a}.' for a in allowed) + allowed), f'{module(path)} imports {name}'
 
 
+def test_what_is_installed_imports_no_folder_of_a_checkout():
+  installed = [path for path in FILES if module(path).startswith(('dlkd_jax.', 'tfds_builders.'))]
+  found = {module(path): name for path in installed for name in imports(path) if name.startswith(('configs', 'tests'))}
+  assert not found
+
+
 def test_no_import_comes_back_to_where_it_began():
   """A module and what its package imports for others count alike, and imports within functions; not those for types."""
   modules = {module(path).removesuffix('.__init__'): path for path in FILES}
