@@ -7,7 +7,7 @@ import json
 import numpy as np
 
 from tests.tfds_builders import pack_writer
-from tfds_builders import build
+from tfds_builders import base_builder, build
 
 
 def test_moments_that_cannot_be_are_cut_or_unknown_and_named_once(tmp_path, caplog):
@@ -40,7 +40,7 @@ def test_a_finished_set_is_found_where_nothing_can_be_written(tmp_path, capsys, 
     raise PermissionError(13, 'Permission denied', 'a folder')
 
   with monkeypatch.context() as patch:  # The administrator may write anywhere.
-    patch.setattr(build.base_builder, 'only_builder', refuse)
+    patch.setattr(base_builder, 'only_builder', refuse)
     assert build.main(flags) == 0
   assert 'already built' in capsys.readouterr().out
 
