@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from dlkd_jax import files
+from dlkd_jax import config_rules, files
 from dlkd_jax.config_defaults import base, nearest
-from dlkd_jax.config_rules import CHANGE_RESULTS, FREE_IN_EVALUATION, FREE_ON_RESUME, ROUNDING_ALONE, RULES
+from dlkd_jax.config_rules import CHANGE_RESULTS, FREE_IN_EVALUATION, FREE_ON_RESUME, ROUNDING_ALONE, RULES, rule_of
 from dlkd_jax.errors import UserError
 
 # Without these nothing can be said of a student; other fields may be newer than its training.
@@ -26,11 +26,11 @@ _NEEDED = (
   'data.max_words',
   'model.hidden',
   'model.heads',
-  'model.dual',
-  'evaluation.inheritance_weight',
+  'model.branches',
+  'evaluation.weights',
 )
 # Where a recipe has other values of these than the run, an evaluation says so.
-_TOLD = 'model.', 'data.data', 'data.max_', 'evaluation.inheritance_weight'
+_TOLD = 'model.', 'data.data', 'data.max_', 'evaluation.weights'
 _Resolve = Callable[[ml_collections.ConfigDict], ml_collections.ConfigDict]
 
 
@@ -52,11 +52,12 @@ def validate(config: ml_collections.ConfigDict) -> None:
     UserError: a field is unknown, missing or out of range; the message names all such fields and what to change.
   """
   values = flatten(config)
-  problems = [f'there is no field config.{field}{nearest(field, RULES)}' for field in values.keys() - RULES.keys()]
+  rules = RULES | {field: rule for field in values if (rule := rule_of(field))}
+  problems = [f'there is no field config.{field}{nearest(field, RULES)}' for field in values.keys() - rules.keys()]
   problems += [f'config.{field} is missing, expected {RULES[field].expected}' for field in RULES.keys() - values.keys()]
   problems += [
     f'config.{field} is {values[field]!r}, expected {rule.expected}'
-    for field, rule in RULES.items()
+    for field, rule in rules.items()
     if field in values and not rule.holds(values[field])
   ]
   if not problems:
@@ -74,13 +75,24 @@ def _disagreements(config: ml_collections.ConfigDict) -> Iterable[str]:
 
   data, online, heads = config.data, config.teacher.online, config.model.heads
   yield from expected(config.model.hidden % heads == 0, 'model.hidden', f'a multiple of {heads} heads')
+  branches, weights = config.model.branches, config.evaluation.weights
+  wanted = f'{len(branches)}, one for each of model.branches ({", ".join(branches)})'
+  yield from expected(len(weights) == len(branches), 'evaluation.weights', wanted)
+  some = f'some of model.branches ({", ".join(branches)})'
+  yield from expected({*config.model.distilled} <= {*branches}, 'model.distilled', some)
   for sizes, limit in (('frame_sizes', 'max_frames'), ('word_sizes', 'max_words')):
     wanted = f'sizes that end with {data[limit]}, which data.{limit} is'
     yield from expected(data[sizes][-1] == data[limit], f'data.{sizes}', wanted)
   holds = not data.packing or data.row_words >= data.max_words
   yield from expected(holds, 'data.row_words', f'{data.max_words} or more, the longest caption (data.max_words)')
   clip = 'the folder of a CLIP model, since teacher.online is True'
-  yield from expected(not online or config.teacher.clip is not None, 'teacher.clip', clip)
+  needed = online and config.teacher.name == 'clip'
+  yield from expected(not needed or config.teacher.clip is not None, 'teacher.clip', clip)
+  for name, term in config.loss.terms.items():
+    if 'function' not in term:
+      yield f"config.loss.terms.{name} has no function, expected 'package.module:name'"
+    if not {*term.get('branches', ())} <= {*branches}:
+      yield f'config.loss.terms.{name}.branches is {term.branches!r}, expected {some}'
   yield from expected(not online or config.loss.teacher, 'loss.teacher', 'True, since teacher.online is')
 
 
@@ -129,16 +141,16 @@ def restore(content: Mapping[str, Any], origin: str) -> RunConfig:
   Raises:
     UserError: it lacks what every training had, or a value is not allowed; the message begins with `origin`.
   """
-  saved = flatten(content)
+  saved = config_rules.modernised(flatten(content))
   if absent := [field for field in _NEEDED if field not in saved]:
     raise UserError(f'{origin} is not the configuration of a training: it lacks {", ".join(absent)}')
   config, notes = base(''), []
   for field, value in saved.items():
-    if field in RULES:
+    if rule := rule_of(field):
       try:
         _put(config, field, value)
       except (TypeError, ValueError):
-        expected = RULES[field].expected
+        expected = rule.expected
         raise UserError(f'{origin}: {field} is {value!r}, expected {expected}; restore it from a copy') from None
     else:
       notes.append(f'{field} of the run ({value!r}) is no setting any more, and is ignored')
@@ -177,7 +189,7 @@ def settle(
   path = workdir / 'config.json'
   if not path.exists():
     return RunConfig(resolve(config), [])
-  saved, defaults = _saved(path), flatten(base(''))
+  saved, defaults = config_rules.modernised(flatten(_saved(path))), flatten(base(''))
   config = config.copy_and_resolve_references()
   began = saved.get('model.precision', 'auto')
   if config.model.precision == 'auto' and RULES['model.precision'].holds(began):
@@ -185,11 +197,12 @@ def settle(
   config = resolve(config)
   now, wrong, notes = flatten(config), [], []
   for field in sorted(saved.keys() | now.keys()):
-    if field not in now:
+    if field not in now and not rule_of(field):
       notes.append(f'{field} of the run ({saved[field]!r}) is no setting any more, and is ignored')
-    elif field in saved:
-      line = f'{field}: {saved[field]!r} → {now[field]!r}'
-      if saved[field] == now[field] or saved[field] == 'auto':
+    elif field in saved or field not in RULES:  # The latter of a group that takes fields of any name.
+      before, after = saved.get(field, '(absent)'), now.get(field, '(absent)')
+      line = f'{field}: {before!r} → {after!r}'
+      if before in (after, 'auto'):
         continue
       if field.startswith(free):
         notes.append(f'the run goes on with another {line}')
@@ -275,12 +288,16 @@ def for_evaluation(
   now = flatten(config)
   differing = [field for field in now if own[field] != now[field]]
   notes += [f'evaluated with another {field}: {own[field]!r} → {now[field]!r}' for field in differing]
-  changed = [f'{field.split(".")[-1]}={now[field]}' for field in CHANGE_RESULTS if field in differing]
+  changed = [f'{field.split(".")[-1]}={_short(now[field])}' for field in CHANGE_RESULTS if field in differing]
   return RunConfig(config.lock(), notes, ''.join('_' + re.sub(r'[^\w.=-]+', '-', part) for part in changed))
 
 
+def _short(value: Any) -> str:
+  return ','.join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def _saved(path: pathlib.Path) -> dict[str, Any]:
-  """Reads a configuration as {'data.dataset': value, …}, whatever fields it has."""
+  """Reads a configuration as it was written, whatever fields it has."""
   if not path.is_file():
     raise FileNotFoundError(
       f'{path} is absent: {path.parent} holds no config.json; expected the --workdir of a training'
@@ -293,9 +310,14 @@ def _saved(path: pathlib.Path) -> dict[str, Any]:
     raise UserError(
       f'{path} is not the configuration of a training: it is damaged ({error}); restore it from a copy'
     ) from error
-  return flatten(content)
+  return content
 
 
 def _put(config: ml_collections.ConfigDict, field: str, value: Any) -> None:
+  *groups, name = field.split('.')
   with config.unlocked():
-    config.update_from_flattened_dict({field: value})
+    for group in groups:
+      if group not in config:  # Of those that take groups of any name.
+        config[group] = ml_collections.ConfigDict()
+      config = config[group]
+    config.update({name: value})

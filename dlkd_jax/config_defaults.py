@@ -8,7 +8,7 @@ A recipe is a file with `get_config(arg)`, as those in the folder `configs`, whi
 |---|---|
 | debug | a small model, 256 videos and 2 epochs: a check of the whole path, not a result |
 | hard | hard one-hot labels (DL-DKD) instead of soft alignment (DL-DKD++) |
-| single | the inheritance branch alone |
+| single | the first branch alone |
 | no_teacher | no distillation, and soft labels that follow the student itself; needs no teacher features |
 | random_split | draw the rows that keep hard labels at random, instead of taking the first of the sorted batch |
 | uniform_negatives | draw the triplet's negatives among all wrong ones in every epoch, not among the best-scoring |
@@ -67,12 +67,15 @@ def base(dataset: str) -> ml_collections.ConfigDict:
   config.data.prefetch_batches = 2  # batches made ahead
 
   config.model = ml_collections.ConfigDict()
+  config.model.name = 'dldkd'  # the student: dldkd, or 'package.module:Class' (dlkd_jax/models/students.py)
   config.model.hidden = 384  # size of the space in which queries and frames meet
   config.model.heads = 4  # attention heads
   config.model.input_dropout = 0.2  # share of input features dropped
   config.model.dropout = 0.2  # share of inner features dropped
-  config.model.dual = True  # with the exploration branch
+  config.model.branches = ('inheritance', 'exploration')  # each of its own parameters, losses and scores
+  config.model.distilled = ('inheritance',)  # those of them that learn from the teacher
   config.model.precision = 'auto'  # of matrix products: float32, bfloat16, or auto: bfloat16 on a TPU or GPU
+  config.model.options = ml_collections.ConfigDict()  # fields of a student of another name
 
   config.similarity = ml_collections.ConfigDict()
   config.similarity.form = 'auto'  # plain, blocked, pallas, or auto: pallas on a TPU, blocked elsewhere
@@ -86,16 +89,19 @@ def base(dataset: str) -> ml_collections.ConfigDict:
   config.loss.distillation_weight = 0.1  # weight of the distillation, times the scheduled w
   config.loss.soft_labels = True  # soft alignment (DL-DKD++); False: hard labels (DL-DKD)
   config.loss.random_split = False  # draw the rows that keep hard labels at random
-  config.loss.stop_target_gradient = False  # no gradient through the soft targets of the exploration branch
+  config.loss.stop_target_gradient = False  # no gradient through soft targets that follow the student itself
   config.loss.kl_captions = config_dict.placeholder(float)  # mean divergence a caption times this; unset: the sum
   config.loss.temperature = 0.2  # of the frame distributions, in cosine
   config.loss.teacher_temperature = config_dict.placeholder(float)  # of the teacher's soft targets; unset: 1 and 0.2
   config.loss.teacher = True  # distil from the teacher
+  config.loss.terms = ml_collections.ConfigDict()  # further ones: name → function, weight, … (config_rules.TERM)
 
   config.teacher = ml_collections.ConfigDict()
   config.teacher.online = False  # encode the records' pictures in each step, instead of reading frozen features
+  config.teacher.name = 'clip'  # what encodes them: clip, or 'package.module:function' (training/online_teacher.py)
   config.teacher.clip = config_dict.placeholder(str)  # folder of the CLIP model that encodes them
   config.teacher.micro_batch = 64  # pictures that a device encodes at once
+  config.teacher.options = ml_collections.ConfigDict()  # what a function of another name reads
 
   config.schedules = ml_collections.ConfigDict()
   config.schedules.distillation = 'exp'  # w: none, exp, linear or sigmoid
@@ -121,7 +127,7 @@ def base(dataset: str) -> ml_collections.ConfigDict:
   config.mesh.model = 1  # devices that share the parameters, each holding a part; 1: every device holds them whole
 
   config.evaluation = ml_collections.ConfigDict()
-  config.evaluation.inheritance_weight = 0.7  # fused score: this of inheritance, the rest of exploration
+  config.evaluation.weights = (0.7, 0.3)  # of each of model.branches in the fused score
   config.evaluation.block_videos = 32  # videos encoded at once
   config.evaluation.block_captions = 128  # captions encoded at once
 
@@ -144,7 +150,9 @@ def finish(config: ml_collections.ConfigDict, arg: str | None) -> ml_collections
   if 'hard' in given:
     config.loss.soft_labels = not arguments.hard
   if 'single' in given:
-    config.model.dual = not arguments.single
+    paper = base('')
+    config.model.branches = config.model.branches[:1] if arguments.single else paper.model.branches
+    config.evaluation.weights = (1.0,) if arguments.single else paper.evaluation.weights
   if 'no_teacher' in given:
     config.loss.teacher = not arguments.no_teacher
   if 'random_split' in given:

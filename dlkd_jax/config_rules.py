@@ -43,7 +43,11 @@ FREE_IN_EVALUATION = (
   'logging.',
 )
 # Those of them that an evaluation's results depend on, by more than rounding of sums.
-CHANGE_RESULTS = ('data.dataset', 'data.max_videos', 'model.precision', 'evaluation.inheritance_weight')
+CHANGE_RESULTS = ('data.dataset', 'data.max_videos', 'model.precision', 'evaluation.weights')
+# Fields of former runs → what says the same now, as `modernised` maps it.
+REPLACED = {'model.dual': 'model.branches', 'evaluation.inheritance_weight': 'evaluation.weights'}
+# Names of scores that are no branch's.
+_RESERVED = 'teacher', 'fused'
 _MOST = 2**31 - 1  # Steps, sizes and counts are int32 on devices.
 
 
@@ -84,6 +88,18 @@ def _sizes() -> Rule:
   return Rule(holds, 'rising whole numbers from 1, as (32,64)')
 
 
+def _branches(least: int) -> Rule:
+  def holds(x):
+    named = isinstance(x, tuple | list) and all(type(name) is str and name.isidentifier() for name in x)
+    return named and len(set(x)) == len(x) >= least and not {*x} & {*_RESERVED}
+
+  return Rule(holds, "names, each once, as ('inheritance','exploration')")
+
+
+def _weights(x: Any) -> bool:
+  return isinstance(x, tuple | list) and all(map(_WEIGHT.holds, x)) and any(x)
+
+
 _FLAG = Rule(lambda x: type(x) is bool, 'True or False')
 _TEXT = Rule(lambda x: type(x) is str and x != '' and '\0' not in x, 'a name')
 _SHARE = _number(lambda x: 0.0 <= x <= 1.0, 'a share in [0, 1]')
@@ -113,11 +129,13 @@ RULES: dict[str, Rule] = {
   'data.max_videos': _optional(_whole(1)),
   'data.read_threads': _whole(1, 4096),
   'data.prefetch_batches': _whole(0, 4096),
+  'model.name': _TEXT,
   'model.hidden': _whole(1),
   'model.heads': _whole(1),
   'model.input_dropout': _DROPOUT,
   'model.dropout': _DROPOUT,
-  'model.dual': _FLAG,
+  'model.branches': _branches(1),
+  'model.distilled': _branches(0),
   'model.precision': _one_of('auto', 'float32', 'bfloat16'),
   'similarity.form': _one_of('auto', 'plain', 'blocked', 'pallas'),
   'similarity.block_rows': _optional(_whole(1)),
@@ -134,6 +152,7 @@ RULES: dict[str, Rule] = {
   'loss.teacher_temperature': _optional(_POSITIVE),
   'loss.teacher': _FLAG,
   'teacher.online': _FLAG,
+  'teacher.name': _TEXT,
   'teacher.clip': _optional(_TEXT),
   'teacher.micro_batch': _whole(1),
   'schedules.distillation': _one_of(*_DECAYS),
@@ -151,9 +170,60 @@ RULES: dict[str, Rule] = {
   'training.micro_batches': _whole(1),
   'training.checkpoint_every_steps': _whole(0),
   'mesh.model': _whole(1),
-  'evaluation.inheritance_weight': _SHARE,
+  'evaluation.weights': Rule(_weights, 'numbers of 0 or more, not all 0, as (0.7,0.3)'),
   'evaluation.block_videos': _whole(1),
   'evaluation.block_captions': _whole(1),
   'logging.every_steps': _whole(1),
   'logging.profile_steps': _STEPS,
 }
+
+# What a term of `config.loss.terms` has, with the defaults; all else is handed on to its function.
+TERM = {
+  'function': None,
+  'weight': 1.0,
+  'schedule': 'none',
+  'from_epoch': 0,
+  'branches': (),
+  'needs_teacher': False,
+}
+_TERM_RULES = {
+  'function': Rule(lambda x: _TEXT.holds(x) and ':' in x, "'package.module:name'"),
+  'weight': _WEIGHT,
+  'schedule': _one_of(*_DECAYS, 'cosine'),
+  'from_epoch': _whole(0),
+  'branches': _branches(0),
+  'needs_teacher': _FLAG,
+}
+# Names in the logs that are no term's to have.
+_TAKEN = ('triplet', 'nce', 'distillation', 'alpha', 'beta', 'hard_negatives', 'learning_rate')
+
+
+def _plain(x: Any) -> bool:
+  return isinstance(x, bool | int | float | str | None) or (isinstance(x, tuple | list) and all(map(_plain, x)))
+
+
+_PLAIN = Rule(_plain, 'a plain value')
+
+
+def rule_of(field: str) -> Rule | None:
+  """Returns the rule of a field, which may be one of the groups that take fields of any name; None: there is none."""
+  group, _, name = field.rpartition('.')
+  if group in ('model.options', 'teacher.options'):
+    return _PLAIN
+  if group.startswith('loss.terms.') and group.count('.') == 2:
+    term = group.removeprefix('loss.terms.')
+    return _TERM_RULES.get(name, _PLAIN) if term.isidentifier() and term not in _TAKEN else None
+  return RULES.get(field)
+
+
+def modernised(fields: dict[str, Any]) -> dict[str, Any]:
+  """Returns the fields of a former run, {'model.dual': True, …}, under their names of today."""
+  fields = dict(fields)
+  dual, share = (fields.pop(field, None) for field in REPLACED)
+  if type(dual) is bool:
+    fields['model.branches'] = ('inheritance', 'exploration')[: 1 + dual]
+  if dual is False:
+    fields['evaluation.weights'] = (1.0,)
+  elif _SHARE.holds(share):
+    fields['evaluation.weights'] = (share, round(1.0 - share, 12))
+  return fields

@@ -23,6 +23,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from dlkd_jax import files
+from dlkd_jax.config_rules import REPLACED
 from dlkd_jax.errors import UserError
 
 flags.disclaim_key_flags()  # Flags of paths belong to the module that asks for them, and stand in its --help.
@@ -251,6 +252,8 @@ def _reason(error: BaseException) -> str:
   """Returns a message of a parser without its line breaks, and that on a misspelt field in our words."""
   text = ' '.join(str(error).replace('\\n', ' ').replace('\\', '').split())
   if isinstance(error, AttributeError | LookupError) and (field := re.search(r"'(\w+)'", text)):
+    if now := next((new for old, new in REPLACED.items() if old.endswith(f'.{field[1]}')), None):
+      return f'the configuration has no field {field[1]!r} any more; set {now}'
     near = re.search(r'Did you mean "(\w+)"', text)
     return f'the configuration has no field {field[1]!r}' + (f'; did you mean {near[1]!r}?' if near else '')
   return text

@@ -40,10 +40,10 @@ _METADATA = doors.DEFINE_path(
   'metadata', None, 'JSON lines on videos, as {"video": "lake.mp4", "title": "At the lake", "year": 2021}.'
 )
 _CLIP = doors.DEFINE_path('clip', None, 'Folder of the CLIP that the data set was extracted with.')
-_SCORERS = flags.DEFINE_list('scorers', None, 'build: some of inheritance,exploration,teacher; default: all there are.')
-_WEIGHTS = flags.DEFINE_string(
-  'weights', None, "build: the search's default, as inheritance=0.5,exploration=0.2,teacher=0.3."
+_SCORERS = flags.DEFINE_list(
+  'scorers', None, 'build: some of the branches of the student and teacher; default: all there are.'
 )
+_WEIGHTS = flags.DEFINE_string('weights', None, "build: the search's default, as BRANCH=0.7,teacher=0.3.")
 _DTYPE = flags.DEFINE_enum('dtype', 'float16', ['float16', 'int8'], 'build: how frames are stored; int8 takes half.')
 _LONG = flags.DEFINE_enum(
   'long_videos',

@@ -6,7 +6,7 @@
 The first command resumes a run that was stopped, too. Arguments of the recipe follow a colon
 (`--config=configs/charades.py:hard,seed=1`), single fields are overridden by name (`--config.training.epochs=20`).
 A run is evaluated with its own settings; behind a recipe some can be set anew by name, as `--config.data.data_dir` and
-`--config.evaluation.inheritance_weight`.
+`--config.evaluation.weights`.
 
 On several machines the same command runs on each, with a --workdir that all of them see. SLURM, mpirun and a TPU slice
 that names its workers in the environment are noticed; elsewhere give --distributed, or --coordinator_address,

@@ -33,7 +33,7 @@ _WHERE = flags.DEFINE_multi_string(
   "text) and in (…), texts may be 'quoted', dates are 2019-05-01. Several have to hold.",
 )
 _WEIGHTS = flags.DEFINE_string(
-  'weights', None, "Weights of the scorers, as inheritance=0.5,exploration=0.2,teacher=0.3; default: the index's."
+  'weights', None, "Weights of the scorers, as BRANCH=0.7,teacher=0.3; default: the index's."
 )
 _ZERO_SHOT = flags.DEFINE_bool('zero_shot', False, 'The teacher alone scores: --weights=teacher=1.')
 _TWO_STAGE = flags.DEFINE_bool(

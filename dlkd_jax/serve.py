@@ -26,7 +26,7 @@ _VIDEOS = doors.DEFINE_multi_path(
 )
 _CLIP = doors.DEFINE_path('clip', None, 'Folder of the CLIP, where that is not what the index says.')
 _WEIGHTS = flags.DEFINE_string(
-  'weights', None, "Weights of the scorers, as inheritance=0.5,exploration=0.2,teacher=0.3; default: the index's."
+  'weights', None, "Weights of the scorers, as BRANCH=0.7,teacher=0.3; default: the index's."
 )
 _ZERO_SHOT = flags.DEFINE_bool('zero_shot', False, 'The teacher alone scores: --weights=teacher=1.')
 _TWO_STAGE = flags.DEFINE_bool(

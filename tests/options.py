@@ -2,13 +2,15 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from dlkd_jax.config_defaults import base
 from dlkd_jax.data.options import PipelineOptions
-from dlkd_jax.losses.total import LossOptions
-from dlkd_jax.models.student import Student
+from dlkd_jax.losses.total import Term
+from dlkd_jax.models.student import DlDkdStudent
 from dlkd_jax.retrieval.evaluate import EvaluationOptions
+from dlkd_jax.training import recipe
 from dlkd_jax.training.objective import ObjectiveOptions
 
 WEIGHTS = {'inheritance': 0.7, 'exploration': 0.3}
@@ -18,21 +20,31 @@ def _group(name: str, *without: str) -> dict[str, Any]:
   return {field: value for field, value in base('none')[name].items() if field not in without}
 
 
-def student(**changes) -> Student:
+def student(**changes) -> DlDkdStudent:
   """A student of the default sizes in float32."""
-  limits = {'max_frames': 128, 'max_words': 30, 'dtype': jnp.float32}
-  return Student(**(_group('model', 'precision') | limits | changes))
+  fields = _group('model', 'name', 'options', 'distilled', 'precision')
+  return DlDkdStudent(**(fields | {'max_frames': 128, 'max_words': 30, 'dtype': jnp.float32} | changes))
 
 
-def loss_options(**changes) -> LossOptions:
-  """The losses of the default recipe."""
-  return LossOptions(**(_group('loss', 'teacher', 'hard_negative_start_epoch') | changes))
+def terms(branches=tuple(WEIGHTS), distilled=('inheritance',), **changes) -> tuple[Term, ...]:
+  """The losses of the default recipe, with changes of the group `loss`."""
+  config = base('none')
+  config.model.branches, config.model.distilled = branches, distilled
+  config.loss.update(changes)
+  return recipe.make_terms(config)
 
 
-def objective_options(loss: LossOptions | None = None, **changes) -> ObjectiveOptions:
+def coefficients(alpha, beta, distillation, hard_negatives=True) -> dict[str, jax.Array]:
+  """Scheduled scalars of the losses."""
+  values = {'alpha': alpha, 'beta': beta, 'distillation': distillation}
+  values = {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
+  return values | {'hard_negatives': jnp.asarray(hard_negatives)}
+
+
+def objective_options(loss: tuple[Term, ...] | None = None, **changes) -> ObjectiveOptions:
   """The objective of the default recipe, in the blocked form."""
   given = {'form': 'blocked', 'block_rows': None, 'product_bytes': None, 'micro_batches': 1, 'teacher_dtype': None}
-  return ObjectiveOptions(loss or loss_options(), **(given | changes))
+  return ObjectiveOptions(loss or terms(), **(given | changes))
 
 
 def pipeline_options(**changes) -> PipelineOptions:

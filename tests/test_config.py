@@ -3,16 +3,17 @@
 import dataclasses
 import importlib
 import json
+import math
 import re
 
+import numpy as np
 import pytest
 
 from dlkd_jax import config as config_lib
 from dlkd_jax import config_defaults, config_rules
 from dlkd_jax.data.options import PipelineOptions
 from dlkd_jax.errors import UserError
-from dlkd_jax.losses.total import LossOptions
-from dlkd_jax.models.student import Branch, Student
+from dlkd_jax.models.student import Branch, DlDkdStudent
 from dlkd_jax.retrieval.evaluate import EvaluationOptions
 from dlkd_jax.training import recipe
 from dlkd_jax.training.objective import ObjectiveOptions
@@ -79,8 +80,8 @@ def test_every_recipe_loads_with_every_argument(name, arg):
       group.typo = 1
   json.loads(config.to_json_best_effort())
   # The parts of a run can be made of it.
-  assert recipe.make_student(config).dual is config.model.dual
-  assert recipe.make_loss_options(config).margin == config.loss.margin
+  assert recipe.make_student(config).branches == config.model.branches
+  assert ('margin', config.loss.margin) in recipe.make_terms(config)[0].options
   assert isinstance(recipe.make_pipeline_options(config, 1, teacher=True), PipelineOptions)
   recipe.make_optimizer(config, 10)
   recipe.make_coefficients(config, 10)
@@ -98,7 +99,7 @@ def test_published_values(name):
   dataset, rate, dropout, margin = PUBLISHED[name]
   assert config.data.dataset == dataset and config.optimizer.learning_rate == rate and config.loss.margin == margin
   assert config.model.input_dropout == config.model.dropout == dropout
-  assert (config.model.hidden, config.model.heads, config.model.dual) == (384, 4, True)
+  assert (config.model.hidden, config.model.heads) == (384, 4)
   data = config.data
   assert (data.batch_videos, data.max_frames, data.max_words, data.sort_by_captions) == (128, 128, 30, True)
   loss = config.loss
@@ -114,24 +115,29 @@ def test_published_values(name):
   assert (s.distillation, s.alpha, s.beta, s.alpha_start, s.beta_start) == ('exp', 'sigmoid', 'sigmoid', 0.8, 0.8)
   assert s.epochs == config.training.epochs == 120 and config.training.patience == 10
   assert (config.optimizer.warmup, config.optimizer.weight_decay, config.optimizer.max_norm) == (0.01, 0.01, 1.0)
-  assert config.evaluation.inheritance_weight == 0.7
+  assert config.model.branches == ('inheritance', 'exploration') and config.model.distilled == ('inheritance',)
+  assert config.evaluation.weights == (0.7, 0.3)
 
 
 def test_what_a_recipe_sets_stands_where_no_argument_is_given():
   def recipe_of_its_own():
     config = config_defaults.base('own_prvr')
-    config.loss.soft_labels = config.model.dual = config.loss.teacher = False
+    config.loss.soft_labels = config.loss.teacher = False
+    config.model.branches, config.evaluation.weights = ('inheritance',), (1.0,)
     config.loss.random_split, config.seed, config.loss.hard_negative_start_epoch = True, 7, 5
     return config
 
-  values = ('loss.soft_labels', 'model.dual', 'loss.teacher', 'loss.random_split', 'seed')
+  values = ('loss.soft_labels', 'loss.teacher', 'loss.random_split', 'seed')
+  branches = 'model.branches', 'evaluation.weights'
   for arg in (None, '', 'debug', 'epochs=3'):
     flat = config_lib.flatten(config_defaults.finish(recipe_of_its_own(), arg))
-    assert [flat[field] for field in values] == [False, False, False, True, 7]
+    assert [flat[field] for field in values] == [False, False, True, 7]
+    assert [flat[field] for field in branches] == [('inheritance',), (1.0,)]
     assert flat['loss.hard_negative_start_epoch'] == 5
   given = 'hard=false,single=false,no_teacher=false,random_split=false,seed=0,uniform_negatives=false'
   flat = config_lib.flatten(config_defaults.finish(recipe_of_its_own(), given))
-  assert [flat[field] for field in values] == [True, True, True, False, 0]
+  assert [flat[field] for field in values] == [True, True, False, 0]
+  assert [flat[field] for field in branches] == [('inheritance', 'exploration'), (0.7, 0.3)]
   assert flat['loss.hard_negative_start_epoch'] == 0
 
 
@@ -146,7 +152,8 @@ def test_recipes_state_what_has_an_effect(name):
 def test_arguments_reach_their_fields():
   config = get_config('tvr', 'hard,single,no_teacher,random_split,uniform_negatives,seed=3,epochs=5')
   assert config.loss.hard_negative_start_epoch == config.training.epochs  # Never.
-  assert not (config.loss.soft_labels or config.model.dual or config.loss.teacher)
+  assert not (config.loss.soft_labels or config.loss.teacher)
+  assert (config.model.branches, config.evaluation.weights) == (('inheritance',), (1.0,))
   assert config.loss.random_split and config.seed == 3 and config.training.epochs == 5
   debug = get_config('tvr', 'debug')
   assert debug.training.epochs == 2 and debug.data.max_videos == 256 and debug.model.hidden < 384
@@ -208,7 +215,9 @@ def test_no_number_may_be_senseless(config, field):
     ('loss.temperature', (0.0,)),
     ('loss.kl_captions', (0.0,)),
     ('seed', (2**32,)),
-    ('evaluation.inheritance_weight', (1.5,)),
+    ('evaluation.weights', ((1.5,), (-1.0, 0.5), (0, 0), 0.7)),
+    ('model.branches', ((), ('a', 'a'), ('a', 'teacher'), ('a,b',), 'ab')),
+    ('model.distilled', (('other',), 'inheritance')),
     ('evaluation.block_videos', (0,)),
     ('data.max_videos', (0,)),
     ('data.frame_sizes', ((), (0, 128), (128, 64), (64, 64, 128), (1.5, 128), 128)),
@@ -254,11 +263,10 @@ def test_fields_that_there_are_not_and_fields_that_are_missing(config):
     config_lib.validate(config)
 
 
-@pytest.mark.parametrize('group', ['model', 'loss', 'data', 'similarity'])
+@pytest.mark.parametrize('group', ['model', 'data', 'similarity'])
 def test_options_are_made_of_exactly_the_fields_of_a_group(config, group):
   makers = {
     'model': recipe.make_student,
-    'loss': recipe.make_loss_options,
     'data': lambda config: recipe.make_pipeline_options(config, 1, teacher=True),
     'similarity': recipe.make_objective_options,
   }
@@ -268,16 +276,75 @@ def test_options_are_made_of_exactly_the_fields_of_a_group(config, group):
     makers[group](config)
   with config.unlocked():
     del config[group].new_field
-    last = {'model': 'heads', 'loss': 'margin', 'data': 'slots', 'similarity': 'block_rows'}[group]
+    last = {'model': 'heads', 'data': 'slots', 'similarity': 'block_rows'}[group]
     del config[group][last]
   with pytest.raises(TypeError, match=last):
     makers[group](config)
 
 
-@pytest.mark.parametrize('kind', [Student, Branch, LossOptions, PipelineOptions, ObjectiveOptions, EvaluationOptions])
+@pytest.mark.parametrize('kind', [DlDkdStudent, Branch, PipelineOptions, ObjectiveOptions, EvaluationOptions])
 def test_options_have_no_defaults_of_their_own(kind):
   fields = [field for field in dataclasses.fields(kind) if field.init and field.name not in ('parent', 'name')]
   assert fields and all(field.default is field.default_factory is dataclasses.MISSING for field in fields)
+
+
+def test_every_field_of_the_loss_reaches_a_term(config):
+  options = {name for term in recipe.make_terms(config) for name, _ in term.options} - {'distilled'}
+  elsewhere = {'nce_weight', 'distillation_weight', 'hard_negative_start_epoch', 'teacher', 'terms'}
+  assert options | elsewhere == set(config.loss) and not options & elsewhere
+
+
+def with_term(config, **entry):
+  with config.unlocked():
+    config.loss.terms = {'spread': entry}
+  return config
+
+
+def test_further_terms_of_the_loss(config):
+  made = with_term(
+    config, function='math:fsum', weight=0.5, schedule='linear', from_epoch=3, branches=('exploration',), k=2
+  )
+  config_lib.validate(made)
+  term = recipe.make_terms(made)[-1]
+  assert (term.name, term.function, term.weight, term.branches) == ('spread', math.fsum, 0.5, ('exploration',))
+  assert term.options == (('k', 2),) and not term.needs_teacher
+  schedule = recipe.make_coefficients(made, 2)
+  values = [float(schedule(step)['spread']) for step in (0, 5, 6, 8)]
+  np.testing.assert_allclose(values, [0.0, 0.0, 1.0, 1 - 1 / 120], rtol=1e-6)
+  assert recipe.make_terms(with_term(config, function='math:fsum'))[-1].branches == config.model.branches
+  for function, message in (('nowhere:f', 'cannot be imported'), ('math:nothing', 'cannot be imported')):
+    with pytest.raises(UserError, match=rf'config\.loss\.terms\.spread\.function names .*{message}'):
+      recipe.make_terms(with_term(config, function=function))
+
+
+@pytest.mark.parametrize(
+  ('entry', 'message'),
+  [
+    ({'weight': 1.0}, r'loss\.terms\.spread has no function'),
+    ({'function': 'f'}, r"spread\.function is 'f', expected 'package\.module:name'"),
+    ({'function': 'a:f', 'weight': -1.0}, r'spread\.weight is -1\.0, expected a number of 0 or more'),
+    ({'function': 'a:f', 'schedule': 'step'}, r"spread\.schedule is 'step', expected one of none"),
+    ({'function': 'a:f', 'branches': ('other',)}, r"spread\.branches is \('other',\), expected some of model"),
+    ({'function': 'a:f', 'deep': {'er': 1}}, r'there is no field config\.loss\.terms\.spread\.deep\.er'),
+  ],
+)
+def test_terms_that_are_refused(config, entry, message):
+  with pytest.raises(UserError, match=message):
+    config_lib.validate(with_term(config, **entry))
+
+
+def test_students_and_teachers_of_other_names(config):
+  with config.unlocked():
+    config.model.name, config.model.options = 'dldkd', {'width': 3}
+  config_lib.validate(config)
+  with pytest.raises(UserError, match=r"'dldkd' has no option width \(config\.model\.options\)"):
+    recipe.make_student(config)
+  for name, message in (('dldk', "expected dldkd or 'package"), ('math:fsum', 'no class of a Flax module')):
+    config.model.name = name
+    with pytest.raises(UserError, match=message):
+      recipe.make_student(config)
+  config.teacher.online, config.teacher.name = True, 'my.tower:load'  # Reads what it wants of teacher.options.
+  config_lib.validate(config)
 
 
 def test_a_teacher_inside_the_step_needs_a_model_and_distillation(config):

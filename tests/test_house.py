@@ -11,7 +11,14 @@ from tests.paths import repository
 PACKAGES = ('dlkd_jax', 'tfds_builders', 'configs', 'tests')
 FILES = sorted(path for package in PACKAGES for path in (repository() / package).rglob('*.py'))
 # Below every room.
-EVERYWHERE = ('dlkd_jax.allocation', 'dlkd_jax.annotations', 'dlkd_jax.errors', 'dlkd_jax.files', 'dlkd_jax.progress')
+EVERYWHERE = (
+  'dlkd_jax.allocation',
+  'dlkd_jax.annotations',
+  'dlkd_jax.errors',
+  'dlkd_jax.files',
+  'dlkd_jax.plugins',
+  'dlkd_jax.progress',
+)
 # A room may import rooms named before it and itself; similarities and losses know arrays only.
 ROOMS = {
   'dlkd_jax.similarity': ('dlkd_jax.layout',),
@@ -19,6 +26,7 @@ ROOMS = {
   'dlkd_jax.losses': ('dlkd_jax.similarity', 'dlkd_jax.layout'),
   'dlkd_jax.data': ('dlkd_jax.layout',),
   'dlkd_jax.retrieval': (
+    'dlkd_jax.layout',
     'dlkd_jax.data',
     'dlkd_jax.models',
     'dlkd_jax.similarity',

@@ -131,7 +131,7 @@ def test_damaged_configurations_of_runs(config, tmp_path, content, message):
 
 def test_an_evaluation_takes_the_settings_of_the_run(config, tmp_path):
   with config.unlocked():
-    config.model.heads, config.evaluation.inheritance_weight, config.seed = 2, 0.6, 5
+    config.model.heads, config.evaluation.weights, config.seed = 2, (0.6, 0.4), 5
   config_lib.write_or_compare(config, tmp_path)
   own = config_lib.flatten(config)
   for asked, given in ((None, None), (config, None), (charades.get_config(), [])):
@@ -146,9 +146,9 @@ def test_an_evaluation_may_set_some_fields_anew_and_says_so(config, tmp_path):
   found = config_lib.for_evaluation(config, tmp_path)
   assert (found.config.data.data_dir, found.config.evaluation.block_videos, found.suffix) == ('there', 3, '')
   assert len(found.notes) == 2 and "data.data_dir: 'data' → 'there'" in found.notes[0]
-  config.evaluation.inheritance_weight, config.data.dataset = 0.5, 'other_prvr/small'
-  found = config_lib.for_evaluation(config, tmp_path, ['evaluation.inheritance_weight', 'data.dataset'])
-  assert found.suffix == '_dataset=other_prvr-small_inheritance_weight=0.5'
+  config.evaluation.weights, config.data.dataset = (0.5, 0.5), 'other_prvr/small'
+  found = config_lib.for_evaluation(config, tmp_path, ['evaluation.weights', 'data.dataset'])
+  assert found.suffix == '_dataset=other_prvr-small_weights=0.5-0.5'
   assert found.config.data.data_dir == 'data'
 
 
@@ -165,3 +165,45 @@ def test_fields_that_appeared_or_went_are_differences():
   saved, current = {'a': {'x': 1, 'old': 2}, 'b': 3}, {'a': {'x': 1, 'new': 4}, 'b': {'y': 1}}
   lines = config_lib.differences(saved, current)
   assert lines == ["a.new: '(absent)' → 4", "a.old: 2 → '(absent)'", "b: 3 → {'y': 1}"]
+
+
+@pytest.mark.parametrize(
+  ('dual', 'share', 'branches', 'weights'),
+  [(True, 0.7, ('inheritance', 'exploration'), (0.7, 0.3)), (False, 0.7, ('inheritance',), (1.0,))],
+)
+def test_a_run_from_before_branches_had_names(config, tmp_path, dual, share, branches, weights):
+  config.model.branches, config.evaluation.weights = branches, weights
+  config_lib.write_or_compare(config, tmp_path)
+  edit(tmp_path, model__branches=None, model__distilled=None, evaluation__weights=None)
+  edit(tmp_path, model__dual=dual, evaluation__inheritance_weight=share)
+  found = config_lib.read_run(tmp_path)
+  assert (found.config.model.branches, found.config.evaluation.weights, found.notes) == (branches, weights, [])
+  assert config_lib.settle(config, tmp_path).notes == []
+  config.evaluation.weights = (1.0,) * len(branches)
+  if dual:
+    with pytest.raises(UserError, match=r'evaluation\.weights: \(0\.7, 0\.3\) → \(1\.0, 1\.0\)'):
+      config_lib.settle(config, tmp_path)
+
+
+def test_groups_of_any_field_are_part_of_a_run(config, tmp_path):
+  with config.unlocked():
+    config.loss.terms = {'spread': {'function': 'math:fsum', 'sizes': (1, 2)}}
+  config_lib.write_or_compare(config, tmp_path)
+  found = config_lib.read_run(tmp_path)
+  assert config_lib.flatten(found.config) == config_lib.flatten(config) and found.notes == []
+  assert config_lib.settle(config, tmp_path).notes == []
+  with pytest.raises(UserError, match=r"loss\.terms\.spread\.function: 'math:fsum' → '\(absent\)'"):
+    config_lib.settle(tvr.get_config(), tmp_path)
+  with config.unlocked():
+    config.model.options = {'width': 3}
+  with pytest.raises(UserError, match=r"model\.options\.width: '\(absent\)' → 3"):
+    config_lib.settle(config, tmp_path)
+
+
+def test_branches_weights_and_the_distilled_fit(config):
+  with config.unlocked():
+    config.model.branches = ('first', 'second', 'third')
+  with pytest.raises(UserError, match=r'evaluation\.weights is .*expected 3, one for each .*; .*model\.distilled is '):
+    config_lib.validate(config)
+  config.evaluation.weights, config.model.distilled = (0.5, 0.3, 0.2), ('second', 'third')
+  config_lib.validate(config)

@@ -136,8 +136,8 @@ def test_an_evaluation_takes_its_settings_from_the_run(undisturbed, commands, tm
   for heads in (1, 2):
     done = commands.try_to(*evaluate, recipe, f'--config.model.heads={heads}')
     assert done.returncode == 1 and f'model.heads: 4 → {heads}' in done.stderr and 'Traceback' not in done.stderr
-  commands.run(*evaluate, recipe, '--config.evaluation.inheritance_weight=1')
-  other = json.loads((workdir / 'eval_test_inheritance_weight=1.0.json').read_text())
+  commands.run(*evaluate, recipe, '--config.evaluation.weights=(1.0,0.0)')
+  other = json.loads((workdir / 'eval_test_weights=1.0-0.0.json').read_text())
   assert other['test/fused/SumR'] == alone['test/inheritance/SumR']
   assert json.loads((workdir / 'eval_test.json').read_text()) == alone
 

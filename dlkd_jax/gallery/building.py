@@ -21,11 +21,9 @@ from dlkd_jax.gallery.collection import Collection, Knowledge
 from dlkd_jax.gallery.encoding import TEACHER, StudentEncoder, open_student
 from dlkd_jax.gallery.index_folder import DTYPES, IndexFolder, IndexFolderError
 from dlkd_jax.models import parameter_files
-from dlkd_jax.models.student import EXPLORATION, INHERITANCE
 from dlkd_jax.training.checkpoints import read_best
 
 __all__ = [
-  'SCORERS',
   'SEGMENT_FRAMES',
   'Account',
   'Settings',
@@ -36,8 +34,6 @@ __all__ = [
   'open_student',
   'remove',
 ]
-
-SCORERS = (INHERITANCE, EXPLORATION, TEACHER)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +63,6 @@ class Settings:
     for name, value, allowed in (
       ('dtype', self.dtype, DTYPES),
       ('long_videos', self.long_videos, encoding.LONG_VIDEOS),
-      *(('scorers', scorer, SCORERS) for scorer in self.scorers or ()),
     ):
       if value not in allowed:
         raise UserError(f'--{name} names {value!r}; expected one of {", ".join(allowed)}')
@@ -169,7 +164,7 @@ def check_features(folder: IndexFolder, collection: Collection) -> None:
 def _manifest(
   collection: Collection, student: StudentEncoder | None, settings: Settings, origin: dict[str, Any] | None
 ) -> dict[str, Any]:
-  sizes = {name: student.config.model.hidden for name in student.branches} if student else {}
+  sizes = dict(student.sizes) if student else {}
   if collection.sizes.get('Dt'):
     sizes[TEACHER] = collection.sizes['Dt']
   if not sizes:
@@ -181,9 +176,8 @@ def _manifest(
   scorers = {name: size for name, size in sizes.items() if name in (settings.scorers or sizes)}
   default = {TEACHER: 1.0}
   if student is not None and set(scorers) & set(student.branches):
-    share = student.config.evaluation.inheritance_weight
-    default = {INHERITANCE: share, EXPLORATION: 1 - share}
-    default = {name: value for name, value in default.items() if name in scorers}
+    fusion = zip(student.branches, student.config.evaluation.weights, strict=True)
+    default = {name: weight for name, weight in fusion if name in scorers}
     default = default if len(default) > 1 else dict.fromkeys(default, 1.0)
   return {
     'dtype': settings.dtype,

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -25,8 +24,9 @@ from dlkd_jax import sharding
 from dlkd_jax.data import sources, transforms
 from dlkd_jax.errors import UserError
 from dlkd_jax.gallery.index_folder import IndexFolder
+from dlkd_jax.layout import padded_layout
 from dlkd_jax.models import parameter_files
-from dlkd_jax.models.student import Student, init_parameters
+from dlkd_jax.models.students import Student, init_parameters, make_student
 
 TEACHER = 'teacher'
 LONG_VIDEOS = ('windows', 'resample')
@@ -100,16 +100,6 @@ def _encode(student: Student, method: str, params: Any, rows: Any, mask: Any) ->
   return student.apply({'params': params}, rows, mask, method=method)
 
 
-def make_student(config: ml_collections.ConfigDict) -> Student:
-  """Makes the student of a training's configuration, as `training.recipe` does, of which a search imports nothing."""
-  precision = config.model.precision
-  if precision == 'auto':
-    precision = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
-  fields = {name: value for name, value in config.model.items() if name != 'precision'}
-  sizes = {'max_frames': config.data.max_frames, 'max_words': config.data.max_words}
-  return Student(dtype=jnp.dtype(precision), **sizes, **fields)
-
-
 class StudentEncoder:
   """A trained student, ready to encode; what it makes of a video does not depend on what is encoded with it.
 
@@ -117,6 +107,7 @@ class StudentEncoder:
     config: of its training.
     params: its parameters.
     branches: its scorers.
+    sizes: of the vectors of each.
   """
 
   def __init__(
@@ -138,11 +129,14 @@ class StudentEncoder:
     if isinstance(params, pathlib.Path):
       params = parameter_files.read_parameters(params, like, config.model.heads)
     parameter_files.check_shapes(params, like, origin)
-    self.config, self.params, self.branches = config, params, student.branch_names
+    tokens = jax.ShapeDtypeStruct((1, 1, sizes['Dq']), np.float32), jax.ShapeDtypeStruct((1, 1), bool)
+    vectors = jax.eval_shape(functools.partial(_encode, student, 'encode_tokens'), like, *tokens)
+    self.config, self.params, self.branches = config, params, student.branches
+    self.sizes = {name: vectors[name].shape[-1] for name in self.branches}
     self._mesh = sharding.make_mesh(jax.local_devices())
     self._placed = jax.device_put(params, sharding.replicated(self._mesh))
     self._block = -(-config.evaluation.block_videos // self._mesh.size) * self._mesh.size
-    self._encode = functools.partial(_encode, student)
+    self._encode, self._layouts = functools.partial(_encode, student), student.layouts
 
   def frames(self, videos: Sequence[np.ndarray], long_videos: str) -> list[dict[str, np.ndarray]]:
     """Encodes videos.
@@ -178,9 +172,15 @@ class StudentEncoder:
     padded = np.zeros((self._block, size, pieces[0].shape[-1]), np.float32)
     for rows, out in zip(pieces, padded, strict=False):
       transforms.normalize_rows(transforms.widen(rows), out[: len(rows)])
-    placed = sharding.shard_batch((padded, np.arange(size)[None] < lengths[:, None]), self._mesh)
+    mask = np.arange(size)[None] < lengths[:, None]
+    placed = sharding.shard_batch((padded, mask), self._mesh)
     vectors = jax.device_get(self._encode('encode_frames', self._placed, *placed))
-    return [{name: unit(vectors[name][i, : len(rows)]) for name in self.branches} for i, rows in enumerate(pieces)]
+    there = {name: np.asarray(layout.mask) for name, layout in self._layouts(padded_layout(mask)).items()}
+    # A branch with fewer vectors than frames has each at several of them.
+    return [
+      {name: spread(unit(vectors[name][i][there[name][i]]), len(rows)) for name in self.branches}
+      for i, rows in enumerate(pieces)
+    ]
 
   def tokens(self, captions: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """Encodes sentences.
@@ -229,7 +229,7 @@ def encode_videos(
 
   Args:
     records: see `dlkd_jax.data.sources`.
-    scorers: 'inheritance', 'exploration', 'teacher', or some of them.
+    scorers: branches of the student, 'teacher', or some of them.
     student: None where only the teacher scores.
     long_videos: one of `LONG_VIDEOS`.
 

@@ -70,7 +70,7 @@ class Gallery:
 
   Attributes:
     path: folder of the index.
-    scorers: their names; some of inheritance, exploration and teacher.
+    scorers: their names; some of the student's branches and teacher.
     weights: scorer → weight where none is given.
     videos: id → what is known of it.
     captions: id → a sentence that came with the videos, with its video and moment.

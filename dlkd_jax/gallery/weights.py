@@ -8,7 +8,7 @@ from dlkd_jax.errors import UserError
 
 
 def parse(text: str) -> dict[str, float]:
-  """Reads weights as `inheritance=0.5,exploration=0.2,teacher=0.3`.
+  """Reads weights as `BRANCH=0.7,teacher=0.3`.
 
   Raises:
     ValueError: they are not written so.
@@ -21,7 +21,7 @@ def parse(text: str) -> dict[str, float]:
     except ValueError:
       number = None
     if not name or not equals or number is None or name in weights:
-      raise UserError(f'--weights is {text!r}; expected scorers with a number each, as inheritance=0.7,teacher=0.3')
+      raise UserError(f'--weights is {text!r}; expected scorers with a number each, as BRANCH=0.7,teacher=0.3')
     weights[name] = number
   return weights
 

@@ -59,7 +59,7 @@ def check_offsets(offsets: np.ndarray, rows: Mapping[str, int]) -> np.ndarray:
   if offsets.dtype.kind not in 'iu' or offsets.ndim != 1 or not len(offsets):
     raise UserError(f'offsets are {offsets.dtype} {list(offsets.shape)}; expected [V+1] ints.')
   if not rows:
-    raise UserError('there are no stored rows of any scorer; expected one or more, such as {"inheritance": rows}.')
+    raise UserError('there are no stored rows of any scorer; expected one or more, such as {"teacher": rows}.')
   if len(offsets) == 1:
     raise UserError('the gallery is empty; add videos to it before searching.')
   if len(set(rows.values())) > 1:

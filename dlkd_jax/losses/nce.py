@@ -39,13 +39,6 @@ def hard_nce(
   text→video: mean_q [logsumexp_v dot[q, ·] − dot[q, y(q)]];
   video→text: mean_v [logsumexp_q dot[·, v] − logsumexp over v's own captions].
 
-  Args:
-    text_dot: `[Q_loc, B]`.
-    video_dot: `[Q, B_loc]`.
-    text: pairs of the text view.
-    video: pairs of the video view.
-    axes: mesh axes that the batch is spread over.
-
   Returns:
     The loss, and its parts `text_to_video` and `video_to_text`.
   """
@@ -143,13 +136,7 @@ def soft_nce(
   return alpha * hard + (1.0 - alpha) * soft, parts
 
 
-def text_terms(
-  dot: jax.Array,
-  reference: jax.Array,
-  pairs: Pairs,
-  hard_rows: jax.Array,
-  beta: jax.Array,
-) -> jax.Array:
+def text_terms(dot: jax.Array, reference: jax.Array, pairs: Pairs, hard_rows: jax.Array, beta: jax.Array) -> jax.Array:
   """Computes the text→video term of each caption q: Σ_v T[q, v]·(logsumexp_v' dot[q, v'] − dot[q, v]).
 
   T[q, ·] is one-hot of q's own video for a hard row, and beta·one-hot + (1 − beta)·softmax_v reference[q, ·] otherwise.
@@ -167,27 +154,13 @@ def text_terms(
   return _text_terms(dot, reference, pairs, jnp.where(hard_rows, 0.0, 1.0 - beta))
 
 
-def video_terms(
-  dot: jax.Array,
-  reference: jax.Array,
-  pairs: Pairs,
-  hard_rows: jax.Array,
-  beta: jax.Array,
-) -> jax.Array:
+def video_terms(dot: jax.Array, reference: jax.Array, pairs: Pairs, hard_rows: jax.Array, beta: jax.Array) -> jax.Array:
   """Computes the video→text term of each video v: logsumexp_q dot[q, v] − logsumexp_q (dot[q, v] + log(U[v, q] + ε)).
 
   U[v, ·] marks the captions of v with 1 for a hard row, and is beta·those + (1 − beta)·softmax_q reference[·, v]
   otherwise; ε = 1e-12. With p = softmax_q dot[·, v] the term is −log(Σ_q p_q U_q + ε), and it is computed so.
 
-  Args:
-    dot: `[Q, B]` of the branch.
-    reference: `[Q, B]` that the soft targets follow. Gradients flow into it; it may be `dot` itself.
-    pairs: which captions and videos are real and belong together.
-    hard_rows: `[B]` bool, videos with one-hot targets.
-    beta: scalar weight of the captions' own part, in [0, 1]. May be traced.
-
-  Returns:
-    `[B]` in nats; without meaning, and without gradient, at padded videos.
+  Arguments are those of `text_terms`, with `hard_rows` `[B]`; so is the result, `[B]`.
   """
   return _video_terms(dot, reference, pairs, jnp.where(hard_rows, 0.0, 1.0 - beta))
 

@@ -73,18 +73,9 @@ def make_pairs(
   caption_ordinals: jax.Array | None = None,
   video_ordinals: jax.Array | None = None,
 ) -> Pairs:
-  """Builds the pairs of one view.
+  """Builds the pairs of one view, of the arrays that `Pairs` describes.
 
-  Args:
-    labels: `[Q]` integers, own video of each caption, as an index among all videos of the batch.
-    captions: `[Q]` bool, real captions.
-    videos: `[B]` bool, real videos.
-    video_ids: `[B]` integers, index of each column's video among all videos; by default its column.
-    caption_ordinals: `[Q]` integers, see `Pairs`; by default real captions are numbered in their order here.
-    video_ordinals: `[B]` integers, see `Pairs`; by default real videos are numbered in their order here.
-
-  Returns:
-    The pairs.
+  By default a column is its video's index, and real captions and videos are numbered in their order here.
 
   Raises:
     AssertionError: two arrays disagree on the number of captions or of videos.
@@ -200,21 +191,10 @@ def _take_entries(pairs: Pairs, take: Callable[[jax.Array], jax.Array], axis: in
   return pairs.replace(**{name: take(getattr(pairs, name)) for name in names})
 
 
-def _keys(key: jax.Array, ordinals: jax.Array) -> jax.Array:
-  return jax.vmap(lambda ordinal: jax.random.fold_in(key, ordinal))(jnp.maximum(ordinals, 0))
-
-
 def random_bits(key: jax.Array, ordinals: jax.Array) -> jax.Array:
-  """Draws 32 bits for each entry.
-
-  Args:
-    key: typed PRNG key.
-    ordinals: `[N]` int32; the draw of an entry depends on its ordinal alone.
-
-  Returns:
-    `[N]` uint32.
-  """
-  return jax.vmap(lambda key: jax.random.bits(key, (), jnp.uint32))(_keys(key, ordinals))
+  """Draws 32 bits for each entry, `[N]` uint32; that of an entry depends on its ordinal alone."""
+  keys = jax.vmap(lambda ordinal: jax.random.fold_in(key, ordinal))(jnp.maximum(ordinals, 0))
+  return jax.vmap(lambda key: jax.random.bits(key, (), jnp.uint32))(keys)
 
 
 def below(bits: jax.Array, counts: jax.Array) -> jax.Array:
@@ -224,15 +204,9 @@ def below(bits: jax.Array, counts: jax.Array) -> jax.Array:
 
 
 def random_ranks(key: jax.Array, size: int, count: jax.Array) -> jax.Array:
-  """Ranks the ordinals 0 … count − 1 in a random order.
+  """Ranks the ordinals 0 … count − 1 in a random order, `[size]` int32; those from the count on come last.
 
-  Args:
-    key: typed PRNG key.
-    size: static N, at least the count. It does not influence the ranks.
-    count: integer, real entries.
-
-  Returns:
-    `[N]` int32 rank of each ordinal, from 0; those from the count on come last.
+  The static size, at least the count, does not influence the ranks.
   """
   ordinals = jnp.arange(size, dtype=jnp.int32)
   # Even draws, so that the odd largest number is left for what is not real.
@@ -263,13 +237,8 @@ class HardSplit:
 def split_by_position(text: Pairs, video: Pairs, alpha: jax.Array, axes: tuple[str, ...] = ()) -> HardSplit:
   """Makes the first ⌊alpha·Q⌋ captions and ⌊alpha·B⌋ videos of the batch hard, by their ordinals, as the release does.
 
-  The release's batches are sorted by captions per video, so that "soft" means "of a video with few captions".
-
-  Args:
-    text: the text view.
-    video: the video view.
-    alpha: share of hard rows, in [0, 1]. May be traced.
-    axes: mesh axes that the batch is spread over.
+  The release's batches are sorted by captions per video, so that "soft" means "of a video with few captions". `alpha`
+  in [0, 1] may be traced.
   """
   captions, videos = _counts(text, video, axes)
   return HardSplit(

@@ -1,33 +1,44 @@
-"""The whole objective of DL-DKD++: the weighted sum of all losses of both branches."""
+"""The whole objective: a table of weighted terms, each computed for its branches.
+
+A term is a function `(inputs, branch, key, **options) → (loss, parts)` that sees all of `LossInputs` and returns a
+scalar, the same on all devices, and a dictionary of what to log of it. Those of DL-DKD++ are `triplet`, `contrastive`
+and `distillation`.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
 
+from dlkd_jax.errors import UserError
+from dlkd_jax.layout import Layout
 from dlkd_jax.losses import nce
-from dlkd_jax.losses.pairs import MASKED, HardSplit, Pairs, global_sum, split_at_random, split_by_position
+from dlkd_jax.losses.pairs import MASKED, Pairs, global_sum, split_at_random, split_by_position
 from dlkd_jax.losses.triplet import triplet_loss
-
-TEMPERATURE = 0.2
 
 
 @flax.struct.dataclass
-class BranchScores:
-  """Similarities of captions and videos under one branch of the student.
+class BranchView:
+  """What a branch of the student, or the teacher, makes of a batch, as one device sees it.
+
+  A device has its own captions against all videos, the *text view*, and all captions against its own videos, the
+  *video view*; on one device both are the whole batch.
 
   Attributes:
-    text_cosine: `[Q_loc, B]`, own captions × all videos.
-    text_dot: `[Q_loc, B]`.
-    video_cosine: `[Q, B_loc]`, all captions × own videos.
-    video_dot: `[Q, B_loc]`.
-    own_curve: `[Q, L]`, cosine of each caption with the row of frames that holds its own video, or None where nothing
-      is distilled into the branch. Rows of captions whose video is on another device are not read.
+    text_cosine, text_dot: `[Q_loc, B]`, own captions × all videos.
+    video_cosine, video_dot: `[Q, B_loc]`, all captions × own videos.
+    own_curve: `[Q, L]`, cosine of each caption with the row of frames that holds its own video; None unless a term of
+      this branch needs the teacher. Without meaning for captions whose video is on another device.
+    own_mask: `[Q, L]` bool, which positions of it are frames of the caption's own video.
+    queries: `[Q, H]`, vectors of all captions.
+    own_queries: `[Q_loc, H]`, of the device's own.
+    frames: `[R, L, H]`, vectors of the device's own videos.
+    layout: where the videos lie in these.
   """
 
   text_cosine: jax.Array
@@ -35,185 +46,187 @@ class BranchScores:
   video_cosine: jax.Array
   video_dot: jax.Array
   own_curve: jax.Array | None = None
+  own_mask: jax.Array | None = None
+  queries: jax.Array | None = None
+  own_queries: jax.Array | None = None
+  frames: jax.Array | None = None
+  layout: Layout | None = None
 
 
 @flax.struct.dataclass
-class TeacherScores:
-  """Similarities under the teacher; see `BranchScores`."""
-
-  text_dot: jax.Array
-  video_dot: jax.Array
-  own_curve: jax.Array
-
-
-@dataclasses.dataclass(frozen=True)
-class LossOptions:
-  """What the objective is made of.
+class LossInputs:
+  """What a term sees.
 
   Attributes:
-    margin: of the triplet loss, in cosine.
-    hard_pool: best-scoring wrong videos among which the triplet's negative is drawn.
-    nce_weight: weight of each branch's contrastive loss.
-    distillation_weight: weight of the frame-curve divergence, times the scheduled w.
-    soft_labels: soft alignment (DL-DKD++); False gives the hard labels of DL-DKD.
-    random_split: draw the rows that keep hard labels at random; False takes the first of the batch.
-    stop_target_gradient: no gradient through the soft targets of the exploration branch.
-    kl_captions: None sums the divergence over the captions of the batch; a number takes the mean over captions times
-      this number, which equals the sum at that many captions and does not grow with the batch.
-    temperature: of the frame distributions, in cosine.
-    teacher_temperature: divides the teacher's dot products where soft targets follow them, and replaces `temperature`
-      for its curve; None leaves both as the release has them.
-  """
-
-  margin: float
-  hard_pool: int
-  nce_weight: float
-  distillation_weight: float
-  soft_labels: bool
-  random_split: bool
-  stop_target_gradient: bool
-  kl_captions: float | None
-  temperature: float
-  teacher_temperature: float | None
-
-
-@flax.struct.dataclass
-class Coefficients:
-  """Scheduled scalars of one step; traced, so that their change never compiles anything.
-
-  Attributes:
-    alpha: share of hard labels.
-    beta: weight of the one-hot part of soft labels.
-    distillation: w, weight of the distillation.
-    hard_negatives: whether the triplet's negatives are hard yet.
-  """
-
-  alpha: jax.Array
-  beta: jax.Array
-  distillation: jax.Array
-  hard_negatives: jax.Array
-
-
-def total_loss(
-  branches: Mapping[str, BranchScores],
-  teacher: TeacherScores | None,
-  *,
-  text: Pairs,
-  video: Pairs,
-  own_mask: jax.Array | None,
-  coefficients: Coefficients,
-  key: jax.Array,
-  options: LossOptions,
-  axes: tuple[str, ...] = (),
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Computes trip_I + trip_E + 0.04·(nce_I + nce_E) + 0.1·w·kl, exactly over a batch spread over devices.
-
-  Without a teacher there is no kl, and the inheritance branch's soft targets follow its own similarities, as the
-  exploration branch's do. text→video losses are computed in the text view, video→text ones and the divergence in the
-  video view; sums and counts are added up over the devices, so that all of them get the same result. Call it inside
-  `shard_map` with `check_vma` on, and differentiate from outside.
-
-  Args:
-    branches: scores of each branch, inheritance first; that one has own-video curves where there is a teacher.
-    teacher: scores under the teacher, with own-video curves, or None.
+    branches: branch → what it makes of the batch, in the order of the configuration.
+    teacher: what the teacher makes of it, without gradients; None where there is none.
     text: pairs of the text view.
     video: pairs of the video view. On one device it is the same as `text`.
-    own_mask: `[Q, L]` bool, real frames of each caption's own video; all false where that is on another device. Unused
-      without a teacher.
-    coefficients: scheduled scalars of this step, the same on all devices.
-    key: typed PRNG key of the negatives and of the random split, the same on all devices.
-    options: weights and variants.
-    axes: mesh axes that the batch is spread over; none on one device.
+    coefficients: scheduled scalars of this step by name; traced, so that their change never compiles anything.
+    key: typed PRNG key of draws that branches share, the same on all devices.
+    axes: mesh axes that the batch is spread over; sums and means over the batch add up over them.
+  """
+
+  branches: Mapping[str, BranchView]
+  teacher: BranchView | None
+  text: Pairs
+  video: Pairs
+  coefficients: Mapping[str, jax.Array]
+  key: jax.Array
+  axes: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
+
+
+class Term(NamedTuple):
+  """A term of the objective.
+
+  Attributes:
+    name: it is logged as `<branch>/<name>`.
+    function: `(inputs, branch, key, **options) → (loss, parts)`. The key is the branch's; fold something of the term in
+      before drawing from it.
+    weight: of the term; with 0 it is not computed.
+    branches: that it is computed for.
+    schedule: name of the coefficient that it is multiplied by, too; None: none.
+    needs_teacher: it reads own curves of branch and teacher, and is left out where there is no teacher.
+    options: further arguments of the function, as pairs.
+  """
+
+  name: str
+  function: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
+  weight: float
+  branches: tuple[str, ...]
+  schedule: str | None = None
+  needs_teacher: bool = False
+  options: tuple[tuple[str, Any], ...] = ()
+
+
+def total_loss(inputs: LossInputs, terms: Sequence[Term], key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Sums the terms of all branches, exactly over a batch spread over devices.
+
+  Call it inside `shard_map` with `check_vma` on, and differentiate from outside.
+
+  Args:
+    inputs: what the terms see; its own key is put in here.
+    terms: the table.
+    key: typed PRNG key of all draws, the same on all devices.
 
   Returns:
-    The total, and every term as it enters the total (`<branch>/triplet`, `<branch>/nce`, `distillation`, `total`)
-    with its unweighted parts below it.
+    The total, and every term as it enters it (`total`, `<branch>/<term>`) with its unweighted parts below it.
+  """
+  shared, *keys = jax.random.split(key, 1 + len(inputs.branches))
+  inputs = inputs.replace(key=shared)
+  weighted, parts = {}, {}
+  for branch, branch_key in zip(inputs.branches, keys, strict=True):
+    for term in terms:
+      if branch not in term.branches or term.weight == 0.0 or (term.needs_teacher and inputs.teacher is None):
+        continue
+      loss, detail = term.function(inputs, branch, branch_key, **dict(term.options))
+      scale = term.weight * (1.0 if term.schedule is None else inputs.coefficients[term.schedule])
+      weighted[f'{branch}/{term.name}'] = scale * loss
+      parts |= {f'{branch}/{term.name}/{name}': value for name, value in detail.items()}
+  total = jnp.sum(jnp.stack([*weighted.values(), jnp.zeros(())]))
+  return total, {'total': total} | weighted | parts
+
+
+def triplet(inputs: LossInputs, branch: str, key: jax.Array, *, margin: float, hard_pool: int):
+  """The ranking loss on cosines; see `triplet_loss`. Negatives are hard once `hard_negatives` is scheduled so."""
+  view = inputs.branches[branch]
+  return triplet_loss(
+    view.text_cosine,
+    view.video_cosine,
+    inputs.text,
+    inputs.video,
+    key,
+    margin=margin,
+    hard_pool=hard_pool,
+    hard_negatives=inputs.coefficients['hard_negatives'],
+    axes=inputs.axes,
+  )
+
+
+def contrastive(
+  inputs: LossInputs,
+  branch: str,
+  key: jax.Array,
+  *,
+  soft_labels: bool,
+  random_split: bool,
+  distilled: tuple[str, ...],
+  stop_target_gradient: bool,
+  teacher_temperature: float | None,
+):
+  """The contrastive loss on dot products, with soft alignment (DL-DKD++) or hard labels (DL-DKD).
+
+  Args:
+    inputs: of the batch; `alpha` and `beta` are scheduled.
+    branch: whose loss it is.
+    key: not used.
+    soft_labels: soft alignment; False gives hard labels.
+    random_split: draw the rows that keep hard labels at random; False takes the first of the batch.
+    distilled: branches whose soft targets follow the teacher, where there is one; those of others, themselves.
+    stop_target_gradient: no gradient through targets that follow the branch itself; the release has it.
+    teacher_temperature: divides the teacher's dot products; None leaves them.
+  """
+  del key
+  view, text, video, axes = inputs.branches[branch], inputs.text, inputs.video, inputs.axes
+  if not soft_labels:
+    return nce.hard_nce(view.text_dot, view.video_dot, text, video, axes)
+  alpha, beta = inputs.coefficients['alpha'], inputs.coefficients['beta']
+  if random_split:
+    split = split_at_random(text, video, alpha, inputs.key, axes)
+  else:
+    split = split_by_position(text, video, alpha, axes)
+  references = view.text_dot, view.video_dot
+  if inputs.teacher is not None and branch in distilled:
+    followed = inputs.teacher.text_dot, inputs.teacher.video_dot
+    references = tuple(jax.lax.stop_gradient(x) / (teacher_temperature or 1.0) for x in followed)
+  elif stop_target_gradient:
+    references = jax.lax.stop_gradient(references)
+  return nce.soft_nce(view.text_dot, view.video_dot, *references, text, video, split, alpha, beta, axes)
+
+
+def distillation(
+  inputs: LossInputs,
+  branch: str,
+  key: jax.Array,
+  *,
+  kl_captions: float | None,
+  temperature: float,
+  teacher_temperature: float | None,
+):
+  """The divergence of the frame curves; see `frame_curve_kl`.
+
+  Args:
+    inputs: of the batch, with a teacher.
+    branch: that learns from the teacher.
+    key: not used.
+    kl_captions: None sums over the captions of the batch; a number takes the mean over captions times this number,
+      which equals the sum at that many captions and does not grow with the batch.
+    temperature: of the frame distributions, in cosine.
+    teacher_temperature: of the teacher's, where it is another.
 
   Raises:
-    ValueError: there is a teacher, and its own-video curves, the inheritance branch's or own_mask are missing.
+    UserError: the branch's vectors are not of the frames that the teacher sees.
   """
-  split_key, *keys = jax.random.split(key, 1 + len(branches))
-  if options.random_split:
-    split = split_at_random(text, video, coefficients.alpha, split_key, axes)
-  else:
-    split = split_by_position(text, video, coefficients.alpha, axes)
-
-  terms, parts = {}, {}
-  for index, (name, scores) in enumerate(branches.items()):
-    terms[f'{name}/triplet'], detail = triplet_loss(
-      scores.text_cosine,
-      scores.video_cosine,
-      text,
-      video,
-      keys[index],
-      margin=options.margin,
-      hard_pool=options.hard_pool,
-      hard_negatives=coefficients.hard_negatives,
-      axes=axes,
+  del key
+  teacher, view = inputs.teacher, inputs.branches[branch]
+  if view.own_curve.shape != teacher.own_curve.shape:
+    raise UserError(
+      f'the branch {branch!r} has no vector for each frame, so that it cannot follow the frame curves of the teacher; '
+      'take it out of config.model.distilled'
     )
-    parts |= {f'{name}/triplet/{k}': v for k, v in detail.items()}
-    followed = teacher if index == 0 else None
-    contrastive, detail = _contrastive(scores, followed, text, video, split, coefficients, options, axes)
-    terms[f'{name}/nce'] = options.nce_weight * contrastive
-    parts |= {f'{name}/nce/{k}': v for k, v in detail.items()}
-
-  if teacher is not None:
-    divergence = _divergence(teacher, next(iter(branches.values())), own_mask, text, video, options, axes)
-    parts['distillation/kl'] = divergence
-    terms['distillation'] = options.distillation_weight * coefficients.distillation * divergence
-  total = jnp.sum(jnp.stack(list(terms.values())))
-  return total, {'total': total} | terms | parts
-
-
-def _contrastive(
-  scores: BranchScores,
-  teacher: TeacherScores | None,
-  text: Pairs,
-  video: Pairs,
-  split: HardSplit,
-  coefficients: Coefficients,
-  options: LossOptions,
-  axes: tuple[str, ...],
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Returns the unweighted contrastive loss of a branch, whose soft targets follow the teacher, or else itself."""
-  if not options.soft_labels:
-    return nce.hard_nce(scores.text_dot, scores.video_dot, text, video, axes)
-  references = scores.text_dot, scores.video_dot
-  if teacher is not None:
-    divisor = options.teacher_temperature or 1.0
-    references = tuple(jax.lax.stop_gradient(x) / divisor for x in (teacher.text_dot, teacher.video_dot))
-  elif options.stop_target_gradient:
-    references = jax.lax.stop_gradient(references)
-  alpha, beta = coefficients.alpha, coefficients.beta
-  return nce.soft_nce(scores.text_dot, scores.video_dot, *references, text, video, split, alpha, beta, axes)
-
-
-def _divergence(
-  teacher: TeacherScores,
-  student: BranchScores,
-  own_mask: jax.Array | None,
-  text: Pairs,
-  video: Pairs,
-  options: LossOptions,
-  axes: tuple[str, ...],
-) -> jax.Array:
-  """Returns the frame-curve divergence, summed over captions or as the rescaled mean."""
-  given = {'teacher.own_curve': teacher.own_curve, 'own_curve of the first branch': student.own_curve}
-  if missing := [name for name, array in (given | {'own_mask': own_mask}).items() if array is None]:
-    raise ValueError(f'distillation needs {", ".join(missing)}; give them, or no teacher.')
   divergence = frame_curve_kl(
     jax.lax.stop_gradient(teacher.own_curve),
-    student.own_curve,
-    own_mask,
-    video.captions,
-    temperature=options.temperature,
-    teacher_temperature=options.teacher_temperature,
-    axes=axes,
+    view.own_curve,
+    view.own_mask,
+    inputs.video.captions,
+    temperature=temperature,
+    teacher_temperature=teacher_temperature,
+    axes=inputs.axes,
   )
-  if options.kl_captions is None:
-    return divergence
-  captions = global_sum(jnp.sum(text.captions), axes)
-  return divergence * (options.kl_captions / jnp.maximum(captions, 1))
+  if kl_captions is not None:
+    captions = global_sum(jnp.sum(inputs.text.captions), inputs.axes)
+    divergence = divergence * (kl_captions / jnp.maximum(captions, 1))
+  return divergence, {'kl': divergence}
 
 
 def frame_curve_kl(
@@ -232,7 +245,7 @@ def frame_curve_kl(
 
   Args:
     teacher_curve: `[Q, L]` cosines of each caption with the row of frames that holds its own video, the teacher's.
-    student_curve: `[Q, L]`, the inheritance branch's.
+    student_curve: `[Q, L]`, the branch's.
     own_mask: `[Q, L]` bool, real frames of each caption's own video. A caption without any adds nothing: its video is
       on another device.
     caption_mask: `[Q]` bool, real captions.

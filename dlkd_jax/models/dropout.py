@@ -4,13 +4,17 @@ Every mask is a function of the key of the step, the ordinal of the sequence in 
 and the feature. So it does not depend on how sequences are packed into rows, padded, shared by devices and processes,
 or cut into micro-batches, and none of these changes what a training computes.
 
-A position's seed comes from the key by Threefry, once for all layers. The bits of a layer and a feature come from the
-seed by an integer hash: a cryptographic generator for every feature would take a fifth of a training step on a CPU.
+A position's seed comes from the key by Threefry, once for all layers, in `dropping`. The bits of a layer and a feature
+come from the seed by an integer hash: a cryptographic generator for every feature would take a fifth of a training step
+on a CPU.
 """
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import zlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -25,29 +29,32 @@ MAX_POSITIONS = 2**12
 _GOLDEN = 0x9E3779B9
 
 
-class PositionSeeds(NamedTuple):
-  """Random words of every position of a batch, which belong to what is there, wherever it lies.
-
-  Attributes:
-    words: `[R, T, 2]` uint32.
-    positions: `[R, T]` int32, place of each position in its sequence.
-  """
+class _Seeds(NamedTuple):
+  """Random words `[R, T, 2]` uint32 of every position of a batch, and its place `[R, T]` in its sequence."""
 
   words: jax.Array
   positions: jax.Array
 
 
-def draw_seeds(key: jax.Array, layout: Layout) -> PositionSeeds:
-  """Draws the seeds of all positions of a layout, a function of key, ordinal of the sequence and place in it.
+_SEEDS: contextvars.ContextVar[_Seeds] = contextvars.ContextVar('seeds')
+
+
+@contextlib.contextmanager
+def dropping(key: jax.Array, layout: Layout) -> Iterator[None]:
+  """Gives every `Dropout` that is called within it its masks.
 
   Args:
     key: typed PRNG key.
-    layout: its sequences are at most `MAX_POSITIONS` long.
+    layout: of the sequences that are encoded; they are at most `MAX_POSITIONS` long.
   """
   positions = jnp.asarray(layout.position)
   counter = layout.ids.astype(jnp.uint32) * jnp.uint32(MAX_POSITIONS) + positions.astype(jnp.uint32)
   keys = jax.vmap(lambda c: jax.random.fold_in(key, c))(counter.reshape(-1))
-  return PositionSeeds(jax.random.key_data(keys)[:, :2].reshape(*counter.shape, 2), positions)
+  token = _SEEDS.set(_Seeds(jax.random.key_data(keys)[:, :2].reshape(*counter.shape, 2), positions))
+  try:
+    yield
+  finally:
+    _SEEDS.reset(token)
 
 
 def hash_bits(seed: jax.Array, second: jax.Array, counter: jax.Array) -> jax.Array:
@@ -62,18 +69,11 @@ def hash_bits(seed: jax.Array, second: jax.Array, counter: jax.Array) -> jax.Arr
   return x ^ (x >> 16)
 
 
-def _keep(words: jax.Array, axis: int, size: int, rate: float) -> jax.Array:
-  """Makes two masks of 16 bits out of each word, side by side along `axis`, cut to `size`."""
-  threshold = round(rate * 2**16)
-  both = [words & jnp.uint32(0xFFFF), words >> 16]
-  keep = jnp.concatenate([half >= threshold for half in both], axis=axis)
-  return jax.lax.slice_in_dim(keep, 0, size, axis=axis)
-
-
 class Dropout(nn.Module):
-  """Sets elements to zero with probability `rate`, resolved to 1.5e-5, and scales the others to keep the expectation.
+  """Called as `flax.linen.Dropout`; not deterministic, it must be within `dropping`.
 
-  One 32-bit word serves two elements. Modules of different paths draw different masks from the same seeds.
+  Sets elements to zero with probability `rate`, resolved to 1.5e-5, and scales the others to keep the expectation. One
+  32-bit word serves two elements. Modules of different paths draw different masks from the same seeds.
 
   Attributes:
     rate: in [0, 1).
@@ -81,33 +81,25 @@ class Dropout(nn.Module):
 
   rate: float
 
-  def __call__(self, inputs: jax.Array, seeds: PositionSeeds | None) -> jax.Array:
-    """Drops features of `[R, T, D]`; without seeds, none."""
-    if seeds is None or self.rate == 0.0:
+  def __call__(self, inputs: jax.Array, deterministic: bool) -> jax.Array:
+    """Drops features of `[R, T, D]`, or attention probabilities `[R, heads, T, T]` of query and key positions."""
+    if deterministic or self.rate == 0.0:
       return inputs
-    features = inputs.shape[-1]
-    words = self._words(seeds)
-    counter = jnp.arange(-(-features // 2), dtype=jnp.uint32)[None, None]
-    bits = hash_bits(words[..., :1], words[..., 1:], counter)
-    return self._apply(inputs, _keep(bits, 2, features, self.rate))
-
-  def pairs(self, inputs: jax.Array, seeds: PositionSeeds | None) -> jax.Array:
-    """Drops attention probabilities `[R, heads, T, T]`, of query positions (third axis) and key positions (last)."""
-    if seeds is None or self.rate == 0.0:
-      return inputs
-    heads = inputs.shape[1]
-    words = jnp.moveaxis(self._words(seeds), 2, 0)[:, :, None, :, None]
-    head = jnp.arange(-(-heads // 2), dtype=jnp.uint32)[None, :, None, None]
-    counter = head * jnp.uint32(MAX_POSITIONS) + seeds.positions.astype(jnp.uint32)[:, None, None, :]
-    bits = hash_bits(words[0], words[1], counter)
-    return self._apply(inputs, _keep(bits, 1, heads, self.rate))
-
-  def _words(self, seeds: PositionSeeds) -> jax.Array:
-    """The seeds as this module takes them: its path decides which of the generator's streams it reads."""
+    seeds = _SEEDS.get()
+    # The path decides which of the generator's streams a module reads.
     path = '/'.join(self.path).encode()
     salt = np.array([zlib.crc32(path), zlib.crc32(path[::-1] + b'.')], np.uint32)
-    return hash_bits(seeds.words, jnp.asarray(salt)[None, None], jnp.asarray(salt[::-1].copy())[None, None])
-
-  def _apply(self, inputs: jax.Array, keep: jax.Array) -> jax.Array:
-    scale = 2**16 / (2**16 - round(self.rate * 2**16))
-    return jnp.where(keep, inputs * jnp.asarray(scale, inputs.dtype), jnp.zeros((), inputs.dtype))
+    words = hash_bits(seeds.words, jnp.asarray(salt)[None, None], jnp.asarray(salt[::-1].copy())[None, None])
+    axis = inputs.ndim - 1 if inputs.ndim == 3 else 1
+    pairs = jnp.arange(-(-inputs.shape[axis] // 2), dtype=jnp.uint32)
+    if inputs.ndim == 3:
+      bits = hash_bits(words[..., :1], words[..., 1:], pairs[None, None])
+    else:
+      words = jnp.moveaxis(words, 2, 0)[:, :, None, :, None]
+      keys = seeds.positions.astype(jnp.uint32)[:, None, None, :]
+      bits = hash_bits(words[0], words[1], pairs[None, :, None, None] * jnp.uint32(MAX_POSITIONS) + keys)
+    threshold = round(self.rate * 2**16)
+    keep = jnp.concatenate([half >= threshold for half in (bits & jnp.uint32(0xFFFF), bits >> 16)], axis=axis)
+    keep = jax.lax.slice_in_dim(keep, 0, inputs.shape[axis], axis=axis)
+    scale = jnp.asarray(2**16 / (2**16 - threshold), inputs.dtype)
+    return jnp.where(keep, inputs * scale, jnp.zeros((), inputs.dtype))

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from dlkd_jax.layout import Layout
-from dlkd_jax.models.dropout import Dropout, PositionSeeds
+from dlkd_jax.models.dropout import Dropout
 
 LAYER_NORM_EPSILON = 1e-5
 # Added to attention scores at keys of padding and of other sequences; finite, so that a row of padding stays finite.
@@ -22,18 +22,12 @@ _INIT = nn.initializers.normal(stddev=0.02)
 
 
 def dense(features: int, name: str | None = None, use_bias: bool = True, dtype: Any = jnp.float32) -> nn.Dense:
-  """Returns a linear layer with the method's initialisation: N(0, 0.02) weights, zero biases.
-
-  Its parameters are float32; `dtype` is that of the product.
-  """
+  """Returns a linear layer with N(0, 0.02) weights and zero biases; `dtype` is that of the product."""
   return nn.Dense(features, use_bias=use_bias, kernel_init=_INIT, dtype=dtype, name=name)
 
 
 def layer_norm(name: str, dtype: Any = jnp.float32) -> nn.LayerNorm:
-  """Returns a layer normalisation with the method's epsilon and the two-pass variance.
-
-  Mean and variance are float32; `dtype` is that of its output.
-  """
+  """Returns a layer normalisation with the two-pass variance; `dtype` is that of its output."""
   return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, dtype=dtype, name=name)
 
 
@@ -46,8 +40,8 @@ class SelfAttention(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, inputs: jax.Array, layout: Layout, seeds: PositionSeeds | None) -> jax.Array:
-    """Maps `[R, T, H]` to `[R, T, H]`; a position attends to those of its own sequence. Without seeds, no dropout."""
+  def __call__(self, inputs: jax.Array, layout: Layout, deterministic: bool) -> jax.Array:
+    """Maps `[R, T, H]` to `[R, T, H]`; a position attends to those of its own sequence."""
     rows, length, _ = inputs.shape
     size = self.hidden // self.heads
     split = (rows, length, self.heads, size)
@@ -59,11 +53,11 @@ class SelfAttention(nn.Module):
     bias = jnp.where(same & layout.mask[:, None, :], 0.0, PADDED_KEY_BIAS)[:, None]
     scores = jnp.einsum('rqhd,rkhd->rhqk', query, key, preferred_element_type=jnp.float32)
     probabilities = nn.softmax(scores / jnp.sqrt(float(size)) + bias, axis=-1)
-    probabilities = Dropout(self.dropout, name='probability_dropout').pairs(probabilities, seeds)
+    probabilities = Dropout(self.dropout, name='probability_dropout')(probabilities, deterministic)
     context = jnp.einsum('rhqk,rkhd->rqhd', probabilities.astype(self.dtype), value).reshape(inputs.shape)
 
     outputs = dense(self.hidden, 'output', dtype=self.dtype)(context)
-    outputs = Dropout(self.dropout, name='output_dropout')(outputs, seeds)
+    outputs = Dropout(self.dropout, name='output_dropout')(outputs, deterministic)
     return layer_norm('norm', self.dtype)(inputs + outputs)
 
 
@@ -89,8 +83,8 @@ class SequenceEncoder(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, inputs: jax.Array, layout: Layout, seeds: PositionSeeds | None) -> jax.Array:
-    """Maps `[R, T, D]` in its layout to `[R, T, H]`. Without seeds, no dropout.
+  def __call__(self, inputs: jax.Array, layout: Layout, deterministic: bool) -> jax.Array:
+    """Maps `[R, T, D]` in its layout to `[R, T, H]`.
 
     Raises:
       ValueError: rows of one sequence each are longer than `positions`.
@@ -102,10 +96,10 @@ class SequenceEncoder(nn.Module):
         f'cut or resample the inputs, or build the model with more positions.'
       )
     x = layer_norm('input_norm', self.dtype)(inputs)
-    x = Dropout(self.input_dropout, name='input_dropout')(x, seeds)
+    x = Dropout(self.input_dropout, name='input_dropout')(x, deterministic)
     x = nn.relu(dense(self.hidden, 'input_projection', dtype=self.dtype)(x))
     positions = self.param('position_embedding', _INIT, (self.positions, self.hidden))
     x = layer_norm('position_norm', self.dtype)(x + jnp.take(positions, layout.position, axis=0, mode='clip'))
-    x = Dropout(self.dropout, name='position_dropout')(x, seeds)
+    x = Dropout(self.dropout, name='position_dropout')(x, deterministic)
     attention = SelfAttention(self.hidden, self.heads, self.dropout, self.dtype, name='attention')
-    return attention(x, layout, seeds)
+    return attention(x, layout, deterministic)

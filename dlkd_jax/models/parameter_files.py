@@ -1,4 +1,4 @@
-"""Parameters in a safetensors file: names `inheritance/frame_encoder/…`, nothing executed on loading."""
+"""Parameters in a safetensors file: names `<branch>/frame_encoder/…`, nothing executed on loading."""
 
 from __future__ import annotations
 
@@ -22,13 +22,7 @@ FLOATS = ('float32', 'float16', 'bfloat16', 'float64')
 
 
 def write_parameters(params: Any, path: pathlib.Path, heads: int | None = None) -> None:
-  """Writes a pytree of parameters; the file appears only when it is whole.
-
-  Args:
-    params: the pytree.
-    path: the file.
-    heads: attention heads of the student, where known. No shape shows them, so the file says it.
-  """
+  """Writes a pytree of parameters; the file says the attention heads, where known, since no shape shows them."""
   flat = flax.traverse_util.flatten_dict(params, sep='/')
   save_arrays(flat, path, {'format': 'dlkd_jax'} | ({'heads': str(heads)} if heads else {}))
 
@@ -68,11 +62,7 @@ def not_whole(path: pathlib.Path, error: safetensors.SafetensorError) -> UserErr
 
 
 def read_arrays(path: pathlib.Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-  """Reads the arrays of a safetensors file as float32, of whatever type of real numbers they are.
-
-  Args:
-    path: the file.
-    names: which are wanted, of those that are there; None: all.
+  """Reads the arrays of a safetensors file, those of the names that are there or all, as float32.
 
   Raises:
     UserError: it is no whole safetensors file, or arrays are of whole numbers or of other types; they are named.
@@ -142,5 +132,5 @@ def check_shapes(params: Any, like: Any, origin: str) -> None:
   if lines:
     raise UserError(
       f'{origin} does not fit the configuration and the data set:\n  ' + '\n  '.join(lines) + '\nUse the configuration '
-      'that the parameters were trained with (model.hidden, data.max_frames, data.max_words, model.dual).'
+      'that the parameters were trained with (model.hidden, data.max_frames, data.max_words, model.branches).'
     )

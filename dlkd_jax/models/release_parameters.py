@@ -13,9 +13,9 @@ import flax.traverse_util
 import numpy as np
 
 from dlkd_jax.errors import UserError
-from dlkd_jax.models.student import EXPLORATION, INHERITANCE
 
-_PREFIXES = {INHERITANCE: '', EXPLORATION: 'exp_'}
+BRANCHES = 'inheritance', 'exploration'
+_PREFIXES = dict(zip(BRANCHES, ('', 'exp_'), strict=True))
 _DENSE = (('weight', 'kernel', True), ('bias', 'bias', False))
 _NORM = (('weight', 'scale', False), ('bias', 'bias', False))
 # Module of the release → module of ours, in one encoder.
@@ -67,8 +67,8 @@ def from_release(arrays: Mapping[str, Any]) -> dict[str, Any]:
   Raises:
     ValueError: names are missing or unknown; the message lists them.
   """
-  dual = any(name.startswith(_PREFIXES[EXPLORATION]) for name in arrays)
-  branches = (INHERITANCE, EXPLORATION) if dual else (INHERITANCE,)
+  dual = any(name.startswith('exp_') for name in arrays)
+  branches = BRANCHES if dual else BRANCHES[:1]
   names = [entry for branch in branches for entry in _branch_names(branch)]
   expected = {name for name, _, _ in names}
   missing = sorted(expected - set(arrays))

@@ -112,7 +112,7 @@ def _about(run: TrainedRun, data: SplitData) -> dict[str, Any]:
     'epochs': run.epochs,
     'seed': run.config.seed,
     'soft_labels': run.config.loss.soft_labels,
-    'dual': run.config.model.dual,
+    'branches': list(run.config.model.branches),
     'teacher': run.config.loss.teacher,
     'weights': {name: float(weight) for name, weight in data.weights.items()},
   }
@@ -218,9 +218,10 @@ def _fusion(run: TrainedRun, data: SplitData, options: Options) -> FusionFinding
   if not splits.names(run.config, ('val',)) or (FUSED not in data.ranks and TEACHER not in data.ranks):
     return None
   on = data if data.name == 'val' else read_split(run, 'val')
-  points = fusion.sweep(on.scores, on.own)
-  share = data.weights['inheritance'] if FUSED in data.ranks else 1.0
-  configured = fusion.Point(share, 0.0, fusion.metrics_of(on.scores, fusion.blend(share, 0.0), on.own))
+  points = fusion.sweep(on.scores, on.own, data.weights)
+  first, *_ = data.weights
+  share = data.weights[first] / sum(data.weights.values())
+  configured = fusion.point(on.scores, on.own, data.weights, share, 0.0)
   choices = {'configured': configured, 'chosen': fusion.best(points, teacher=False)}
   if TEACHER in data.ranks:
     choices['blended'] = fusion.best(points, teacher=True)
@@ -237,6 +238,7 @@ def _fusion(run: TrainedRun, data: SplitData, options: Options) -> FusionFinding
   )
   return FusionFinding(
     split=on.name,
+    first=first,
     points=points,
     configured=configured,
     chosen=choices['chosen'],

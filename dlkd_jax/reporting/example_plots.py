@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from dlkd_jax.reporting.examples import Curves, Example
-from dlkd_jax.reporting.plot_style import INK, LOOKS, MOMENT, PALE, WIDTH, label, shown, style, to_svg
+from dlkd_jax.reporting.plot_style import MOMENT, PALE, WIDTH, label, look, shown, style, to_svg
 from dlkd_jax.retrieval.metrics import TEACHER
 
 _LONGEST = 36  # Characters of an id that have room over half a figure.
@@ -60,7 +60,7 @@ def example(query: Example, scorer: str, name: str) -> str:
 def _draw(axes, curves: Curves, scorers: list[str], marked: str) -> None:
   for name in scorers:
     times, curve = curves.times[name], curves.curves[name]
-    colour, dash, _ = LOOKS.get(name, (INK, '-', 'o'))
+    colour, dash, _ = look(name)
     strong = name == marked
     width = 2.2 if strong else 1.4
     axes.plot(times, curve, color=colour, linestyle=dash, linewidth=width, label=label(name))

@@ -75,6 +75,7 @@ class FusionFinding:
   Attributes:
     split: that the weights were chosen on.
     points: of the grid, on that split.
+    first: the student's first branch, whose share is a.
     configured: the student's weights as configured, there.
     chosen: the best without the teacher; `blended`: the best of all, None without a teacher.
     results: name of a choice ('configured', 'chosen', 'blended') → scorer's estimates on the evaluated split.
@@ -82,6 +83,7 @@ class FusionFinding:
   """
 
   split: str
+  first: str
   points: list[Point]
   configured: Point
   chosen: Point

@@ -13,9 +13,10 @@ import numpy as np
 
 from dlkd_jax.data.evaluation_blocks import CaptionBlock, VideoBlock, caption_blocks, video_blocks
 from dlkd_jax.data.sources import text
+from dlkd_jax.gallery.encoding import spread
 from dlkd_jax.reporting.split_data import SplitData
 from dlkd_jax.reporting.trained_run import TrainedRun
-from dlkd_jax.retrieval.evaluate import encoders_of
+from dlkd_jax.retrieval.evaluate import Encoders, encoders_of
 from dlkd_jax.retrieval.metrics import FUSED, TEACHER
 from dlkd_jax.training import recipe, splits
 
@@ -47,10 +48,11 @@ def pair_curves(run: TrainedRun, data: SplitData, pairs: Sequence[Pair]) -> dict
   indices.sort(key=lambda index: len(source[index]['student_frames']))  # Blocks of similar lengths.
   curves: dict[str, dict[Pair, np.ndarray]] = {name: {} for name in data.ranks}
   for block in video_blocks(source, options, _BLOCK, indices):
-    for name, (frames, mask) in _frame_vectors(run, block, encoders.frames).items():
-      for video, vectors_of_frames, real in zip(block.video_ids, frames, mask, strict=False):
-        for pair in wanted[video]:
-          curves[name][pair] = vectors_of_frames[real] @ vectors[name][pair[0]]
+    for name, (frames, mask) in _frame_vectors(run, block, encoders).items():
+      times = block.teacher_mask if name == TEACHER else block.frame_mask
+      for video, vectors_of_frames, real, at in zip(block.video_ids, frames, mask, times, strict=False):
+        for pair in wanted[video]:  # A branch with fewer vectors than frames has each at several of them.
+          curves[name][pair] = spread(vectors_of_frames[real] @ vectors[name][pair[0]], int(np.sum(at)))
   if FUSED in curves:
     for pair in dict.fromkeys(pairs):
       curves[FUSED][pair] = sum(weight * curves[name][pair] for name, weight in data.weights.items())
@@ -73,11 +75,11 @@ def _caption_vectors(run, blocks, encode, row_of: Mapping[str, int], wanted) -> 
   return found
 
 
-def _frame_vectors(run, block: VideoBlock, encode) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-  """Returns scorer → unit vectors of a block's frames `[b, L, H]`, and which are real `[b, L]`."""
-  found = {
-    name: (_unit(x), block.frame_mask) for name, x in encode(run.params, block.student_frames, block.frame_mask).items()
-  }
+def _frame_vectors(run, block: VideoBlock, encoders: Encoders) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+  """Returns scorer → unit vectors of a block's videos `[b, L_b, H]`, and which are real `[b, L_b]`."""
+  frames = encoders.frames(run.params, block.student_frames, block.frame_mask)
+  masks = encoders.masks(block.frame_mask) if encoders.masks else dict.fromkeys(frames, block.frame_mask)
+  found = {name: (_unit(x), np.asarray(masks[name])) for name, x in frames.items()}
   if block.teacher_frames is not None:
     found[TEACHER] = (_unit(block.teacher_frames), block.teacher_mask)
   return found

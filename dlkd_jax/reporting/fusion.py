@@ -1,8 +1,8 @@
 """Weights of the fused score: which of a grid gives the best SumR. NumPy only.
 
-    score = (1 - t) · (a · inheritance + (1 - a) · exploration) + t · teacher
+    score = (1 - t) · (a · first branch + (1 - a) · other branches) + t · teacher
 
-with a, the share of inheritance, and t, the teacher's weight, from 0 to 1.
+with a and t, the teacher's weight, from 0 to 1. Of several other branches each has its part of their configured weight.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dlkd_jax.models.student import EXPLORATION, INHERITANCE
 from dlkd_jax.retrieval.metrics import TEACHER, RetrievalMetrics, metrics_from_ranks, rank_fused
 
 _FINE = 0.05  # Step of a without the teacher.
@@ -23,50 +22,61 @@ class Point(NamedTuple):
   """One choice of weights, and what it gives.
 
   Attributes:
-    inheritance: a, share of inheritance among the student's branches; 1 where there is no other.
+    share: a, of the first branch among the student's; 1 where there is no other.
     teacher: t, weight of the teacher.
+    weights: scorer → weight; scorers of weight 0 are left out.
     metrics: of the captions that were ranked.
   """
 
-  inheritance: float
+  share: float
   teacher: float
+  weights: dict[str, float]
   metrics: RetrievalMetrics
 
-  @property
-  def weights(self) -> dict[str, float]:
-    """Scorer → weight; scorers of weight 0 are left out."""
-    return blend(self.inheritance, self.teacher)
+
+def blend(configured: Mapping[str, float], share: float, teacher: float) -> dict[str, float]:
+  """Returns scorer → weight for a share of the first branch and a weight of the teacher, without those of weight 0.
+
+  Args:
+    configured: branch → its configured weight.
+    share: a.
+    teacher: t.
+  """
+  (first, _), *others = configured.items()
+  student, rest = 1.0 - teacher, sum(weight for _, weight in others)
+  weights = {first: student * share}
+  for name, weight in others:
+    weights[name] = student * (1.0 - share) * (weight / rest if rest else 1.0 / len(others))
+  return {name: weight for name, weight in (weights | {TEACHER: teacher}).items() if weight > 0.0}
 
 
-def blend(inheritance: float, teacher: float) -> dict[str, float]:
-  """Returns scorer → weight for a share of inheritance and a weight of the teacher, without those of weight 0."""
-  student = 1.0 - teacher
-  weights = {INHERITANCE: student * inheritance, EXPLORATION: student * (1.0 - inheritance), TEACHER: teacher}
-  return {name: weight for name, weight in weights.items() if weight > 0.0}
-
-
-def sweep(scores: Mapping[str, np.ndarray], own_columns: np.ndarray) -> list[Point]:
+def sweep(scores: Mapping[str, np.ndarray], own_columns: np.ndarray, configured: Mapping[str, float]) -> list[Point]:
   """Ranks by every choice of weights of the grid.
 
   Args:
     scores: scorer → `[Q, V]`.
     own_columns: `[Q]` column of each caption's own video.
+    configured: branch → its configured weight.
 
   Returns:
-    Without the teacher a in steps of 0.05, then with it a and t in steps of 0.1; only a = 1 where there is no
-    exploration branch, and no t where there is no teacher.
+    Without the teacher a in steps of 0.05, then with it a and t in steps of 0.1; only a = 1 where there is one branch,
+    and no t where there is no teacher.
   """
-  fine, coarse = _steps(_FINE) if EXPLORATION in scores else [1.0], _steps(_COARSE)
+  several = len(configured) > 1
+  fine, coarse = _steps(_FINE) if several else [1.0], _steps(_COARSE)
   grid = [(a, 0.0) for a in fine]
   if TEACHER in scores:
     # The teacher alone is one point, whatever a.
-    grid += [(a, t) for t in coarse[1:-1] for a in (coarse if EXPLORATION in scores else [1.0])] + [(fine[-1], 1.0)]
-  return [Point(a, t, metrics_of(scores, blend(a, t), own_columns)) for a, t in grid]
+    grid += [(a, t) for t in coarse[1:-1] for a in (coarse if several else [1.0])] + [(fine[-1], 1.0)]
+  return [point(scores, own_columns, configured, a, t) for a, t in grid]
 
 
-def metrics_of(scores: Mapping[str, np.ndarray], weights: Mapping[str, float], own: np.ndarray) -> RetrievalMetrics:
-  """Returns the metrics of the weighted sum of scores."""
-  return metrics_from_ranks(ranks_of(scores, weights, own))
+def point(
+  scores: Mapping[str, np.ndarray], own: np.ndarray, configured: Mapping[str, float], share: float, teacher: float
+) -> Point:
+  """Ranks by one choice of weights; see `sweep`."""
+  weights = blend(configured, share, teacher)
+  return Point(share, teacher, weights, metrics_from_ranks(ranks_of(scores, weights, own)))
 
 
 def ranks_of(scores: Mapping[str, np.ndarray], weights: Mapping[str, float], own: np.ndarray) -> np.ndarray:

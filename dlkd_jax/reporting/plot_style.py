@@ -7,6 +7,7 @@ import html
 import io
 import re
 import warnings
+import zlib
 from collections.abc import Iterator
 
 import matplotlib as mpl
@@ -17,13 +18,14 @@ from dlkd_jax.reporting.document import readable
 WIDTH = 9.2  # Inches; 883 pixels at 100%.
 INK, PALE = '#1b1b1b', '#8a8a8a'
 MOMENT = '#f5e6a8'
-# scorer → colour, line, marker.
+# scorer → colour, line, marker; other branches than the paper's have some of the last by their names.
 LOOKS = {
   'fused': ('#000000', '-', 'o'),
   'inheritance': ('#0072b2', '--', 's'),
   'exploration': ('#d55e00', '-.', '^'),
   'teacher': ('#009e73', ':', 'D'),
 }
+_OTHERS = (('#cc79a7', (0, (5, 1, 1, 1)), 'v'), ('#56b4e9', (0, (8, 2)), 'P'), ('#e69f00', (0, (1, 1)), 'X'))
 SERIES = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#56b4e9', '#e69f00', '#000000')
 DASHES = ('-', '--', '-.', ':', (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)))
 LABELS = {'teacher': 'teacher alone'}
@@ -69,6 +71,11 @@ def shown(text: str, most: int = 60) -> str:
   """Returns a text of the data as a plot shows it: on one line, and not longer than `most` characters."""
   text = ' '.join(readable(text).split())
   return text if len(text) <= most else f'{text[: most - 1]}…'
+
+
+def look(scorer: str) -> tuple[str, str | tuple, str]:
+  """Returns colour, line and marker of a scorer, the same in every plot."""
+  return LOOKS.get(scorer) or _OTHERS[zlib.crc32(scorer.encode()) % len(_OTHERS)]
 
 
 def label(scorer: str) -> str:

@@ -12,17 +12,13 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from dlkd_jax.reporting.comparison import RunComparison
 from dlkd_jax.reporting.findings import Estimates, FusionFinding, MomentFinding, RunFindings, SliceFinding
 from dlkd_jax.reporting.moment_accuracy import COLUMNS
-from dlkd_jax.reporting.plot_style import DASHES, INK, LOOKS, PALE, SERIES, WIDTH, label, shown, style, to_svg
+from dlkd_jax.reporting.plot_style import DASHES, INK, PALE, SERIES, WIDTH, label, look, shown, style, to_svg
 from dlkd_jax.reporting.training_log import TrainingLog
-
-
-def _look(scorer: str) -> tuple[str, str | tuple, str]:
-  return LOOKS.get(scorer, (INK, '-', 'o'))
 
 
 def _with_interval(axes, x: float, y: float, low: float, high: float, scorer: str, across: bool = False) -> None:
   """Marks a value and its interval, along y, or along x where `across`."""
-  colour, _, marker = _look(scorer)
+  colour, _, marker = look(scorer)
   error = [[max(y - low, 0.0)], [max(high - y, 0.0)]]
   place, errors = ((y, x), {'xerr': error}) if across else ((x, y), {'yerr': error})
   axes.errorbar(*place, **errors, fmt=marker, color=colour, capsize=4, markersize=6, elinewidth=1.6)
@@ -64,7 +60,7 @@ def slices(kind: str, parts: Sequence[SliceFinding], name: str) -> str:
     for axes, metric in zip(figure.subplots(1, 2), ('SumR', 'R@10'), strict=True):
       for scorer, offset in zip(scorers, offsets, strict=True):
         estimates = [part.metrics[scorer][metric] for part in parts]
-        colour, line, _ = _look(scorer)
+        colour, line, _ = look(scorer)
         x = np.arange(len(parts)) + offset
         axes.plot(x, [e.value for e in estimates], linestyle=line, color=colour, linewidth=1.0, alpha=0.7)
         for place, e in zip(x, estimates, strict=True):
@@ -83,7 +79,7 @@ def _legend(figure: Figure, scorers: Sequence[str]) -> None:
   """Puts the scorers' legend below the plots."""
   lines = []
   for scorer in scorers:
-    colour, line, marker = _look(scorer)
+    colour, line, marker = look(scorer)
     lines.append(Line2D([], [], color=colour, linestyle=line, marker=marker, label=label(scorer)))
   figure.legend(handles=lines, loc='outside lower center', ncols=len(lines), handlelength=3)
 
@@ -119,10 +115,10 @@ def moments(found: Mapping[str, MomentFinding], without: Mapping[str, float], na
 
 
 def fusion(found: FusionFinding, name: str) -> str:
-  """Draws SumR on validation by the share of inheritance, and over both weights where there is a teacher."""
+  """Draws SumR on validation by the share of the first branch, and over both weights where there is a teacher."""
   line = [point for point in found.points if point.teacher == 0.0]
   blended = [point for point in found.points if point.teacher > 0.0]
-  several = len({point.inheritance for point in found.points}) > 1
+  several = len({point.share for point in found.points}) > 1
   with style():
     figure = Figure(figsize=(WIDTH, 3.8), layout='constrained')
     if not several:
@@ -137,15 +133,15 @@ def fusion(found: FusionFinding, name: str) -> str:
 
 
 def _share_line(axes, found: FusionFinding, line) -> None:
-  x, y = zip(*((point.inheritance, point.metrics.sum_r) for point in line), strict=True)
+  x, y = zip(*((point.share, point.metrics.sum_r) for point in line), strict=True)
   axes.plot(x, y, color=SERIES[0], linewidth=1.8)
   for point, marker, text in ((found.configured, 'o', 'configured'), (found.chosen, '*', 'best')):
     sum_r, size = point.metrics.sum_r, 12 if marker == '*' else 7
-    named = f'{text}: a = {point.inheritance:.2f}, SumR {sum_r:.1f}'
-    axes.plot(point.inheritance, sum_r, marker, color=SERIES[1], markersize=size, markeredgecolor=INK, label=named)
-  axes.set_xlabel('a, share of inheritance (the rest exploration)')
+    named = f'{text}: a = {point.share:.2f}, SumR {sum_r:.1f}'
+    axes.plot(point.share, sum_r, marker, color=SERIES[1], markersize=size, markeredgecolor=INK, label=named)
+  axes.set_xlabel(f'a, share of {found.first}')
   axes.set_ylabel(f'SumR on {shown(found.split)}')
-  axes.set_title('the two branches, without the teacher')
+  axes.set_title('the branches, without the teacher')
   low, high = min(y), max(y)
   axes.set_ylim(low - 0.35 * (high - low) - 0.5, high + 0.08 * (high - low) + 0.5)
   axes.legend(loc='lower center')
@@ -158,15 +154,15 @@ def _blend_line(axes, found: FusionFinding) -> None:
   best = found.blended or found.chosen
   named = f'best: t = {best.teacher:.1f}, SumR {best.metrics.sum_r:.1f}'
   axes.plot(best.teacher, best.metrics.sum_r, '*', color=SERIES[1], markersize=13, markeredgecolor=INK, label=named)
-  axes.set_xlabel("t, the teacher's weight (the rest inheritance)")
+  axes.set_xlabel(f"t, the teacher's weight (the rest {found.first})")
   axes.set_ylabel(f'SumR on {shown(found.split)}')
   axes.legend()
 
 
 def _heatmap(figure: Figure, axes, found: FusionFinding) -> None:
-  shares = sorted({p.inheritance for p in found.points if p.teacher > 0.0 and p.teacher < 1.0})
+  shares = sorted({p.share for p in found.points if p.teacher > 0.0 and p.teacher < 1.0})
   weights = sorted({p.teacher for p in found.points})
-  value = {(p.inheritance, p.teacher): p.metrics.sum_r for p in found.points}
+  value = {(p.share, p.teacher): p.metrics.sum_r for p in found.points}
   alone = next(p.metrics.sum_r for p in found.points if p.teacher == 1.0)
   table = np.array([[value.get((a, t), alone) for a in shares] for t in weights])
   step = shares[1] - shares[0]
@@ -174,10 +170,10 @@ def _heatmap(figure: Figure, axes, found: FusionFinding) -> None:
   picture = axes.imshow(table, origin='lower', extent=extent, aspect='auto', cmap='cividis')
   figure.colorbar(picture, ax=axes, label=f'SumR on {shown(found.split)}')
   best = found.blended or found.chosen
-  axes.plot(best.inheritance, best.teacher, '*', color='white', markersize=15, markeredgecolor='black')
-  axes.set_xlabel('a, share of inheritance')
+  axes.plot(best.share, best.teacher, '*', color='white', markersize=15, markeredgecolor='black')
+  axes.set_xlabel(f'a, share of {found.first}')
   axes.set_ylabel("t, the teacher's weight")
-  axes.set_title(f'blended; ★ best: a = {best.inheritance:.1f}, t = {best.teacher:.1f}, SumR {best.metrics.sum_r:.1f}')
+  axes.set_title(f'blended; ★ best: a = {best.share:.1f}, t = {best.teacher:.1f}, SumR {best.metrics.sum_r:.1f}')
   axes.grid(visible=False)
 
 
@@ -195,7 +191,7 @@ def training(log: TrainingLog, best_epoch: int, name: str) -> str:
     losses.yaxis.set_minor_formatter('{x:g}' if every.max() < 10 * every.min() else NullFormatter())
     losses.set_ylabel('loss, as it is summed\n(logarithmic)')
     for scorer, series in log.validation.items():
-      colour, dash, marker = _look(scorer)
+      colour, dash, marker = look(scorer)
       validation.plot(
         series[:, 0], series[:, 1], color=colour, linestyle=dash, marker=marker, markersize=4.5, label=label(scorer)
       )
@@ -226,7 +222,7 @@ def runs(findings: Sequence[RunFindings], name: str) -> str:
         _with_interval(axes, place, estimate.value, *estimate.videos, found.primary, across=True)
       teacher = findings[0].metrics.get('teacher')
       if teacher is not None:
-        colour, dash, _ = _look('teacher')
+        colour, dash, _ = look('teacher')
         axes.axvline(teacher[metric].value, color=colour, linestyle=dash, linewidth=2, label='teacher alone')
       axes.set_yticks(range(len(names)), names)
       axes.set_ylim(-0.6, len(names) - 0.4)

@@ -235,8 +235,8 @@ def _fusion(found: RunFindings, prefix: str) -> Section:
     title,
     [
       Text(
-        'score = (1 - t) · (a · inheritance + (1 - a) · exploration) + t · teacher, of cosines as they are. Without '
-        'the teacher a goes in steps of 0.05, with it a and t in steps of 0.1.'
+        f'score = (1 - t) · (a · {fusion.first} + (1 - a) · the other branches) + t · teacher, of cosines as they are. '
+        'Without the teacher a goes in steps of 0.05, with it a and t in steps of 0.1.'
       ),
       Figure(name, plots.fusion(fusion, name), f'SumR on {fusion.split} by the weights.'),
       Table(

@@ -10,15 +10,12 @@ import ml_collections
 import numpy as np
 
 from dlkd_jax import files
-from dlkd_jax.models.student import INHERITANCE
 from dlkd_jax.reporting.sweeping import Run
 from dlkd_jax.reporting.variants import RECIPE, Variant
 from dlkd_jax.retrieval.metrics import FUSED, TEACHER, chance_metrics
 from dlkd_jax.training import schedules
 
 COLUMNS = ('R@1', 'R@5', 'R@10', 'R@100', 'SumR', 'mAP')
-_BRANCHES = ('inheritance', 'exploration')
-_HEADING = ('', 'seeds', *COLUMNS, 'inheritance', 'exploration', 'SumR over recipe')
 
 
 def summarise(
@@ -33,10 +30,14 @@ def summarise(
     videos: size of its gallery, for chance.
 
   Returns:
-    Plain values: 'split', 'videos', 'chance' and 'teacher' (metric → value; None where no run has a teacher), and
-    'rows': for each variant with a finished run its name, what it is, its changes, seeds, best epochs, and 'values':
-    column → the value of each seed; where the recipe was trained with the same seeds, 'difference' of SumR to it.
+    Plain values: 'split', 'videos', 'branches', 'chance' and 'teacher' (metric → value; None where no run has a
+    teacher), and 'rows': for each variant with a finished run its name, what it is, its changes, seeds, best epochs,
+    and 'values': column → the value of each seed; where the recipe was trained with the same seeds, 'difference' of
+    SumR to it.
   """
+  branches = list(
+    dict.fromkeys(name for runs in finished.values() for run in runs for name in run.config.model.branches)
+  )
   base = {run.seed: _values(run, split)['SumR'] for run in finished.get(RECIPE, ())}
   rows, teacher = [], None
   for variant in variants:
@@ -55,7 +56,7 @@ def summarise(
         'changes': variant.changes,
         'seeds': [run.seed for run in runs],
         'best_epochs': [result['best_epoch'] for result in results],
-        'values': {name: [x[name] for x in each] for name in (*COLUMNS, *_BRANCHES) if name in each[0]},
+        'values': {name: [x[name] for x in each] for name in (*COLUMNS, *branches) if name in each[0]},
         'difference': [x['SumR'] - base[run.seed] for run, x in zip(runs, each, strict=True) if run.seed in base],
       }
     )
@@ -65,27 +66,31 @@ def summarise(
     'videos': videos,
     'chance': {name: chance[name] for name in COLUMNS},
     'teacher': teacher,
+    'branches': branches,
     'rows': rows,
   }
 
 
 def _values(run: Run, split: str) -> dict[str, float]:
-  """The student's metrics, fused where it has two branches, and SumR of each branch."""
+  """The student's metrics, fused where it has several branches, and SumR of each branch."""
   metrics = run.results()['metrics']
-  primary = FUSED if f'{split}/{FUSED}/SumR' in metrics else INHERITANCE
+  branches = run.config.model.branches
+  primary = FUSED if f'{split}/{FUSED}/SumR' in metrics else branches[0]
   values = {name: metrics[f'{split}/{primary}/{name}'] for name in COLUMNS}
-  return values | {name: x for name in _BRANCHES if (x := metrics.get(f'{split}/{name}/SumR')) is not None}
+  return values | {name: metrics[f'{split}/{name}/SumR'] for name in branches}
 
 
 def cells(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
   """Returns the cells of the table: the heading, chance, the teacher alone, and a row for each variant."""
-  rows: list[tuple[str, ...]] = [_HEADING]
+  rows: list[tuple[str, ...]] = [('', 'seeds', *COLUMNS, *summary['branches'], 'SumR over recipe')]
   for label, values in (('chance', summary['chance']), ('teacher alone', summary['teacher'])):
     if values:
-      rows.append((label, '', *(_number(values[name], name) for name in COLUMNS), '', '', ''))
+      rows.append(
+        (label, '', *(_number(values[name], name) for name in COLUMNS), *[''] * (1 + len(summary['branches'])))
+      )
   for row in summary['rows']:
     values = row['values']
-    shown = [spread(values[name], name) if name in values else '' for name in (*COLUMNS, *_BRANCHES)]
+    shown = [spread(values[name], name) if name in values else '' for name in (*COLUMNS, *summary['branches'])]
     itself = row['variant'] == RECIPE or not row['difference']
     difference = '' if itself else spread(row['difference'], 'SumR', sign='+')
     rows.append((row['variant'], str(len(row['seeds'])), *shown, difference))
@@ -124,7 +129,7 @@ def notes(config: ml_collections.ConfigDict, summary: Mapping[str, Any]) -> list
 def as_text(summary: Mapping[str, Any], remarks: Sequence[str]) -> str:
   """Returns the table as aligned text."""
   rows = cells(summary)
-  widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADING))]
+  widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
   lines = [
     '  '.join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
     for row in rows
@@ -135,8 +140,9 @@ def as_text(summary: Mapping[str, Any], remarks: Sequence[str]) -> str:
 
 def as_markdown(summary: Mapping[str, Any], remarks: Sequence[str]) -> str:
   """Returns the table in Markdown."""
-  lines = [f'| {" | ".join(row)} |' for row in cells(summary)]
-  lines.insert(1, '|---|' + '---:|' * (len(_HEADING) - 1))
+  rows = cells(summary)
+  lines = [f'| {" | ".join(row)} |' for row in rows]
+  lines.insert(1, '|---|' + '---:|' * (len(rows[0]) - 1))
   return '\n'.join([*lines, '', *remarks])
 
 

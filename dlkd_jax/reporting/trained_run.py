@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from dlkd_jax import config as config_lib
 from dlkd_jax import sharding
 from dlkd_jax.models.parameter_files import check_shapes
-from dlkd_jax.models.student import Student, init_parameters
+from dlkd_jax.models.students import Student, init_parameters
 from dlkd_jax.multihost import log
 from dlkd_jax.training import recipe, splits
 from dlkd_jax.training.checkpoints import Checkpoints, read_best

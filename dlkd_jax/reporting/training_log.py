@@ -10,14 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 COEFFICIENTS = {'schedule/distillation': 'w', 'schedule/alpha': 'alpha', 'schedule/beta': 'beta'}
-LOSSES = {
-  'loss/total': 'total',
-  'loss/inheritance/triplet': 'inheritance, triplet',
-  'loss/inheritance/nce': 'inheritance, contrastive',
-  'loss/exploration/triplet': 'exploration, triplet',
-  'loss/exploration/nce': 'exploration, contrastive',
-  'loss/distillation': 'distillation',
-}
+_TERMS = {'nce': 'contrastive'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +48,24 @@ def read_log(workdir: pathlib.Path) -> TrainingLog | None:
   def series(name: str) -> np.ndarray:
     return np.array([[record['step'] / steps, record[name]] for record in records if name in record]).reshape(-1, 2)
 
-  losses = {label: series(name) for name, label in LOSSES.items()}
+  logged = sorted({name for record in records for name in record if _is_term(name)})
+  logged.sort(key=lambda name: name != 'loss/total')
+  losses = {_label(name): series(name) for name in logged}
   names = {name.split('/')[1] for record in evaluated for name in record if name.endswith('/SumR')}
   return TrainingLog(
     losses={label: x for label, x in losses.items() if len(x) and np.any(x[:, 1] != 0)},
     coefficients={label: x for name, label in COEFFICIENTS.items() if len(x := series(name))},
     validation={name: series(f'val/{name}/SumR') for name in sorted(names)},
   )
+
+
+def _is_term(name: str) -> bool:
+  """Whether a series is of the total, of a term of it (`loss/<branch>/<term>`), or of one of former runs."""
+  return name in ('loss/total', 'loss/distillation') or (
+    name.startswith('loss/') and name.count('/') == 2 and not name.startswith('loss/distillation/')
+  )
+
+
+def _label(name: str) -> str:
+  """Returns 'inheritance, contrastive' for 'loss/inheritance/nce'."""
+  return ', '.join(_TERMS.get(part, part) for part in name.split('/')[1:])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -26,13 +26,25 @@ class Variant(NamedTuple):
   changes: dict[str, Any]
 
 
+_PAPER = ('inheritance', 'exploration'), (0.7, 0.3)
+
+
+def _first_branch(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  return {'model.branches': tuple(config.model.branches[:1]), 'evaluation.weights': (1.0,)}
+
+
+def _several_branches(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  own = tuple(config.model.branches), tuple(config.evaluation.weights)
+  return dict(zip(('model.branches', 'evaluation.weights'), own if len(own[0]) > 1 else _PAPER, strict=True))
+
+
 # In the order in which they are trained: what matters most comes first.
-_VARIANTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+_VARIANTS: tuple[tuple[str, str, dict[str, Any] | Callable], ...] = (
   (RECIPE, 'the recipe as it is', {}),
   ('hard_labels', 'hard one-hot labels (DL-DKD)', {'loss.soft_labels': False}),
   ('soft_labels', 'soft alignment (DL-DKD++)', {'loss.soft_labels': True}),
-  ('single', 'the inheritance branch alone', {'model.dual': False}),
-  ('dual', 'both branches', {'model.dual': True}),
+  ('single', 'the first branch alone', _first_branch),
+  ('dual', 'several branches', _several_branches),
   ('no_teacher', 'no distillation; soft labels follow the student', {'loss.teacher': False}),
   ('teacher', 'with distillation', {'loss.teacher': True}),
   ('uniform_negatives', 'negatives among all wrong ones', {'loss.hard_negative_start_epoch': 'epochs'}),
@@ -45,7 +57,7 @@ _VARIANTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
   ('stop_target_gradient', 'no gradient through soft targets', {'loss.stop_target_gradient': True}),
   ('random_split', 'rows that keep hard labels drawn at random', {'loss.random_split': True}),
   ('position_split', 'rows that keep hard labels by position', {'loss.random_split': False}),
-  ('single_no_teacher', 'one branch, no teacher', {'model.dual': False, 'loss.teacher': False}),
+  ('single_no_teacher', 'one branch, no teacher', lambda config: _first_branch(config) | {'loss.teacher': False}),
 )
 # Fields without effect unless another has a value, so that varying them would train the recipe again.
 _NEEDS = {
@@ -77,6 +89,7 @@ def variants_of(config: ml_collections.ConfigDict) -> list[Variant]:
   """
   found = []
   for name, about, changes in _VARIANTS:
+    changes = changes(config) if callable(changes) else changes
     values = {field: config.training.epochs if value == 'epochs' else value for field, value in changes.items()}
     values = {field: value for field, value in values.items() if _matters(config, field)}
     if name == RECIPE or any(_value(config, field) != value for field, value in values.items()):

@@ -16,7 +16,6 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +24,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from dlkd_jax.data.batch import unit_rows
 from dlkd_jax.data.evaluation_blocks import CaptionBlock, VideoBlock
 from dlkd_jax.errors import UserError
+from dlkd_jax.layout import padded_layout
+from dlkd_jax.models.students import Student
 from dlkd_jax.multihost import Processes
 from dlkd_jax.retrieval import ranking
 from dlkd_jax.retrieval.metrics import FUSED, TEACHER, RetrievalMetrics, metrics_from_ranks
@@ -55,15 +56,17 @@ class Encoders(NamedTuple):
 
   Attributes:
     tokens: (params, tokens `[q, W, Dq]`, mask `[q, W]`) → `{branch: [q, H]}`.
-    frames: (params, frames `[b, L, Dv]`, mask `[b, L]`) → `{branch: [b, L, H]}`.
+    frames: (params, frames `[b, L, Dv]`, mask `[b, L]`) → `{branch: [b, L_b, H]}`.
+    masks: mask `[b, L]` of the frames → `{branch: [b, L_b]}`, true at vectors that there are; None: one a frame.
   """
 
   tokens: Callable[[Any, Array, Array], Mapping[str, Array]]
   frames: Callable[[Any, Array, Array], Mapping[str, Array]]
+  masks: Callable[[Array], Mapping[str, Array]] | None = None
 
 
 @functools.lru_cache(maxsize=8)
-def encoders_of(student: nn.Module) -> Encoders:
+def encoders_of(student: Student) -> Encoders:
   """Returns the jitted encoders of a student; those of equal students are the same, so they compile once a process."""
 
   def encode(method: str):
@@ -74,7 +77,12 @@ def encoders_of(student: nn.Module) -> Encoders:
 
     return jax.jit(apply)
 
-  return Encoders(tokens=encode('encode_tokens'), frames=encode('encode_frames'))
+  def masks(mask):
+    return {name: layout.mask for name, layout in student.layouts(padded_layout(mask)).items()}
+
+  one = padded_layout(np.ones((1, 1), bool))
+  plain = all(layout is one for layout in student.layouts(one).values())
+  return Encoders(encode('encode_tokens'), encode('encode_frames'), None if plain else jax.jit(masks))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,7 +231,7 @@ class Evaluator:
       _require_frames(block.frame_mask, real, ids, 'student')
       mask = split_rows(block.frame_mask, self._local, 'videos')
       frames = dict(self.encoders.frames(params, split_rows(block.student_frames, self._local, 'videos'), mask))
-      masks = dict.fromkeys(frames, mask)
+      masks = dict(self.encoders.masks(mask)) if self.encoders.masks else dict.fromkeys(frames, mask)
       if teacher and block.teacher_frames is not None:
         _require_frames(block.teacher_mask, real, ids, TEACHER)
         frames[TEACHER] = split_rows(block.teacher_frames, self._local, 'videos')

@@ -357,7 +357,7 @@ class Ranker:
     self._gallery, self._mesh, self._keep = gallery, mesh, keep
     self._weights = tuple(weights.items())
     self._most_bytes = most_bytes or product_bytes(mesh.devices.flat[0].platform)
-    longest = max(next(iter(segment.values())).shape[1] for segment in gallery.segments)
+    longest = max(frames.shape[1] for segment in gallery.segments for frames in segment.values())
     self.plan = plan_queries(queries, gallery.columns.shape[0] // mesh.size, longest, self._most_bytes)
 
   def __call__(self, vectors: Mapping[str, np.ndarray], own: np.ndarray):

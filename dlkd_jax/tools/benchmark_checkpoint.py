@@ -19,7 +19,7 @@ import jax
 from dlkd_jax import sharding
 from dlkd_jax.config_defaults import load_recipe
 from dlkd_jax.files import expand
-from dlkd_jax.models.student import init_parameters
+from dlkd_jax.models.students import init_parameters
 from dlkd_jax.tools import lengths as models
 from dlkd_jax.training import recipe
 from dlkd_jax.training.checkpoints import Checkpoints, Progress

@@ -24,7 +24,7 @@ import numpy as np
 from dlkd_jax.config_defaults import load_recipe
 from dlkd_jax.data.evaluation_blocks import CaptionBlock, VideoBlock
 from dlkd_jax.files import expand
-from dlkd_jax.models.student import init_parameters
+from dlkd_jax.models.students import init_parameters
 from dlkd_jax.retrieval.evaluate import Encoders, Evaluator, encoders_of
 from dlkd_jax.retrieval.metrics import text_table
 from dlkd_jax.sharding import make_mesh

@@ -29,7 +29,7 @@ from dlkd_jax import sharding
 from dlkd_jax.config_defaults import load_recipe
 from dlkd_jax.data.batch import Batch
 from dlkd_jax.files import expand
-from dlkd_jax.models.student import Student, init_parameters
+from dlkd_jax.models.students import Student, init_parameters
 from dlkd_jax.tools import lengths as models
 from dlkd_jax.tools.random_data import random_batch
 from dlkd_jax.tools.rates import MatmulRate, product_flops, seconds
@@ -98,13 +98,12 @@ def contrast_bytes(step: Step) -> int:
     (layout.slot.shape[0], *shape), step.student.dtype, sharding=sharding.rows(mesh)
   )
   embeddings = Embeddings(
-    {
-      n: rows(step.batch.frame_layout, step.batch.frame_layout.slot.shape[1], hidden) for n in step.student.branch_names
-    },
-    {n: rows(step.batch.token_layout, step.batch.token_layout.slots, hidden) for n in step.student.branch_names},
+    {n: rows(step.batch.frame_layout, step.batch.frame_layout.slot.shape[1], hidden) for n in step.student.branches},
+    {n: rows(step.batch.token_layout, step.batch.token_layout.slots, hidden) for n in step.student.branches},
   )
   loss = functools.partial(
     contrast,
+    student=step.student,
     coefficients=recipe.make_coefficients(step.config, 100)(jnp.asarray(0)),
     key=jax.random.key(0),
     options=step.options,

@@ -39,8 +39,9 @@ from dlkd_jax.errors import UserError
 from dlkd_jax.files import expand_any
 from dlkd_jax.models.fields import whose_kind
 from dlkd_jax.models.parameter_files import read_arrays, read_metadata, save_arrays, write_parameters
-from dlkd_jax.models.release_parameters import from_release, to_release
-from dlkd_jax.models.student import EXPLORATION, INHERITANCE, Student, init_parameters
+from dlkd_jax.models.release_parameters import BRANCHES, from_release, to_release
+from dlkd_jax.models.student import DlDkdStudent
+from dlkd_jax.models.students import init_parameters
 
 
 class Source(NamedTuple):
@@ -150,21 +151,23 @@ def read_best_checkpoint(workdir: pathlib.Path) -> Source:
 
 
 def student_sizes(params: Mapping[str, Any]) -> dict[str, Any]:
-  """Reads the sizes of a student off its parameters: hidden, max_frames, max_words, dual, Dv and Dq.
+  """Reads the sizes of a student off its parameters: hidden, max_frames, max_words, branches, Dv and Dq.
 
   Raises:
     ValueError: shapes do not fit together, or values are not finite; the message lists the parameters.
   """
   flat = flax.traverse_util.flatten_dict(params, sep='/')
   shapes = {name: np.shape(x) for name, x in flat.items()}
-  frames, tokens = f'{INHERITANCE}/frame_encoder/', f'{INHERITANCE}/token_encoder/'
+  # Parameters have no order; the release's first.
+  branches = (*(name for name in BRANCHES if name in params), *sorted({*params} - {*BRANCHES}))
+  frames, tokens = (f'{"".join(branches[:1])}/{encoder}/' for encoder in ('frame_encoder', 'token_encoder'))
   try:
     (max_frames, hidden), (max_words, _) = (shapes[f'{x}position_embedding'] for x in (frames, tokens))
     (dv,), (dq,) = (shapes[f'{x}input_norm/scale'] for x in (frames, tokens))
   except (KeyError, ValueError) as error:
     raise UserError(f'these are not the parameters of a student: {error}.') from error
-  sizes = {'hidden': hidden, 'max_frames': max_frames, 'max_words': max_words, 'dual': EXPLORATION in params}
-  student = Student(heads=1, input_dropout=0.0, dropout=0.0, dtype=np.float32, **sizes)  # Heads change no shape.
+  sizes = {'hidden': hidden, 'max_frames': max_frames, 'max_words': max_words, 'branches': branches}
+  student = DlDkdStudent(heads=1, input_dropout=0.0, dropout=0.0, dtype=np.float32, **sizes)  # Heads change no shape.
   like = jax.eval_shape(lambda: init_parameters(student, jax.random.key(0), dv, dq))
   expected = {name: x.shape for name, x in flax.traverse_util.flatten_dict(like, sep='/').items()}
   pairs = [(name, shapes.get(name), expected.get(name)) for name in sorted({*shapes, *expected})]
@@ -172,7 +175,7 @@ def student_sizes(params: Mapping[str, Any]) -> dict[str, Any]:
   odd += [f'{name}: not all values are finite' for name, x in flat.items() if not np.isfinite(x).all()]
   if odd:
     raise UserError(
-      f'these parameters do not fit a student of hidden size {hidden} (both branches have the same), Dv {dv} and '
+      f'these parameters do not fit a student of hidden size {hidden} (all branches have the same), Dv {dv} and '
       f'Dq {dq}:\n  ' + '\n  '.join(odd)
     )
   return sizes | {'Dv': dv, 'Dq': dq}
@@ -181,7 +184,12 @@ def student_sizes(params: Mapping[str, Any]) -> dict[str, Any]:
 def overrides(sizes: Mapping[str, Any], heads: int | None) -> list[str]:
   """Lists the flags that the recipes need to evaluate such parameters; none where they have these sizes."""
   recipe = base('')
-  wanted = {('model', 'hidden'): sizes['hidden'], ('model', 'dual'): sizes['dual'], ('model', 'heads'): heads}
+  wanted = {
+    ('model', name): x for name, x in (('hidden', sizes['hidden']), ('branches', sizes['branches']), ('heads', heads))
+  }
+  if sizes['branches'] != recipe.model.branches:
+    wanted['evaluation', 'weights'] = (1.0 / len(sizes['branches']),) * len(sizes['branches'])
+    wanted['model', 'distilled'] = sizes['branches'][:1]
   for name, padded in (('max_frames', 'frame_sizes'), ('max_words', 'word_sizes')):
     size = sizes[name]
     # The list of sizes that inputs are padded to ends at the limit.
@@ -195,7 +203,7 @@ def convert(source: Source, target: pathlib.Path, release: bool) -> None:
   sizes = student_sizes(source.params)
   heads = source.heads or 'unknown, parameters do not show it'
   epoch = '' if source.epoch is None else f'epoch {source.epoch} (from 0), '
-  branches = f'{INHERITANCE} and {EXPLORATION}' if sizes['dual'] else f'{INHERITANCE} only'
+  branches = ' and '.join(sizes['branches']) + ' only' * (len(sizes['branches']) == 1)
   print(f'{source.name}: {epoch}branches: {branches}; hidden size {sizes["hidden"]}, attention heads: {heads}')
   print(f'  frames {sizes["max_frames"]} of Dv {sizes["Dv"]}, words {sizes["max_words"]} of Dq {sizes["Dq"]}')
   target.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from dlkd_jax import config as config_lib
 from dlkd_jax import files, multihost, sharding
 from dlkd_jax.errors import UserError
 from dlkd_jax.models.parameter_files import check_shapes, read_parameters
-from dlkd_jax.models.student import Student, init_parameters
+from dlkd_jax.models.students import Student, init_parameters
 from dlkd_jax.multihost import StopRequest, log
 from dlkd_jax.retrieval import metrics as metrics_lib
 from dlkd_jax.training import recipe, splits

@@ -16,11 +16,9 @@ from jax.sharding import Mesh
 
 from dlkd_jax.data.batch import Batch
 from dlkd_jax.errors import UserError
-from dlkd_jax.losses.total import Coefficients
-from dlkd_jax.models.student import Student
+from dlkd_jax.models.students import Student
 from dlkd_jax.training.objective import (
   Embeddings,
-  ObjectiveOptions,
   compute_objective,
   contrast,
   encode_frames,
@@ -29,54 +27,34 @@ from dlkd_jax.training.objective import (
 
 
 def objective_and_gradients(
-  params: Any,
-  student: Student,
-  batch: Batch,
-  *,
-  coefficients: Coefficients,
-  key: jax.Array,
-  options: ObjectiveOptions,
-  mesh: Mesh | None = None,
+  params: Any, student: Student, batch: Batch, *, key: jax.Array, **contrasted: Any
 ) -> tuple[dict[str, jax.Array], Any]:
   """Computes the objective of a batch and its gradient with respect to the parameters.
 
-  Args:
-    params: parameters of the student.
-    student: the module.
-    batch: the batch.
-    coefficients: scheduled scalars of this step.
-    key: typed PRNG key of this step.
-    options: of the objective; `micro_batches` says in how many parts the batch is encoded.
-    mesh: the devices that the batch is split over; None for one.
+  Arguments are those of `compute_objective`; `options.micro_batches` says in how many parts the batch is encoded.
 
   Returns:
     Every part of the objective by name, and the gradients.
 
   Raises:
-    ValueError: the rows of a device do not divide by the number of parts.
+    UserError: the rows of a device do not divide by the number of parts.
   """
-  rest = {'coefficients': coefficients, 'options': options, 'mesh': mesh}
-  if options.micro_batches == 1:
+  parts, mesh = contrasted['options'].micro_batches, contrasted['mesh']
+  if parts == 1:
     objective = jax.value_and_grad(compute_objective, has_aux=True)
-    (_, parts), gradients = objective(params, student, batch, key=key, **rest)
-    return parts, gradients
+    (_, found), gradients = objective(params, student, batch, key=key, **contrasted)
+    return found, gradients
 
   dropout_key, loss_key = jax.random.split(key)
-  frames = _Encoder(encode_frames, student, dropout_key, _frame_rows(batch), options.micro_batches, mesh)
-  tokens = _Encoder(encode_tokens, student, dropout_key, _token_rows(batch), options.micro_batches, mesh)
+  frames = {'student_frames': batch.student_frames, 'frame_layout': batch.frame_layout.replace(where=None)}
+  tokens = {'student_tokens': batch.student_tokens, 'token_layout': batch.token_layout.replace(where=None)}
+  frames = _Encoder(encode_frames, student, dropout_key, frames, parts, mesh)
+  tokens = _Encoder(encode_tokens, student, dropout_key, tokens, parts, mesh)
   embeddings = Embeddings(frames.encode(params), tokens.encode(params))
   loss = jax.value_and_grad(contrast, has_aux=True)
-  (_, parts), cotangents = loss(embeddings, batch, key=loss_key, **rest)
+  (_, found), cotangents = loss(embeddings, batch, student, key=loss_key, **contrasted)
   gradients = frames.carry_back(params, cotangents.frames, jax.tree.map(jnp.zeros_like, params))
-  return parts, tokens.carry_back(params, cotangents.queries, gradients)
-
-
-def _frame_rows(batch: Batch) -> dict[str, Any]:
-  return {'student_frames': batch.student_frames, 'frame_layout': batch.frame_layout.replace(where=None)}
-
-
-def _token_rows(batch: Batch) -> dict[str, Any]:
-  return {'student_tokens': batch.student_tokens, 'token_layout': batch.token_layout.replace(where=None)}
+  return found, tokens.carry_back(params, cotangents.queries, gradients)
 
 
 class _Encoder:

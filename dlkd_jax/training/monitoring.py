@@ -35,6 +35,7 @@ if _hidden:
 _EVALUATED = 'val/'  # Names of what validation found begin so.
 _COMPILE_EVENT = '/jax/core/compile/backend_compile_duration'
 _MIB = 2.0**20
+_SHORT = {'triplet': 'trip', 'distillation': 'kl'}  # Terms of the loss on the console.
 
 
 class NonFiniteLossError(UserError):
@@ -148,9 +149,10 @@ def clock(seconds: float) -> str:
 def progress_line(step: int, per_epoch: int, epochs: int, summary: Mapping[str, float], progress: Progress) -> str:
   """Renders a progress line: epoch, step, losses, steps/s, data wait, time left and validation SumR."""
   losses = [f'loss {summary["loss/total"]:.4f}']
-  short = {'inheritance/triplet': 'trip_I', 'exploration/triplet': 'trip_E', 'inheritance/nce': 'nce_I'}
-  short |= {'exploration/nce': 'nce_E', 'distillation': 'kl'}
-  losses += [f'{name} {summary[f"loss/{key}"]:.3f}' for key, name in short.items() if f'loss/{key}' in summary]
+  for name, value in summary.items():
+    if name.startswith('loss/') and name.count('/') == 2:
+      _, branch, term = name.split('/')
+      losses.append(f'{_SHORT.get(term, term)}_{branch[0].upper()} {value:.3f}')
   validation = '-'
   if progress.best_epoch:
     validation = f'best {progress.best_sum_r:.1f} (epoch {progress.best_epoch})'

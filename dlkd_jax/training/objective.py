@@ -1,4 +1,4 @@
-"""From a batch to the objective: student, similarities of both branches and of the teacher, total loss.
+"""From a batch to the objective: student, similarities of its branches and of the teacher, total loss.
 
 The encoders are plain functions of arrays that the partitioner spreads over the mesh. Similarities and losses, which
 relate every caption to every video of the batch, run under `shard_map` and say themselves what the devices exchange.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,12 +16,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from dlkd_jax.data.batch import Batch, unit_rows
+from dlkd_jax.layout import Layout
 from dlkd_jax.losses.pairs import Pairs, make_pairs
-from dlkd_jax.losses.total import BranchScores, Coefficients, LossOptions, TeacherScores, total_loss
-from dlkd_jax.models.student import INHERITANCE, Student
+from dlkd_jax.losses.total import BranchView, LossInputs, Term, total_loss
+from dlkd_jax.models.students import Student
 from dlkd_jax.sharding import BATCH_AXES
 from dlkd_jax.similarity import sharded
-from dlkd_jax.similarity.max_over_frames import FrameSimilarity, max_frame_similarity, own_mask
+from dlkd_jax.similarity.max_over_frames import max_frame_similarity, own_mask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +30,7 @@ class ObjectiveOptions:
   """How the objective is computed.
 
   Attributes:
-    loss: weights and variants of the losses.
+    terms: of the loss.
     form: of the similarity: plain, blocked or pallas.
     block_rows: rows of frames that the blocked form takes at once; None: as many as `product_bytes` allow.
     product_bytes: what the products of a block of it may take; None: what suits this process's backend.
@@ -37,7 +39,7 @@ class ObjectiveOptions:
     teacher_dtype: of the teacher's products; None keeps float32.
   """
 
-  loss: LossOptions
+  terms: tuple[Term, ...]
   form: str
   block_rows: int | None
   product_bytes: int | None
@@ -49,7 +51,7 @@ class Embeddings(NamedTuple):
   """What the student makes of a batch.
 
   Attributes:
-    frames: branch → `[R, L, H]`.
+    frames: branch → `[R, L, H]`, or as `Student.layouts` says.
     queries: branch → `[Rw, S, H]`, by slots.
   """
 
@@ -74,8 +76,9 @@ def encode_tokens(params: Any, student: Student, batch: Batch, key: jax.Array, d
 def contrast(
   embeddings: Embeddings,
   batch: Batch,
+  student: Student,
   *,
-  coefficients: Coefficients,
+  coefficients: Mapping[str, jax.Array],
   key: jax.Array,
   options: ObjectiveOptions,
   mesh: Mesh | None = None,
@@ -85,6 +88,7 @@ def contrast(
   Args:
     embeddings: of the batch.
     batch: the batch; its student features are not used.
+    student: the module that made them; tells their layouts.
     coefficients: scheduled scalars of this step.
     key: typed PRNG key of the draws.
     options: of the losses and of the similarity.
@@ -94,7 +98,7 @@ def contrast(
     The scalar to minimise, and every part of it by name.
   """
   batch = batch.replace(student_frames=None, student_tokens=None)
-  run = functools.partial(_contrast, options=options)
+  run = functools.partial(_contrast, student=student, options=options)
   if mesh is None or mesh.size == 1:
     return run(embeddings, batch, coefficients, key, axes=())
   split, whole = PartitionSpec(BATCH_AXES), PartitionSpec()
@@ -104,41 +108,56 @@ def contrast(
   return run(embeddings, batch, coefficients, key)
 
 
-def _contrast(embeddings, batch, coefficients, key, *, options: ObjectiveOptions, axes: tuple[str, ...]):
+def _contrast(embeddings, batch, coefficients, key, *, student, options: ObjectiveOptions, axes: tuple[str, ...]):
   """Computes the losses from this device's share of the embeddings and of the batch."""
-  text, video = _views(batch, axes)
+  text, video = _pairs(batch, axes)
   columns = sharded.local_labels(video.labels, batch.video_mask.shape[0], axes)
-  similarity = functools.partial(
-    max_frame_similarity, form=options.form, block_rows=options.block_rows, most_bytes=options.product_bytes
-  )
-  distils = batch.teacher_frames is not None
-
+  layouts, view = student.layouts(batch.frame_layout), functools.partial(_view, options=options, axes=axes)
+  taught = set()  # Branches whose terms read own curves.
+  if batch.teacher_frames is not None:
+    taught = {name for term in options.terms if term.needs_teacher and term.weight for name in term.branches}
   branches = {}
-  # The losses take the inheritance branch first; a dictionary that went through jit or shard_map is sorted by name.
-  for name in sorted(embeddings.frames, key=lambda name: name != INHERITANCE):
-    queries = sharded.gather(sharded.take_sequences(embeddings.queries[name], batch.token_layout), axes)
-    scores = similarity(queries, embeddings.frames[name], batch.frame_layout, columns if distils else None)
-    branches[name] = _both_views(scores, axes)
+  for name in student.branches:  # A dictionary that went through jit or shard_map is sorted by name.
+    queries = sharded.take_sequences(embeddings.queries[name], batch.token_layout)
+    branches[name] = view(queries, embeddings.frames[name], layouts[name], columns if name in taught else None)
   teacher = None
-  if distils:
-    dtype = options.teacher_dtype or jnp.float32
-    queries = sharded.gather(batch.teacher_text, axes).astype(dtype)
-    scores = jax.lax.stop_gradient(similarity(queries, batch.teacher_frames.astype(dtype), batch.frame_layout, columns))
-    teacher = TeacherScores(sharded.to_text_view(scores.dot, axes), scores.dot, scores.own_curve)
-  return total_loss(
-    branches,
-    teacher,
-    text=text,
-    video=video,
-    own_mask=own_mask(batch.frame_layout, columns) if distils else None,
-    coefficients=coefficients,
-    key=key,
-    options=options.loss,
-    axes=axes,
+  if batch.teacher_frames is not None:
+    frames, queries = (
+      x.astype(options.teacher_dtype or jnp.float32) for x in (batch.teacher_frames, batch.teacher_text)
+    )
+    teacher = jax.lax.stop_gradient(view(queries, frames, batch.frame_layout, columns if taught else None))
+  return total_loss(LossInputs(branches, teacher, text, video, coefficients, key, axes), options.terms, key)
+
+
+def _view(
+  queries: jax.Array, frames: jax.Array, layout: Layout, columns: jax.Array | None, options: ObjectiveOptions, axes
+) -> BranchView:
+  """Scores all captions against this device's videos; with own curves where the captions' columns are given."""
+  everyone = sharded.gather(queries, axes)
+  found = max_frame_similarity(
+    everyone,
+    frames,
+    layout,
+    columns,
+    form=options.form,
+    block_rows=options.block_rows,
+    most_bytes=options.product_bytes,
+  )
+  return BranchView(
+    text_cosine=sharded.to_text_view(found.cosine, axes),
+    text_dot=sharded.to_text_view(found.dot, axes),
+    video_cosine=found.cosine,
+    video_dot=found.dot,
+    own_curve=found.own_curve,
+    own_mask=None if columns is None else own_mask(layout, columns),
+    queries=everyone,
+    own_queries=queries,
+    frames=frames,
+    layout=layout,
   )
 
 
-def _views(batch: Batch, axes: tuple[str, ...]) -> tuple[Pairs, Pairs]:
+def _pairs(batch: Batch, axes: tuple[str, ...]) -> tuple[Pairs, Pairs]:
   """Returns the pairs of the text view (own captions, all videos) and of the video view (all captions, own videos)."""
   videos = batch.video_mask.shape[0]
   everyone = functools.partial(sharded.gather, axes=axes)
@@ -160,26 +179,8 @@ def _views(batch: Batch, axes: tuple[str, ...]) -> tuple[Pairs, Pairs]:
   return text, video
 
 
-def _both_views(scores: FrameSimilarity, axes: tuple[str, ...]) -> BranchScores:
-  return BranchScores(
-    text_cosine=sharded.to_text_view(scores.cosine, axes),
-    text_dot=sharded.to_text_view(scores.dot, axes),
-    video_cosine=scores.cosine,
-    video_dot=scores.dot,
-    own_curve=scores.own_curve,
-  )
-
-
 def compute_objective(
-  params: Any,
-  student: Student,
-  batch: Batch,
-  *,
-  coefficients: Coefficients,
-  key: jax.Array,
-  options: ObjectiveOptions,
-  mesh: Mesh | None = None,
-  deterministic: bool = False,
+  params: Any, student: Student, batch: Batch, *, key: jax.Array, deterministic: bool = False, **contrasted: Any
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Computes the training objective of one batch.
 
@@ -187,11 +188,9 @@ def compute_objective(
     params: parameters of the student.
     student: the module.
     batch: the batch; without teacher arrays, training goes without distillation.
-    coefficients: scheduled scalars of this step.
     key: typed PRNG key of this step: dropout and the draws of the losses.
-    options: of the losses and of the similarity.
-    mesh: the devices that the batch is split over; None for one.
     deterministic: no dropout.
+    **contrasted: `coefficients`, `options` and `mesh` of `contrast`.
 
   Returns:
     The scalar to minimise, and every part of it by name.
@@ -201,4 +200,4 @@ def compute_objective(
     encode_frames(params, student, batch, dropout_key, deterministic),
     encode_tokens(params, student, batch, dropout_key, deterministic),
   )
-  return contrast(embeddings, batch, coefficients=coefficients, key=loss_key, options=options, mesh=mesh)
+  return contrast(embeddings, batch, student, key=loss_key, **contrasted)

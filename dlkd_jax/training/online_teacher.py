@@ -12,18 +12,19 @@ B/16, and would tie the records to one model; pixels suit every tower of their s
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from dlkd_jax import sharding
+from dlkd_jax import plugins, sharding
 from dlkd_jax.data.batch import Batch
 from dlkd_jax.errors import UserError
+from dlkd_jax.files import expand
 from dlkd_jax.models import clip, clip_files
 from dlkd_jax.sharding import BATCH_AXES
 from dlkd_jax.similarity.common import vary_alike
@@ -34,18 +35,22 @@ class OnlineTeacher:
   """A frozen image tower and how the train step feeds it.
 
   Attributes:
+    name: of the model, for messages.
     encode: `(params, pixels [N, S, S, 3] float32, normalised) → [N, Dt]`, not normalised.
     params: of the tower; an argument of the compiled step, so that they are no constants of its program.
     size: S, width and height of the pictures.
+    features: Dt.
     mean: of each colour over [0, 1], `[3]`.
     std: of each colour over [0, 1], `[3]`.
     micro_batch: pictures that a device encodes at once.
     scale: what values in 0..255 are multiplied by before mean and std.
   """
 
+  name: str
   encode: Callable[[Any, jax.Array], jax.Array]
   params: Any
   size: int
+  features: int
   mean: tuple[float, float, float]
   std: tuple[float, float, float]
   micro_batch: int = 64
@@ -104,37 +109,55 @@ class OnlineTeacher:
     return (pictures.astype(jnp.float32) * np.float32(self.scale) - mean) / std
 
 
-def load_clip_teacher(
-  path: pathlib.Path, record: Mapping[str, Any], mesh: Mesh, dtype: Any = jnp.float32, micro_batch: int = 64
-) -> OnlineTeacher:
-  """Reads a CLIP model, checks that it suits a data set, and puts its image tower onto every device.
-
-  Args:
-    path: folder of the model; see `clip_files.load_clip`.
-    record: any of the training split.
-    mesh: the devices.
-    dtype: of the tower's products.
-    micro_batch: pictures that a device encodes at once.
+def load_clip(spec: ml_collections.ConfigDict, dtype: Any) -> OnlineTeacher:
+  """Reads the image tower of the CLIP model in the folder `spec.clip`; see `clip_files.load_clip`.
 
   Raises:
     FileNotFoundError: there is no model.
-    ValueError: it is damaged, does not say how pictures are prepared, or does not suit the record.
+    UserError: it is damaged, or does not say how pictures are prepared.
   """
+  path = expand(spec.clip)
   model = clip_files.load_clip(path)
   config, preprocess = model.config, model.preprocess
   if preprocess is None:
     raise UserError(f'{path}: does not say how pictures are prepared; add its preprocessor_config.json')
-  check_record(record, config.image.size, config.features, str(path))
   tower = clip.ImageTower(config.image, config.features, dtype)
   return OnlineTeacher(
+    name=str(path),
     encode=lambda params, pixels: tower.apply({'params': params}, pixels).features,
-    params=jax.device_put(model.params['image'], sharding.replicated(mesh)),
+    params=model.params['image'],
     size=config.image.size,
+    features=config.features,
     mean=preprocess.mean,
     std=preprocess.std,
-    micro_batch=micro_batch,
     scale=preprocess.scale,
   )
+
+
+# Teachers of this package by name.
+TEACHERS = {'clip': load_clip}
+
+
+def load_teacher(
+  spec: ml_collections.ConfigDict, record: Mapping[str, Any], mesh: Mesh, dtype: Any = jnp.float32
+) -> OnlineTeacher:
+  """Loads a teacher, checks that it suits a data set, and puts it onto every device.
+
+  Args:
+    spec: `config.teacher`. Its `name` is one of `TEACHERS`, or 'package.module:function' of a function as `load_clip`,
+      which may read `spec.options`.
+    record: any of the training split.
+    mesh: the devices.
+    dtype: of the tower's products.
+
+  Raises:
+    FileNotFoundError: there is no model.
+    UserError: there is no such teacher, or it does not suit the record.
+  """
+  teacher = plugins.find(spec.name, TEACHERS, 'config.teacher.name')(spec, dtype)
+  check_record(record, teacher.size, teacher.features, teacher.name)
+  params = jax.device_put(teacher.params, sharding.replicated(mesh))
+  return dataclasses.replace(teacher, params=params, micro_batch=spec.micro_batch)
 
 
 def check_record(record: Mapping[str, Any], size: int, features: int, model: str) -> None:

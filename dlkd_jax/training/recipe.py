@@ -13,9 +13,12 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from dlkd_jax import plugins
+from dlkd_jax.config_rules import TERM
 from dlkd_jax.data.options import PipelineOptions
-from dlkd_jax.losses.total import Coefficients, LossOptions
-from dlkd_jax.models.student import EXPLORATION, INHERITANCE, Student
+from dlkd_jax.losses.total import Term, contrastive, distillation, triplet
+from dlkd_jax.models.students import make_student as make_student
+from dlkd_jax.models.students import product_dtype
 from dlkd_jax.retrieval.evaluate import EvaluationOptions
 from dlkd_jax.similarity.common import product_bytes
 from dlkd_jax.similarity.max_over_frames import choose_form
@@ -34,15 +37,9 @@ def resolved(config: ml_collections.ConfigDict, platform: str | None = None) -> 
   platform = platform or jax.default_backend()
   config = config.copy_and_resolve_references()
   with config.unlocked():
-    if config.model.precision == 'auto':
-      config.model.precision = 'float32' if platform == 'cpu' else 'bfloat16'
+    config.model.precision = product_dtype(config, platform).name
     config.similarity.form = choose_form(config.similarity.form, platform)
   return config.lock()
-
-
-def product_dtype(config: ml_collections.ConfigDict, platform: str | None = None) -> Any:
-  """Returns the type of matrix products, `model.precision`; see `resolved`."""
-  return jnp.dtype(resolved(config, platform).model.precision)
 
 
 def _strictly(
@@ -56,16 +53,31 @@ def _strictly(
   return kind(**{name: value for name, value in group.items() if name not in without}, **more)
 
 
-def make_student(config: ml_collections.ConfigDict, platform: str | None = None) -> Student:
-  """Makes the student of a configuration for a platform, by default the one at hand."""
-  data, dtype = config.data, product_dtype(config, platform)
-  limits = {'max_frames': data.max_frames, 'max_words': data.max_words}
-  return _strictly(Student, config.model, without=('precision',), dtype=dtype, **limits)
+def make_terms(config: ml_collections.ConfigDict) -> tuple[Term, ...]:
+  """Makes the table of the loss: the terms of DL-DKD++, and those of `config.loss.terms`.
 
+  Raises:
+    UserError: the function of a term cannot be imported.
+  """
+  loss, branches, distilled = config.loss, tuple(config.model.branches), tuple(config.model.distilled)
 
-def make_loss_options(config: ml_collections.ConfigDict) -> LossOptions:
-  """Makes the weights and variants of the losses."""
-  return _strictly(LossOptions, config.loss, without=('teacher', 'hard_negative_start_epoch'))
+  def options(*names: str, **more: Any) -> tuple[tuple[str, Any], ...]:
+    return (*((name, loss[name]) for name in names), *more.items())
+
+  soft = options('soft_labels', 'random_split', 'stop_target_gradient', 'teacher_temperature', distilled=distilled)
+  curves = options('kl_captions', 'temperature', 'teacher_temperature')
+  terms = [
+    Term('triplet', triplet, 1.0, branches, options=options('margin', 'hard_pool')),
+    Term('nce', contrastive, loss.nce_weight, branches, options=soft),
+    Term('distillation', distillation, loss.distillation_weight, distilled, 'distillation', True, curves),
+  ]
+  for name, entry in loss.terms.items():
+    entry = TERM | dict(entry)
+    function = plugins.find(entry['function'], {}, f'config.loss.terms.{name}.function')
+    own = tuple((option, value) for option, value in entry.items() if option not in TERM)
+    of = tuple(entry['branches']) or branches
+    terms.append(Term(name, function, entry['weight'], of, name, entry['needs_teacher'], own))
+  return tuple(terms)
 
 
 def make_objective_options(config: ml_collections.ConfigDict, platform: str | None = None) -> ObjectiveOptions:
@@ -73,7 +85,7 @@ def make_objective_options(config: ml_collections.ConfigDict, platform: str | No
   return _strictly(
     ObjectiveOptions,
     resolved(config, platform).similarity,
-    loss=make_loss_options(config),
+    terms=make_terms(config),
     micro_batches=config.training.micro_batches,
     product_bytes=product_bytes(platform or jax.default_backend()),
     teacher_dtype=product_dtype(config, platform),
@@ -95,21 +107,29 @@ def make_evaluation_options(
   config: ml_collections.ConfigDict, mesh, teacher: bool, keep_scores: bool = False
 ) -> EvaluationOptions:
   """Makes the options of the evaluation: how branches are fused, whether the teacher is scored, and what is kept."""
-  inheritance = config.evaluation.inheritance_weight
-  weights = {INHERITANCE: inheritance, EXPLORATION: 1.0 - inheritance}
+  weights = dict(zip(config.model.branches, config.evaluation.weights, strict=True))
   return EvaluationOptions(weights, teacher, keep_scores, product_bytes=None, mesh=mesh)
 
 
-def make_coefficients(config: ml_collections.ConfigDict, steps_per_epoch: int) -> Callable[[jax.Array], Coefficients]:
-  """Makes the schedule of all loss coefficients: step → `Coefficients`."""
+def make_coefficients(
+  config: ml_collections.ConfigDict, steps_per_epoch: int
+) -> Callable[[jax.Array], dict[str, jax.Array]]:
+  """Makes the schedule of all loss coefficients: step → name → scalar."""
   s = config.schedules
-  alpha = schedules.alpha(s.alpha, steps_per_epoch, s.alpha_start, s.epochs)
-  beta = schedules.beta(s.beta, steps_per_epoch, s.beta_start, s.epochs)
-  distillation = schedules.distillation_weight(s.distillation, steps_per_epoch)
+  table = {
+    'alpha': schedules.alpha(s.alpha, steps_per_epoch, s.alpha_start, s.epochs),
+    'beta': schedules.beta(s.beta, steps_per_epoch, s.beta_start, s.epochs),
+    'distillation': schedules.distillation_weight(s.distillation, steps_per_epoch),
+  }
+  for name, entry in config.loss.terms.items():
+    entry = TERM | dict(entry)
+    table[name] = schedules.decay(entry['schedule'], steps_per_epoch, 1.0, 0.0, s.epochs, entry['from_epoch'])
   hard_from = config.loss.hard_negative_start_epoch * steps_per_epoch
 
   def coefficients(step):
-    return Coefficients(alpha(step), beta(step), distillation(step), jnp.asarray(step >= hard_from))
+    return {name: schedule(step) for name, schedule in table.items()} | {
+      'hard_negatives': jnp.asarray(step >= hard_from)
+    }
 
   return coefficients
 

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from dlkd_jax.data.evaluation_blocks import EvaluationSplit
 from dlkd_jax.data.sources import open_lengths, open_source, split_names
-from dlkd_jax.models.student import Student
+from dlkd_jax.models.students import Student
 from dlkd_jax.retrieval.evaluate import Evaluator, encoders_of
 from dlkd_jax.training import recipe
 

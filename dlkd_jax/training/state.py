@@ -14,8 +14,7 @@ from jax.sharding import Mesh
 
 from dlkd_jax import sharding
 from dlkd_jax.data.batch import Batch, Parcel
-from dlkd_jax.losses.total import Coefficients
-from dlkd_jax.models.student import Student
+from dlkd_jax.models.students import Student
 from dlkd_jax.training import metrics as metrics_lib
 from dlkd_jax.training.gradients import objective_and_gradients
 from dlkd_jax.training.metrics import StepMetrics
@@ -68,7 +67,7 @@ def _first_state(make_params, optimizer) -> TrainState:
 def make_train_step(
   student: Student,
   optimizer: optax.GradientTransformation,
-  coefficients: Callable[[jax.Array], Coefficients],
+  coefficients: Callable[[jax.Array], dict[str, jax.Array]],
   learning_rate: optax.Schedule,
   options: ObjectiveOptions,
   mesh: Mesh,
@@ -111,7 +110,7 @@ def make_train_step(
     params = optax.apply_updates(state.params, updates)
     scalars = {f'loss/{name}': value for name, value in parts.items()}
     scalars |= {'norm/gradient': optax.tree.norm(gradients), 'norm/parameters': optax.tree.norm(params)}
-    scalars |= {f'schedule/{name}': value for name, value in vars(scheduled).items()}
+    scalars |= {f'schedule/{name}': value for name, value in scheduled.items()}
     scalars |= {
       'schedule/learning_rate': learning_rate(state.step),
       'batch/videos': jnp.sum(batch.video_mask),

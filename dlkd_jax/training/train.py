@@ -29,13 +29,13 @@ from dlkd_jax import files, multihost, sharding
 from dlkd_jax.data.batch import Batch, Parcel, pack
 from dlkd_jax.data.sources import open_lengths
 from dlkd_jax.data.train_pipeline import TrainIterator, TrainPipeline, train_pipeline
-from dlkd_jax.models.student import Student, init_parameters
+from dlkd_jax.models.students import Student, init_parameters
 from dlkd_jax.multihost import Stopped, StopRequest, log
 from dlkd_jax.training import recipe, splits
 from dlkd_jax.training.checkpoints import Checkpoints, Progress
 from dlkd_jax.training.evaluate_run import final_report
 from dlkd_jax.training.monitoring import Compilations, Records, StepTracer, open_writer
-from dlkd_jax.training.online_teacher import OnlineTeacher, load_clip_teacher
+from dlkd_jax.training.online_teacher import OnlineTeacher, load_teacher
 from dlkd_jax.training.state import StepFunction, TrainState, create_state, make_train_step
 
 
@@ -253,9 +253,9 @@ def open_teacher(config: ml_collections.ConfigDict, mesh: Mesh, source) -> Onlin
   """
   if not config.teacher.online:
     return None
-  folder, at_once = files.expand(config.teacher.clip), config.teacher.micro_batch
-  teacher = load_clip_teacher(folder, source[0], mesh, recipe.product_dtype(config), at_once)
-  log(f'teacher inside the step: {folder}, pictures of {teacher.size}x{teacher.size}, {teacher.micro_batch} at once')
+  teacher = load_teacher(config.teacher, source[0], mesh, recipe.product_dtype(config))
+  pictures = f'pictures of {teacher.size}x{teacher.size}, {teacher.micro_batch} at once'
+  log(f'teacher inside the step: {teacher.name}, {pictures}')
   return teacher
 
 

@@ -4,7 +4,6 @@ import numpy as np
 
 from dlkd_jax.data import sources
 from dlkd_jax.gallery.runs import read_config
-from dlkd_jax.models.student import INHERITANCE
 from dlkd_jax.training import recipe
 from dlkd_jax.training.checkpoints import read_best
 
@@ -67,4 +66,4 @@ class Oracle:
     return sorted(found, key=lambda pair: (-pair[0], pair[1]))
 
 
-WEIGHTS = {INHERITANCE: 0.7, 'exploration': 0.3}
+WEIGHTS = {'inheritance': 0.7, 'exploration': 0.3}

@@ -76,6 +76,8 @@ def test_without_a_teacher(tmp_path):
   building.build(tmp_path / 'index', collection, worlds.run(tmp_path / 'run'))
   gallery = Gallery.open(tmp_path / 'index')
   assert gallery.scorers == ('inheritance', 'exploration') and len(gallery.search(['a'])[0].hits) == 3
+  with pytest.raises(ValueError, match='nothing to score colour with; run and records give inheritance, exploration'):
+    building.build(tmp_path / 'other', collection, tmp_path / 'run', Settings(scorers=['colour']))
   with pytest.raises(ValueError, match='nothing to score teacher with'):
     building.build(tmp_path / 'other', collection, tmp_path / 'run', Settings(scorers=['teacher']))
 
@@ -100,7 +102,7 @@ def test_weights_are_stored(world, tmp_path):
   assert [h.score for h in one.hits] == [h.score for h in other.hits]
 
 
-@pytest.mark.parametrize('wrong', [{'dtype': 'float64'}, {'long_videos': 'cut'}, {'scorers': ['colour']}])
+@pytest.mark.parametrize('wrong', [{'dtype': 'float64'}, {'long_videos': 'cut'}])
 def test_bad_settings(wrong):
   with pytest.raises(ValueError, match='expected one of'):
     Settings(**wrong)

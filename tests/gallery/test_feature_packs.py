@@ -8,7 +8,7 @@ from configs import charades
 from dlkd_jax.gallery import account, building
 from dlkd_jax.gallery.collection import Collection
 from dlkd_jax.gallery.gallery import Gallery
-from dlkd_jax.models.student import init_parameters
+from dlkd_jax.models.students import init_parameters
 from dlkd_jax.training import recipe
 from dlkd_jax.training.checkpoints import Checkpoints, Progress
 from tests.tfds_builders import pack_writer

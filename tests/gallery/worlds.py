@@ -11,7 +11,7 @@ import numpy as np
 
 from configs import custom
 from dlkd_jax.models import clip_files
-from dlkd_jax.models.student import init_parameters
+from dlkd_jax.models.students import init_parameters
 from dlkd_jax.training import recipe
 from dlkd_jax.training.checkpoints import Checkpoints, Progress
 from dlkd_jax.video import backbones, work_folder

@@ -10,7 +10,6 @@ import math
 import numpy as np
 
 from dlkd_jax.losses.pairs import make_pairs
-from dlkd_jax.losses.total import BranchScores, TeacherScores
 
 Q, B, L = 12, 7, 5
 
@@ -171,14 +170,3 @@ def numerical_gradient(function, x, step=1e-6):
     x[index] = saved
     gradient[index] = (up - down) / (2 * step)
   return gradient
-
-
-def whole_batch_scores(similarity):
-  """The similarities of a whole batch on one device, where both views are the same."""
-  cosine, dot = similarity.cosine, similarity.dot
-  return BranchScores(cosine, dot, cosine, dot, similarity.own_curve)
-
-
-def whole_batch_teacher(similarity):
-  """The same of the similarities under the teacher."""
-  return TeacherScores(similarity.dot, similarity.dot, similarity.own_curve)

@@ -1,12 +1,11 @@
 """Every loss term of the authors' program from its own similarities and encodings."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dlkd_jax.losses.pairs import make_pairs
-from dlkd_jax.losses.total import BranchScores, Coefficients, TeacherScores, total_loss
+from dlkd_jax.losses.total import BranchView, LossInputs, total_loss
 from tests import options as made
 from tests.paths import golden
 
@@ -16,7 +15,7 @@ TERMS = {
   'inher_nce': 'inheritance/nce',
   'explore_trip': 'exploration/triplet',
   'explore_nce': 'exploration/nce',
-  'kl': 'distillation',
+  'kl': 'inheritance/distillation',
   'total': 'total',
 }
 
@@ -35,26 +34,19 @@ def test_every_term_from_the_golden_similarities(name):
   labels = file['batch/text_labels'].astype(np.int32)
   videos = file['batch/student_videos'].shape[0]
   pairs = make_pairs(labels, np.ones(len(labels), bool), np.ones(videos, bool))
-  branches = {}
+  own_mask, branches = file['batch/student_videos_mask'][labels] > 0, {}
   for branch in ('inheritance', 'exploration'):
     if f'sim/{branch}_cos' in file.files:
       cosine, dot = file[f'sim/{branch}_cos'], file[f'sim/{branch}_dot']
       curve = own_curve(file[f'enc/{branch}_query'], file[f'enc/{branch}_video'], labels)
-      branches[branch] = BranchScores(cosine, dot, cosine, dot, curve)
+      branches[branch] = BranchView(cosine, dot, cosine, dot, curve, own_mask)
   curve = own_curve(file['batch/teacher_text'][:, 0], file['batch/teacher_videos'], labels)
-  teacher = TeacherScores(file['sim/teacher_dot'], file['sim/teacher_dot'], curve)
+  teacher = BranchView(None, file['sim/teacher_dot'], None, file['sim/teacher_dot'], curve)
   assert len(branches) == (1 if 'single' in name else 2)
 
-  _, parts = total_loss(
-    branches,
-    teacher,
-    text=pairs,
-    video=pairs,
-    own_mask=file['batch/student_videos_mask'][labels] > 0,
-    coefficients=Coefficients(*(jnp.float32(v) for v in (0.8, 0.8, FILES[name])), hard_negatives=jnp.asarray(True)),
-    key=jax.random.key(0),
-    options=made.loss_options(hard_pool=1, soft_labels=name != 'step_hard'),
-  )
+  key, coefficients = jax.random.key(0), made.coefficients(0.8, 0.8, FILES[name])
+  terms = made.terms(hard_pool=1, soft_labels=name != 'step_hard')
+  _, parts = total_loss(LossInputs(branches, teacher, pairs, pairs, coefficients, key), terms, key)
   for theirs, ours in TERMS.items():
     if ours in parts:
       np.testing.assert_allclose(parts[ours], file[f'loss/{theirs}'], rtol=1e-5, err_msg=ours)

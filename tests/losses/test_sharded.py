@@ -11,14 +11,14 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from dlkd_jax.losses import pairs as pairs_lib
 from dlkd_jax.losses.pairs import make_pairs
-from dlkd_jax.losses.total import BranchScores, Coefficients, TeacherScores, total_loss
+from dlkd_jax.losses.total import BranchView, LossInputs, total_loss
 from tests import options as made
 
 AXES = ('data', 'model')
 # Eight shares of three captions and two videos, of which so many are real: some device has none of either.
 SHARE_CAPTIONS, SHARE_VIDEOS = [3, 2, 0, 3, 1, 2, 3, 0], [2, 1, 1, 1, 1, 2, 2, 0]
 Q, B, L = 8 * 3, 8 * 2, 4
-COEFFICIENTS = Coefficients(*(jnp.float32(v) for v in (0.65, 0.7, 0.9)), hard_negatives=jnp.asarray(True))
+COEFFICIENTS = made.coefficients(0.65, 0.7, 0.9)
 MATRICES = ('cosine_i', 'dot_i', 'cosine_e', 'dot_e')
 
 
@@ -111,10 +111,10 @@ def loss(scores, masks, coefficients, key, *, options, axes, total_videos):
   for name in 'ie':
     cosine, dot = scores[f'cosine_{name}'], scores[f'dot_{name}']
     curve = scores['curve'] if name == 'i' else None
-    branches[name] = BranchScores(rows(cosine), rows(dot), cosine, dot, curve)
-  teacher = TeacherScores(rows(scores['teacher_dot']), scores['teacher_dot'], scores['teacher_curve'])
-  scheduled = {'coefficients': coefficients, 'key': key, 'options': options, 'axes': axes}
-  return total_loss(branches, teacher, text=text, video=video, own_mask=own_mask, **scheduled)
+    branches[name] = BranchView(rows(cosine), rows(dot), cosine, dot, curve, own_mask)
+  dot = scores['teacher_dot']
+  teacher = BranchView(None, rows(dot), None, dot, scores['teacher_curve'])
+  return total_loss(LossInputs(branches, teacher, text, video, coefficients, key, axes), options, key)
 
 
 @functools.cache
@@ -132,14 +132,16 @@ def compiled(shape, options, total_videos=B):
 
 def run(world, shape, options, seed=0, **scheduled):
   function = compiled(shape, options, world.videos.size)
-  coefficients = dataclasses.replace(COEFFICIENTS, **scheduled)
-  return function(world.scores, world.masks, coefficients, jax.random.key(seed))
+  return function(world.scores, world.masks, COEFFICIENTS | scheduled, jax.random.key(seed))
 
 
+terms = functools.partial(made.terms, branches=('i', 'e'), distilled=('i',))
 OPTIONS = {
-  'recipe': made.loss_options(hard_pool=5),
-  'random': made.loss_options(hard_pool=5, random_split=True, kl_captions=6.0, stop_target_gradient=True),
-  'hard': made.loss_options(hard_pool=1, soft_labels=False),
+  'recipe': terms(hard_pool=5),
+  'random': made.terms(
+    branches=('i', 'e'), distilled=('i',), hard_pool=5, random_split=True, kl_captions=6.0, stop_target_gradient=True
+  ),
+  'hard': terms(hard_pool=1, soft_labels=False),
 }
 
 

@@ -9,13 +9,9 @@ import numpy as np
 import pytest
 
 from dlkd_jax.layout import Layout, padded_layout
-from dlkd_jax.models.dropout import Dropout, draw_seeds
-from dlkd_jax.models.student import init_parameters
+from dlkd_jax.models.dropout import Dropout, dropping
+from dlkd_jax.models.students import init_parameters
 from tests import options as made
-
-
-def seeds(rows, length, key=3):
-  return draw_seeds(jax.random.key(key), padded_layout(np.ones((rows, length), bool)))
 
 
 class Model(nn.Module):
@@ -24,15 +20,19 @@ class Model(nn.Module):
   rate: float
 
   @nn.compact
-  def __call__(self, x, at, pairs=False):
-    modules = Dropout(self.rate, name='first'), Dropout(self.rate, name='second')
-    return [module.pairs(x, at) if pairs else module(x, at) for module in modules]
+  def __call__(self, x, deterministic=False):
+    return [Dropout(self.rate, name=name)(x, deterministic) for name in ('first', 'second')]
 
 
-def drop(rate, shape, key=3, pairs=False):
-  """The mask that a module draws: `[R, T, D]`, or `[R, heads, T, T]` of pairs."""
-  at = seeds(shape[0], shape[2] if pairs else shape[1], key)
-  return np.asarray(Model(rate).apply({}, jnp.ones(shape), at, pairs)[0])
+def apply(rate, x, key=3):
+  """What both make of `[R, T, D]`, or of `[R, heads, T, T]` of pairs, where every row is a sequence."""
+  layout = padded_layout(np.ones((x.shape[0], x.shape[-2]), bool))
+  with dropping(jax.random.key(key), layout):
+    return Model(rate).apply({}, x)
+
+
+def drop(rate, shape, key=3):
+  return np.asarray(apply(rate, jnp.ones(shape), key)[0])
 
 
 @pytest.mark.parametrize('rate', [0.0, 0.15, 0.2, 0.25, 0.9])
@@ -53,7 +53,7 @@ def test_share_of_kept_features(rate, shape):
 
 @pytest.mark.parametrize('heads', [1, 4, 5])
 def test_share_of_kept_pairs(heads):
-  keep = drop(0.2, (10, heads, 40, 40), pairs=True) > 0
+  keep = drop(0.2, (10, heads, 40, 40)) > 0
   for axes in ((0, 1, 2, 3), (0, 2, 3), (0, 1, 2), (0, 1, 3)):
     share = keep.mean(axis=axes)
     assert np.abs(share - 0.8).max() <= 6 * np.sqrt(0.16 * np.size(share) / keep.size)
@@ -68,29 +68,28 @@ def test_features_positions_sequences_and_heads_are_independent():
   assert largest(keep.reshape(-1, 12).T) < 5
   assert largest(keep.transpose(1, 0, 2).reshape(100, -1)) < 5.5
   assert largest(keep.reshape(40, -1)) < 5
-  pairs = drop(0.5, (6, 4, 30, 30), pairs=True) > 0
+  pairs = drop(0.5, (6, 4, 30, 30)) > 0
   assert largest(pairs.transpose(1, 0, 2, 3).reshape(4, -1)) < 5
   assert largest(pairs.transpose(2, 0, 1, 3).reshape(30, -1)) < 5.5
   # A query's key and a key's query are different pairs.
   assert abs(np.corrcoef(pairs.ravel(), np.swapaxes(pairs, 2, 3).ravel())[0, 1]) < 0.04
 
 
-@pytest.mark.parametrize('shape, pairs', [((20, 50, 30), False), ((5, 4, 30, 30), True)])
-def test_modules_are_independent(shape, pairs):
-  at = seeds(shape[0], shape[2] if pairs else shape[1])
-  first, second = (np.ravel(x) > 0 for x in Model(0.5).apply({}, jnp.ones(shape), at, pairs))
+@pytest.mark.parametrize('shape', [(20, 50, 30), (5, 4, 30, 30)])
+def test_modules_are_independent(shape):
+  first, second = (np.ravel(x) > 0 for x in apply(0.5, jnp.ones(shape)))
   assert abs(np.corrcoef(first, second)[0, 1]) < 5 / np.sqrt(first.size)
 
 
 def test_nothing_is_dropped_at_rate_zero_or_when_deterministic():
   x = jnp.full((2, 3, 4), 3.0)
-  np.testing.assert_array_equal(Model(0.2).apply({}, x, None)[0], x)
-  np.testing.assert_array_equal(Model(0.0).apply({}, x, seeds(2, 3))[0], x)
+  np.testing.assert_array_equal(Model(0.2).apply({}, x, deterministic=True)[0], x)
+  np.testing.assert_array_equal(apply(0.0, x)[0], x)
 
 
 def test_type_of_the_input_is_kept():
   x = jnp.ones((2, 3, 4), jnp.bfloat16)
-  assert Model(0.2).apply({}, x, seeds(2, 3))[0].dtype == jnp.bfloat16
+  assert apply(0.2, x)[0].dtype == jnp.bfloat16
 
 
 @functools.cache

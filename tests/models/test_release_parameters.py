@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from dlkd_jax.models.release_parameters import from_release, to_release
-from dlkd_jax.models.student import init_parameters
+from dlkd_jax.models.release_parameters import BRANCHES, from_release, to_release
+from dlkd_jax.models.students import init_parameters
 from tests import options as made
 from tests.models.plain_student import random_release
 
@@ -25,7 +25,7 @@ def shapes(tree):
 def test_there_and_back(dual):
   original = arrays(dual)
   params = from_release(original)
-  student = made.student(hidden=8, heads=2, max_frames=6, max_words=5, dual=dual)
+  student = made.student(hidden=8, heads=2, max_frames=6, max_words=5, branches=BRANCHES if dual else BRANCHES[:1])
   init = functools.partial(init_parameters, student, frame_features=7, token_features=9)
   assert shapes(params) == shapes(jax.eval_shape(init, jax.random.key(0)))
   back = to_release(params)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dlkd_jax.models.release_parameters import from_release
-from dlkd_jax.models.student import init_parameters
+from dlkd_jax.models.students import init_parameters
 from tests import options as made
 from tests.models import plain_student
 
@@ -93,7 +93,7 @@ def test_number_of_parameters():
 
   assert count(made.student(), 3072, 768) == expected(3072, 768)
   assert count(made.student(), 1024, 1024) == expected(1024, 1024)
-  assert count(made.student(dual=False), 1024, 1024) * 2 == expected(1024, 1024)
+  assert count(made.student(branches=('inheritance',)), 1024, 1024) * 2 == expected(1024, 1024)
   assert round(count(made.student(), 3072, 768) / 1e6, 1) == 5.8
   assert round(count(made.student(), 1024, 1024) / 1e6, 1) == 4.4
 
@@ -118,8 +118,8 @@ def test_initialisation():
 
 
 def test_single_branch(world):
-  student = made.student(hidden=H, heads=HEADS, max_frames=L + 1, max_words=W + 1, dual=False)
-  assert student.branch_names == ('inheritance',)
+  student = made.student(hidden=H, heads=HEADS, max_frames=L + 1, max_words=W + 1, branches=('inheritance',))
+  assert student.branches == ('inheritance',)
   params = {'inheritance': world.params['inheritance']}
   queries = student.apply({'params': params}, world.tokens, world.token_mask, method='encode_tokens')
   assert set(queries) == {'inheritance'}

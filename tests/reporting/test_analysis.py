@@ -24,7 +24,7 @@ def found(monkeypatch, tmp_path):
       data=types.SimpleNamespace(dataset='made_up'),
       seed=4,
       loss=types.SimpleNamespace(soft_labels=True, teacher=True),
-      model=types.SimpleNamespace(dual=True),
+      model=types.SimpleNamespace(branches=('inheritance', 'exploration')),
     )
     run = types.SimpleNamespace(name='a', workdir=tmp_path, config=config, epoch=2, epochs=3)
     return data['test'], data['val'], analysis.analyse(run, options)
@@ -69,9 +69,9 @@ def test_moments(found):
 
 def test_fusion_is_chosen_on_validation_and_measured_on_test(found):
   data, val, result = found()
-  points = fusion.sweep(val.scores, val.own)
+  points = fusion.sweep(val.scores, val.own, val.weights)
   assert result.fusion.chosen == fusion.best(points, teacher=False) and result.fusion.split == 'val'
-  measured = fusion.metrics_of(data.scores, result.fusion.blended.weights, data.own)
+  measured = metrics_from_ranks(fusion.ranks_of(data.scores, result.fusion.blended.weights, data.own))
   assert result.fusion.results['blended']['SumR'].value == measured.sum_r
   assert result.fusion.results['configured']['SumR'].value == result.metrics['fused']['SumR'].value
 

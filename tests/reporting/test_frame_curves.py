@@ -7,7 +7,7 @@ import pytest
 from configs import common
 from dlkd_jax import sharding
 from dlkd_jax.data import transforms
-from dlkd_jax.models.student import init_parameters
+from dlkd_jax.models.students import init_parameters
 from dlkd_jax.reporting import frame_curves, split_data
 from dlkd_jax.reporting.trained_run import TrainedRun
 from dlkd_jax.training import recipe

@@ -69,9 +69,9 @@ def test_plot(kind, words):
 )
 def test_fusion_plots(scorers):
   data = worlds.split(scorers=scorers)
-  points = fusion.sweep(data.scores, data.own)
+  points = fusion.sweep(data.scores, data.own, data.weights)
   best = fusion.best(points, teacher=True) if 'teacher' in scorers else None
-  found = FusionFinding('val', points, points[0], fusion.best(points, teacher=False), best, {}, [])
+  found = FusionFinding('val', 'inheritance', points, points[0], fusion.best(points, teacher=False), best, {}, [])
   svg = plots.fusion(found, 'n')
   assert 'SumR on val' in svg
   assert_self_contained(re.sub(r'<image [^>]*>', '', svg))

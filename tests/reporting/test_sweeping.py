@@ -19,7 +19,8 @@ CHOSEN = variants.choose(EVERY, ['recipe', 'single', 'hard_labels'])
 def finish(run, sum_r):
   """Writes what a training would leave: the given SumR everywhere."""
   names = ('R@1', 'R@5', 'R@10', 'R@100', 'SumR', 'median_rank', 'mean_rank', 'mAP')
-  scorers = ('inheritance', 'exploration', 'fused', 'teacher') if run.config.model.dual else ('inheritance', 'teacher')
+  branches = run.config.model.branches
+  scorers = (*branches, *['fused'] * (len(branches) > 1), 'teacher')
   metrics = {f'test/{s}/{n}': sum_r if n == 'SumR' else 0.5 for s in scorers for n in names}
   run.folder.mkdir(parents=True, exist_ok=True)
   (run.folder / 'config.json').write_text(run.config.to_json_best_effort())
@@ -34,7 +35,7 @@ def trained(monkeypatch):
 
   def train(config, folder, stop):
     done.append((folder.parent.name, config.seed))
-    if not config.model.dual:
+    if len(config.model.branches) == 1:
       raise monitoring.NonFiniteLossError('step 3: loss/total became NaN')
     return finish(sweeping.Run(None, config.seed, folder, config), 100.0 + config.seed)
 

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from dlkd_jax import sharding
 from dlkd_jax.errors import UserError
-from dlkd_jax.models.student import init_parameters
+from dlkd_jax.models.students import init_parameters
 from dlkd_jax.multihost import Stopped
 from dlkd_jax.retrieval import evaluate, metrics
 from dlkd_jax.retrieval.evaluate import Evaluator, encoders_of

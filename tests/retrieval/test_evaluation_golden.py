@@ -6,7 +6,7 @@ import pytest
 
 from dlkd_jax.data.evaluation_blocks import EvaluationSplit
 from dlkd_jax.models.release_parameters import from_release
-from dlkd_jax.models.student import init_parameters
+from dlkd_jax.models.students import init_parameters
 from dlkd_jax.retrieval.evaluate import Evaluator, encoders_of
 from tests import options as made
 from tests.data.fakes import read_pack

@@ -19,7 +19,7 @@ import safetensors.numpy
 from dlkd_jax import sharding
 from dlkd_jax.models.parameter_files import read_parameters
 from dlkd_jax.models.release_parameters import from_release
-from dlkd_jax.models.student import init_parameters
+from dlkd_jax.models.students import init_parameters
 from dlkd_jax.tools import convert_checkpoint
 from dlkd_jax.tools.convert_checkpoint import overrides, parse_release, student_sizes
 from dlkd_jax.training.checkpoints import Checkpoints, Progress
@@ -27,7 +27,7 @@ from dlkd_jax.training.state import create_state
 from tests import options as made
 from tests.paths import golden
 
-RECIPE_SIZES = {'hidden': 384, 'max_frames': 128, 'max_words': 30, 'dual': True}
+RECIPE_SIZES = {'hidden': 384, 'max_frames': 128, 'max_words': 30, 'branches': ('inheritance', 'exploration')}
 
 
 @pytest.fixture(scope='module')
@@ -68,7 +68,7 @@ def test_content_of_a_checkpoint(released):
   assert (source.heads, source.epoch) == (4, 7)
   assert_same(source.params, from_release(released))
   assert student_sizes(source.params) == {
-    'hidden': 32, 'max_frames': 16, 'max_words': 10, 'dual': True, 'Dv': 24, 'Dq': 16,
+    'hidden': 32, 'max_frames': 16, 'max_words': 10, 'branches': ('inheritance', 'exploration'), 'Dv': 24, 'Dq': 16,
   }  # fmt: skip
 
 
@@ -82,8 +82,9 @@ def test_prefix_of_data_parallel_half_precision_and_no_settings(released):
 def test_single_branch(released):
   model = {name: x for name, x in released.items() if not name.startswith('exp_')}
   sizes = student_sizes(parse_release({'model': model}, 'model.ckpt').params)
-  assert not sizes['dual']
-  assert overrides(RECIPE_SIZES | {'dual': False}, None) == ['--config.model.dual=False']
+  assert sizes['branches'] == ('inheritance',)
+  expected = ["--config.model.branches=('inheritance',)", '--config.evaluation.weights=(1.0,)']
+  assert overrides(RECIPE_SIZES | {'branches': ('inheritance',)}, None) == expected
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from tests.paths import repository
 SMALL = (
   '--config.model.hidden=32',
   '--config.model.heads=2',
-  '--config.model.dual=False',
+  "--config.model.branches=('inheritance',)",
+  '--config.evaluation.weights=(1.0,)',
   '--config.similarity.form=blocked',
   '--features=48,24,16',
   '--gallery_videos=64',

@@ -2,14 +2,12 @@
 
 import flax.traverse_util
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from dlkd_jax.data.batch import Batch
 from dlkd_jax.layout import padded_layout
-from dlkd_jax.losses.total import Coefficients
 from dlkd_jax.models.release_parameters import from_release, to_release
 from dlkd_jax.similarity.max_over_frames import max_frame_similarity
 from dlkd_jax.training.objective import compute_objective
@@ -24,7 +22,7 @@ LOSSES = {
   'inher_nce': 'inheritance/nce',
   'explore_trip': 'exploration/triplet',
   'explore_nce': 'exploration/nce',
-  'kl': 'distillation',
+  'kl': 'inheritance/distillation',
   'total': 'total',
 }
 
@@ -45,7 +43,7 @@ class Case:
       hidden=32,
       max_frames=positions['frame_encoder']['position_embedding'].shape[0],
       max_words=positions['token_encoder']['position_embedding'].shape[0],
-      dual='exploration' in self.params,
+      branches=tuple(sorted(self.params, reverse=True)),
     )
     videos, captions = len(arrays['student_videos']), len(arrays['text_labels'])
     self.batch = Batch(
@@ -61,8 +59,9 @@ class Case:
       teacher_frames=arrays['teacher_videos'],
       teacher_text=arrays['teacher_text'][:, 0],
     ).check()
-    options = made.objective_options(made.loss_options(hard_pool=1, soft_labels=name != 'step_hard'), form=form)
-    coefficients = Coefficients(*(jnp.asarray(v) for v in (0.8, 0.8, FILES[name])), hard_negatives=jnp.asarray(True))
+    loss = made.terms(hard_pool=1, soft_labels=name != 'step_hard', branches=self.student.branches)
+    options = made.objective_options(loss, form=form)
+    coefficients = made.coefficients(0.8, 0.8, FILES[name])
 
     @jax.jit
     def objective(params):
@@ -118,7 +117,7 @@ def test_every_loss_part(case):
   for theirs, ours in LOSSES.items():
     expected = case.file[f'loss/{theirs}']
     if ours not in parts:
-      assert expected == 0.0 and not case.student.dual
+      assert expected == 0.0 and len(case.student.branches) == 1
       continue
     np.testing.assert_allclose(parts[ours], expected, rtol=1e-5, err_msg=ours)
 

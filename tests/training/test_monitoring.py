@@ -14,7 +14,7 @@ from dlkd_jax.training import monitoring
 from dlkd_jax.training.checkpoints import Progress
 from dlkd_jax.training.monitoring import MetricWriter, StepTracer
 
-SUMMARY = {'loss/total': 1.25, 'loss/inheritance/triplet': 0.5, 'loss/distillation': 0.125}
+SUMMARY = {'loss/total': 1.25, 'loss/inheritance/triplet': 0.5, 'loss/inheritance/distillation': 0.125}
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_progress_line(step, epoch):
   summary = SUMMARY | {'time/step': seconds, 'time/data_wait': 0.2 * seconds}
   line = monitoring.progress_line(step, 10, 3, summary, Progress({}, best_sum_r=12.5, best_epoch=1))
   assert line == (
-    f'epoch   {epoch}/3 | step {step}/30 | loss 1.2500 trip_I 0.500 kl 0.125 | {1 / seconds:.2f} steps/s, '
+    f'epoch   {epoch}/3 | step {step}/30 | loss 1.2500 trip_I 0.500 kl_I 0.125 | {1 / seconds:.2f} steps/s, '
     f'data wait 20.0% | left {"1:02:03" if step < 30 else "00:00"} | val SumR best 12.5 (epoch 1)'
   )
   assert monitoring.progress_line(step, 10, 3, summary, Progress({})).endswith('val SumR -')

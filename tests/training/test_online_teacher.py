@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import config_dict
 
 from configs import tvr
 from dlkd_jax import config as config_lib
@@ -15,10 +16,10 @@ from dlkd_jax import sharding
 from dlkd_jax.data import sources
 from dlkd_jax.layout import padded_layout
 from dlkd_jax.models import clip_files
-from dlkd_jax.models.student import init_parameters
+from dlkd_jax.models.students import init_parameters
 from dlkd_jax.training import metrics as metrics_lib
 from dlkd_jax.training import recipe, splits, train
-from dlkd_jax.training.online_teacher import OnlineTeacher, check_record, load_clip_teacher
+from dlkd_jax.training.online_teacher import OnlineTeacher, check_record, load_teacher
 from dlkd_jax.training.state import create_state
 from dlkd_jax.video import backbones
 from tests.data import pixel_sets
@@ -36,7 +37,11 @@ def encode(params, pictures):
 
 def make_teacher(micro_batch, mesh=None):
   params = PARAMS if mesh is None else jax.device_put(PARAMS, sharding.replicated(mesh))
-  return OnlineTeacher(encode, params, SIZE, MEAN, STD, micro_batch)
+  return OnlineTeacher('made', encode, params, SIZE, worlds.DT, MEAN, STD, micro_batch)
+
+
+def spec(folder, micro_batch=64):
+  return config_dict.ConfigDict({'name': 'clip', 'clip': str(folder), 'micro_batch': micro_batch})
 
 
 @functools.cache
@@ -102,7 +107,14 @@ def test_online_is_frozen():
   compiled = world.step.func
   metrics = compiled(jax.tree.map(np.zeros_like, PARAMS), world.state(LATE + 1), batch, jax.random.key(5))[1]
   assert compiled._cache_size() == 1
-  assert abs(float(metrics_lib.fetch(metrics)['loss/distillation'] - expected(0.0)[1]['loss/distillation'])) > 1e-3
+  assert (
+    abs(
+      float(
+        metrics_lib.fetch(metrics)['loss/inheritance/distillation'] - expected(0.0)[1]['loss/inheritance/distillation']
+      )
+    )
+    > 1e-3
+  )
 
 
 @pytest.mark.slow
@@ -123,7 +135,7 @@ def test_only_real_pictures_are_encoded():
     return encode(params, images)
 
   batch = both_batches(worlds.make_batch(videos=16, frames=12))[1]
-  teacher = OnlineTeacher(counting, PARAMS, SIZE, MEAN, STD, 5)
+  teacher = OnlineTeacher('made', counting, PARAMS, SIZE, worlds.DT, MEAN, STD, 5)
   filled = jax.jit(teacher.fill)(PARAMS, batch)
   jax.effects_barrier()
   assert calls == [5] * -(-sum(worlds.FRAMES) // 5)
@@ -150,7 +162,7 @@ def test_memory_does_not_grow_with_the_pictures():
   batch = both_batches(worlds.make_batch(videos=64, frames=32))[1]
 
   def temporary(micro_batch):
-    teacher = OnlineTeacher(wide, params, SIZE, MEAN, STD, micro_batch)
+    teacher = OnlineTeacher('made', wide, params, SIZE, worlds.DT, MEAN, STD, micro_batch)
     return jax.jit(teacher.fill).lower(params, batch).compile().memory_analysis().temp_size_in_bytes
 
   few, all_at_once = temporary(8), temporary(64 * 32)
@@ -236,7 +248,7 @@ def test_a_run_from_pixels_sees_the_frozen_features(world_folder, model_folder):
   (step, _, pixels, mesh, _), (_, _, frozen, _, _) = two_runs(world_folder, model_folder)
   assert pixels.teacher_frames is None and frozen.teacher_pixels is None
   record = sources.open_source(world_folder, pixel_sets.NAME, 'train')[0]
-  teacher = load_clip_teacher(model_folder, record, mesh, micro_batch=8)
+  teacher = load_teacher(spec(model_folder, 8), record, mesh)
   jax.tree.map(np.testing.assert_array_equal, step.args[0], teacher.params)
   assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(step.args[0]))
   filled = jax.jit(functools.partial(teacher.fill, mesh=mesh))(teacher.params, sharding.shard_batch(pixels, mesh))
@@ -248,7 +260,7 @@ def test_a_run_from_pixels_sees_the_frozen_features(world_folder, model_folder):
 def test_a_step_from_pixels_is_one_from_frozen_features(world_folder, model_folder):
   """On all devices: the same losses, and the same parameters after it."""
   (online_state, online), (frozen_state, frozen) = (one_step(*run) for run in two_runs(world_folder, model_folder))
-  assert frozen['loss/distillation'] > 0
+  assert frozen['loss/inheritance/distillation'] > 0
   for name, value in frozen.items():
     np.testing.assert_allclose(online[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
   for one, other in zip(*(jax.tree.leaves(s.params) for s in (online_state, frozen_state)), strict=True):
@@ -277,7 +289,7 @@ def test_bfloat16_is_near(model_folder):
   mesh = sharding.make_mesh(jax.devices()[:1])
   full, half = (
     np.asarray(teacher.fill(teacher.params, batch).teacher_frames)
-    for teacher in (load_clip_teacher(model_folder, record, mesh, dtype) for dtype in (jnp.float32, jnp.bfloat16))
+    for teacher in (load_teacher(spec(model_folder), record, mesh, dtype) for dtype in (jnp.float32, jnp.bfloat16))
   )
   assert full.dtype == half.dtype == np.float32 and not full[0, 4].any()
   cosine = (full * half).sum(-1)[0, :4] / np.linalg.norm(full, axis=-1)[0, :4] / np.linalg.norm(half, axis=-1)[0, :4]

@@ -12,7 +12,7 @@ import pytest
 from configs import tvr
 from dlkd_jax.data.batch import Batch
 from dlkd_jax.layout import padded_layout
-from dlkd_jax.models.student import init_parameters
+from dlkd_jax.models.students import init_parameters
 from dlkd_jax.similarity.max_over_frames import max_frame_similarity
 from dlkd_jax.training import recipe
 from dlkd_jax.training.objective import compute_objective

@@ -106,13 +106,13 @@ def test_learning_rate(total, warmup):
 
   rate = jax.vmap(schedules.warmup_linear(3e-4, total, warmup))(jnp.arange(total + 5))
   np.testing.assert_allclose(rate, [3e-4 * expected(s) for s in range(total + 5)], rtol=1e-5, atol=1e-10)
-  assert not np.asarray(rate)[total:].any()
+  assert np.abs(rate[total:]).max() < 1e-10
 
 
 def test_errors():
   curves = [functools.partial(make, start=0.8, epochs=EPOCHS) for make in (schedules.alpha, schedules.beta)]
   for make in (schedules.distillation_weight, *curves):
-    with pytest.raises(ValueError, match=r"unknown .* schedule 'step'; expected one of .*'exp'"):
+    with pytest.raises(ValueError, match=r"unknown schedule 'step'; expected one of .*exp"):
       make('step', STEPS)
     with pytest.raises(ValueError, match='steps_per_epoch is 0'):
       make('exp', 0)

@@ -60,7 +60,13 @@ def test_padding_changes_neither_loss_nor_gradients(exact):
 
 def test_metrics_name_every_part_and_their_sum(exact):
   _, metrics = exact.run(worlds.make_batch(), LATE)
-  terms = ('inheritance/triplet', 'exploration/triplet', 'inheritance/nce', 'exploration/nce', 'distillation')
+  terms = (
+    'inheritance/triplet',
+    'exploration/triplet',
+    'inheritance/nce',
+    'exploration/nce',
+    'inheritance/distillation',
+  )
   np.testing.assert_allclose(metrics['loss/total'], sum(metrics[f'loss/{t}'] for t in terms), rtol=1e-6)
 
 

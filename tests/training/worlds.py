@@ -10,8 +10,7 @@ import optax
 from dlkd_jax import sharding
 from dlkd_jax.data.batch import Batch
 from dlkd_jax.layout import Layout
-from dlkd_jax.losses.total import Coefficients
-from dlkd_jax.models.student import init_parameters
+from dlkd_jax.models.students import init_parameters
 from dlkd_jax.training import metrics as metrics_lib
 from dlkd_jax.training import schedules
 from dlkd_jax.training.optimizer import bert_adam
@@ -23,9 +22,9 @@ CAPTIONS = (3, 1, 2, 4, 1, 1, 2)  # of each real video
 FRAMES = (6, 2, 5, 1, 6, 3, 4)
 VIDEOS, QUERIES = len(CAPTIONS), sum(CAPTIONS)
 STEPS_PER_EPOCH = 2
-EXACT = made.loss_options(hard_pool=1)  # No draw decides a value.
+EXACT = made.terms(hard_pool=1)  # No draw decides a value.
 # Everything that can be drawn is: the triplet's negatives from a pool, and the hard rows.
-DRAWN = made.loss_options(hard_pool=3, random_split=True)
+DRAWN = made.terms(hard_pool=3, random_split=True)
 
 
 def make_student(dropout=0.0):
@@ -137,7 +136,7 @@ def first_parameters():
 
 def coefficients(step):
   """Coefficients that differ in every epoch."""
-  return Coefficients(
+  return made.coefficients(
     schedules.alpha('exp', STEPS_PER_EPOCH, 0.8, 120)(step),
     schedules.beta('exp', STEPS_PER_EPOCH, 0.8, 120)(step),
     schedules.distillation_weight('exp', STEPS_PER_EPOCH)(step),

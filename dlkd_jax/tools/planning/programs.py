@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from dlkd_jax import sharding
 from dlkd_jax.errors import UserError
-from dlkd_jax.models.student import init_parameters
+from dlkd_jax.models.students import init_parameters
 from dlkd_jax.retrieval import ranking
 from dlkd_jax.similarity.common import product_bytes
 from dlkd_jax.tools.planning.topologies import Topology
@@ -81,8 +81,8 @@ def evaluation_step(config: ml_collections.ConfigDict, topology: Topology, galle
   videos = -(-gallery.videos // (block * mesh.size)) * block
   most_bytes = product_bytes(topology.platform)
   plan = ranking.plan_queries(gallery.queries, videos, config.data.max_frames, most_bytes)
-  weights = tuple((name, options.weights[name]) for name in student.branch_names)
-  fused = student.branch_names if len(weights) > 1 else ()
+  weights = tuple((name, options.weights[name]) for name in student.branches)
+  fused = student.branches if len(weights) > 1 else ()
 
   def step(queries, frames, columns, own):
     scores = [ranking.score_segment(queries, frames, mesh=mesh, query_tile=plan.tile, most_bytes=most_bytes)]
@@ -92,7 +92,7 @@ def evaluation_step(config: ml_collections.ConfigDict, topology: Topology, galle
   whole, split = sharding.replicated(mesh), NamedSharding(mesh, PartitionSpec(mesh.axis_names))
   hidden, every = config.model.hidden, videos * mesh.size
   array = lambda *shape, dtype=student.dtype: jax.ShapeDtypeStruct(shape, dtype)  # noqa: E731
-  names = student.branch_names
+  names = student.branches
   return jax.jit(step).trace(
     _place({name: array(plan.block, hidden, dtype=jnp.float32) for name in names}, whole),
     _place({name: array(every, config.data.max_frames, hidden) for name in names}, split),

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from configs import tvr
-from dlkd_jax.models.student import init_parameters
+from dlkd_jax.models.students import init_parameters
 from dlkd_jax.tools.planning import collectives, cost, hlo, programs, topologies, traffic
 from dlkd_jax.tools.planning.workload import Workload
 from dlkd_jax.training import recipe as recipes
@@ -18,7 +18,8 @@ SMALL = Workload(sizes=(256, 128, 128))
 def config(**overrides):
   """TVR's recipe with a small model of one branch; names like data__batch_videos override fields."""
   recipe = tvr.get_config()
-  for name, value in ({'model__hidden': 128, 'model__heads': 2, 'model__dual': False} | overrides).items():
+  small = {'model__hidden': 128, 'model__heads': 2, 'model__branches': ('inheritance',), 'evaluation__weights': (1.0,)}
+  for name, value in (small | overrides).items():
     group, field = name.split('__')
     recipe[group][field] = value
   return recipe
@@ -52,7 +53,7 @@ def test_train_step(name):
 @pytest.mark.parametrize('name', SLICES)
 def test_evaluation_step(name):
   slice_ = topologies.find(name)
-  recipe = config(model__dual=True)
+  recipe = config(model__branches=('inheritance', 'exploration'), evaluation__weights=(0.7, 0.3))
   found = cost.estimate(programs.evaluation_step(recipe, slice_, programs.Gallery(4430, 15753)), slice_)
   # What crosses devices is a few numbers a query of the block, and never a matrix of scores.
   assert {each.kind for each in found.collectives} == {'all-reduce'}
