@@ -35,9 +35,11 @@ class Student(Protocol):
 
   Attributes:
     branches: names of the branches, those of `config.model.branches`.
+    dtype: of matrix products.
   """
 
   branches: tuple[str, ...]
+  dtype: Any
 
   def layouts(self, layout: Layout) -> dict[str, Layout]:
     """Tells where the vectors of the videos lie in what `encode_frames` returns, without any parameters.
