@@ -1,5 +1,1 @@
-"""Evaluation of retrieval: ranks and metrics, the blockwise evaluation of a gallery, tables of results.
-
-`metrics` is numpy alone, `scoring` and `evaluation` run a gallery in blocks, `evaluator` binds them to a student,
-`tables` renders what they found.
-"""
+"""Evaluation of retrieval: `evaluate` runs a split through a student, `ranking` scores it on devices, `metrics`."""
