@@ -47,6 +47,11 @@ def assert_close(one, other):
   assert results[0]['best_epoch'] == results[1]['best_epoch']
 
 
+def assert_nothing_is_compiled_after_the_first_epoch(workdir):
+  counts = {record['step']: record['compile/programs'] for record in records(workdir) if 'compile/programs' in record}
+  assert counts[1] > 0 and len({count for step, count in counts.items() if step > 4}) == 1
+
+
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(commands, alone, tmp_path):
   (code, output, error), (other_code, other_output, other_error) = ends(commands.start_two(tmp_path))
@@ -54,18 +59,20 @@ def test_two_processes_give_what_one_gives(commands, alone, tmp_path):
   assert '4 cpu device(s) of 2 processes' in output and 'Final results' in output
   assert not [line for line in other_output.splitlines() if not line.startswith('[Gloo]')]
   assert_close(tmp_path, alone)
+  assert_nothing_is_compiled_after_the_first_epoch(tmp_path)
 
 
 @pytest.mark.parametrize('signalled', [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_two_processes_stop_together_and_one_goes_on(commands, alone, tmp_path, signalled):
   processes = commands.start_two(tmp_path)
-  wait_until(lambda: 5 in logged_steps(tmp_path), processes[0], 300)
+  wait_until(lambda: 7 in logged_steps(tmp_path), processes[0], 300)
   processes[signalled].send_signal(signal.SIGTERM)
   (code, _, error), (other_code, _, other_error) = ends(processes)
   assert (code, other_code) == (75, 75), error + other_error
   assert 'stopped on request' in error
   step = max(logged_steps(tmp_path))
   assert step < 12
+  assert_nothing_is_compiled_after_the_first_epoch(tmp_path)
   output = commands.run(*commands.training(tmp_path))
   assert f'resumed from the checkpoint of step {step}' in output and '2 cpu device(s)' in output
   assert_close(tmp_path, alone)

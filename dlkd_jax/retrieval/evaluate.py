@@ -30,7 +30,7 @@ from dlkd_jax.multihost import Processes
 from dlkd_jax.retrieval import ranking
 from dlkd_jax.retrieval.metrics import FUSED, TEACHER, RetrievalMetrics, metrics_from_ranks
 from dlkd_jax.retrieval.ranking import Array
-from dlkd_jax.sharding import encoding_mesh, split_rows
+from dlkd_jax.sharding import encoding_mesh, over_devices, split_rows
 
 _IN_FLIGHT = 4  # Blocks that are being encoded at once.
 
@@ -186,6 +186,23 @@ class Evaluator:
     queries = self._encode_captions(params, should_stop)
     gallery = self._encode_videos(params, TEACHER in queries.vectors, should_stop)
     return self._rank(queries, gallery, should_stop)
+
+  def compile_ahead(self, params: Any) -> None:
+    """Compiles the encoders for all blocks of the split, which stay in memory where they fit; encodes nothing.
+
+    Nothing is exchanged with other processes, so a thread may do it.
+
+    Args:
+      params: shapes, types and shardings of the parameters, on the mesh.
+    """
+    whole, rows = NamedSharding(self._local, PartitionSpec()), NamedSharding(self._local, over_devices(self._local))
+    abstract = lambda x, placement: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement)  # noqa: E731
+    params = jax.tree.map(lambda x: abstract(x, whole if self._processes.several else x.sharding), params)
+    tokens = ((block.student_tokens, block.token_mask) for block in self._split.captions())
+    frames = ((block.student_frames, block.frame_mask) for block in self._split.videos())
+    for encode, blocks in ((self.encoders.tokens, tokens), (self.encoders.frames, frames)):
+      for arrays in {str([(x.shape, x.dtype) for x in arrays]): arrays for arrays in blocks}.values():
+        encode.lower(params, *(abstract(x, rows) for x in arrays)).compile()
 
   def _encode_captions(self, params, should_stop) -> _Queries:
     """First pass: one vector a caption for each branch, and the teacher's."""

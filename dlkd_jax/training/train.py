@@ -31,6 +31,7 @@ from dlkd_jax.data.sources import open_lengths
 from dlkd_jax.data.train_pipeline import TrainIterator, TrainPipeline, train_pipeline
 from dlkd_jax.models.students import Student, init_parameters
 from dlkd_jax.multihost import Stopped, StopRequest, log
+from dlkd_jax.retrieval.evaluate import Evaluator
 from dlkd_jax.training import recipe, splits
 from dlkd_jax.training.checkpoints import Checkpoints, Progress
 from dlkd_jax.training.evaluate_run import final_report
@@ -88,7 +89,7 @@ def train(
     state, progress = _restore_or_start(checkpoints, state, batches, workdir)
     writer = stack.enter_context(open_writer(workdir, int(state.step), progress.evaluated_epochs * per_epoch))
     if not _finished(config, progress):
-      compiling = compile_ahead(train_step, state, pipeline.shapes(), step_key, mesh)
+      compiling = compile_ahead(train_step, state, pipeline.shapes(), step_key, mesh, validator)
       batches.place_next()  # The first one is read meanwhile.
       for program in compiling:
         program.result()
@@ -131,7 +132,7 @@ def fit(
   config: ml_collections.ConfigDict,
   per_epoch: int,
   progress: Progress,
-  validator,
+  validator: Evaluator,
   checkpoints: Checkpoints,
   records: Records,
   tracer: StepTracer,
@@ -294,9 +295,16 @@ def keys_of_run(seed: int, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
 
 
 def compile_ahead(
-  train_step: StepFunction, state: TrainState, shapes: Sequence[Batch], key: jax.Array, mesh: Mesh
+  train_step: StepFunction,
+  state: TrainState,
+  shapes: Sequence[Batch],
+  key: jax.Array,
+  mesh: Mesh,
+  validator: Evaluator | None = None,
 ) -> list[concurrent.futures.Future]:
-  """Compiles the step for all shapes of batches, in threads; the step then finds the programs.
+  """Compiles the step for all shapes of batches, and the encoders of the validation, in threads.
+
+  The step, and the validation, then find the programs.
 
   Args:
     train_step: the step.
@@ -304,15 +312,20 @@ def compile_ahead(
     shapes: batches of all processes together, of `jax.ShapeDtypeStruct`.
     key: of the steps.
     mesh: the devices.
+    validator: reads its split meanwhile, and keeps it in memory where it fits.
   """
 
   def abstract(tree: Any, placement=None):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement or x.sharding), tree)
 
-  state, rows = abstract(state), sharding.rows(mesh)
-  pool = concurrent.futures.ThreadPoolExecutor(len(shapes), thread_name_prefix='compile')
-  compile_one = lambda shape: train_step.lower(state, abstract(pack(shape, mesh.size), rows), key).compile()  # noqa: E731
-  programs = [pool.submit(compile_one, shape) for shape in shapes]
+  def compile_step(shape: Batch) -> None:
+    train_step.lower(state, abstract(pack(shape, mesh.size), sharding.rows(mesh)), key).compile()
+
+  state = abstract(state)
+  pool = concurrent.futures.ThreadPoolExecutor(len(shapes) + 1, thread_name_prefix='compile')
+  programs = [pool.submit(compile_step, shape) for shape in shapes]
+  if validator is not None:
+    programs.append(pool.submit(validator.compile_ahead, state.params))
   pool.shutdown(wait=False)
   return programs
 
