@@ -188,12 +188,9 @@ class Evaluator:
     return self._rank(queries, gallery, should_stop)
 
   def compile_ahead(self, params: Any) -> None:
-    """Compiles the encoders for all blocks of the split, which stay in memory where they fit; encodes nothing.
+    """Compiles the encoders for all blocks of the split, which stay in memory where they fit, and parameters as these.
 
     Nothing is exchanged with other processes, so a thread may do it.
-
-    Args:
-      params: shapes, types and shardings of the parameters, on the mesh.
     """
     whole, rows = NamedSharding(self._local, PartitionSpec()), NamedSharding(self._local, over_devices(self._local))
     abstract = lambda x, placement: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement)  # noqa: E731
