@@ -209,3 +209,30 @@ def test_only_the_first_process_logs(monkeypatch, capsys, index, expected):
   monkeypatch.setattr(jax, 'process_index', lambda: index)
   multihost.log('hello')
   assert capsys.readouterr().out == expected
+
+
+@pytest.mark.parametrize(('items', 'questions'), [(0, 2), (3, 2), (8, 3), (20, 4)])
+def test_several_processes_agree_every_few_items(monkeypatch, items, questions):
+  asked, handled = [], []
+  processes = multihost.Processes(sharding.make_mesh())
+  processes.several = True
+  monkeypatch.setattr(multihost.multihost_utils, 'process_allgather', lambda x: asked.append(x) or np.asarray([x]))
+  processes.run(range(items), handled.append, lambda: False, str)
+  assert handled == [*range(items)] and len(asked) == questions
+
+
+def test_what_failed_among_several_is_raised_once_they_agreed(monkeypatch):
+  handled = []
+  processes = multihost.Processes(sharding.make_mesh())
+  processes.several = True
+  monkeypatch.setattr(multihost.multihost_utils, 'process_allgather', lambda x: np.asarray([x]))
+  monkeypatch.setattr(processes, 'gather', lambda value: [value])
+
+  def handle(item):
+    handled.append(item)
+    if item == 2:
+      raise ValueError('the third')
+
+  with pytest.raises(ValueError, match='the third'):
+    processes.run(range(20), handle, lambda: False, str)
+  assert handled == [0, 1, 2]
