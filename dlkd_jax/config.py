@@ -6,7 +6,6 @@ A configuration is an `ml_collections.ConfigDict` as `config_defaults` makes it;
 from __future__ import annotations
 
 import json
-import pathlib
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -122,7 +121,7 @@ class RunConfig(NamedTuple):
   suffix: str = ''
 
 
-def read_run(workdir: pathlib.Path) -> RunConfig:
+def read_run(workdir: files.Path) -> RunConfig:
   """Reads the configuration that a training wrote to its work directory.
 
   Raises:
@@ -168,7 +167,7 @@ def restore(content: Mapping[str, Any], origin: str) -> RunConfig:
 
 def settle(
   config: ml_collections.ConfigDict,
-  workdir: pathlib.Path,
+  workdir: files.Path,
   resolve: _Resolve = lambda config: config,
   free: tuple[str, ...] = FREE_ON_RESUME,
 ) -> RunConfig:
@@ -220,7 +219,7 @@ def settle(
   return RunConfig(config.lock(), notes)
 
 
-def write_or_compare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+def write_or_compare(config: ml_collections.ConfigDict, workdir: files.Path) -> None:
   """Writes the configuration of a new run to `workdir/config.json`, or checks that a resumed run has the same.
 
   Raises:
@@ -233,7 +232,7 @@ def write_or_compare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -
     files.write_json(path, json.loads(config.to_json_best_effort()))
 
 
-def check_results_of(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+def check_results_of(config: ml_collections.ConfigDict, workdir: files.Path) -> None:
   """Checks that the results of the run in a work directory are those that a configuration gives, but for rounding.
 
   Raises:
@@ -244,7 +243,7 @@ def check_results_of(config: ml_collections.ConfigDict, workdir: pathlib.Path) -
 
 def for_evaluation(
   asked: ml_collections.ConfigDict | None,
-  workdir: pathlib.Path,
+  workdir: files.Path,
   given: Collection[str] | None = None,
   resolve: _Resolve = lambda config: config,
 ) -> RunConfig:
@@ -296,7 +295,7 @@ def _short(value: Any) -> str:
   return ','.join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _saved(path: pathlib.Path) -> dict[str, Any]:
+def _saved(path: files.Path) -> dict[str, Any]:
   """Reads a configuration as it was written, whatever fields it has."""
   if not path.is_file():
     raise FileNotFoundError(

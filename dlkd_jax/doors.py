@@ -259,7 +259,7 @@ def _reason(error: BaseException) -> str:
   return text
 
 
-def keep_compiled(folder: pathlib.Path | None = None) -> None:
+def keep_compiled(folder: files.Path | None = None) -> None:
   """Lets JAX keep what it compiles, so that the next process need not compile it again.
 
   In JAX_COMPILATION_CACHE_DIR where that is set, or else in `folder`, which is made with the first program, or else in

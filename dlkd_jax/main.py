@@ -25,7 +25,9 @@ from dlkd_jax import doors
 from dlkd_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Recipe, as configs/charades.py.', lock_config=True)
-_WORKDIR = doors.DEFINE_path('workdir', None, 'Folder of checkpoints, logs and results; made where absent.')
+_WORKDIR = doors.DEFINE_path(
+  'workdir', None, 'Folder of checkpoints, logs and results, also gs://bucket/folder; made where absent.', bucket=True
+)
 _MODE = flags.DEFINE_enum('mode', 'train', ['train', 'eval'], 'Train (and evaluate at the end), or only evaluate.')
 _SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'val', 'test'], 'Split that --mode=eval evaluates.')
 _PARAMS = doors.DEFINE_path(

@@ -1,17 +1,26 @@
 """Work directories and data sets in a bucket, `gs://…`: what is written there, read back, copied here and refused."""
 
+import json
+import shutil
+
 import jax
 import numpy as np
 import pytest
 
+from configs import synthetic
 from dlkd_jax import doors, files
 from dlkd_jax.data import local_copy as module
 from dlkd_jax.data.local_copy import local_copy
 from dlkd_jax.errors import UserError
+from dlkd_jax.multihost import Stopped, StopRequest
+from dlkd_jax.tools import convert_checkpoint
+from dlkd_jax.training import evaluate_run
 from dlkd_jax.training.checkpoints import Checkpoints, Progress, read_best
+from dlkd_jax.training.train import train
 from tests.buckets import Bucket, bucket
+from tests.runs import commands, logged_steps
 
-__all__ = ['bucket']  # The fixture.
+__all__ = ['bucket', 'commands']  # The fixtures.
 
 
 def test_what_is_missing_is_named():
@@ -87,3 +96,51 @@ def test_a_copy_that_fails_leaves_nothing(data, tmp_path, monkeypatch):
   with pytest.raises(UserError, match=r'gs://films/data/films_prvr/1.0.0 has .* GiB are free; make room, or set XDG_C'):
     local_copy(data)
   assert list((tmp_path / 'cache' / 'dlkd_jax' / 'data').iterdir()) == []
+
+
+class StopAt(StopRequest):
+  """A request to stop at a step."""
+
+  def __init__(self, step):
+    super().__init__()
+    self._step = step
+
+  def agreed(self, step):
+    return step == self._step
+
+
+def test_a_run_in_a_bucket(bucket, commands, tmp_path, monkeypatch, capsys):
+  """Trained, stopped, resumed, evaluated and exported; nothing of it is written to the folder at hand."""
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  (tmp_path / 'here').mkdir()
+  monkeypatch.chdir(tmp_path / 'here')
+  shutil.copytree(commands.data_dir, Bucket.root / 'films' / 'data')
+  config, workdir = synthetic.get_config('single,no_teacher'), bucket / 'run'
+  config.update_from_flattened_dict(
+    {
+      'data.dataset': 'synthetic_prvr/small',
+      'data.data_dir': 'gs://films/data',
+      'data.batch_videos': 32,
+      'model.hidden': 8,
+      'training.epochs': 2,
+      'logging.every_steps': 1,
+    }
+  )
+  with pytest.raises(Stopped, match='at step 3;'):
+    train(config, workdir, StopAt(3))
+  assert logged_steps(Bucket.root / 'films' / 'run') == [1, 2, -2, 3]
+  results = train(config, workdir)
+  output = capsys.readouterr().out
+  assert output.count('copying gs://films/data/') == 1
+  assert 'resumed from the checkpoint of step 3 in gs://films/run' in output
+  assert logged_steps(Bucket.root / 'films' / 'run') == [1, 2, -2, 3, 4, -4]
+  there = {path.name for path in files.listing(workdir)}
+  assert there >= {'config.json', 'parameters.txt', 'metrics.jsonl', 'tensorboard', 'checkpoints', 'results.json'}
+  assert len(files.listing(workdir / 'tensorboard')) == 2
+
+  metrics = evaluate_run.evaluate(None, workdir, 'test')
+  assert metrics == json.loads((workdir / 'eval_test.json').read_text())
+  assert metrics == pytest.approx({name: results[name] for name in metrics})
+  convert_checkpoint.main([f'--workdir={workdir}', 'gs://films/student.safetensors'])
+  assert (Bucket.root / 'films' / 'student.safetensors').stat().st_size > 1000
+  assert list((tmp_path / 'here').iterdir()) == []

@@ -23,7 +23,7 @@ from dlkd_jax.training.checkpoints import Progress, read_best
 
 def evaluate(
   config: ml_collections.ConfigDict | None,
-  workdir: pathlib.Path,
+  workdir: files.Path,
   split: str,
   params_file: str | None = None,
   stop: StopRequest | None = None,
@@ -72,7 +72,7 @@ def evaluate(
 
 def _configuration(
   config: ml_collections.ConfigDict | None,
-  workdir: pathlib.Path,
+  workdir: files.Path,
   params_file: str | None,
   given: Collection[str] | None,
 ) -> tuple[ml_collections.ConfigDict, str]:
@@ -115,7 +115,7 @@ def evaluate_split(
 
 def final_report(
   config: ml_collections.ConfigDict,
-  workdir: pathlib.Path,
+  workdir: files.Path,
   student: Student,
   params: Any,
   mesh: Mesh,

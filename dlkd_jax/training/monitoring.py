@@ -9,6 +9,7 @@ import os
 import pathlib
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -36,6 +37,7 @@ _EVALUATED = 'val/'  # Names of what validation found begin so.
 _COMPILE_EVENT = '/jax/core/compile/backend_compile_duration'
 _MIB = 2.0**20
 _SHORT = {'triplet': 'trip', 'distillation': 'kl'}  # Terms of the loss on the console.
+_UPLOAD_SECONDS = 10.0
 
 
 class NonFiniteLossError(UserError):
@@ -169,9 +171,11 @@ class MetricWriter:
 
   On resuming, records of steps, and of evaluations, that will be made again are dropped, so that each appears once.
   All is handed to the system at once: what a killed run wrote is there, and a full disk is noticed where it happens.
+  In a bucket nothing can be appended to: files of this machine are copied there whole, every ten seconds, with each
+  evaluation and at the end.
   """
 
-  def __init__(self, workdir: pathlib.Path, resumed_step: int = 0, evaluated_step: int | None = None):
+  def __init__(self, workdir: files.Path, resumed_step: int = 0, evaluated_step: int | None = None):
     """Opens both for appending behind `resumed_step`.
 
     Args:
@@ -183,9 +187,14 @@ class MetricWriter:
       OSError: the files cannot be read or written.
     """
     self._path = workdir / 'metrics.jsonl'
-    self._keep_until(resumed_step, resumed_step if evaluated_step is None else evaluated_step)
-    self._lines = self._path.open('a', encoding='utf-8')
-    folder = workdir / 'tensorboard'
+    kept = self._kept(resumed_step, resumed_step if evaluated_step is None else evaluated_step)
+    self._workdir, self._here, self._uploaded = workdir, workdir, time.monotonic()
+    if files.is_remote(workdir):
+      self._temporary = tempfile.TemporaryDirectory(prefix='dlkd_')
+      self._here = pathlib.Path(self._temporary.name)
+    files.write_text(self._here / self._path.name, kept)
+    self._lines = (self._here / self._path.name).open('a', encoding='utf-8')
+    folder = self._here / 'tensorboard'
     folder.mkdir(parents=True, exist_ok=True)
     # Not tensorboardX's SummaryWriter: it writes in a thread, which ends without a word when the disk is full, and
     # then the run waits for it forever.
@@ -203,6 +212,7 @@ class MetricWriter:
       self._lines.close()
     finally:
       self._events.close()
+      self._upload()
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
     """Writes the scalars of one step.
@@ -217,14 +227,21 @@ class MetricWriter:
         event = Event(wall_time=time.time(), step=step, summary=scalar_summary(name, float(value)))
         self._events.write_event(event)
       self._events.flush()
+      if time.monotonic() - self._uploaded > _UPLOAD_SECONDS or any(name.startswith(_EVALUATED) for name in scalars):
+        self._upload()
     except OSError as error:
       error.filename = error.filename or str(self._path)  # A failed write does not say of what.
       raise
 
-  def _keep_until(self, step: int, evaluated_step: int) -> None:
-    if not self._path.exists():
-      return
+  def _upload(self) -> None:
+    if self._here is not self._workdir:
+      _copy(self._here, self._workdir)
+      self._uploaded = time.monotonic()
+
+  def _kept(self, step: int, evaluated_step: int) -> str:
     kept = []
+    if not self._path.exists():
+      return ''
     for line in self._path.read_text(encoding='utf-8').splitlines():
       try:
         record = json.loads(line)
@@ -233,7 +250,7 @@ class MetricWriter:
       evaluated = any(name.startswith(_EVALUATED) for name in record)
       if record['step'] <= (evaluated_step if evaluated else step):
         kept.append(line + '\n')
-    files.write_text(self._path, ''.join(kept))
+    return ''.join(kept)
 
 
 class NoWriter:
@@ -249,7 +266,12 @@ class NoWriter:
     """Takes the scalars of one step, as `MetricWriter.write` does."""
 
 
-def open_writer(workdir: pathlib.Path, resumed_step: int, evaluated_step: int) -> MetricWriter | NoWriter:
+def _copy(folder: pathlib.Path, target: files.Path) -> None:
+  for path in files.below(folder):
+    (target / path.relative_to(folder)).write_bytes(path.read_bytes())
+
+
+def open_writer(workdir: files.Path, resumed_step: int, evaluated_step: int) -> MetricWriter | NoWriter:
   """Opens the log behind a step, in the first process; see `MetricWriter`."""
   return MetricWriter(workdir, resumed_step, evaluated_step) if is_main() else NoWriter()
 
@@ -307,7 +329,7 @@ class StepTracer:
   (`tensorboard --logdir workdir/profile`), `*.trace.json.gz` opens in https://ui.perfetto.dev.
   """
 
-  def __init__(self, workdir: pathlib.Path, steps: Sequence[int]):
+  def __init__(self, workdir: files.Path, steps: Sequence[int]):
     """Takes where to write and which steps.
 
     Args:
@@ -339,7 +361,11 @@ class StepTracer:
     if step not in self._range:
       return contextlib.nullcontext()
     if not self._tracing:
-      jax.profiler.start_trace(self._folder)
+      self._here = self._folder
+      if files.is_remote(self._folder):
+        self._temporary = tempfile.TemporaryDirectory(prefix='dlkd_')
+        self._here = pathlib.Path(self._temporary.name)
+      jax.profiler.start_trace(self._here)
       self._tracing = True
     return jax.profiler.StepTraceAnnotation('train', step_num=step)
 
@@ -360,3 +386,5 @@ class StepTracer:
     if self._tracing:
       self._tracing = False
       jax.profiler.stop_trace()
+      if self._here is not self._folder:
+        _copy(self._here, self._folder)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import pathlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -40,9 +39,7 @@ from dlkd_jax.training.online_teacher import OnlineTeacher, load_teacher
 from dlkd_jax.training.state import StepFunction, TrainState, create_state, make_train_step
 
 
-def train(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path, stop: StopRequest | None = None
-) -> dict[str, float]:
+def train(config: ml_collections.ConfigDict, workdir: files.Path, stop: StopRequest | None = None) -> dict[str, float]:
   """Trains to the end, or from where the work directory stopped, and reports.
 
   Running it again on a finished work directory only reports. In several processes all of them call it alike.
@@ -64,7 +61,7 @@ def train(
     OSError: the work directory cannot be written to.
   """
   config_lib.validate(config)
-  workdir, stop = workdir.absolute(), stop or StopRequest()
+  workdir, stop = files.absolute(workdir), stop or StopRequest()
   config, notes, _ = config_lib.settle(config, workdir, recipe.resolved)
   for note in notes:
     log(f'note: {note}')
@@ -341,7 +338,7 @@ def _describe(config: ml_collections.ConfigDict, mesh: Mesh, pipeline: TrainPipe
   log(repr(pipeline.plan))
 
 
-def _write_description(config: ml_collections.ConfigDict, workdir: pathlib.Path, params: Any) -> None:
+def _write_description(config: ml_collections.ConfigDict, workdir: files.Path, params: Any) -> None:
   """Writes `config.json`, or checks that it is the same, and `parameters.txt` beside it."""
   config_lib.write_or_compare(config, workdir)
   overview = parameter_overview.get_parameter_overview(params, include_stats='sharding')
@@ -349,7 +346,7 @@ def _write_description(config: ml_collections.ConfigDict, workdir: pathlib.Path,
 
 
 def _restore_or_start(
-  checkpoints: Checkpoints, state: TrainState, batches: PlacedBatches, workdir: pathlib.Path
+  checkpoints: Checkpoints, state: TrainState, batches: PlacedBatches, workdir: files.Path
 ) -> tuple[TrainState, Progress]:
   """Restores the newest checkpoint, if there is one: state, place in the data and progress as one."""
   step = checkpoints.newest_whole()
