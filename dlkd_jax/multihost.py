@@ -155,13 +155,10 @@ def all_reduce_max(*values: float) -> list[float]:
 def exit_alone(message: str, code: int) -> NoReturn:
   """Ends this process with a message on the standard error and an exit code, wherever the other processes are.
 
-  One of several goes at once, without the farewell that JAX would wait for: the others may be waiting for this one
-  in the middle of a step, and are ended when it was silent for a minute.
+  It goes at once, without waiting for its threads, which may be compiling, or for the farewell of JAX: the others may
+  be waiting for this one in the middle of a step, and are ended when it was silent for a minute.
   """
-  if alone():
-    print(message, file=sys.stderr, flush=True)
-    sys.exit(code)
-  print(f'[process {jax.process_index()}] {message}', file=sys.stderr, flush=True)
+  print(message if alone() else f'[process {jax.process_index()}] {message}', file=sys.stderr, flush=True)
   sys.stdout.flush()
   os._exit(code)
 
