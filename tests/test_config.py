@@ -13,7 +13,7 @@ from dlkd_jax import config as config_lib
 from dlkd_jax import config_defaults, config_rules
 from dlkd_jax.data.options import PipelineOptions
 from dlkd_jax.errors import UserError
-from dlkd_jax.models.student import Branch, DlDkdStudent
+from dlkd_jax.models.dldkd import Branch, DlDkdStudent
 from dlkd_jax.retrieval.evaluate import EvaluationOptions
 from dlkd_jax.training import recipe
 from dlkd_jax.training.objective import ObjectiveOptions

@@ -18,7 +18,7 @@ import ml_collections
 from dlkd_jax import plugins
 from dlkd_jax.errors import UserError
 from dlkd_jax.layout import Array, Layout
-from dlkd_jax.models.student import DlDkdStudent
+from dlkd_jax.models.dldkd import DlDkdStudent
 
 # Students of this package by name.
 STUDENTS = {'dldkd': DlDkdStudent}

@@ -8,9 +8,6 @@ import sys
 import pytest
 
 from dlkd_jax import doors
-from dlkd_jax.gallery import encoding
-from dlkd_jax.training import recipe
-from tests.gallery import worlds
 from tests.paths import repository
 
 _UNUSED = ('optax', 'orbax', 'clu', 'grain', 'matplotlib', 'tensorflow', 'tensorflow_datasets', 'dlkd_jax.training')
@@ -70,9 +67,3 @@ def test_where_programs_are_kept(environment, expected, tmp_path, monkeypatch):
   folder = told.get('jax_compilation_cache_dir')
   assert folder is None if expected is None else folder.startswith(expected.format(here=tmp_path))
   assert folder is None or pathlib.Path(folder).is_dir()
-
-
-@pytest.mark.parametrize('dual', [True, False])
-def test_the_student_is_that_of_the_training(dual):
-  config = worlds.config(dual)
-  assert encoding.make_student(config) == recipe.make_student(config)
