@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dlkd_jax.config_defaults import base
-from dlkd_jax.data.options import PipelineOptions
+from dlkd_jax.data.batch import PipelineOptions
 from dlkd_jax.losses.total import Term
 from dlkd_jax.models.dldkd import DlDkdStudent
 from dlkd_jax.retrieval.evaluate import EvaluationOptions

@@ -11,7 +11,7 @@ import pytest
 
 from dlkd_jax import config as config_lib
 from dlkd_jax import config_defaults, config_rules
-from dlkd_jax.data.options import PipelineOptions
+from dlkd_jax.data.batch import PipelineOptions
 from dlkd_jax.errors import UserError
 from dlkd_jax.models.dldkd import Branch, DlDkdStudent
 from dlkd_jax.retrieval.evaluate import EvaluationOptions

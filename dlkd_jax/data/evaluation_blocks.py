@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from dlkd_jax.data import sources, transforms
-from dlkd_jax.data.options import PipelineOptions, fitting_size
+from dlkd_jax.data.batch import PipelineOptions
 from dlkd_jax.data.sources import Lengths, Source
 from dlkd_jax.errors import UserError
 
@@ -266,7 +266,7 @@ def _video_block(
       transforms.check_finite(record['student_frames'])
   teachers = [record['teacher_frames'] for record in records] if teacher_width else []
   longest = max(len(rows) for rows in students + teachers)
-  size = fitting_size(min(longest, options.max_frames), options.frame_sizes)
+  size = _fitting_size(min(longest, options.max_frames), options.frame_sizes)
 
   def padded(videos: list[np.ndarray], width: int, dtype) -> tuple[np.ndarray, np.ndarray]:
     frames = np.zeros((block, size, width), dtype)
@@ -319,7 +319,7 @@ def _captions(record: sources.Record, options: PipelineOptions) -> Iterator[tupl
 def _caption_block(captions, teacher_width: int | None, options: PipelineOptions, block: int) -> CaptionBlock:
   rows, texts, caption_ids, video_ids = zip(*captions, strict=True)
   words = [len(tokens) for tokens in rows]
-  size = fitting_size(max(words), options.word_sizes)
+  size = _fitting_size(max(words), options.word_sizes)
   student = np.zeros((block, size, rows[0].shape[-1]), _stored(rows))
   teacher = None if teacher_width is None else np.zeros((block, teacher_width), np.float32)
   for row, (tokens, text) in enumerate(zip(rows, texts, strict=True)):
@@ -328,3 +328,8 @@ def _caption_block(captions, teacher_width: int | None, options: PipelineOptions
       teacher[row] = text
   mask = _mask(words, block, size)
   return CaptionBlock(student, mask, teacher, np.arange(block) < len(rows), [*caption_ids], [*video_ids])
+
+
+def _fitting_size(count: int, sizes: tuple[int, ...]) -> int:
+  """Returns the smallest of the ascending `sizes` that holds `count`, which the last one does."""
+  return next(size for size in sizes if count <= size)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dlkd_jax.data.options import PipelineOptions
+from dlkd_jax.data.batch import PipelineOptions
 from dlkd_jax.data.sources import Lengths
 from dlkd_jax.layout import Layout
 

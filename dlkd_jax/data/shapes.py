@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dlkd_jax.data.batch import Batch
-from dlkd_jax.data.options import PipelineOptions
+from dlkd_jax.data.batch import Batch, PipelineOptions
 from dlkd_jax.data.packing import Shard, Slots, arrange
 from dlkd_jax.data.sources import Lengths
 from dlkd_jax.layout import Layout

@@ -19,15 +19,17 @@ import pathlib
 import re
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from dlkd_jax.data import transforms
 from dlkd_jax.data.local_copy import local_copy
-from dlkd_jax.data.options import PipelineOptions
 from dlkd_jax.errors import UserError
 from dlkd_jax.files import Path, expand_any
+
+if TYPE_CHECKING:  # Whoever reads records alone need not wait for JAX.
+  from dlkd_jax.data.batch import PipelineOptions
 
 Record = dict[str, Any]
 

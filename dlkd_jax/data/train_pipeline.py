@@ -21,8 +21,7 @@ import numpy as np
 
 from dlkd_jax import allocation
 from dlkd_jax.data import sources, transforms
-from dlkd_jax.data.batch import Batch
-from dlkd_jax.data.options import PipelineOptions
+from dlkd_jax.data.batch import Batch, PipelineOptions
 from dlkd_jax.data.packing import Shard, arrange, make_layout
 from dlkd_jax.data.shapes import Feature, Plan, ShardShape, batch_shapes, make_plan
 from dlkd_jax.data.sources import Lengths, Source, scan_lengths

@@ -32,8 +32,7 @@ import numpy as np
 
 from dlkd_jax import sharding
 from dlkd_jax.config_defaults import load_recipe
-from dlkd_jax.data.batch import Batch
-from dlkd_jax.data.options import PipelineOptions
+from dlkd_jax.data.batch import Batch, PipelineOptions
 from dlkd_jax.data.packing import arrange
 from dlkd_jax.data.sources import Lengths, Source, open_lengths, open_source, scan_lengths
 from dlkd_jax.data.train_pipeline import TrainPipeline, plan_of_run, train_pipeline

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dlkd_jax.data.batch import Batch
-from dlkd_jax.data.options import PipelineOptions
+from dlkd_jax.data.batch import Batch, PipelineOptions
 from dlkd_jax.data.sources import Lengths, Record
 from dlkd_jax.data.train_pipeline import train_pipeline
 from dlkd_jax.tools import lengths as models

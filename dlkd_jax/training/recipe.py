@@ -15,7 +15,7 @@ import optax
 
 from dlkd_jax import plugins
 from dlkd_jax.config_rules import TERM
-from dlkd_jax.data.options import PipelineOptions
+from dlkd_jax.data.batch import PipelineOptions
 from dlkd_jax.losses.total import Term, contrastive, distillation, triplet
 from dlkd_jax.models.students import make_student as make_student
 from dlkd_jax.models.students import product_dtype

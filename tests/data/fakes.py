@@ -8,8 +8,7 @@ import pathlib
 import h5py
 import numpy as np
 
-from dlkd_jax.data.batch import Batch
-from dlkd_jax.data.options import PipelineOptions
+from dlkd_jax.data.batch import Batch, PipelineOptions
 from dlkd_jax.data.shapes import make_plan
 from dlkd_jax.data.sources import Lengths, check_lengths, scan_lengths
 from dlkd_jax.data.train_pipeline import Collator

@@ -6,8 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from dlkd_jax.data.batch import Batch
-from dlkd_jax.data.options import PipelineOptions
+from dlkd_jax.data.batch import Batch, PipelineOptions
 from dlkd_jax.data.shapes import Feature, batch_shapes, make_plan
 from dlkd_jax.data.sources import Lengths
 from dlkd_jax.tools.lengths import MODELS, SIZES
