@@ -1,11 +1,28 @@
-"""How this process's memory is given back to the system, or kept."""
+"""How much memory there is, and how that of this process is given back to the system, or kept."""
 
 from __future__ import annotations
 
 import ctypes
+import pathlib
 
+# Of the memory that the machine or its container has left, what is kept of a split of a data set, by all processes
+# together, may take this share.
+KEPT_SHARE = 0.25
 # Of glibc's <malloc.h>.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+
+
+def available_bytes() -> int:
+  """Returns how much memory the machine, or the container that this runs in, has left; 0 where neither tells."""
+  left = []
+  try:
+    meminfo = dict(line.split(':') for line in pathlib.Path('/proc/meminfo').read_text().splitlines())
+    left.append(int(meminfo['MemAvailable'].split()[0]) << 10)
+    limit, used = (pathlib.Path('/sys/fs/cgroup', f'memory.{x}').read_text().strip() for x in ('max', 'current'))
+    left.append(int(limit) - int(used))
+  except (OSError, KeyError, ValueError):
+    pass  # Another system, or no limit ('max').
+  return max(0, min(left, default=0))
 
 
 def give_back_large_blocks() -> bool:

@@ -14,20 +14,18 @@ import concurrent.futures
 import dataclasses
 import functools
 import itertools
-import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 
+from dlkd_jax.allocation import KEPT_SHARE, available_bytes
 from dlkd_jax.data import sources, transforms
 from dlkd_jax.data.batch import PipelineOptions
 from dlkd_jax.data.sources import Lengths, Source
 from dlkd_jax.errors import UserError
 
 _T = TypeVar('_T')
-# Of the memory that a machine or its container has left, the whole split may take this share, a process its part of it.
-KEPT_SHARE = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,19 +134,6 @@ class EvaluationSplit:
       yield block
     if room >= 0:  # All of them; an evaluation that is asked to stop does not come here.
       self._kept[what], self._room = blocks, room
-
-
-def available_bytes() -> int:
-  """Returns how much memory the machine, or the container that this runs in, has left; 0 where neither tells."""
-  left = []
-  try:
-    meminfo = dict(line.split(':') for line in pathlib.Path('/proc/meminfo').read_text().splitlines())
-    left.append(int(meminfo['MemAvailable'].split()[0]) << 10)
-    limit, used = (pathlib.Path('/sys/fs/cgroup', f'memory.{x}').read_text().strip() for x in ('max', 'current'))
-    left.append(int(limit) - int(used))
-  except (OSError, KeyError, ValueError):
-    pass  # Another system, or no limit ('max').
-  return max(0, min(left, default=0))
 
 
 def gallery_order(

@@ -19,7 +19,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from dlkd_jax import allocation
+from dlkd_jax.allocation import KEPT_SHARE, available_bytes, keep_large_blocks
 from dlkd_jax.data import sources, transforms
 from dlkd_jax.data.batch import Batch, PipelineOptions
 from dlkd_jax.data.packing import Shard, arrange, make_layout
@@ -147,7 +147,7 @@ def train_pipeline(
     lengths = scan_lengths(source)
   if len(lengths) != len(source):
     raise UserError(f'there are lengths of {len(lengths)} records and {len(source)} records; cut both alike')
-  allocation.keep_large_blocks()
+  keep_large_blocks()
   sources.check_lengths(source, lengths, options)
   collator = Collator(source, lengths, plan_of_run(lengths, options, seed), process_index, process_count)
   return TrainPipeline(collator, len(source), seed)
@@ -194,6 +194,8 @@ class Collator:
     self._mine = slice(process_index * local, (process_index + 1) * local)
     self._source, self._lengths, self._options = source, lengths, options
     self._checked = np.zeros(len(source), bool)  # Records that are known to be as they should.
+    self._kept: dict[int, sources.Record] = {}
+    self._room = int(available_bytes() * KEPT_SHARE / process_count)
     self._pool = concurrent.futures.ThreadPoolExecutor(options.read_threads, thread_name_prefix='collate')
     self._memory = _Memory(batch_shapes(plan.levels[-1], local, self.features))
 
@@ -221,10 +223,22 @@ class Collator:
     return batch
 
   def _read(self, index: int) -> sources.Record:
-    """Returns a record, the first time after checking that training can use it and that it is as long as listed."""
+    """Returns what a batch takes of a record, which is kept where there is room."""
+    if (kept := self._kept.get(index)) is not None:
+      return kept
     record = self._source[index]
-    if self._checked[index]:
-      return record
+    if not self._checked[index]:
+      self._check(record, index)
+    names = {*self.features, 'token_lengths', *(['teacher_frames'] if self._options.teacher else [])}
+    used = {name: record[name] for name in names}
+    size = sum(array.nbytes for array in used.values())
+    if size <= self._room:
+      self._room -= size
+      self._kept[index] = used
+    return used
+
+  def _check(self, record: sources.Record, index: int) -> None:
+    """Checks that training can use a record and that it is as long as listed."""
     sources.check_trainable(record, self._options)
     lengths, start = self._lengths, self._lengths.starts[index]
     tokens = np.asarray(record['token_lengths']).tolist()
@@ -251,7 +265,6 @@ class Collator:
       for name in self.features:
         transforms.check_finite(record[name])
     self._checked[index] = True
-    return record
 
   def _empty_batch(self, mine: list[Shard], shape: ShardShape) -> Batch:
     """Allocates this process's shards of a batch, complete but for the features of real positions."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dlkd_jax import sharding
+from dlkd_jax.data import train_pipeline as train_pipeline_lib
 from dlkd_jax.data.batch import Batch
 from dlkd_jax.data.sources import scan_lengths
 from dlkd_jax.data.train_pipeline import plan_of_run, train_pipeline
@@ -81,6 +82,26 @@ def test_memory_is_used_again_when_nobody_holds_it(devices):
     assert batch.student_frames.ctypes.data % 64 == 0
     del batch
   assert len(places) < 9
+
+
+@pytest.mark.parametrize('rooms', [0, 1e4, 1e9])
+def test_records_are_kept_where_there_is_room(rooms, monkeypatch):
+  reads = collections.Counter()
+
+  class Counting(list):
+    def __getitem__(self, index):
+      reads[index] += 1
+      return super().__getitem__(index)
+
+  monkeypatch.setattr(train_pipeline_lib, 'available_bytes', lambda: rooms)
+  records, opts = Counting(fakes.source(21)), fakes.options()
+  expected = take(train_pipeline(list(records), opts, 0), 9)
+  reads.clear()
+  pipeline = train_pipeline(records, opts, 0, lengths=scan_lengths(list(records)))
+  for ours, theirs in zip(take(pipeline, 9), expected, strict=True):
+    assert_same(ours, theirs)
+  again = [index for index in range(1, 21) if reads[index] > 1]
+  assert len(again) == 20 if not rooms else 0 < len(again) < 20 if rooms == 1e4 else not again
 
 
 def test_every_caption_comes_once_an_epoch():
