@@ -231,14 +231,17 @@ def test_twenty_kills_at_random_moments(commands, tmp_path):
   rng, newest, kills = random.Random(0), 0, 0
   while kills < KILLS:
     process = commands.start(workdir, *longer)
-    # Half of the kills come before the first step or about it, the others once steps are being made: within two epochs
-    # or so, so that the run is long enough for all of them.
-    if kills % 2:
-      reached = max(logged_steps(workdir), default=0)
-      wait_until(lambda: max(logged_steps(workdir), default=0) not in (0, reached), process)  # noqa: B023
+    # Half of the kills come before the first step or at it, the others soon behind one: so the run is long enough.
+    reached, until = max(logged_steps(workdir), default=0), time.monotonic() + rng.uniform(0.0, seconds)
+    early = kills % 2 == 0
+    wait_until(
+      lambda: (
+        max(logged_steps(workdir), default=0) not in (0, reached) or (early and time.monotonic() > until)  # noqa: B023
+      ),
+      process,
+    )
+    if not early:
       time.sleep(rng.uniform(0.0, 0.2))
-    else:
-      time.sleep(rng.uniform(0.0, seconds))
     if process.poll() is not None:
       assert process.returncode == 0, process.communicate()
       break
