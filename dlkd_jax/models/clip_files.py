@@ -9,11 +9,13 @@ the other tower's inputs can be prepared.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
 import pathlib
 import tempfile
+import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -66,12 +68,14 @@ class ClipModel:
     return Clip(self.config, dtype)
 
 
-def parameter_shapes(config: ClipConfig) -> dict[str, tuple[int, ...]]:
+@functools.lru_cache(maxsize=8)  # Tracing a model takes longer than reading a small one.
+def parameter_shapes(config: ClipConfig) -> Mapping[str, tuple[int, ...]]:
   """Returns name → shape of all parameters of a model, names as `text/block_00/expand/kernel`; nothing is computed."""
   pixels = jax.ShapeDtypeStruct((1, config.image.size, config.image.size, 3), jnp.float32)
   ids = jax.ShapeDtypeStruct((1, config.text.context), jnp.int32)
   params = jax.eval_shape(Clip(config).init, jax.random.key(0), pixels, ids)['params']
-  return {name: x.shape for name, x in flax.traverse_util.flatten_dict(params, sep='/').items()}
+  flat = flax.traverse_util.flatten_dict(params, sep='/')
+  return types.MappingProxyType({name: x.shape for name, x in flat.items()})
 
 
 def load_clip(path: str | os.PathLike[str]) -> ClipModel:
