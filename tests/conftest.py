@@ -1,6 +1,9 @@
 """Set before JAX is first imported: eight CPU devices, and no silent rank promotion. Slow tests are asked for."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 import pytest
 
@@ -12,6 +15,12 @@ if 'backend_optimization_level' not in flags:
   flags += ' --xla_backend_optimization_level=0'  # Most of the time of the tests is compilation.
 os.environ['XLA_FLAGS'] = flags.strip()
 os.environ.setdefault('JAX_NUMPY_RANK_PROMOTION', 'raise')
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+  # One for a session, for all processes of it: a program is compiled once.
+  compiled = tempfile.mkdtemp(prefix='dlkd_jax-compiled-')
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = compiled
+  atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
 
 # Files that take minutes come first, so that none of them is left for one process while the others have nothing to do.
 LONG = (

@@ -1,14 +1,10 @@
-"""Commands as a user gives them, each a process of its own, on a tiny synthetic data set.
-
-All of them share one cache of compiled programs, made anew for each session of the tests: a step is compiled once.
-"""
+"""Commands as a user gives them, each a process of its own, on a tiny synthetic data set."""
 
 import fcntl
 import json
 import os
 import pathlib
 import socket
-import subprocess
 import sys
 import time
 
@@ -17,6 +13,7 @@ import numpy as np
 import pytest
 
 from dlkd_jax.training.checkpoints import Checkpoints
+from tests import forked
 from tests.paths import repository
 
 # A small student and few steps, on two virtual devices. Checkpoints come in the middle of epochs, too: 64 training
@@ -32,7 +29,7 @@ SMALL = (
 
 
 class Commands:
-  """Runs commands that share a data set and a cache of compiled programs below one folder."""
+  """Runs commands that share a data set below one folder."""
 
   def __init__(self, folder: pathlib.Path, recipe: str = 'configs/synthetic.py'):
     """Builds the data set where it is absent."""
@@ -50,14 +47,14 @@ class Commands:
       # Compiled quickly: what is compared was compiled alike.
       XLA_FLAGS=f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0',
       JAX_PLATFORMS='cpu',
-      JAX_COMPILATION_CACHE_DIR=str(self.folder / 'compiled'),
       JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0',
     )
     return {'args': [sys.executable, '-m', module, *arguments], 'env': environment, 'cwd': repository(), 'text': True}
 
   def try_to(self, module, *arguments, **more):
     """Runs a command to its end, whatever that is."""
-    return subprocess.run(**self.options(module, *arguments, **more), capture_output=True, check=False)
+    options = self.options(module, *arguments, **more)
+    return forked.run(module, arguments, options['env'], options['cwd'])
 
   def run(self, module, *arguments, **more):
     """Runs a command that must succeed; returns what it printed."""
@@ -72,8 +69,9 @@ class Commands:
 
   def start(self, workdir, *more):
     """Starts a training in a session of its own."""
-    options = self.options(*self.training(workdir, *more))
-    return subprocess.Popen(**options, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    module, *arguments = self.training(workdir, *more)
+    options = self.options(module, *arguments)
+    return forked.start(module, arguments, options['env'], options['cwd'])
 
   def start_two(self, workdir, *more):
     """Starts a training in two processes of two devices each."""
@@ -85,7 +83,7 @@ class Commands:
 
 
 def shared_folder(tmp_path_factory):
-  """The folder of data set and compiled programs, one for all processes that share the tests."""
+  """The folder of the data set, one for all processes that share the tests."""
   folder = tmp_path_factory.getbasetemp()
   if 'PYTEST_XDIST_WORKER' in os.environ:
     folder = folder.parent

@@ -1,4 +1,7 @@
-"""Two processes train as one: the same numbers, stopped together by a signal to either, resumed by one alone."""
+"""Two processes train as one: the same numbers, stopped together by a signal to either, resumed by one alone.
+
+Most runs have one branch and no teacher, whose step compiles sooner: each process compiles it anew.
+"""
 
 import json
 import signal
@@ -8,10 +11,14 @@ import numpy as np
 import pytest
 
 from dlkd_jax.training.checkpoints import Checkpoints
-from tests.runs import commands, logged_steps, records, wait_until
+from tests.runs import Commands, logged_steps, records, shared_folder, wait_until
 
-__all__ = ['commands']  # The fixture.
 MEASURED = ('time/', 'memory/', 'compile/')  # Names of scalars that differ from run to run.
+
+
+@pytest.fixture(scope='module')
+def commands(tmp_path_factory):
+  return Commands(shared_folder(tmp_path_factory), 'configs/synthetic.py:single,no_teacher')
 
 
 @pytest.fixture(scope='module')
@@ -53,11 +60,20 @@ def assert_nothing_is_compiled_after_the_first_epoch(workdir):
 
 
 @pytest.mark.slow
-def test_two_processes_give_what_one_gives(commands, alone, tmp_path):
-  (code, output, error), (other_code, other_output, other_error) = ends(commands.start_two(tmp_path))
+def test_two_processes_give_what_one_gives(commands, tmp_path):
+  """Both branches, and the teacher."""
+  commands = Commands(commands.folder)
+  alone, together = tmp_path / 'alone', tmp_path / 'together'
+  commands.run(*commands.training(alone))
+  (code, output, error), (other_code, other_output, other_error) = ends(commands.start_two(together))
   assert (code, other_code) == (0, 0), error + other_error
   assert '4 cpu device(s) of 2 processes' in output and 'Final results' in output
   assert not [line for line in other_output.splitlines() if not line.startswith('[Gloo]')]
+  assert_close(together, alone)
+
+
+def test_eight_devices_give_what_two_give(commands, alone, tmp_path):
+  assert '8 cpu device(s)' in commands.run(*commands.training(tmp_path), devices=8)
   assert_close(tmp_path, alone)
   assert_nothing_is_compiled_after_the_first_epoch(tmp_path)
 

@@ -4,13 +4,11 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 
+from tests import forked
 from tests.gallery import worlds
-from tests.paths import repository
 
 
 @pytest.fixture(scope='module')
@@ -30,17 +28,9 @@ def folder(world, tmp_path_factory):
   return path
 
 
-def run(folder, module, *arguments, code=0, given=None):
-  environment = dict(
-    os.environ,
-    PYTHONPATH=str(repository()),
-    XLA_FLAGS='',
-    JAX_PLATFORMS='cpu',
-    JAX_COMPILATION_CACHE_DIR=str(folder / 'compiled'),
-    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0',
-  )
-  command = [sys.executable, '-m', module, *arguments]
-  done = subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True, check=False, input=given)
+def run(folder, module, *arguments, code=0, given=''):
+  environment = dict(os.environ, XLA_FLAGS='--xla_backend_optimization_level=0')
+  done = forked.run(module, arguments, environment, folder, given)
   assert done.returncode == code, done.stdout + done.stderr
   assert 'Traceback' not in done.stderr
   return done.stdout if code == 0 else done.stderr

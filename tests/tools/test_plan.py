@@ -1,10 +1,9 @@
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 
+from tests import forked
 from tests.paths import repository
 
 SMALL = (
@@ -20,10 +19,9 @@ SMALL = (
 
 
 def plan(*arguments):
-  environment = dict(os.environ, PYTHONPATH=str(repository()))
-  environment.pop('XLA_FLAGS', None)
-  command = [sys.executable, '-m', 'dlkd_jax.tools.plan', '--config=configs/tvr.py', *SMALL, *arguments]
-  return subprocess.run(command, cwd=repository(), env=environment, text=True, capture_output=True, check=False)
+  environment = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'}
+  command = ('--config=configs/tvr.py', *SMALL, *arguments)
+  return forked.run('dlkd_jax.tools.plan', command, environment, repository())
 
 
 @pytest.mark.slow
