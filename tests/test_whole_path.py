@@ -77,12 +77,30 @@ def test_training_leaves_what_the_readme_says(undisturbed):
   assert {'memory/host_peak', 'compile/programs', 'compile/seconds'} <= names
 
 
-def test_training_learns(undisturbed):
-  losses = [record['loss/total'] for record in records(undisturbed[0]) if 'loss/total' in record]
-  assert np.mean(losses[-4:]) < 0.9 * losses[0]
+def test_training_learns(commands, tmp_path):
+  """A student that was trained finds videos that it never saw: by each branch, and by both together."""
+  world = {'background': 0.5, 'num_train': 512, 'student_noise': 0.2, 'token_noise': 0.2}
+  options = (f'--{name}={value}' for name, value in world.items())
+  commands.run('tfds_builders.build', 'synthetic', '--config=small', *options, f'--data_dir={tmp_path / "data"}')
+  (name,) = (path.name for path in (tmp_path / 'data' / 'synthetic_prvr').glob('small_*'))
+  learning = {
+    'data.data_dir': tmp_path / 'data',
+    'data.dataset': f'synthetic_prvr/{name}',
+    'data.batch_videos': 32,
+    'model.hidden': 32,
+    'training.epochs': 10,
+    'training.checkpoint_every_steps': 0,
+    'optimizer.learning_rate': 1e-3,
+  }
+  options = (f'--config.{name}={value}' for name, value in learning.items())
+  commands.run(*commands.training(tmp_path / 'run', *options), devices=1)
+  metrics = json.loads((tmp_path / 'run' / 'results.json').read_text())['metrics']
+  # 238, 180 and 238 were found. By chance it is 150 of 32 videos, with a standard deviation of 9.
+  for scorer, least in (('inheritance', 205), ('exploration', 165), ('fused', 205)):
+    assert metrics[f'test/{scorer}/SumR'] > least, (scorer, metrics)
 
 
-@pytest.mark.parametrize('moment', [2, pytest.param(7, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('moment', [pytest.param(2, marks=pytest.mark.slow), 7])
 def test_killed_and_resumed_gives_the_same_bits(undisturbed, commands, tmp_path, moment):
   process = commands.start(tmp_path)
   wait_until(lambda: max(logged_steps(tmp_path), default=0) >= moment, process)
@@ -181,13 +199,6 @@ def test_nan_stops_the_run_and_keeps_the_last_checkpoint(single, tmp_path):
   if (tmp_path / 'checkpoints').exists() and any((tmp_path / 'checkpoints').iterdir()):
     params, _ = read_best(tmp_path)
     assert all(np.isfinite(x).all() for branch in params.values() for x in _leaves(branch))
-
-
-def test_training_stops_when_validation_does_not_improve(single, tmp_path):
-  still = ('--config.optimizer.learning_rate=1e-12', '--config.training.epochs=9', '--config.training.patience=2')
-  single.run(*single.training(tmp_path, *still))
-  results = json.loads((tmp_path / 'results.json').read_text())
-  assert (results['best_epoch'], results['epochs']) == (1, 3)
 
 
 def _leaves(tree):

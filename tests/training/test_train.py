@@ -57,8 +57,8 @@ class Kept:
     self.marked.append((step, progress.evaluated_epochs, progress.best_step))
 
 
-def run(tmp_path, devices, step_key, stop=None, **training):
-  """Trains two epochs of two steps on so many devices; returns (state, what was saved, compilations of the steps)."""
+def run(tmp_path, devices, step_key, stop=None, epochs=2, **training):
+  """Trains epochs of two steps on so many devices; returns (state, what was saved, compilations of the steps)."""
   mesh = sharding.make_mesh(jax.devices()[:devices])
   whole, rows = sharding.replicated(mesh), sharding.rows(mesh)
 
@@ -69,7 +69,7 @@ def run(tmp_path, devices, step_key, stop=None, **training):
   compiled = jax.jit(step, in_shardings=(None, rows, whole), donate_argnums=0)
   config = tvr.get_config()
   with config.unlocked():
-    config.training.update(epochs=2, **training)
+    config.training.update(epochs=epochs, **training)
   state = jax.device_put(TrainState(jnp.zeros((), jnp.int32), {}, ()), whole)
   progress, kept, key = Progress({}), Kept(), step_key(mesh)
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), next(Stream(devices)))
@@ -92,7 +92,9 @@ def run(tmp_path, devices, step_key, stop=None, **training):
         primary=types.SimpleNamespace(sum_r=1.0), as_dict=lambda prefix: {}
       ),
       checkpoints=kept,
-      records=Records(NoWriter(), compilations, progress, tmp_path, every=20, per_epoch=STEPS, epochs=2),
+      records=Records(
+        NoWriter(), compilations, progress, tmp_path, every=20, per_epoch=STEPS, epochs=config.training.epochs
+      ),
       tracer=tracer,
       stop=stop or StopRequest(),
     )
@@ -115,6 +117,11 @@ def test_what_is_placed_is_trained_on_and_saved_before_it_is_evaluated(tmp_path,
 def test_checkpoints_between_epochs(tmp_path):
   _, kept, _ = run(tmp_path, 1, replicated_key, checkpoint_every_steps=1)
   assert kept.saved == [(step, step, step) for step in (1, 2, 3, 4)]
+
+
+def test_training_stops_when_validation_does_not_improve(tmp_path):
+  state, kept, _ = run(tmp_path, 1, replicated_key, epochs=9, patience=2)
+  assert int(state.step) == 3 * STEPS and kept.marked[-1] == (3 * STEPS, 3, STEPS)
 
 
 def test_the_step_finds_what_was_compiled_ahead():
