@@ -66,10 +66,6 @@ def test_wrong_arguments_are_refused(arg, message):
     config_defaults.parse_arguments(arg, a=False, b=0, c=1.0)
 
 
-def test_there_are_recipes():
-  assert set(PUBLISHED) <= set(RECIPES)
-
-
 @pytest.mark.parametrize('arg', ARGUMENTS)
 @pytest.mark.parametrize('name', RECIPES)
 def test_every_recipe_loads_with_every_argument(name, arg):

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -169,3 +170,10 @@ def test_public_functions_have_docstrings():
     nodes = [tree, *(n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name[0] != '_')]
     missing += [f'{path}:{getattr(n, "name", "module")}' for n in nodes if not ast.get_docstring(n)]
   assert not missing
+
+
+def test_what_is_deprecated_is_an_error_where_we_call_it():
+  """As the settings of pytest have it; of others it is not ours to mend."""
+  warnings.warn_explicit('old', DeprecationWarning, 'of_others.py', 1, module='of_others')
+  with pytest.raises(DeprecationWarning):
+    warnings.warn_explicit('old', DeprecationWarning, 'made_up.py', 1, module='dlkd_jax.made_up')

@@ -36,16 +36,12 @@ def run(line, cwd, *more):
   return subprocess.run(arguments, cwd=cwd, env=environment, text=True, capture_output=True, check=False)
 
 
-def test_the_readme_has_commands():
+def test_modules_and_files_exist():
   assert len(PYTHON) >= 6
-
-
-@pytest.mark.parametrize('line', PYTHON)
-def test_modules_and_files_exist(line):
-  words = shlex.split(line)
-  assert importlib.util.find_spec(words[2]) is not None, words[2]
-  for config in re.findall(r'--config=(configs/\w+\.py)', line):
-    assert (repository() / config).is_file()
+  for line in PYTHON:
+    assert importlib.util.find_spec(shlex.split(line)[2]) is not None, line
+    for config in re.findall(r'--config=(configs/\w+\.py)', line):
+      assert (repository() / config).is_file(), line
 
 
 def test_linked_files_exist():

@@ -32,14 +32,16 @@ def one_device(request):
   return step, worlds.world(1, 0.3, worlds.DRAWN).run(worlds.make_batch(), step)
 
 
-# Eight devices take all ways that two do, and more; the smaller cases are run on request.
-@pytest.mark.parametrize('devices', [pytest.param(2, marks=pytest.mark.slow), 8])
+# Each case is a program that takes long to compile. Eight devices take all ways that two do, packing them all that
+# padding does, and parts on four devices those on one: the smaller cases are run on request.
+@pytest.mark.slow
+@pytest.mark.parametrize('devices', [2, 8])
 def test_objective_and_gradients_equal_those_of_one_device(one_device, devices):
   step, expected = one_device
   assert_same(worlds.world(devices, 0.3, worlds.DRAWN).run(worlds.make_batch(shards=devices), step), expected)
 
 
-@pytest.mark.parametrize('devices', [1, pytest.param(2, marks=pytest.mark.slow), 8])
+@pytest.mark.parametrize('devices', [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2)), 8])
 def test_neither_packing_nor_uneven_shares_change_anything(one_device, devices):
   # Dropout, negatives and hard rows are drawn, and none depends on where a video lies.
   step, expected = one_device
@@ -59,7 +61,7 @@ def test_split_parameters_give_the_same(one_device, monkeypatch):
     assert leaf.sharding == want
 
 
-@pytest.mark.parametrize('devices, parts', [pytest.param(1, 2, marks=pytest.mark.slow), (1, 4), (4, 2)])
+@pytest.mark.parametrize('devices, parts', [*(pytest.param(1, n, marks=pytest.mark.slow) for n in (2, 4)), (4, 2)])
 def test_encoding_in_parts_gives_the_gradients_of_the_whole(one_device, devices, parts):
   step, expected = one_device
   world = worlds.world(devices, 0.3, worlds.DRAWN, micro_batches=parts)

@@ -1,5 +1,6 @@
 """The search by plain numpy: every frame of every video in float32, nothing clever."""
 
+import jax
 import numpy as np
 
 from dlkd_jax.data import sources
@@ -17,7 +18,9 @@ class Oracle:
 
   def __init__(self, world, splits=('test', 'gallery')):
     config, (params, _) = read_config(world.run), read_best(world.run)
-    self._student, self._params = recipe.make_student(config), params
+    student = recipe.make_student(config)
+    encode = lambda rows, mask, method: student.apply({'params': params}, rows, mask, method=method)  # noqa: E731
+    self._encode = jax.jit(encode, static_argnames='method')
     self._most, self._words = config.data.max_frames, config.data.max_words
     self.frames, self.times = {}, {}
     for split in splits:
@@ -32,7 +35,7 @@ class Oracle:
     rows = np.asarray(rows, np.float32)
     rows = rows / (np.linalg.norm(rows, axis=-1, keepdims=True) + 1e-5)
     mask = np.ones((1, len(rows)), bool)
-    found = self._student.apply({'params': self._params}, rows[None], mask, method=method)
+    found = self._encode(rows[None], mask, method)
     return {name: np.asarray(array)[0] for name, array in found.items()}
 
   def _video(self, record):

@@ -1,5 +1,7 @@
 """What the losses keep of the size of their score matrices, by the compiler's own account."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +30,7 @@ LOSSES = {
 }
 
 
+@functools.cache
 def compiled(name):
   matrix = jax.ShapeDtypeStruct((Q, B), jnp.float32)
 

@@ -145,7 +145,13 @@ OPTIONS = {
 }
 
 
-RUNS = [('recipe', (8, 1)), ('recipe', (4, 2)), ('random', (8, 1)), ('hard', (2, 1))]
+# Two axes are taken by the step of `test_sharding`, too.
+RUNS = [
+  ('recipe', (8, 1)),
+  pytest.param('recipe', (4, 2), marks=pytest.mark.slow),
+  ('random', (8, 1)),
+  ('hard', (2, 1)),
+]
 
 
 @pytest.mark.parametrize(('name', 'shape'), RUNS)

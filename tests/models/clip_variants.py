@@ -4,6 +4,7 @@ Weights, pictures and token ids follow from fixed numbers, so that only expected
 """
 
 import copy
+import functools
 import json
 
 import ml_dtypes
@@ -177,6 +178,7 @@ def merged(content, changes):
   return content
 
 
+@functools.cache
 def parameters():
   """Returns the parameters of all variants by our names."""
   rng = np.random.default_rng(7)

@@ -1,6 +1,9 @@
 """Small CLIP models for tests."""
 
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tokenizers
 
@@ -52,3 +55,14 @@ def inputs(seed=1):
   rng = np.random.default_rng(seed)
   ids = tiny_model().tokenizer(['a red square', 'blue circle moves left right', 'a'])
   return rng.normal(size=(3, 16, 16, 3)).astype(np.float32), ids
+
+
+@functools.cache
+def _program(config, dtype, method, layers):
+  module, more = Clip(config, dtype), () if layers is None else (layers,)
+  return jax.jit(lambda params, *inputs: module.apply({'params': params}, *inputs, *more, method=method))
+
+
+def apply(model, *inputs, method=None, dtype=jnp.float32, layers=None):
+  """What the module of a model says to inputs: one program for all models of its sizes."""
+  return _program(model.config, dtype, method, layers)(model.params, *inputs)

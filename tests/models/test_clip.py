@@ -1,5 +1,6 @@
 """The towers of CLIP, against the transformers library's numbers and against loops in numpy."""
 
+import dataclasses
 import math
 
 import jax
@@ -7,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlkd_jax.models.clip import SIZES, Clip, TowerConfig
+from dlkd_jax.models.clip import SIZES, TowerConfig
 from dlkd_jax.models.clip_files import load_clip, parameter_shapes
-from tests.models.clips import inputs, tiny_config, tiny_model
+from tests.models.clips import apply, inputs, tiny_config, tiny_model
 from tests.paths import golden
 
 
@@ -71,7 +72,7 @@ def plain_text(ids, params, config):
 def test_towers_agree_with_loops(activation):
   model = tiny_model(activation=activation)
   pixels, ids = inputs()
-  image, text = model.module().apply({'params': model.params}, pixels, ids)
+  image, text = apply(model, pixels, ids)
   for n in range(3):
     features, states = plain_image(pixels[n], model.params['image'], model.config.image)
     np.testing.assert_allclose(image.features[n], features, rtol=1e-4, atol=1e-5)
@@ -84,7 +85,7 @@ def test_towers_agree_with_loops(activation):
 def test_towers_agree_with_transformers():
   model, io = load_clip(golden('clip_tiny')), np.load(golden('clip_tiny') / 'io.npz')
   pixels, ids = io['pixel_values'].transpose(0, 2, 3, 1), io['input_ids'].astype(np.int32)
-  image, text = model.module().apply({'params': model.params}, pixels, ids)
+  image, text = apply(model, pixels, ids)
   for found, name in (
     (image.features, 'image_features'),
     (image.states, 'vision_last_hidden_state'),
@@ -103,15 +104,15 @@ def test_an_end_token_that_is_not_the_largest_id():
   params = dict(model.params)
   table = np.roll(model.params['text']['tokens']['embedding'], 1, axis=0)
   params['text'] = dict(model.params['text'], tokens={'embedding': table})
-  other = Clip(tiny_config(end=0)).apply({'params': params}, pixels, ids)[1]
-  same = model.module().apply({'params': model.params}, *inputs())[1]
+  other = apply(dataclasses.replace(model, config=tiny_config(end=0), params=params), pixels, ids)[1]
+  same = apply(model, *inputs())[1]
   np.testing.assert_allclose(other.features, same.features, rtol=1e-5, atol=1e-6)
 
 
 def test_what_follows_the_end_changes_nothing():
   model = tiny_model()
   ids = inputs()[1][2:]
-  encode = lambda ids: model.module().apply({'params': model.params}, ids, method='encode_text').features  # noqa: E731
+  encode = lambda ids: apply(model, ids, method='encode_text').features  # noqa: E731
   cut = ids[:, : model.tokenizer.lengths(ids)[0]]
   assert cut.shape[1] < ids.shape[1]
   np.testing.assert_allclose(encode(ids), encode(cut), rtol=1e-5, atol=1e-6)
@@ -120,7 +121,7 @@ def test_what_follows_the_end_changes_nothing():
 def test_states_of_an_earlier_layer():
   model = tiny_model()
   pixels = inputs()[0]
-  found = model.module().apply({'params': model.params}, pixels, 1, method='encode_image').states
+  found = apply(model, pixels, method='encode_image', layers=1).states
   params = model.params['image']
   one = TowerConfig(12, 1, 3, 20)
   rows = [params['class_token']] + [
@@ -136,8 +137,7 @@ def test_states_of_an_earlier_layer():
 
 def test_bfloat16_products_stay_near():
   model = tiny_model()
-  exact = model.module().apply({'params': model.params}, *inputs())
-  near = model.module(jnp.bfloat16).apply({'params': model.params}, *inputs())
+  exact, near = apply(model, *inputs()), apply(model, *inputs(), dtype=jnp.bfloat16)
   for a, b in zip(exact, near, strict=True):
     assert b.features.dtype == jnp.float32
     cosine = jnp.sum(a.features * b.features, -1) / jnp.linalg.norm(a.features, axis=-1) / jnp.linalg.norm(b.features)
@@ -182,5 +182,5 @@ def test_gradients_reach_every_parameter():
     image, text = model.module().apply({'params': params}, *inputs())
     return jnp.sum(image.features @ text.features.T) * jnp.exp(params['logit_scale'])
 
-  gradients = jax.grad(loss)(model.params)
+  gradients = jax.jit(jax.grad(loss))(model.params)
   assert all(np.any(np.asarray(x)) for x in jax.tree.leaves(gradients))

@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict
 
 from dlkd_jax.models.clip_files import load_clip, save_clip
 from dlkd_jax.models.clip_names import open_clip_names, to_file
-from tests.models.clips import inputs, tiny_model
+from tests.models.clips import apply, inputs, tiny_model
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_a_model_of_open_clip(tmp_path):
     read = load_clip(path)
     assert_same(model, read)
     assert read.preprocess.mean == (0.1, 0.2, 0.3) and read.preprocess.size == 16
-  ours, theirs = (m.module().apply({'params': m.params}, *inputs()) for m in (model, read))
+  ours, theirs = (apply(m, *inputs()) for m in (model, read))
   np.testing.assert_array_equal(ours[0].features, theirs[0].features)
 
 

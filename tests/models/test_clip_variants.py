@@ -18,10 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dlkd_jax.errors import UserError
-from dlkd_jax.models import clip
 from dlkd_jax.models.clip_files import load_clip
 from dlkd_jax.models.clip_inputs import read_preprocess
-from tests.models import clip_variants
+from tests.models import clip_variants, clips
 from tests.models.clip_variants import merged, pictures, write
 
 EXPECTED = np.load(pathlib.Path(__file__).parent / 'data' / 'clip_variants.npz')
@@ -30,8 +29,8 @@ EXPECTED = np.load(pathlib.Path(__file__).parent / 'data' / 'clip_variants.npz')
 def features(folder):
   model = load_clip(folder)
   pixels = np.stack([model.preprocess(picture) for picture in pictures()])
-  apply = lambda x, method: model.module().apply({'params': model.params}, x, method=method).features  # noqa: E731
-  return apply(pixels, clip.Clip.encode_image), apply(clip_variants.IDS, clip.Clip.encode_text)
+  image, text = clips.apply(model, pixels, clip_variants.IDS)
+  return image.features, text.features
 
 
 @pytest.mark.parametrize('name', clip_variants.VARIANTS)

@@ -11,11 +11,23 @@ from dlkd_jax.retrieval.metrics import metrics_from_ranks
 from tests.reporting import worlds
 
 
+@pytest.fixture(scope='session')
+def analysed():
+  """What was analysed before, by what was asked."""
+  return {}
+
+
 @pytest.fixture
-def found(monkeypatch, tmp_path):
-  """Analyses a made-up split; the validation split is another."""
+def found(monkeypatch, tmp_path, analysed):
+  """Analyses a made-up split; the validation split is another. Nobody changes what it returns."""
 
   def analyse(options=worlds.QUICK, **more):
+    asked = repr((options, more))
+    if asked not in analysed:
+      analysed[asked] = anew(options, **more)
+    return analysed[asked]
+
+  def anew(options, **more):
     data = {'test': worlds.split(**more), 'val': worlds.split(seed=9, name='val', **more)}
     monkeypatch.setattr(analysis, 'read_split', lambda run, split: data[split])
     monkeypatch.setattr(analysis, 'pair_curves', lambda run, data, pairs: worlds.curves(data, pairs))

@@ -54,6 +54,8 @@ def test_there_is_a_time_for_each_frame(world):
 def test_curves_are_those_of_each_video_by_itself(world):
   run, records, data, curves, _ = world
 
+  apply = jax.jit(run.student.apply)
+
   def unit(rows):
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
@@ -64,7 +66,7 @@ def test_curves_are_those_of_each_video_by_itself(world):
     tokens = transforms.normalize_rows(record['student_tokens'][:length].astype(np.float32))[:5]
     row = data.caption_ids.index(record['caption_ids'][0].decode())
     ones = lambda rows: np.ones((1, len(rows)), bool)  # noqa: E731
-    encoded = run.student.apply({'params': run.params}, frames[None], ones(frames), tokens[None], ones(tokens))
+    encoded = apply({'params': run.params}, frames[None], ones(frames), tokens[None], ones(tokens))
     plain = {name: unit(encoded[0][name][0]) @ unit(encoded[1][name][0]) for name in encoded[0]}
     plain['fused'] = 0.7 * plain['inheritance'] + 0.3 * plain['exploration']
     teacher = unit(transforms.resample_frames(record['teacher_frames'], 12))

@@ -8,9 +8,9 @@ from dlkd_jax.reporting.document import Document
 from dlkd_jax.reporting.findings import Estimate
 from dlkd_jax.reporting.significance import Comparison
 from tests.reporting import worlds
-from tests.reporting.test_analysis import found
+from tests.reporting.test_analysis import analysed, found
 
-__all__ = ['found']  # The fixture.
+__all__ = ['analysed', 'found']  # The fixtures.
 
 
 def test_numbers():
@@ -32,13 +32,21 @@ def html_of(result):
   return document.to_html(Document('t', 's', sections.run_sections(result)))
 
 
-def test_every_part_is_there(found):
+def test_every_part_is_there_and_in_its_file(found, tmp_path):
   _, _, result = found()
-  text = html_of(result)
+  content = report_document.build([result], None, worlds.QUICK)
+  text = document.to_html(content)
   titles = ('Results', 'Slices', 'The right second', 'Fusion weights', 'Training', 'Queries', 'Best queries')
   assert all(f'>{title}</h' in text for title in titles)
   assert 'frames are spread evenly over the duration' in text
   assert 'intervals over videos are rough' in text  # There are 20 of them.
+  values = report_document.as_json([result], None, worlds.QUICK)
+  paths = report_document.write(tmp_path / 'out', content, values)
+  assert [path.name for path in paths] == ['report.html', 'report.md', 'report.json']
+  assert paths[0].read_text() == text and all(path.stat().st_size > 1000 for path in paths)
+  figures = list((tmp_path / 'out' / 'figures').iterdir())
+  assert len(figures) == len(document.figures_of(content))
+  assert all('xmlns="http://www.w3.org/2000/svg"' in path.read_text() for path in figures)
 
 
 def test_what_is_left_out_is_said(found):
@@ -54,23 +62,10 @@ def test_weights_chosen_on_the_split_itself_are_called_flattered(found, monkeypa
   options = analysis.Options(split='val', samples=100, permutations=100)
   _, _, result = found(options)
   monkeypatch.undo()
-  assert 'so their gain is flattered' in html_of(result)
+  assert 'so their gain is flattered' in document.to_html(Document('t', 's', [sections._fusion(result, '')]))
 
 
-def test_files(found, tmp_path):
-  _, _, result = found()
-  content = report_document.build([result], None, worlds.QUICK)
-  values = report_document.as_json([result], None, worlds.QUICK)
-  paths = report_document.write(tmp_path / 'out', content, values)
-  assert [path.name for path in paths] == ['report.html', 'report.md', 'report.json']
-  assert all(path.stat().st_size > 1000 for path in paths)
-  figures = list((tmp_path / 'out' / 'figures').iterdir())
-  assert len(figures) == len(document.figures_of(content))
-  assert all('xmlns="http://www.w3.org/2000/svg"' in path.read_text() for path in figures)
-
-
-def test_nothing_is_left_where_the_folder_cannot_be_written(found, tmp_path):
-  _, _, result = found()
+def test_nothing_is_left_where_the_folder_cannot_be_written(tmp_path):
   (tmp_path / 'out').write_text('a file')
   with pytest.raises(OSError, match='out'):
-    report_document.write(tmp_path / 'out', report_document.build([result], None, worlds.QUICK), {})
+    report_document.write(tmp_path / 'out', Document('t', 's', []), {})

@@ -115,7 +115,11 @@ def _meshes():
   }
 
 
-@pytest.mark.parametrize('devices', _meshes())
+# The others are less of the same: eight devices, and an axis more in another order.
+MESHES = ['one', 'eight', 'other order', *(pytest.param(name, marks=pytest.mark.slow) for name in ('two', 'two axes'))]
+
+
+@pytest.mark.parametrize('devices', MESHES)
 def test_devices_do_not_matter(devices):
   world = worlds.make_world(videos=21)
   expected = _run(world, videos=8)
@@ -157,7 +161,7 @@ def test_which_slices_run_programs_on_all_devices_or_one():
 
 
 @pytest.mark.parametrize('keep', [True, False])
-@pytest.mark.parametrize('devices', _meshes())
+@pytest.mark.parametrize('devices', MESHES)
 def test_ties_and_an_uneven_gallery_rank_alike_on_all_devices(devices, keep):
   world = worlds.tied_world()
   weights = {'inheritance': 0.7, 'exploration': 0.3}
@@ -199,8 +203,8 @@ def test_blocks_of_different_lengths():
       yield from part.video_blocks(8, max(fitting, max(longest[start : start + 8])))
 
   expected = _run(world)
-  for mesh in _meshes().values():
-    options = dataclasses.replace(KEEP, mesh=mesh)
+  for devices in ('one', 'eight', 'other order'):
+    options = dataclasses.replace(KEEP, mesh=_meshes()[devices])
     split = worlds.Blocks(30, lambda: world.caption_blocks(8), blocks)
     found = Evaluator(worlds.linear_encoders(), split, options)(worlds.linear_parameters())
     assert found.video_ids == expected.video_ids

@@ -1,5 +1,7 @@
 """Agreement of the whole training step with golden numbers of the authors' program."""
 
+import functools
+
 import flax.traverse_util
 import jax
 import numpy as np
@@ -75,7 +77,12 @@ class Case:
         deterministic=True,
       )
 
-    self.objective = objective
+    self.graded = jax.jit(jax.value_and_grad(objective, has_aux=True))
+
+  @functools.cached_property
+  def first(self):
+    """Loss, parts and gradients at the parameters of the file."""
+    return self.graded(self.params)
 
 
 # The kernel is interpreted here, which is slow.
@@ -96,24 +103,33 @@ def relative(actual, expected):
 
 def test_encodings_and_similarities(case):
   batch, file = case.batch, case.file
-  frames, queries = case.student.apply(
-    {'params': case.params}, batch.student_frames, batch.frame_layout, batch.student_tokens, batch.token_layout
-  )
+
+  @jax.jit
+  def encode(params, batch):
+    frames, queries = case.student.apply(
+      {'params': params}, batch.student_frames, batch.frame_layout, batch.student_tokens, batch.token_layout
+    )
+    similarities = {
+      name: max_frame_similarity(queries[name][:, 0], frames[name], batch.frame_layout) for name in frames
+    }
+    teacher = max_frame_similarity(batch.teacher_text, batch.teacher_frames, batch.frame_layout)
+    return frames, queries, similarities, teacher
+
+  frames, queries, similarities, teacher = encode(case.params, batch)
   assert set(frames) == set(case.params)
   for name in frames:
     real = np.asarray(batch.frame_layout.mask)
     np.testing.assert_allclose(frames[name][real], file[f'enc/{name}_video'][real], rtol=1e-4, atol=2e-6)
     np.testing.assert_allclose(queries[name], file[f'enc/{name}_query'][:, None], rtol=1e-4, atol=2e-6)
-    similarity = max_frame_similarity(queries[name][:, 0], frames[name], batch.frame_layout)
+    similarity = similarities[name]
     np.testing.assert_allclose(similarity.cosine, file[f'sim/{name}_cos'], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(similarity.dot, file[f'sim/{name}_dot'], rtol=1e-5, atol=1e-6)
-  teacher = max_frame_similarity(batch.teacher_text, batch.teacher_frames, batch.frame_layout)
   np.testing.assert_allclose(teacher.cosine, file['sim/teacher_cos'], rtol=1e-5, atol=1e-6)
   np.testing.assert_allclose(teacher.dot, file['sim/teacher_dot'], rtol=1e-5, atol=1e-6)
 
 
 def test_every_loss_part(case):
-  _, parts = case.objective(case.params)
+  (_, parts), _ = case.first
   for theirs, ours in LOSSES.items():
     expected = case.file[f'loss/{theirs}']
     if ours not in parts:
@@ -123,7 +139,7 @@ def test_every_loss_part(case):
 
 
 def test_every_gradient_tensor(case):
-  gradients = to_release(jax.grad(lambda p: case.objective(p)[0])(case.params))
+  gradients = to_release(case.first[1])
   expected = section(case.file, 'grad/')
   assert set(gradients) == set(expected)
   for name, gradient in gradients.items():
@@ -138,14 +154,14 @@ def test_five_optimizer_steps(case):
   optimizer = bert_adam(warmup_linear(3e-4, 200, 0.01), 0.01, 1.0)
 
   @jax.jit
-  def step(params, state):
-    (loss, _), gradients = jax.value_and_grad(case.objective, has_aux=True)(params)
+  def update(params, state, gradients):
     updates, state = optimizer.update(gradients, state, params)
-    return optax.apply_updates(params, updates), state, loss
+    return optax.apply_updates(params, updates), state
 
   params, state, losses = case.params, optimizer.init(case.params), []
   for _ in range(5):
-    params, state, loss = step(params, state)
+    (loss, _), gradients = case.graded(params)
+    params, state = update(params, state, gradients)
     losses.append(loss)
   np.testing.assert_allclose(losses, case.file['traj/loss'], rtol=1e-5)
   params = to_release(params)

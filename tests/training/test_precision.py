@@ -57,16 +57,17 @@ def trained():
   params = init_parameters(STUDENT, jax.random.key(0), SIZE, SIZE)
 
   @jax.jit
-  def step(params, state):
-    updates, state = optimizer.update(objective(STUDENT)(params, batch)[1], state)
+  def update(params, state, gradients):
+    updates, state = optimizer.update(gradients, state)
     return optax.apply_updates(params, updates), state
 
   state = optimizer.init(params)
   for _ in range(30):
-    params, state = step(params, state)
+    params, state = update(params, state, objective(STUDENT)(params, batch)[1])
   return batch, params
 
 
+@functools.cache
 def objective(student):
   dtype = student.dtype
 

@@ -30,9 +30,7 @@ def test_frames_are_in_the_joint_space(folder):
   found = backbone(_pictures())
   assert found.shape == (3, backbone.features) == (3, 10) and found.dtype == np.float32
   for picture, row in zip(_pictures(), found, strict=True):
-    image = model.module().apply(
-      {'params': model.params}, model.preprocess(picture)[None], method=clip.Clip.encode_image
-    )
+    image = clips.apply(model, model.preprocess(picture)[None], method='encode_image')
     np.testing.assert_allclose(row, image.features[0], atol=1e-5)
 
 
@@ -42,11 +40,7 @@ def test_frames_of_a_layer(folder, layer, blocks):
   found = backbone(_pictures())
   assert found.shape == (3, 12)
   for picture, row in zip(_pictures(), found, strict=True):
-    states = (
-      model.module()
-      .apply({'params': model.params}, model.preprocess(picture)[None], blocks, method=clip.Clip.encode_image)
-      .states[0, 0]
-    )
+    states = clips.apply(model, model.preprocess(picture)[None], method='encode_image', layers=blocks).states[0, 0]
     np.testing.assert_allclose(row, states - states.mean(), atol=1e-5)
 
 
@@ -57,7 +51,7 @@ def test_sentences_and_tokens(folder):
   assert sentences.shape == (3, backbone.sentence_features) == (3, 10)
   assert [rows.shape for rows in tokens] == [(4, 8), (2, 8), (5, 8)] and backbone.token_features == 8
   for text, sentence, rows in zip(texts, sentences, tokens, strict=True):
-    output = model.module().apply({'params': model.params}, model.tokenizer([text]), method=clip.Clip.encode_text)
+    output = clips.apply(model, model.tokenizer([text]), method='encode_text')
     np.testing.assert_allclose(sentence, output.features[0], atol=1e-5)
     np.testing.assert_allclose(rows, output.states[0, 1 : 1 + len(rows)], atol=1e-5)
   assert backbone.tokens([]) == [] and backbone.sentences([]).shape == (0, 10)

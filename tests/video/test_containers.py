@@ -14,19 +14,20 @@ from PIL import Image
 from dlkd_jax.video import containers, decoding, files, pictures
 from tests.video import films
 
-# Reads a video in a process of its own; says what came of it and how much memory it took at most, MiB.
+# Reads videos in a process of its own; says what came of each and how much memory they took at most, MiB.
 _READ = """
 import resource, sys
 from dlkd_jax.video import decoding
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-said, count = '', 0
-try:
-  decoding.probe(sys.argv[1])
-  for _ in decoding.sample_frames(sys.argv[1], 2.0):
-    count += 1
-except decoding.VideoError as error:
-  said = error.reason
-print(count, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10, said, sep='|')
+for path in sys.argv[1:]:
+  said, count = '', 0
+  try:
+    decoding.probe(path)
+    for _ in decoding.sample_frames(path, 2.0):
+      count += 1
+  except decoding.VideoError as error:
+    said = error.reason
+  print(count, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10, said, sep='|')
 """
 
 
@@ -53,21 +54,23 @@ LISTS = {
 }
 
 
-@pytest.mark.parametrize('suffix', ['.mp4', '.m3u8', '.ts', '.mkv'])
 @pytest.mark.parametrize('kind', LISTS)
-def test_lists_open_nothing(tmp_path, kind, suffix):
-  path, pipe = tmp_path / f'list{suffix}', tmp_path / 'pipe.ts'
-  path.write_text(LISTS[kind], encoding='utf-8')
+def test_lists_open_nothing(tmp_path, kind):
+  paths, pipe = [tmp_path / f'list{suffix}' for suffix in ('.mp4', '.m3u8', '.ts', '.mkv')], tmp_path / 'pipe.ts'
+  for path in paths:
+    path.write_text(LISTS[kind], encoding='utf-8')
   os.mkfifo(pipe)
   asked = subprocess.Popen(
-    [sys.executable, '-c', _READ, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    [sys.executable, '-c', _READ, *map(str, paths)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
   )
   while asked.poll() is None:
     with pytest.raises(OSError):  # There is nobody who reads from it.
       os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
   assert asked.returncode == 0, asked.stderr.read()
-  said = asked.stdout.read()
-  assert 'is not a video (read as ' in said and (kind == 'sdp' or 'none is opened' in said)
+  said = asked.stdout.read().splitlines()
+  assert len(said) == len(paths)
+  for line in said:
+    assert 'is not a video (read as ' in line and (kind == 'sdp' or 'none is opened' in line)
 
 
 def test_a_name_is_no_pattern(tmp_path):

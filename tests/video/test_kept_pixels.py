@@ -35,7 +35,7 @@ def test_the_pictures_are_those_whose_features_are_beside_them(request_of_one_fi
   seen = [model.preprocess.crop(frame.image) for frame in decoding.sample_frames(request.videos / 'a.mp4', 4)]
   np.testing.assert_array_equal(record['teacher_pixels'], np.stack(seen), strict=True)
   pixels = model.preprocess.normalize(record['teacher_pixels'])
-  features = model.module().apply({'params': model.params}, pixels, method='encode_image').features
+  features = clips.apply(model, pixels, method='encode_image').features
   np.testing.assert_allclose(record['teacher_frames'], features, atol=1e-5)
 
 
