@@ -173,7 +173,11 @@ def fit(
       raise Stopped(f'at step {step}; the same command goes on from there')
     if ends:
       with records.pause('time/evaluation'):
-        result = validator(state.params, should_stop=stop.noted)
+        try:
+          result = validator(state.params, should_stop=stop.noted)
+        except Stopped:
+          checkpoints.wait()
+          raise
       _rate(progress, step, result.primary.sum_r)
       records.add_evaluation(step, result)
       checkpoints.mark(step, progress)
