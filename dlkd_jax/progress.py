@@ -24,11 +24,13 @@ class Progress(tqdm.tqdm):
       disable: whether nothing is shown.
     """
     self._made = 0
+    seconds = 0.1 if sys.stderr.isatty() else every
     super().__init__(
       total=total,
       unit=f' {what}',
       miniters=0,
-      mininterval=0.1 if sys.stderr.isatty() else every,
+      mininterval=seconds,
+      delay=seconds,  # What ends before shows nothing, an error least of all.
       dynamic_ncols=True,
       disable=disable,
       bar_format='{desc}{percentage:3.0f}%|{bar}| '
