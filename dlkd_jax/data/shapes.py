@@ -165,6 +165,8 @@ def _choose_levels(needs: np.ndarray, limits: np.ndarray, options: PipelineOptio
   for sizes in itertools.product(*(np.unique(column) for column in candidates.T)):
     level = _shape(sizes, options, slots)
     fit = np.count_nonzero((needs <= _sizes(level, options)).all(axis=1))
+    if fit == len(needs):
+      continue  # It would save the largest shape's room alone, which then nothing takes.
     found = fit * level.cost + (len(needs) - fit) * top.cost
     if found < cost:
       cost, smaller = found, level

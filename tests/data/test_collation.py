@@ -175,15 +175,15 @@ def test_padding_further_changes_no_content():
   jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
-def test_padded_sizes_are_those_of_the_longest():
+def test_padded_sizes_are_those_of_the_longest_with_room_for_longer_ones():
   rng = np.random.default_rng(0)
   opts = fakes.options(packing=False)
   short = [fakes.record(f'v{i}', rng, frames=3, teacher_frames=4, token_lengths=(2,) * 3) for i in range(4)]
-  batch = fakes.collate(short, opts)
-  assert batch.student_frames.shape == (8, 3, fakes.STUDENT) and batch.student_tokens.shape == (12, 2, fakes.TOKEN)
+  batch = fakes.collate(short, opts)  # One more than any, and captions are never more than these.
+  assert batch.student_frames.shape == (8, 4, fakes.STUDENT) and batch.student_tokens.shape == (12, 3, fakes.TOKEN)
   short.append(fakes.record('more', rng, frames=5, teacher_frames=5, token_lengths=(9,)))
   batch = fakes.collate(short, opts)
-  assert batch.student_frames.shape[1] == 5 and batch.student_tokens.shape[:2] == (13, 5)
+  assert batch.student_frames.shape[1] == 6 and batch.student_tokens.shape[:2] == (13, 5)
 
 
 def test_one_caption_a_row_is_no_longer_than_a_caption():

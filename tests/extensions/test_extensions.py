@@ -20,6 +20,7 @@ from tests.training import worlds
 
 __all__ = ['commands']  # The fixture.
 RECIPE = 'tests/extensions/recipe.py'
+ONE_SHAPE = ('--config.data.packing=False', '--config.data.word_sizes=(16,)')  # One program to compile.
 
 
 @pytest.fixture(scope='module')
@@ -27,7 +28,7 @@ def student_run(commands, tmp_path_factory):
   """A run of the pooled student with the further term."""
   workdir = tmp_path_factory.mktemp('student')
   mine = Commands(commands.folder, f'{RECIPE}:student')
-  mine.run(*mine.training(workdir, '--config.training.epochs=2'))
+  mine.run(*mine.training(workdir, '--config.training.epochs=2', *ONE_SHAPE))
   return workdir
 
 
@@ -90,7 +91,7 @@ def test_a_third_branch_is_added_by_the_command_line(commands, tmp_path):
   branches = ('inheritance', 'exploration', 'third')
   given = (f'--config.model.branches={branches}', '--config.evaluation.weights=(0.5,0.3,0.2)')
   distilled = f'--config.model.distilled={branches[::2]}'
-  commands.run(*commands.training(tmp_path, *given, distilled, '--config.training.epochs=1'))
+  commands.run(*commands.training(tmp_path, *given, distilled, '--config.training.epochs=1', *ONE_SHAPE))
   params, _ = read_best(tmp_path)
   assert set(params) == set(branches)
   record = next(record for record in records(tmp_path) if 'loss/total' in record)
@@ -111,7 +112,7 @@ def test_a_teacher_encodes_the_pictures_of_a_training(commands, tmp_path):
   name = pixel_sets.write(tmp_path, 4, encode, 6)
   mine = Commands(commands.folder, f'{RECIPE}:teacher')
   data = (f'--config.data.dataset={name}', f'--config.data.data_dir={tmp_path}', '--config.data.batch_videos=4')
-  few = ('--config.training.epochs=1', *data)
+  few = ('--config.training.epochs=1', *ONE_SHAPE, *data)
   output = mine.run(*mine.training(tmp_path / 'online', *few))
   assert 'teacher inside the step: a linear map, pictures of 4x4' in output
   mine.run(*mine.training(tmp_path / 'frozen', *few, '--config.teacher.online=False'))

@@ -245,7 +245,7 @@ class World:
       now.setattr(work_folder.WorkFolder, 'write', counted(work_folder.WorkFolder.write))
       now.setattr(earlier, 'link', counted(earlier.link))
       now.setattr(extraction, '_pack', counted(extraction._pack))
-      now.setattr(custom.extracted_lib.Extracted, 'record', counted(custom.extracted_lib.Extracted.record))
+      now.setattr(custom.Extracted, 'record', counted(custom.Extracted.record))
       now.setattr(custom.files, 'write_text', counted(custom.files.write_text))
       try:
         extraction.extract(self.request(update))
