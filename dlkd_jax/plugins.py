@@ -14,14 +14,14 @@ def find(spec: str, known: Mapping[str, Any], field: str) -> Any:
 
   Args:
     spec: a key of `known`, or 'package.module:name', which is imported.
-    known: name → ours.
+    known: name → ours, or where it is, as 'package.module:name'.
     field: of the configuration that holds it, for messages.
 
   Raises:
     UserError: there is no such thing.
   """
-  if spec in known:
-    return known[spec]
+  if not isinstance(spec := known.get(spec, spec), str):
+    return spec
   module, colon, name = spec.partition(':')
   ours = f'{", ".join(known)} or ' if known else ''
   if not colon:

@@ -24,8 +24,6 @@ from jax.sharding import Mesh, PartitionSpec
 from dlkd_jax import plugins, sharding
 from dlkd_jax.data.batch import Batch
 from dlkd_jax.errors import UserError
-from dlkd_jax.files import expand
-from dlkd_jax.models import clip, clip_files
 from dlkd_jax.sharding import BATCH_AXES
 from dlkd_jax.similarity.common import vary_alike
 
@@ -109,33 +107,8 @@ class OnlineTeacher:
     return (pictures.astype(jnp.float32) * np.float32(self.scale) - mean) / std
 
 
-def load_clip(spec: ml_collections.ConfigDict, dtype: Any) -> OnlineTeacher:
-  """Reads the image tower of the CLIP model in the folder `spec.clip`; see `clip_files.load_clip`.
-
-  Raises:
-    FileNotFoundError: there is no model.
-    UserError: it is damaged, or does not say how pictures are prepared.
-  """
-  path = expand(spec.clip)
-  model = clip_files.load_clip(path)
-  config, preprocess = model.config, model.preprocess
-  if preprocess is None:
-    raise UserError(f'{path}: does not say how pictures are prepared; add its preprocessor_config.json')
-  tower = clip.ImageTower(config.image, config.features, dtype)
-  return OnlineTeacher(
-    name=str(path),
-    encode=lambda params, pixels: tower.apply({'params': params}, pixels).features,
-    params=model.params['image'],
-    size=config.image.size,
-    features=config.features,
-    mean=preprocess.mean,
-    std=preprocess.std,
-    scale=preprocess.scale,
-  )
-
-
-# Teachers of this package by name.
-TEACHERS = {'clip': load_clip}
+# Teachers of this package by name; the modules of a tower are imported where one is asked for.
+TEACHERS = {'clip': 'dlkd_jax.training.clip_teacher:load_clip'}
 
 
 def load_teacher(
@@ -144,8 +117,8 @@ def load_teacher(
   """Loads a teacher, checks that it suits a data set, and puts it onto every device.
 
   Args:
-    spec: `config.teacher`. Its `name` is one of `TEACHERS`, or 'package.module:function' of a function as `load_clip`,
-      which may read `spec.options`.
+    spec: `config.teacher`. Its `name` is one of `TEACHERS`, or 'package.module:function' of a function as
+      `clip_teacher.load_clip`, which may read `spec.options`.
     record: any of the training split.
     mesh: the devices.
     dtype: of the tower's products.
