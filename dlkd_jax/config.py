@@ -76,7 +76,9 @@ def _disagreements(config: ml_collections.ConfigDict) -> Iterable[str]:
   yield from expected(config.model.hidden % heads == 0, 'model.hidden', f'a multiple of {heads} heads')
   branches, weights = config.model.branches, config.evaluation.weights
   wanted = f'{len(branches)}, one for each of model.branches ({", ".join(branches)})'
-  yield from expected(len(weights) == len(branches), 'evaluation.weights', wanted)
+  anchored = config.model.name == 'anchored'
+  yield from expected(len(weights) == len(branches) or (anchored and not weights), 'evaluation.weights', wanted)
+  yield from expected(config.training.epochs > 0 or anchored, 'training.epochs', '1 or more: this student has to learn')
   some = f'some of model.branches ({", ".join(branches)})'
   yield from expected({*config.model.distilled} <= {*branches}, 'model.distilled', some)
   for sizes, limit in (('frame_sizes', 'max_frames'), ('word_sizes', 'max_words')):
@@ -193,6 +195,8 @@ def settle(
   began = saved.get('model.precision', 'auto')
   if config.model.precision == 'auto' and RULES['model.precision'].holds(began):
     _put(config, 'model.precision', began)
+  if not len(config.evaluation.weights) and 'evaluation.weights' in saved:  # They were found when it began.
+    _put(config, 'evaluation.weights', saved['evaluation.weights'])
   config = resolve(config)
   now, wrong, notes = flatten(config), [], []
   for field in sorted(saved.keys() | now.keys()):
@@ -266,7 +270,7 @@ def for_evaluation(
   wrong, unused = [], []
   for field, value in flatten(asked or {}).items():
     by_name = given is None or field in given
-    if field not in RULES or value == own[field] or (value == 'auto' and (given is None or not by_name)):
+    if field not in RULES or value == own[field] or (value in ('auto', ()) and (given is None or not by_name)):
       continue
     if not by_name:
       unused += [f'{field} {own[field]!r}, not {value!r}'] * field.startswith(_TOLD)

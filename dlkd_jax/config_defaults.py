@@ -9,6 +9,7 @@ A recipe is a file with `get_config(arg)`, as those in the folder `configs`, whi
 | debug | a small model, 256 videos and 2 epochs: a check of the whole path, not a result |
 | hard | hard one-hot labels (DL-DKD) instead of soft alignment (DL-DKD++) |
 | single | the first branch alone |
+| anchored | a student that starts from closed-form anchors, for few captions (dlkd_jax/models/anchored.py) |
 | no_teacher | no distillation, and soft labels that follow the student itself; needs no teacher features |
 | random_split | draw the rows that keep hard labels at random, instead of taking the first of the sorted batch |
 | uniform_negatives | draw the triplet's negatives among all wrong ones in every epoch, not among the best-scoring |
@@ -37,6 +38,7 @@ ARGUMENTS = {
   'debug': False,
   'hard': False,
   'single': False,
+  'anchored': False,
   'no_teacher': False,
   'random_split': False,
   'uniform_negatives': False,
@@ -67,7 +69,7 @@ def base(dataset: str) -> ml_collections.ConfigDict:
   config.data.prefetch_batches = 2  # batches made ahead
 
   config.model = ml_collections.ConfigDict()
-  config.model.name = 'dldkd'  # the student: dldkd, or 'package.module:Class' (dlkd_jax/models/students.py)
+  config.model.name = 'dldkd'  # the student: dldkd, anchored, or 'package.module:Class' (dlkd_jax/models/students.py)
   config.model.hidden = 384  # size of the space in which queries and frames meet
   config.model.heads = 4  # attention heads
   config.model.input_dropout = 0.2  # share of input features dropped
@@ -85,6 +87,7 @@ def base(dataset: str) -> ml_collections.ConfigDict:
   config.loss.margin = 0.1  # of the triplet loss, in cosine
   config.loss.hard_pool = 20  # best-scoring wrong videos among which a negative is drawn
   config.loss.hard_negative_start_epoch = 0  # negatives are drawn among all wrong ones before this epoch
+  config.loss.triplet_weight = 1.0  # weight of each branch's triplet loss
   config.loss.nce_weight = 0.04  # weight of each branch's contrastive loss
   config.loss.distillation_weight = 0.1  # weight of the distillation, times the scheduled w
   config.loss.soft_labels = True  # soft alignment (DL-DKD++); False: hard labels (DL-DKD)
@@ -127,7 +130,7 @@ def base(dataset: str) -> ml_collections.ConfigDict:
   config.mesh.model = 1  # devices that share the parameters, each holding a part; 1: every device holds them whole
 
   config.evaluation = ml_collections.ConfigDict()
-  config.evaluation.weights = (0.7, 0.3)  # of each of model.branches in the fused score
+  config.evaluation.weights = (0.7, 0.3)  # of each of model.branches in the fused score; (): fitted with the anchors
   config.evaluation.block_videos = 32  # videos encoded at once
   config.evaluation.block_captions = 128  # captions encoded at once
 
@@ -155,6 +158,8 @@ def finish(config: ml_collections.ConfigDict, arg: str | None) -> ml_collections
     config.evaluation.weights = (1.0,) if arguments.single else paper.evaluation.weights
   if 'no_teacher' in given:
     config.loss.teacher = not arguments.no_teacher
+  if arguments.anchored:
+    _start_from_anchors(config)
   if 'random_split' in given:
     config.loss.random_split = arguments.random_split
   if arguments.debug:
@@ -167,6 +172,19 @@ def finish(config: ml_collections.ConfigDict, arg: str | None) -> ml_collections
   if 'uniform_negatives' in given:
     config.loss.hard_negative_start_epoch = config.training.epochs if arguments.uniform_negatives else 0
   return config.lock()
+
+
+def _start_from_anchors(config: ml_collections.ConfigDict) -> None:
+  """Puts the anchored student into a recipe: what learns is small, so it learns fast, from all pairs of a batch."""
+  config.model.update(name='anchored', hidden=256, dropout=0.3, distilled=())
+  # The inheritance branch is fitted to the teacher; nothing is distilled in training.
+  config.model.branches = (*(['inheritance'] if config.loss.teacher else []), 'exploration')
+  config.evaluation.weights = ()
+  config.loss.update(triplet_weight=0.0, nce_weight=0.0, distillation_weight=0.0)
+  function = 'dlkd_jax.losses.total:cosine_contrastive'
+  config.loss.terms.cosine = ml_collections.ConfigDict({'function': function, 'temperature': 0.1})
+  config.optimizer.update(learning_rate=1e-3, warmup=0.05, weight_decay=0.05)
+  config.training.epochs = config.training.patience = 15
 
 
 def load_recipe(name: str, arg: str | None = None) -> ml_collections.ConfigDict:

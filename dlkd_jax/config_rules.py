@@ -97,7 +97,7 @@ def _branches(least: int) -> Rule:
 
 
 def _weights(x: Any) -> bool:
-  return isinstance(x, tuple | list) and all(map(_WEIGHT.holds, x)) and any(x)
+  return isinstance(x, tuple | list) and all(map(_WEIGHT.holds, x)) and (any(x) or len(x) == 0)
 
 
 _FLAG = Rule(lambda x: type(x) is bool, 'True or False')
@@ -142,6 +142,7 @@ RULES: dict[str, Rule] = {
   'loss.margin': _number(lambda x: 0.0 <= x <= 2.0, 'a difference of cosines in [0, 2]'),
   'loss.hard_pool': _whole(1),
   'loss.hard_negative_start_epoch': _whole(0),
+  'loss.triplet_weight': _WEIGHT,
   'loss.nce_weight': _WEIGHT,
   'loss.distillation_weight': _WEIGHT,
   'loss.soft_labels': _FLAG,
@@ -165,12 +166,12 @@ RULES: dict[str, Rule] = {
   'optimizer.warmup': _number(lambda x: 0.0 <= x < 1.0, 'a share in [0, 1)'),
   'optimizer.weight_decay': _WEIGHT,
   'optimizer.max_norm': _POSITIVE,
-  'training.epochs': _whole(1),
+  'training.epochs': _whole(0),
   'training.patience': _whole(1),
   'training.micro_batches': _whole(1),
   'training.checkpoint_every_steps': _whole(0),
   'mesh.model': _whole(1),
-  'evaluation.weights': Rule(_weights, 'numbers of 0 or more, not all 0, as (0.7,0.3)'),
+  'evaluation.weights': Rule(_weights, 'numbers of 0 or more, not all 0, as (0.7,0.3), or ()'),
   'evaluation.block_videos': _whole(1),
   'evaluation.block_captions': _whole(1),
   'logging.every_steps': _whole(1),

@@ -286,7 +286,7 @@ def test_options_have_no_defaults_of_their_own(kind):
 
 def test_every_field_of_the_loss_reaches_a_term(config):
   options = {name for term in recipe.make_terms(config) for name, _ in term.options} - {'distilled'}
-  elsewhere = {'nce_weight', 'distillation_weight', 'hard_negative_start_epoch', 'teacher', 'terms'}
+  elsewhere = {'triplet_weight', 'nce_weight', 'distillation_weight', 'hard_negative_start_epoch', 'teacher', 'terms'}
   assert options | elsewhere == set(config.loss) and not options & elsewhere
 
 
@@ -335,7 +335,7 @@ def test_students_and_teachers_of_other_names(config):
   config_lib.validate(config)
   with pytest.raises(UserError, match=r"'dldkd' has no option width \(config\.model\.options\)"):
     recipe.make_student(config)
-  for name, message in (('dldk', "expected dldkd or 'package"), ('math:fsum', 'no class of a Flax module')):
+  for name, message in (('dldk', "expected dldkd, anchored or 'package"), ('math:fsum', 'no class of a Flax module')):
     config.model.name = name
     with pytest.raises(UserError, match=message):
       recipe.make_student(config)
@@ -352,6 +352,6 @@ def test_a_teacher_inside_the_step_needs_a_model_and_distillation(config):
 
 
 def test_all_problems_are_named_at_once(config):
-  config.model.dropout, config.training.epochs = 2.0, 0
+  config.model.dropout, config.training.epochs = 2.0, -1
   with pytest.raises(ValueError, match=r'model\.dropout.*training\.epochs'):
     config_lib.validate(config)

@@ -94,6 +94,8 @@ class Batch:
       padded one. What goes "by position" in a batch, and every random draw, follows it, so that results do not depend
       on how the batch is shared or packed.
     caption_ordinals: `[Q]` int32, the same of captions.
+    query_anchors: `[Rw, S, A]` float32, what an anchored student starts from for the caption in each slot, branch after
+      branch; 0 in empty ones. None for other students.
     teacher_frames: `[R, L, Dt]` not normalised, of the same frames as the student's, in the same layout; None without
       a teacher, or where its pixels are there instead.
     teacher_text: `[Q, Dt]` not normalised; None without a teacher.
@@ -110,6 +112,7 @@ class Batch:
   caption_mask: Array
   video_ordinals: Array
   caption_ordinals: Array
+  query_anchors: Array | None = None
   teacher_frames: Array | None = None
   teacher_text: Array | None = None
   teacher_pixels: Array | None = None
@@ -127,6 +130,8 @@ class Batch:
       rows, length, _ = features.shape
       chex.assert_shape([layout.slot, layout.position], (rows, length))
       chex.assert_shape(layout.ordinals, (rows, None))
+    if self.query_anchors is not None:
+      chex.assert_shape(self.query_anchors, (*self.token_layout.ordinals.shape, None))
     if self.teacher_frames is not None:
       chex.assert_shape(self.teacher_frames, (*self.student_frames.shape[:2], None))
       chex.assert_shape(self.teacher_text, (q, self.teacher_frames.shape[-1]))

@@ -232,7 +232,8 @@ def batch_shapes(shape: ShardShape, shards: int, features: Mapping[str, Feature]
   Args:
     shape: of each shard.
     shards: how many.
-    features: what there is of student_frames, student_tokens, teacher_frames, teacher_text and teacher_pixels.
+    features: what there is of student_frames, student_tokens, query_anchors, teacher_frames, teacher_text and
+      teacher_pixels.
   """
 
   def array(dtype: Any, *dims: int) -> jax.ShapeDtypeStruct:
@@ -243,7 +244,8 @@ def batch_shapes(shape: ShardShape, shards: int, features: Mapping[str, Feature]
     return Layout(slot=grid, position=grid, ordinals=array(np.int32, rows, slots), where=array(np.int32, sequences))
 
   frames, tokens = (shape.frame_rows, shape.frame_positions), (shape.token_rows, shape.token_positions)
-  dims = {'student_tokens': tokens, 'teacher_text': (shape.captions,)}
+  slots = shape.token_rows, shape.token_slots
+  dims = {'student_tokens': tokens, 'query_anchors': slots, 'teacher_text': (shape.captions,)}
   numbers, captions = array(np.int32, shape.videos), array(np.int32, shape.captions)
   return Batch(
     frame_layout=layout(*frames, shape.frame_slots, shape.videos),

@@ -284,6 +284,7 @@ class Collator:
       labels[number, : len(owners)] = (self._mine.start + number) * shape.videos + owners
     video_ordinals, caption_ordinals = video_ordinals.reshape(-1), caption_ordinals.reshape(-1)
     real = {'student_tokens': token_layout.mask, 'teacher_text': caption_ordinals >= 0}
+    real['query_anchors'] = token_layout.ordinals >= 0
     abstract = batch_shapes(shape, count, self.features)
     features = {
       name: self._memory.padded(name, getattr(abstract, name), real.get(name, frame_layout.mask))
@@ -339,7 +340,8 @@ def _features(record: sources.Record, lengths: Lengths, options: PipelineOptions
     exact = stored in (np.float16, np.uint8) and not averaged.get(name)
     return stored if exact else np.dtype(np.float32)
 
-  names = ('student_frames', 'student_tokens', *teacher)
+  anchors = ('query_anchors',) if 'query_anchors' in record else ()
+  names = ('student_frames', 'student_tokens', *anchors, *teacher)
   return {name: Feature(math.prod(record[name].shape[1:]), dtype(name)) for name in names}
 
 
@@ -376,10 +378,13 @@ def _write_frames(batch: Batch, place: tuple[int, int, int], record: sources.Rec
 
 
 def _write_captions(batch: Batch, own: slice, places: list[tuple[int, int, int]], record: sources.Record) -> None:
-  """Writes the teacher's text and the tokens of captions, each to a row, from a position, so many."""
+  """Writes the teacher's text, the anchors and the tokens of captions, each to a row, from a position, so many."""
   tokens, at = record['student_tokens'], 0
   for length, (row, start, kept) in zip(record['token_lengths'].tolist(), places, strict=True):
     batch.student_tokens[row, start : start + kept] = tokens[at : at + kept]
     at += length
+  if batch.query_anchors is not None:
+    for anchor, (row, start, _) in zip(record['query_anchors'], places, strict=True):
+      batch.query_anchors[row, batch.token_layout.slot[row, start]] = anchor
   if batch.teacher_text is not None:
     batch.teacher_text[own] = record['teacher_text']

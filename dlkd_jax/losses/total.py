@@ -143,6 +143,14 @@ def triplet(inputs: LossInputs, branch: str, key: jax.Array, *, margin: float, h
   )
 
 
+def cosine_contrastive(inputs: LossInputs, branch: str, key: jax.Array, *, temperature: float):
+  """The contrastive loss with hard labels on cosines divided by a temperature; `key` is not used."""
+  del key
+  view = inputs.branches[branch]
+  text, video = view.text_cosine / temperature, view.video_cosine / temperature
+  return nce.hard_nce(text, video, inputs.text, inputs.video, inputs.axes)
+
+
 def contrastive(
   inputs: LossInputs,
   branch: str,

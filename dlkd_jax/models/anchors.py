@@ -15,6 +15,7 @@ Sizes: V videos with F frames in all, N captions, Dq features of a sentence, Dv 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -324,22 +325,21 @@ _CANDIDATES = {
 }
 
 
-def choose(training: Corpus, held_out: Corpus, branches: tuple[str, ...], size: int) -> Choice:
+def choose(training: Mapping[str, Corpus], held_out: Corpus, size: int) -> Choice:
   """Fits the anchors of branches with the settings, and weights, that rank held-out captions best.
 
   Args:
-    training: what is fitted on.
+    training: branch, one of `FITS` → what it is fitted on.
     held_out: other videos, the gallery of their own captions.
-    branches: some of `FITS`.
     size: d at most.
   """
   anchors, settings, found = {}, {}, {}
-  for branch in branches:
+  for branch in training:
     tried: dict[Settings, tuple[Anchor, np.ndarray]] = {}
 
     def attempt(each: Settings, branch: str = branch, tried: dict = tried) -> np.ndarray:
       if each not in tried:
-        anchor = FITS[branch](training, each)
+        anchor = FITS[branch](training[branch], each)
         tried[each] = anchor, scores(anchor, held_out)
       return surprise(tried[each][1], held_out.owners)
 

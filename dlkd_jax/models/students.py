@@ -18,10 +18,11 @@ import ml_collections
 from dlkd_jax import plugins
 from dlkd_jax.errors import UserError
 from dlkd_jax.layout import Array, Layout
+from dlkd_jax.models.anchored import AnchoredStudent
 from dlkd_jax.models.dldkd import DlDkdStudent
 
 # Students of this package by name.
-STUDENTS = {'dldkd': DlDkdStudent}
+STUDENTS = {'dldkd': DlDkdStudent, 'anchored': AnchoredStudent}
 # Fields of `config.model` that are no field of a student.
 _NOT_OF_A_STUDENT = ('name', 'options', 'distilled', 'precision')
 
@@ -61,7 +62,10 @@ class Student(Protocol):
     """
 
   def encode_tokens(self, tokens: Array, layout: Layout | Array, deterministic: bool = True) -> dict[str, jax.Array]:
-    """Encodes unit rows of tokens `[Rw, W, Dq]` to a vector a slot, `[Rw, S, H_b]`; to `[Rw, H_b]` with a mask."""
+    """Encodes unit rows of tokens `[Rw, W, Dq]` to a vector a slot, `[Rw, S, H_b]`; to `[Rw, H_b]` with a mask.
+
+    Where batches have `query_anchors` (`dlkd_jax.data.batch`), training hands them on as `anchors`.
+    """
 
   def __call__(self, frames, frame_layout, tokens, token_layout, deterministic: bool = True):
     """Encodes both sides; parameters are initialised by it."""
@@ -94,7 +98,7 @@ def make_student(config: ml_collections.ConfigDict, platform: str | None = None)
     raise UserError(f'the student {model.name!r} has no option {", ".join(odd)} (config.model.options).')
   given = {name: value for name, value in model.items() if name not in _NOT_OF_A_STUDENT}
   given |= {'max_frames': data.max_frames, 'max_words': data.max_words, 'dtype': product_dtype(config, platform)}
-  if model.name not in STUDENTS:
+  if kind is not DlDkdStudent:  # The fields of `config.model` are its own.
     given = {name: value for name, value in given.items() if name in fields}
   return kind(**given, **model.options)
 

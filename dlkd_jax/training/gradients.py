@@ -48,6 +48,7 @@ def objective_and_gradients(
   dropout_key, loss_key = jax.random.split(key)
   frames = {'student_frames': batch.student_frames, 'frame_layout': batch.frame_layout.replace(where=None)}
   tokens = {'student_tokens': batch.student_tokens, 'token_layout': batch.token_layout.replace(where=None)}
+  tokens |= {'query_anchors': batch.query_anchors}
   frames = _Encoder(encode_frames, student, dropout_key, frames, parts, mesh)
   tokens = _Encoder(encode_tokens, student, dropout_key, tokens, parts, mesh)
   embeddings = Embeddings(frames.encode(params), tokens.encode(params))

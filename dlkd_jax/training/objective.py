@@ -70,7 +70,8 @@ def encode_tokens(params: Any, student: Student, batch: Batch, key: jax.Array, d
   """Encodes the tokens of a batch, or of a part of its rows; see `Student.encode_tokens`."""
   rngs = {'dropout': jax.random.fold_in(key, 1)}
   arguments = unit_rows(batch.student_tokens), batch.token_layout, deterministic
-  return student.apply({'params': params}, *arguments, rngs=rngs, method='encode_tokens')
+  anchors = {} if batch.query_anchors is None else {'anchors': batch.query_anchors}
+  return student.apply({'params': params}, *arguments, **anchors, rngs=rngs, method='encode_tokens')
 
 
 def contrast(
@@ -97,7 +98,7 @@ def contrast(
   Returns:
     The scalar to minimise, and every part of it by name.
   """
-  batch = batch.replace(student_frames=None, student_tokens=None)
+  batch = batch.replace(student_frames=None, student_tokens=None, query_anchors=None)
   run = functools.partial(_contrast, student=student, options=options)
   if mesh is None or mesh.size == 1:
     return run(embeddings, batch, coefficients, key, axes=())

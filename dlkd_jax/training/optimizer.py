@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dlkd_jax.models.anchored import FROZEN
+
 
 def clip_each_by_norm(max_norm: float) -> optax.GradientTransformation:
   """Scales each tensor's gradient by min(1, max_norm / (‖g‖ + 1e-6)), each tensor on its own."""
@@ -54,11 +56,11 @@ def scale_by_uncorrected_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1
 
 
 def decays(params: chex.ArrayTree) -> chex.ArrayTree:
-  """Marks the parameters that weight decay applies to: all but biases and LayerNorm parameters."""
+  """Marks the parameters that weight decay applies to: all but biases, LayerNorm parameters and anchors."""
 
   def marked(path, _):
     names = [str(entry.key) for entry in path]
-    return names[-1] != 'bias' and not names[-2:][0].endswith('norm')
+    return names[-1] != 'bias' and not names[-2:][0].endswith(('norm', FROZEN))
 
   return jax.tree_util.tree_map_with_path(marked, params)
 

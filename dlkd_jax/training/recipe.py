@@ -67,7 +67,7 @@ def make_terms(config: ml_collections.ConfigDict) -> tuple[Term, ...]:
   soft = options('soft_labels', 'random_split', 'stop_target_gradient', 'teacher_temperature', distilled=distilled)
   curves = options('kl_captions', 'temperature', 'teacher_temperature')
   terms = [
-    Term('triplet', triplet, 1.0, branches, options=options('margin', 'hard_pool')),
+    Term('triplet', triplet, loss.triplet_weight, branches, options=options('margin', 'hard_pool')),
     Term('nce', contrastive, loss.nce_weight, branches, options=soft),
     Term('distillation', distillation, loss.distillation_weight, distilled, 'distillation', True, curves),
   ]
@@ -139,5 +139,5 @@ def make_optimizer(
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """Makes the optimiser and its learning-rate schedule, which runs over all epochs of the training."""
   o = config.optimizer
-  rate = schedules.warmup_linear(o.learning_rate, config.training.epochs * steps_per_epoch, o.warmup)
+  rate = schedules.warmup_linear(o.learning_rate, max(1, config.training.epochs * steps_per_epoch), o.warmup)
   return bert_adam(rate, o.weight_decay, o.max_norm), rate

@@ -31,7 +31,7 @@ from dlkd_jax.data.train_pipeline import TrainIterator, TrainPipeline, train_pip
 from dlkd_jax.models.students import Student, init_parameters
 from dlkd_jax.multihost import Stopped, StopRequest, log
 from dlkd_jax.retrieval.evaluate import Evaluator
-from dlkd_jax.training import recipe, splits
+from dlkd_jax.training import anchoring, recipe, splits
 from dlkd_jax.training.checkpoints import Checkpoints, Progress
 from dlkd_jax.training.evaluate_run import final_report
 from dlkd_jax.training.monitoring import Compilations, Records, StepTracer, open_writer
@@ -70,13 +70,18 @@ def train(config: ml_collections.ConfigDict, workdir: files.Path, stop: StopRequ
     tracer = stack.enter_context(StepTracer(workdir, config.logging.profile_steps if multihost.is_main() else ()))
 
     mesh = sharding.make_mesh(model=config.mesh.model)
-    source = splits.open_split(config, 'train')
+    source, student = splits.open_split(config, 'train'), recipe.make_student(config)
+    fitted = anchoring.fit_or_read(config, student, workdir)
+    if fitted is not None:
+      config, source = anchoring.with_anchors(config, source, fitted)
     teacher = open_teacher(config, mesh, source)
     pipeline, sizes = open_pipeline(config, mesh, source), splits.feature_sizes(source)
-    student, per_epoch = recipe.make_student(config), pipeline.steps_per_epoch
+    per_epoch = pipeline.steps_per_epoch
     init_key, step_key = keys_of_run(config.seed, mesh)
     optimizer, train_step = make_step(config, student, mesh, per_epoch, teacher)
-    state = create_state(lambda: init_parameters(student, init_key, sizes.frames, sizes.tokens), optimizer, mesh)
+    put = (lambda params: params) if fitted is None else fitted.put
+    make_params = lambda: put(init_parameters(student, init_key, sizes.frames, sizes.tokens))  # noqa: E731
+    state = create_state(make_params, optimizer, mesh)
     validator = splits.make_evaluator(config, student, mesh, 'val', again=True)
     _describe(config, mesh, pipeline, state.params)
     multihost.on_main(lambda: _write_description(config, workdir, state.params))
@@ -113,9 +118,10 @@ def train(config: ml_collections.ConfigDict, workdir: files.Path, stop: StopRequ
       records=records,
       tracer=tracer,
       stop=stop,
+      rate_start=fitted is not None,
     )
     best = state.params
-    if progress.best_step not in (0, int(state.step)):
+    if progress.best_sum_r >= 0 and progress.best_step != int(state.step):
       best = checkpoints.restore(progress.best_step, state)[0].params
     return final_report(config, workdir, student, best, mesh, progress, stop.noted)
 
@@ -134,6 +140,7 @@ def fit(
   records: Records,
   tracer: StepTracer,
   stop: StopRequest,
+  rate_start: bool = False,
 ) -> TrainState:
   """Trains until finished: the loop. Its order decides what a run that was stopped finds; do not change it.
 
@@ -150,6 +157,7 @@ def fit(
     records: of the steps.
     tracer: of some of them.
     stop: whether to stop early.
+    rate_start: evaluate what the training begins with, too: it may be the best.
 
   Returns:
     The last state.
@@ -158,10 +166,12 @@ def fit(
     Stopped: it was asked to stop, and saved.
   """
   step = saved = int(state.step)
+  if rate_start and step == 0 and progress.best_sum_r < 0:
+    saved = -1
   save_every = config.training.checkpoint_every_steps
   while True:
     stopping = stop.agreed(step)
-    ends = step == (progress.evaluated_epochs + 1) * per_epoch
+    ends = step == (progress.evaluated_epochs + 1) * per_epoch or saved < 0
     if step != saved and (stopping or ends or (save_every and step % save_every == 0)):
       records.flush()  # Raises where a metric is not finite: such a state is never saved.
       with records.pause('time/checkpoint'):
@@ -202,7 +212,7 @@ def _finished(config: ml_collections.ConfigDict, progress: Progress) -> bool:
 
 def _rate(progress: Progress, step: int, sum_r: float) -> None:
   """Notes what validation found behind an epoch."""
-  progress.evaluated_epochs += 1
+  progress.evaluated_epochs += step > 0
   if sum_r > progress.best_sum_r:
     progress.best_sum_r, progress.best_epoch, progress.best_step = sum_r, progress.evaluated_epochs, step
 
@@ -263,7 +273,9 @@ def open_teacher(config: ml_collections.ConfigDict, mesh: Mesh, source) -> Onlin
 
 def open_pipeline(config: ml_collections.ConfigDict, mesh: Mesh, source) -> TrainPipeline:
   """Opens the stream of training batches, this process's share of each."""
-  options = recipe.make_pipeline_options(config, mesh.size, config.loss.teacher, pixels=config.teacher.online)
+  # An anchored student had the teacher when it was fitted.
+  taught = config.loss.teacher and config.model.name != 'anchored'
+  options = recipe.make_pipeline_options(config, mesh.size, taught, pixels=config.teacher.online)
   lengths = open_lengths(config.data.data_dir, config.data.dataset, 'train')
   lengths = None if lengths is None else lengths.first(len(source))
   return train_pipeline(source, options, config.seed, jax.process_index(), jax.process_count(), lengths=lengths)

@@ -197,7 +197,7 @@ def test_parts_of_a_corpus(world):
 def test_the_choice_finds_what_there_is_to_find():
   world = make_world(120, seed=6)
   other = make_world(40, seed=7, truth=world.truth)
-  found = anchors.choose(world.corpus, other.corpus, ('exploration',), 8)
+  found = anchors.choose({'exploration': world.corpus}, other.corpus, 8)
   assert found.weights == {'exploration': 1.0}
   assert found.settings['exploration'].rounds > 0  # One frame of each video has the caption.
   assert found.losses['fused'] == pytest.approx(found.losses['exploration']) and found.losses['fused'] < np.log(40) - 1

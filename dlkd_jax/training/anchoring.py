@@ -1,0 +1,162 @@
+"""Fits the anchors of an anchored student before its training, once a run, and hands them to student and batches."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+
+from dlkd_jax import files, multihost
+from dlkd_jax.data import transforms
+from dlkd_jax.data.batch import PipelineOptions
+from dlkd_jax.data.sources import Record, Source, check_trainable
+from dlkd_jax.models import anchors
+from dlkd_jax.models.anchors import Corpus
+from dlkd_jax.models.students import Student
+from dlkd_jax.multihost import log
+from dlkd_jax.training import recipe, splits
+
+FILE = 'anchors.npz'
+
+
+class Fitted(NamedTuple):
+  """What was fitted, H filled up to that of the student.
+
+  Attributes:
+    arrays: `<branch>/<sentence or frame>/<mean, scale or map>` → float32.
+    held_out: `[N, branches·H]` float32, unit vectors of the captions of the training split, record after record,
+      predicted without those of their own video.
+    weights: of each branch in the fused score.
+  """
+
+  arrays: dict[str, np.ndarray]
+  held_out: np.ndarray
+  weights: tuple[float, ...]
+
+  def put(self, params: Any) -> Any:
+    """Returns the parameters of a student with the anchors in them."""
+    params = {branch: dict(own) for branch, own in params.items()}
+    for name, array in self.arrays.items():
+      branch, side, field = name.split('/')
+      own = params[branch][f'{side}_anchor']
+      params[branch][f'{side}_anchor'] = dict(own) | {field: array.astype(own[field].dtype).reshape(own[field].shape)}
+    return params
+
+
+class AnchoredSource(Sequence):
+  """Records with `query_anchors`, `[captions, branches·H]`."""
+
+  def __init__(self, source: Source, captions: np.ndarray, held_out: np.ndarray):
+    """Takes records, how many captions each has, and the vectors of all captions."""
+    self._source, self._parts = source, np.split(held_out, np.cumsum(captions)[:-1])
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> Record:
+    return {**self._source[index], 'query_anchors': self._parts[index]}
+
+
+def fit_or_read(config: ml_collections.ConfigDict, student: Student, workdir: files.Path) -> Fitted | None:
+  """Fits the anchors of a run, or reads those that it began with; None where the student has none.
+
+  Raises:
+    UserError: a video has no frames, captions or features of the teacher.
+  """
+  if config.model.name != 'anchored':
+    return None
+  path = workdir / FILE
+  multihost.on_main(lambda: None if path.is_file() else _write(_fit(config, student), path))
+  with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
+    arrays = {name: found[name] for name in found.files}
+  held_out, weights = arrays.pop('held_out'), arrays.pop('weights')
+  return Fitted(arrays, held_out, tuple(weights.tolist()))
+
+
+def with_anchors(
+  config: ml_collections.ConfigDict, source: Source, fitted: Fitted
+) -> tuple[ml_collections.ConfigDict, AnchoredSource]:
+  """Returns the configuration with the fitted weights, where none were given, and the records with their anchors."""
+  if not len(config.evaluation.weights):
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+      config.evaluation.weights = fitted.weights
+    config.lock()
+  captions = np.array([len(source[index]['token_lengths']) for index in range(len(source))])
+  return config, AnchoredSource(source, captions, fitted.held_out)
+
+
+def _write(fitted: Fitted, path: files.Path) -> None:
+  content = io.BytesIO()
+  np.savez(content, held_out=fitted.held_out, weights=np.asarray(fitted.weights), **fitted.arrays)
+  with files.replacing(path) as temporary:
+    temporary.write_bytes(content.getvalue())
+
+
+def _fit(config: ml_collections.ConfigDict, student: Student) -> Fitted:
+  options = recipe.make_pipeline_options(config, 1, teacher=False)
+  taught = recipe.make_pipeline_options(config, 1, teacher=True)
+  source = splits.open_split(config, 'train')
+  training = {
+    branch: read_corpus(source, taught if branch == 'inheritance' else options) for branch in student.branches
+  }
+  choice = anchors.choose(training, read_corpus(splits.open_split(config, 'val'), options), student.hidden)
+  for branch, settings in choice.settings.items():
+    weight = f'weight {choice.weights[branch]:.2f}, {choice.losses[branch]:.3f} nats on validation'
+    log(f'anchor {branch}: {settings}, {weight}; {choice.losses["fused"]:.3f} fused')
+  arrays, held_out = {}, []
+  for branch, anchor in choice.anchors.items():
+    fill = lambda x: np.pad(x, ((0, 0), (0, student.hidden - x.shape[1])))  # noqa: E731
+    arrays |= {
+      f'{branch}/sentence/mean': anchor.sentence_mean,
+      f'{branch}/sentence/scale': np.asarray(anchor.sentence_scale),
+      f'{branch}/sentence/map': fill(anchor.sentence_map),
+      f'{branch}/frame/mean': anchor.frame_mean,
+      f'{branch}/frame/map': fill(anchor.frame_map),
+    }
+    held_out.append(fill(anchors.unit(anchor.held_out)))
+  arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
+  joined = np.concatenate(held_out, axis=1).astype(np.float32)
+  return Fitted(arrays, joined, tuple(choice.weights[branch] for branch in student.branches))
+
+
+def read_corpus(source: Source, options: PipelineOptions) -> Corpus:
+  """Reads a split as a student sees it: frames resampled as in a batch, unit rows, sentences of so many tokens.
+
+  With `options.teacher` the teacher's frames and sentences are read, too, frames brought to a common length.
+
+  Raises:
+    UserError: a record lacks what that needs; the message names the video.
+  """
+  frames, taught, sentences, texts, owners = [], [], [], [], []
+  for index in range(len(source)):
+    record = source[index]
+    check_trainable(record, options)
+    rows, most = record['student_frames'], options.max_frames
+    if options.teacher:
+      teacher = record['teacher_frames']
+      common = min(len(rows), len(teacher))
+      rows, teacher = (transforms.resample_frames(x, common) for x in (rows, teacher))
+      taught.append(_unit(transforms.resample_frames(teacher, most)))
+      texts.append(_unit(transforms.widen(np.asarray(record['teacher_text']))))
+    frames.append(_unit(transforms.resample_frames(rows, most)))
+    ends = np.cumsum(record['token_lengths'])
+    tokens = _unit(transforms.widen(np.asarray(record['student_tokens'])))
+    for start, end in zip(ends - record['token_lengths'], ends, strict=True):
+      sentences.append(tokens[start : min(end, start + options.max_words)].mean(axis=0))
+      owners.append(index)
+  return Corpus(
+    np.concatenate(frames),
+    np.array([len(rows) for rows in frames]),
+    _unit(np.stack(sentences)),
+    np.array(owners),
+    np.concatenate(taught) if taught else None,
+    np.concatenate(texts) if texts else None,
+  )
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+  return transforms.normalize_rows(rows.astype(np.float32, copy=False)).astype(np.float64)

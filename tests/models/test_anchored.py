@@ -1,0 +1,144 @@
+"""The anchored student: at step 0 the anchors' scores, what learns and what does not, packed as padded."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dlkd_jax.data.batch import unit_rows
+from dlkd_jax.errors import UserError
+from dlkd_jax.layout import Layout, padded_layout
+from dlkd_jax.models import anchors
+from dlkd_jax.models.anchored import AnchoredStudent
+from dlkd_jax.models.students import init_parameters
+from dlkd_jax.training.anchoring import Fitted
+from dlkd_jax.training.optimizer import bert_adam
+
+DV, DQ, H = 7, 6, 5
+STUDENT = AnchoredStudent(H, 0.3, ('inheritance', 'exploration'), jnp.float32)
+RANDOM = np.random.default_rng(0)
+
+
+def corpus():
+  """Ten videos of unit frames, and their captions as tokens: all of three words."""
+  counts, owners = RANDOM.integers(2, 6, 10), np.arange(10).repeat(2)
+  tokens = np.asarray(unit_rows(RANDOM.normal(size=(20, 3, DQ)))).astype(float)
+  unit = anchors.unit
+  frames = unit(RANDOM.normal(size=(counts.sum(), DV)) + 1.0)
+  taught, texts = unit(RANDOM.normal(size=(counts.sum(), 4))), unit(RANDOM.normal(size=(20, 4)))
+  return tokens, anchors.Corpus(frames, counts, unit(tokens.mean(1)), owners, taught, texts)
+
+
+TOKENS, CORPUS = corpus()
+
+
+@pytest.fixture(scope='module')
+def fitted():
+  settings = anchors.Settings(size=H)
+  found = {name: anchors.FITS[name](CORPUS, settings) for name in STUDENT.branches}
+  arrays = {}
+  fill = lambda x: np.pad(x, ((0, 0), (0, H - x.shape[1])))  # noqa: E731
+  for name, each in found.items():
+    arrays |= {f'{name}/sentence/mean': each.sentence_mean, f'{name}/sentence/scale': np.array(each.sentence_scale)}
+    arrays |= {f'{name}/sentence/map': fill(each.sentence_map), f'{name}/frame/mean': each.frame_mean}
+    arrays |= {f'{name}/frame/map': fill(each.frame_map)}
+  return found, Fitted(arrays, np.zeros((20, 2 * H), np.float32), (0.5, 0.5))
+
+
+@pytest.fixture(scope='module')
+def params(fitted):
+  return fitted[1].put(init_parameters(STUDENT, jax.random.key(0), DV, DQ))
+
+
+def padded(rows, counts):
+  length = max(counts)
+  mask = np.arange(length)[None] < np.asarray(counts)[:, None]
+  array = np.zeros((len(counts), length, rows.shape[-1]), np.float32)
+  array[mask] = rows
+  return array, mask
+
+
+def encode(params, method, *arguments, **more):
+  return STUDENT.apply({'params': params}, *arguments, method=method, **more)
+
+
+def test_at_step_0_every_score_is_the_anchors(fitted, params):
+  frames, mask = padded(CORPUS.frames, CORPUS.counts)
+  videos = encode(params, 'encode_frames', frames, mask)
+  queries = encode(params, 'encode_tokens', TOKENS.astype(np.float32), np.ones((20, 3), bool))
+  for name, anchor in fitted[0].items():
+    cosines = np.where(mask, np.einsum('qh,vlh->qvl', queries[name], videos[name]), -2).max(2)
+    np.testing.assert_allclose(cosines, anchors.scores(anchor, CORPUS), atol=1e-5)
+
+
+def test_packed_as_padded(params):
+  frames, mask = padded(CORPUS.frames[: sum(CORPUS.counts[:2])], CORPUS.counts[:2])
+  apart = encode(params, 'encode_frames', frames, mask)
+  first, second = CORPUS.counts[:2]
+  row = np.concatenate([CORPUS.frames[: first + second], np.zeros((2, DV))])[None].astype(np.float32)
+  slot = np.array([[0] * first + [1] * second + [-1] * 2], np.int32)
+  position = np.array([[*range(first), *range(second), 0, 0]], np.int32)
+  layout = Layout(slot, position, np.array([[0, 1]], np.int32), np.array([0, 1], np.int32))
+  for name, packed in encode(params, 'encode_frames', row, layout).items():
+    np.testing.assert_array_equal(packed[0, : first + second], apart[name][mask])
+
+
+def turned(params, scale=1.0):
+  """The parameters with a turn that is not 0."""
+  kernel = jnp.asarray(RANDOM.normal(size=(DQ, H)) * scale, jnp.float32)
+  return {name: {**own, 'turn': {'kernel': kernel}} for name, own in params.items()}
+
+
+def test_the_turn_is_bounded_and_starts_where_it_is_told(params):
+  mask, tokens = np.ones((20, 3), bool), TOKENS.astype(np.float32)
+  plain = encode(params, 'encode_tokens', tokens, mask)
+  far = encode(turned(params, 100.0), 'encode_tokens', tokens, mask)
+  for name in STUDENT.branches:
+    cosines = np.sum(plain[name] * far[name], axis=1)
+    assert cosines.min() >= np.cos(np.arcsin(STUDENT.reach)) - 1e-5 and cosines.min() < 0.99
+  given = anchors.unit(RANDOM.normal(size=(20, 1, 2 * H))).astype(np.float32)
+  layout = padded_layout(mask)
+  found = encode(params, 'encode_tokens', tokens, layout, anchors=given)
+  starts = dict(zip(STUDENT.branches, np.split(given, 2, axis=-1), strict=True))
+  for name, start in starts.items():
+    np.testing.assert_allclose(found[name], anchors.unit(start), atol=1e-6)
+
+
+def test_the_turn_alone_learns(params):
+  key, mask = jax.random.key(1), np.ones((20, 3), bool)
+  frames, frame_mask = padded(CORPUS.frames, CORPUS.counts)
+
+  def loss(params):
+    rngs = {'dropout': key}
+    queries = encode(params, 'encode_tokens', TOKENS.astype(np.float32), mask, False, rngs=rngs)
+    videos = encode(params, 'encode_frames', frames, frame_mask, False, rngs=rngs)
+    return sum(jnp.einsum('qh,vlh->', queries[name], videos[name]) for name in STUDENT.branches)
+
+  optimizer = bert_adam(1e-2, 0.1, 1.0)
+  updates, _ = optimizer.update(jax.grad(loss)(params), optimizer.init(params), params)
+  new = optax.apply_updates(params, updates)
+  for name in STUDENT.branches:
+    jax.tree.map(np.testing.assert_array_equal, new[name]['frame_anchor'], params[name]['frame_anchor'])
+    jax.tree.map(np.testing.assert_array_equal, new[name]['sentence_anchor'], params[name]['sentence_anchor'])
+    assert np.abs(new[name]['turn']['kernel'][:, :4]).min() > 0  # The teacher here has four dimensions.
+
+
+def test_dropout_follows_the_caption_not_its_place(params):
+  own, tokens = turned(params), TOKENS[:2].reshape(1, 6, DQ).astype(np.float32)
+  slot, position = np.array([[0, 0, 0, 1, 1, 1]], np.int32), np.array([[0, 1, 2, 0, 1, 2]], np.int32)
+  both = Layout(slot, position, np.array([[3, 7]], np.int32), np.array([0, 1], np.int32))
+  apart = padded_layout(np.ones((2, 3), bool), np.array([3, 7], np.int32))
+  rngs = {'dropout': jax.random.key(2)}
+  packed = encode(own, 'encode_tokens', tokens, both, False, rngs=rngs)
+  single = encode(own, 'encode_tokens', TOKENS[:2].astype(np.float32), apart, False, rngs=rngs)
+  plain = encode(own, 'encode_tokens', TOKENS[:2].astype(np.float32), apart)
+  for name in STUDENT.branches:
+    np.testing.assert_allclose(packed[name][0], single[name][:, 0], atol=1e-6)
+    assert np.abs(single[name] - plain[name]).max() > 1e-3
+
+
+def test_a_branch_without_an_anchor_is_refused():
+  student = AnchoredStudent(H, 0.3, ('other',), jnp.float32)
+  with pytest.raises(UserError, match='no branch other; expected some of inheritance, exploration'):
+    init_parameters(student, jax.random.key(0), DV, DQ)
