@@ -183,7 +183,7 @@ def _start_from_anchors(config: ml_collections.ConfigDict) -> None:
   config.loss.update(triplet_weight=0.0, nce_weight=0.0, distillation_weight=0.0)
   function = 'dlkd_jax.losses.total:cosine_contrastive'
   config.loss.terms.cosine = ml_collections.ConfigDict({'function': function, 'temperature': 0.1})
-  config.optimizer.update(learning_rate=1e-3, warmup=0.05, weight_decay=0.05)
+  config.optimizer.update(learning_rate=2e-4, warmup=0.05, weight_decay=0.05)
   config.training.epochs = config.training.patience = 15
 
 

@@ -36,15 +36,6 @@ class Fitted(NamedTuple):
   held_out: np.ndarray
   weights: tuple[float, ...]
 
-  def put(self, params: Any) -> Any:
-    """Returns the parameters of a student with the anchors in them."""
-    params = {branch: dict(own) for branch, own in params.items()}
-    for name, array in self.arrays.items():
-      branch, side, field = name.split('/')
-      own = params[branch][f'{side}_anchor']
-      params[branch][f'{side}_anchor'] = dict(own) | {field: array.astype(own[field].dtype).reshape(own[field].shape)}
-    return params
-
 
 class AnchoredSource(Sequence):
   """Records with `query_anchors`, `[captions, branches·H]`."""
@@ -60,33 +51,51 @@ class AnchoredSource(Sequence):
     return {**self._source[index], 'query_anchors': self._parts[index]}
 
 
-def fit_or_read(config: ml_collections.ConfigDict, student: Student, workdir: files.Path) -> Fitted | None:
-  """Fits the anchors of a run, or reads those that it began with; None where the student has none.
+def prepare(
+  config: ml_collections.ConfigDict, student: Student, workdir: files.Path, source: Source
+) -> tuple[ml_collections.ConfigDict, Source, Fitted | None]:
+  """Fits the anchors of a run, or reads those that it began with; for another student there is nothing to do.
+
+  Args:
+    config: the configuration.
+    student: of the run.
+    workdir: where the anchors are kept, for all processes.
+    source: the records of the training split.
+
+  Returns:
+    The configuration, with weights of the branches where it left them to be found; the records, with `query_anchors`;
+    and what was fitted.
 
   Raises:
     UserError: a video has no frames, captions or features of the teacher.
   """
   if config.model.name != 'anchored':
-    return None
+    return config, source, None
   path = workdir / FILE
-  multihost.on_main(lambda: None if path.is_file() else _write(_fit(config, student), path))
+  multihost.on_main(lambda: None if path.is_file() else _write(_fit(config, student, source), path))
   with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
     arrays = {name: found[name] for name in found.files}
   held_out, weights = arrays.pop('held_out'), arrays.pop('weights')
-  return Fitted(arrays, held_out, tuple(weights.tolist()))
-
-
-def with_anchors(
-  config: ml_collections.ConfigDict, source: Source, fitted: Fitted
-) -> tuple[ml_collections.ConfigDict, AnchoredSource]:
-  """Returns the configuration with the fitted weights, where none were given, and the records with their anchors."""
+  fitted = Fitted(arrays, held_out, tuple(weights.tolist()))
   if not len(config.evaluation.weights):
     config = config.copy_and_resolve_references()
     with config.unlocked():
       config.evaluation.weights = fitted.weights
     config.lock()
   captions = np.array([len(source[index]['token_lengths']) for index in range(len(source))])
-  return config, AnchoredSource(source, captions, fitted.held_out)
+  return config, AnchoredSource(source, captions, fitted.held_out), fitted
+
+
+def put(fitted: Fitted | None, params: Any) -> Any:
+  """Returns the parameters of a student with what was fitted in them, if anything was."""
+  if fitted is None:
+    return params
+  params = {branch: dict(own) for branch, own in params.items()}
+  for name, array in fitted.arrays.items():
+    branch, side, field = name.split('/')
+    own = params[branch][f'{side}_anchor']
+    params[branch][f'{side}_anchor'] = dict(own) | {field: array.astype(own[field].dtype).reshape(own[field].shape)}
+  return params
 
 
 def _write(fitted: Fitted, path: files.Path) -> None:
@@ -96,10 +105,9 @@ def _write(fitted: Fitted, path: files.Path) -> None:
     temporary.write_bytes(content.getvalue())
 
 
-def _fit(config: ml_collections.ConfigDict, student: Student) -> Fitted:
+def _fit(config: ml_collections.ConfigDict, student: Student, source: Source) -> Fitted:
   options = recipe.make_pipeline_options(config, 1, teacher=False)
   taught = recipe.make_pipeline_options(config, 1, teacher=True)
-  source = splits.open_split(config, 'train')
   training = {
     branch: read_corpus(source, taught if branch == 'inheritance' else options) for branch in student.branches
   }
@@ -151,7 +159,7 @@ def read_corpus(source: Source, options: PipelineOptions) -> Corpus:
   return Corpus(
     np.concatenate(frames),
     np.array([len(rows) for rows in frames]),
-    _unit(np.stack(sentences)),
+    anchors.unit(np.stack(sentences)),
     np.array(owners),
     np.concatenate(taught) if taught else None,
     np.concatenate(texts) if texts else None,

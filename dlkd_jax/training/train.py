@@ -70,17 +70,14 @@ def train(config: ml_collections.ConfigDict, workdir: files.Path, stop: StopRequ
     tracer = stack.enter_context(StepTracer(workdir, config.logging.profile_steps if multihost.is_main() else ()))
 
     mesh = sharding.make_mesh(model=config.mesh.model)
-    source, student = splits.open_split(config, 'train'), recipe.make_student(config)
-    fitted = anchoring.fit_or_read(config, student, workdir)
-    if fitted is not None:
-      config, source = anchoring.with_anchors(config, source, fitted)
+    student = recipe.make_student(config)
+    config, source, fitted = anchoring.prepare(config, student, workdir, splits.open_split(config, 'train'))
     teacher = open_teacher(config, mesh, source)
-    pipeline, sizes = open_pipeline(config, mesh, source), splits.feature_sizes(source)
-    per_epoch = pipeline.steps_per_epoch
+    pipeline = open_pipeline(config, mesh, source)
+    sizes, per_epoch = splits.feature_sizes(source), pipeline.steps_per_epoch
     init_key, step_key = keys_of_run(config.seed, mesh)
     optimizer, train_step = make_step(config, student, mesh, per_epoch, teacher)
-    put = (lambda params: params) if fitted is None else fitted.put
-    make_params = lambda: put(init_parameters(student, init_key, sizes.frames, sizes.tokens))  # noqa: E731
+    make_params = lambda: anchoring.put(fitted, init_parameters(student, init_key, *sizes))  # noqa: E731
     state = create_state(make_params, optimizer, mesh)
     validator = splits.make_evaluator(config, student, mesh, 'val', again=True)
     _describe(config, mesh, pipeline, state.params)

@@ -251,3 +251,16 @@ def test_shards_that_do_not_divide_over_processes_are_refused():
 def test_a_set_without_teacher_asks_for_teacher_false():
   with pytest.raises(ValueError, match='teacher=False'):
     fakes.collate(fakes.source(2, teacher=False), fakes.options())
+
+
+@pytest.mark.parametrize(('packing', 'shards'), [(True, 1), (True, 2), (False, 8)])
+def test_anchors_lie_in_the_slots_of_their_captions(packing, shards):
+  records = fakes.source(7, 3)
+  for number, record in enumerate(records):
+    captions = np.arange(len(record['token_lengths']), dtype=np.float32)
+    record['query_anchors'] = np.stack([np.full_like(captions, 1 + number), captions], axis=1)
+  batch = fakes.collate(records, fakes.options(packing=packing, shards=shards, sort_by_captions=False))
+  expected = np.concatenate([record['query_anchors'] for record in records])
+  ordinals = batch.token_layout.ordinals
+  np.testing.assert_array_equal(batch.query_anchors[ordinals >= 0], expected[ordinals[ordinals >= 0]])
+  assert not batch.query_anchors[ordinals < 0].any() and (ordinals >= 0).sum() == len(expected)

@@ -12,7 +12,7 @@ from dlkd_jax.layout import Layout, padded_layout
 from dlkd_jax.models import anchors
 from dlkd_jax.models.anchored import AnchoredStudent
 from dlkd_jax.models.students import init_parameters
-from dlkd_jax.training.anchoring import Fitted
+from dlkd_jax.training import anchoring
 from dlkd_jax.training.optimizer import bert_adam
 
 DV, DQ, H = 7, 6, 5
@@ -43,12 +43,12 @@ def fitted():
     arrays |= {f'{name}/sentence/mean': each.sentence_mean, f'{name}/sentence/scale': np.array(each.sentence_scale)}
     arrays |= {f'{name}/sentence/map': fill(each.sentence_map), f'{name}/frame/mean': each.frame_mean}
     arrays |= {f'{name}/frame/map': fill(each.frame_map)}
-  return found, Fitted(arrays, np.zeros((20, 2 * H), np.float32), (0.5, 0.5))
+  return found, anchoring.Fitted(arrays, np.zeros((20, 2 * H), np.float32), (0.5, 0.5))
 
 
 @pytest.fixture(scope='module')
 def params(fitted):
-  return fitted[1].put(init_parameters(STUDENT, jax.random.key(0), DV, DQ))
+  return anchoring.put(fitted[1], init_parameters(STUDENT, jax.random.key(0), DV, DQ))
 
 
 def padded(rows, counts):
