@@ -77,8 +77,7 @@ def train(config: ml_collections.ConfigDict, workdir: files.Path, stop: StopRequ
     sizes, per_epoch = splits.feature_sizes(source), pipeline.steps_per_epoch
     init_key, step_key = keys_of_run(config.seed, mesh)
     optimizer, train_step = make_step(config, student, mesh, per_epoch, teacher)
-    make_params = lambda: anchoring.put(fitted, init_parameters(student, init_key, *sizes))  # noqa: E731
-    state = create_state(make_params, optimizer, mesh)
+    state = create_state(lambda: anchoring.put(fitted, init_parameters(student, init_key, *sizes)), optimizer, mesh)
     validator = splits.make_evaluator(config, student, mesh, 'val', again=True)
     _describe(config, mesh, pipeline, state.params)
     multihost.on_main(lambda: _write_description(config, workdir, state.params))
