@@ -253,8 +253,11 @@ def inheritance(corpus: Corpus, settings: Settings) -> Anchor:
 def scores(anchor: Anchor, corpus: Corpus) -> np.ndarray:
   """Returns `[N, V]`, for every caption and video of a corpus the largest cosine over the video's frames."""
   frames = anchor.video_frames(corpus.frames, corpus.counts)
-  products = anchor.queries(corpus.sentences) @ frames.T
-  return np.maximum.reduceat(products, np.cumsum(corpus.counts) - corpus.counts, axis=1)
+  return _largest(anchor.queries(corpus.sentences) @ frames.T, corpus.counts)
+
+
+def _largest(products: np.ndarray, counts: np.ndarray) -> np.ndarray:
+  return np.maximum.reduceat(products, np.cumsum(counts) - counts, axis=1)
 
 
 def standardised(scores: np.ndarray) -> np.ndarray:
@@ -308,12 +311,14 @@ class Choice(NamedTuple):
     anchors: branch → anchor, fitted on the training.
     settings: branch → what it was fitted with.
     weights: branch → weight of its cosine in the fused score; they add up to 1.
-    losses: branch, or 'fused' → mean surprise on the held-out captions, in nats.
+    blend: the same, with 'teacher', for a search that has it, too; empty without a teacher.
+    losses: branch, 'fused', 'teacher' or 'blend' → mean surprise on the held-out captions, in nats.
   """
 
   anchors: dict[str, Anchor]
   settings: dict[str, Settings]
   weights: dict[str, float]
+  blend: dict[str, float]
   losses: dict[str, float]
 
 
@@ -325,13 +330,14 @@ _CANDIDATES = {
 }
 
 
-def choose(training: Mapping[str, Corpus], held_out: Corpus, size: int) -> Choice:
+def choose(training: Mapping[str, Corpus], held_out: Corpus, size: int, taught: Corpus | None = None) -> Choice:
   """Fits the anchors of branches with the settings, and weights, that rank held-out captions best.
 
   Args:
     training: branch, one of `FITS` → what it is fitted on.
     held_out: other videos, the gallery of their own captions.
     size: d at most.
+    taught: the held-out videos with a teacher, where a search may have it.
   """
   anchors, settings, found = {}, {}, {}
   for branch in training:
@@ -350,7 +356,17 @@ def choose(training: Mapping[str, Corpus], held_out: Corpus, size: int) -> Choic
     settings[branch], (anchors[branch], found[branch]) = now, tried[now]
   losses = {branch: float(surprise(each, held_out.owners).mean()) for branch, each in found.items()}
   weights, losses['fused'] = _weights(found, held_out.owners)
-  return Choice(anchors, settings, weights, losses)
+  blend = {}
+  if taught is not None:
+    products = unit(taught.teacher_sentences) @ unit(taught.teacher_frames).T
+    pair = {
+      'student': sum(weights[n] * each for n, each in found.items()),
+      'teacher': _largest(products, taught.counts),
+    }
+    losses['teacher'] = float(surprise(pair['teacher'], held_out.owners).mean())
+    shares, losses['blend'] = _weights(pair, held_out.owners)
+    blend = {n: round(shares['student'] * w, 4) for n, w in weights.items()} | {'teacher': shares['teacher']}
+  return Choice(anchors, settings, weights, blend, losses)
 
 
 def _weights(found: dict[str, np.ndarray], owners: np.ndarray) -> tuple[dict[str, float], float]:

@@ -111,10 +111,16 @@ def _fit(config: ml_collections.ConfigDict, student: Student, source: Source) ->
   training = {
     branch: read_corpus(source, taught if branch == 'inheritance' else options) for branch in student.branches
   }
-  choice = anchors.choose(training, read_corpus(splits.open_split(config, 'val'), options), student.hidden)
+  validation = splits.open_split(config, 'val')
+  with_teacher = read_corpus(validation, taught) if config.loss.teacher else None
+  choice = anchors.choose(training, read_corpus(validation, options), student.hidden, with_teacher)
   for branch, settings in choice.settings.items():
     weight = f'weight {choice.weights[branch]:.2f}, {choice.losses[branch]:.3f} nats on validation'
     log(f'anchor {branch}: {settings}, {weight}; {choice.losses["fused"]:.3f} fused')
+  if choice.blend:
+    weights = ','.join(f'{name}={weight:g}' for name, weight in choice.blend.items())
+    nats = f'{choice.losses["blend"]:.3f} nats; the teacher alone {choice.losses["teacher"]:.3f}'
+    log(f'a search that has the teacher: --weights={weights} ({nats})')
   arrays, held_out = {}, []
   for branch, anchor in choice.anchors.items():
     fill = lambda x: np.pad(x, ((0, 0), (0, student.hidden - x.shape[1])))  # noqa: E731

@@ -201,5 +201,19 @@ def test_the_choice_finds_what_there_is_to_find():
   assert found.weights == {'exploration': 1.0}
   assert found.settings['exploration'].rounds > 0  # One frame of each video has the caption.
   assert found.losses['fused'] == pytest.approx(found.losses['exploration']) and found.losses['fused'] < np.log(40) - 1
+  assert found.blend == {} and 'teacher' not in found.losses
   ranked = np.argmax(anchors.scores(found.anchors['exploration'], other.corpus), axis=1) == other.corpus.owners
   assert ranked.mean() > 0.3  # By chance .025.
+
+
+def test_a_teacher_at_search_has_the_share_that_it_earns():
+  world = make_world(60, seed=8)
+  other = make_world(40, seed=9, truth=world.truth)
+  random = np.random.default_rng(10)
+  own, noise = other.corpus, random.normal(size=(len(other.corpus.owners), 8))
+  right = own._replace(teacher_frames=own.frames, teacher_sentences=own.sentences @ world.truth)
+  wrong = right._replace(teacher_sentences=noise)
+  good, bad = (anchors.choose({'exploration': world.corpus}, own, 8, taught) for taught in (right, wrong))
+  assert good.losses['teacher'] < good.losses['fused'] and good.losses['blend'] <= good.losses['teacher']
+  assert sum(good.blend.values()) == pytest.approx(1.0, abs=1e-3) and good.blend['teacher'] > bad.blend['teacher']
+  assert bad.losses['blend'] <= bad.losses['fused'] + 1e-9
