@@ -46,6 +46,11 @@ class Layout:
     return self.ordinals.shape[1]
 
   @property
+  def by_slot(self) -> jax.Array:
+    """`[R, S, T]` bool, true where a position belongs to the sequence in a slot."""
+    return self.slot[:, None] == jnp.arange(self.slots, dtype=jnp.int32)[None, :, None]
+
+  @property
   def ids(self) -> jax.Array:
     """`[R, T]` int32, ordinal of the sequence that a position belongs to, -1 at padding."""
     ids = jnp.take_along_axis(self.ordinals, jnp.maximum(self.slot, 0), axis=1)

@@ -71,7 +71,7 @@ def _adjacent(devices: Sequence[jax.Device]) -> bool:
 
 def rows(mesh: Mesh) -> NamedSharding:
   """Sharding of arrays whose first axis is split over all devices."""
-  return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+  return NamedSharding(mesh, over_devices(mesh))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -167,4 +167,4 @@ def split_rows(array: Any, mesh: Mesh, what: str) -> jax.Array:
       f'a block of {array.shape[0]} {what} does not divide over {mesh.size} devices; '
       f'choose a block size that is a multiple of {mesh.size}'
     )
-  return jax.device_put(array, NamedSharding(mesh, over_devices(mesh)))
+  return jax.device_put(array, rows(mesh))

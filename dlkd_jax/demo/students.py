@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import pathlib
 
-import jax
 import ml_collections
 
+from dlkd_jax import doors
 from dlkd_jax.config_defaults import load_recipe
 from dlkd_jax.demo.settings import Settings
 from dlkd_jax.training import train as training
@@ -40,8 +40,7 @@ def train_all(settings: Settings, data_dir: pathlib.Path, runs: pathlib.Path) ->
     OSError: something cannot be written.
   """
   # The trainings of one kind differ in their seeds alone: compiled once, they share the programs.
-  jax.config.update('jax_compilation_cache_dir', str(runs / 'compiled'))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+  doors.keep_compiled(runs / 'compiled')
   for seed in range(settings.students):
     for kind in KINDS:
       workdir = runs / f'{kind}_{seed}'

@@ -91,8 +91,7 @@ def _smoothed(frames: jax.Array, layout: Layout) -> jax.Array:
 
 def sentences_of(tokens: jax.Array, layout: Layout) -> jax.Array:
   """Returns the mean of each sentence's unit tokens `[Rw, W, Dq]`, of length 1, by slots: `[Rw, S, Dq]` float32."""
-  slots = jnp.arange(layout.slots, dtype=jnp.int32)[None, :, None]
-  return _unit(jnp.einsum('rsw,rwd->rsd', (layout.slot[:, None] == slots).astype(jnp.float32), tokens))
+  return _unit(jnp.einsum('rsw,rwd->rsd', layout.by_slot.astype(jnp.float32), tokens))
 
 
 class AnchoredStudent(nn.Module):

@@ -48,9 +48,8 @@ class Branch(nn.Module):
   def encode_tokens(self, tokens, layout: Layout, deterministic: bool) -> jax.Array:
     """Encodes tokens `[Rw, W, Dq]` to one vector a slot, `[Rw, S, H]`; empty slots mean nothing."""
     states = self.token_encoder(tokens, layout, deterministic)
-    slots = jnp.arange(layout.slots, dtype=jnp.int32)[None, :, None]
     scores = self.token_pooling(states)[..., 0][:, None]
-    weights = nn.softmax(jnp.where(layout.slot[:, None] == slots, scores, _PADDED_SCORE), axis=-1)
+    weights = nn.softmax(jnp.where(layout.by_slot, scores, _PADDED_SCORE), axis=-1)
     pooled = jnp.einsum('rsw,rwh->rsh', weights.astype(self.dtype), states, preferred_element_type=jnp.float32)
     return pooled.astype(self.dtype)
 

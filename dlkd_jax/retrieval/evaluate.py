@@ -19,8 +19,9 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh
 
+from dlkd_jax import sharding
 from dlkd_jax.data.batch import unit_rows
 from dlkd_jax.data.evaluation_blocks import CaptionBlock, VideoBlock
 from dlkd_jax.errors import UserError
@@ -30,7 +31,7 @@ from dlkd_jax.multihost import Processes
 from dlkd_jax.retrieval import ranking
 from dlkd_jax.retrieval.metrics import FUSED, TEACHER, RetrievalMetrics, metrics_from_ranks
 from dlkd_jax.retrieval.ranking import Array
-from dlkd_jax.sharding import encoding_mesh, over_devices, split_rows
+from dlkd_jax.sharding import encoding_mesh, split_rows
 
 _IN_FLIGHT = 4  # Blocks that are being encoded at once.
 
@@ -192,7 +193,7 @@ class Evaluator:
 
     Nothing is exchanged with other processes, so a thread may do it.
     """
-    whole, rows = NamedSharding(self._local, PartitionSpec()), NamedSharding(self._local, over_devices(self._local))
+    whole, rows = sharding.replicated(self._local), sharding.rows(self._local)
     abstract = lambda x, placement: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement)  # noqa: E731
     params = jax.tree.map(lambda x: abstract(x, whole if self._processes.several else x.sharding), params)
     tokens = ((block.student_tokens, block.token_mask) for block in self._split.captions())
@@ -328,7 +329,7 @@ def _on_this_process(params: Any, mesh: Mesh, processes: Processes) -> Any:
 
   One process leaves parameters as they lie on the mesh, split or not.
   """
-  whole = NamedSharding(encoding_mesh(mesh), PartitionSpec())
+  whole = sharding.replicated(encoding_mesh(mesh))
   if processes.several:
     # Parameters may be split over processes, and the encoders run in each process apart.
     params = jax.tree.map(np.asarray, _gather(mesh)(params))
@@ -344,7 +345,7 @@ def _on_this_process(params: Any, mesh: Mesh, processes: Processes) -> Any:
 @functools.lru_cache(maxsize=8)
 def _gather(mesh: Mesh) -> Callable[[Any], Any]:
   """Returns what makes arrays whole on every device of a mesh; one function a mesh, so that it compiles once."""
-  return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))
+  return jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))
 
 
 def _own_columns(caption_ids: Sequence[str], own_ids: Sequence[str], video_ids: Sequence[str]) -> np.ndarray:

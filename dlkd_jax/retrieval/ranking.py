@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
+from dlkd_jax import sharding
 from dlkd_jax.errors import UserError
 from dlkd_jax.multihost import Processes
 from dlkd_jax.retrieval.metrics import FUSED
@@ -125,7 +126,7 @@ class GalleryBuilder:
     mine = sum(len(other['ids']) for other in found[: jax.process_index() if processes.several else 0])
     local = np.concatenate(columns, axis=1).reshape(-1)
     local = np.where(local >= 0, local + mine, -1).astype(np.int32)
-    placement = NamedSharding(self._mesh, over_devices(self._mesh))
+    placement = sharding.rows(self._mesh)
     return ShardedGallery(
       segments=segments,
       columns=jax.make_array_from_process_local_data(placement, local),
@@ -142,7 +143,7 @@ class GalleryBuilder:
 
   def _over_all_devices(self, segment: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Views the shares of all processes as one array over the whole mesh; nothing is copied."""
-    placement = NamedSharding(self._mesh, over_devices(self._mesh))
+    placement = sharding.rows(self._mesh)
 
     def view(array: jax.Array) -> jax.Array:
       share = {shard.device: shard.data for shard in array.addressable_shards}
@@ -381,7 +382,7 @@ class Ranker:
     """Pads rows to a block and gives them to every device."""
     padded = np.full((self.plan.block, *rows.shape[1:]), filler, rows.dtype)
     padded[: len(rows)] = rows
-    placement = NamedSharding(self._mesh, PartitionSpec())
+    placement = sharding.replicated(self._mesh)
     if self._mesh.is_multi_process:
       return jax.make_array_from_process_local_data(placement, padded)
     return jax.device_put(padded, placement)

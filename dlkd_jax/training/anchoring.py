@@ -12,7 +12,7 @@ import numpy as np
 from dlkd_jax import files, multihost
 from dlkd_jax.data import transforms
 from dlkd_jax.data.batch import PipelineOptions
-from dlkd_jax.data.sources import Record, Source, check_trainable
+from dlkd_jax.data.sources import Record, Source, check_trainable, scan_lengths
 from dlkd_jax.models import anchors
 from dlkd_jax.models.anchors import Corpus
 from dlkd_jax.models.students import Student
@@ -82,8 +82,8 @@ def prepare(
     with config.unlocked():
       config.evaluation.weights = fitted.weights
     config.lock()
-  captions = np.array([len(source[index]['token_lengths']) for index in range(len(source))])
-  return config, AnchoredSource(source, captions, fitted.held_out), fitted
+  lengths = splits.lengths_of(config, 'train', source) or scan_lengths(source)
+  return config, AnchoredSource(source, lengths.captions, fitted.held_out), fitted
 
 
 def put(fitted: Fitted | None, params: Any) -> Any:

@@ -188,13 +188,11 @@ class MetricWriter:
     """
     self._path = workdir / 'metrics.jsonl'
     kept = self._kept(resumed_step, resumed_step if evaluated_step is None else evaluated_step)
-    self._workdir, self._here, self._uploaded = workdir, workdir, time.monotonic()
-    if files.is_remote(workdir):
-      self._temporary = tempfile.TemporaryDirectory(prefix='dlkd_')
-      self._here = pathlib.Path(self._temporary.name)
-    files.write_text(self._here / self._path.name, kept)
-    self._lines = (self._here / self._path.name).open('a', encoding='utf-8')
-    folder = self._here / 'tensorboard'
+    self._staged, self._uploaded = _Staged(workdir), time.monotonic()
+    lines = self._staged.here / self._path.name
+    files.write_text(lines, kept)
+    self._lines = lines.open('a', encoding='utf-8')
+    folder = self._staged.here / 'tensorboard'
     folder.mkdir(parents=True, exist_ok=True)
     # Not tensorboardX's SummaryWriter: it writes in a thread, which ends without a word when the disk is full, and
     # then the run waits for it forever.
@@ -212,7 +210,7 @@ class MetricWriter:
       self._lines.close()
     finally:
       self._events.close()
-      self._upload()
+      self._staged.upload()
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
     """Writes the scalars of one step.
@@ -228,15 +226,11 @@ class MetricWriter:
         self._events.write_event(event)
       self._events.flush()
       if time.monotonic() - self._uploaded > _UPLOAD_SECONDS or any(name.startswith(_EVALUATED) for name in scalars):
-        self._upload()
+        self._staged.upload()
+        self._uploaded = time.monotonic()
     except OSError as error:
       error.filename = error.filename or str(self._path)  # A failed write does not say of what.
       raise
-
-  def _upload(self) -> None:
-    if self._here is not self._workdir:
-      _copy(self._here, self._workdir)
-      self._uploaded = time.monotonic()
 
   def _kept(self, step: int, evaluated_step: int) -> str:
     kept = []
@@ -266,9 +260,23 @@ class NoWriter:
     """Takes the scalars of one step, as `MetricWriter.write` does."""
 
 
-def _copy(folder: pathlib.Path, target: files.Path) -> None:
-  for path in files.below(folder):
-    (target / path.relative_to(folder)).write_bytes(path.read_bytes())
+class _Staged:
+  """A folder that is written to on this machine, whose files are copied whole where it is of a bucket.
+
+  Attributes:
+    here: where to write: the folder itself, or a temporary one.
+  """
+
+  def __init__(self, folder: files.Path):
+    self.here = self._folder = folder
+    if files.is_remote(folder):
+      self._temporary = tempfile.TemporaryDirectory(prefix='dlkd_')
+      self.here = pathlib.Path(self._temporary.name)
+
+  def upload(self) -> None:
+    if self.here is not self._folder:
+      for path in files.below(self.here):
+        (self._folder / path.relative_to(self.here)).write_bytes(path.read_bytes())
 
 
 def open_writer(workdir: files.Path, resumed_step: int, evaluated_step: int) -> MetricWriter | NoWriter:
@@ -361,30 +369,19 @@ class StepTracer:
     if step not in self._range:
       return contextlib.nullcontext()
     if not self._tracing:
-      self._here = self._folder
-      if files.is_remote(self._folder):
-        self._temporary = tempfile.TemporaryDirectory(prefix='dlkd_')
-        self._here = pathlib.Path(self._temporary.name)
-      jax.profiler.start_trace(self._here)
+      self._staged = _Staged(self._folder)
+      jax.profiler.start_trace(self._staged.here)
       self._tracing = True
     return jax.profiler.StepTraceAnnotation('train', step_num=step)
 
-  def after(self, step: int, outputs: Any) -> float:
-    """Ends the trace where this step was the last wanted one; its outputs are waited for.
-
-    Returns:
-      Seconds that writing the trace took.
-    """
-    if not self._tracing or step + 1 in self._range:
-      return 0.0
-    jax.block_until_ready(outputs)
-    start = time.perf_counter()
-    self._stop()
-    return time.perf_counter() - start
+  def after(self, step: int, outputs: Any) -> None:
+    """Ends the trace where this step was the last wanted one; its outputs are waited for."""
+    if self._tracing and step + 1 not in self._range:
+      jax.block_until_ready(outputs)
+      self._stop()
 
   def _stop(self) -> None:
     if self._tracing:
       self._tracing = False
       jax.profiler.stop_trace()
-      if self._here is not self._folder:
-        _copy(self._here, self._folder)
+      self._staged.upload()

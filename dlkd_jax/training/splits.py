@@ -10,7 +10,7 @@ import ml_collections
 from jax.sharding import Mesh
 
 from dlkd_jax.data.evaluation_blocks import EvaluationSplit
-from dlkd_jax.data.sources import open_lengths, open_source, split_names
+from dlkd_jax.data.sources import Lengths, open_lengths, open_source, split_names
 from dlkd_jax.models.students import Student
 from dlkd_jax.retrieval.evaluate import Evaluator, encoders_of
 from dlkd_jax.training import recipe
@@ -48,6 +48,12 @@ def open_split(config: ml_collections.ConfigDict, split: str):
   return source if config.data.max_videos is None else _First(source, config.data.max_videos)
 
 
+def lengths_of(config: ml_collections.ConfigDict, split: str, source) -> Lengths | None:
+  """Returns the lengths of the records of an opened split, or None where the data set was built without them."""
+  lengths = open_lengths(config.data.data_dir, config.data.dataset, split)
+  return None if lengths is None else lengths.first(len(source))
+
+
 def names(config: ml_collections.ConfigDict, wanted: Sequence[str]) -> list[str]:
   """Returns which of the wanted splits the configured data set has."""
   there = split_names(config.data.data_dir, config.data.dataset)
@@ -82,7 +88,6 @@ def make_evaluator(
     again: whether it is called more than once; the split then stays in memory, where it fits.
   """
   source = open_split(config, split)
-  lengths = open_lengths(config.data.data_dir, config.data.dataset, split)
   processes, devices = len({device.process_index for device in mesh.devices.flat}), mesh.local_mesh.size
   blocks = EvaluationSplit(
     source,
@@ -90,7 +95,7 @@ def make_evaluator(
     # Blocks divide over this process's devices.
     -(-config.evaluation.block_captions // devices) * devices,
     -(-config.evaluation.block_videos // devices) * devices,
-    lengths=None if lengths is None else lengths.first(len(source)),
+    lengths=lengths_of(config, split, source),
     process=jax.process_index() if processes > 1 else 0,
     processes=processes,
     keep=again,

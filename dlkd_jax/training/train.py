@@ -26,7 +26,6 @@ from jax.sharding import Mesh
 from dlkd_jax import config as config_lib
 from dlkd_jax import files, multihost, sharding
 from dlkd_jax.data.batch import Batch, Parcel, pack
-from dlkd_jax.data.sources import open_lengths
 from dlkd_jax.data.train_pipeline import TrainIterator, TrainPipeline, train_pipeline
 from dlkd_jax.models.students import Student, init_parameters
 from dlkd_jax.multihost import Stopped, StopRequest, log
@@ -272,8 +271,7 @@ def open_pipeline(config: ml_collections.ConfigDict, mesh: Mesh, source) -> Trai
   # An anchored student had the teacher when it was fitted.
   taught = config.loss.teacher and config.model.name != 'anchored'
   options = recipe.make_pipeline_options(config, mesh.size, taught, pixels=config.teacher.online)
-  lengths = open_lengths(config.data.data_dir, config.data.dataset, 'train')
-  lengths = None if lengths is None else lengths.first(len(source))
+  lengths = splits.lengths_of(config, 'train', source)
   return train_pipeline(source, options, config.seed, jax.process_index(), jax.process_count(), lengths=lengths)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from dlkd_jax import sharding
 from dlkd_jax.errors import UserError
@@ -89,7 +89,7 @@ def evaluation_step(config: ml_collections.ConfigDict, topology: Topology, galle
     terms = ranking.weigh(scores, weights=weights) if fused else []
     return ranking.rank_block(scores, terms, columns, own, mesh=mesh, fused=fused, keep=False)
 
-  whole, split = sharding.replicated(mesh), NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+  whole, split = sharding.replicated(mesh), sharding.rows(mesh)
   hidden, every = config.model.hidden, videos * mesh.size
   array = lambda *shape, dtype=student.dtype: jax.ShapeDtypeStruct(shape, dtype)  # noqa: E731
   names = student.branches
@@ -120,7 +120,7 @@ def encoding_step(config: ml_collections.ConfigDict, topology: Topology, workloa
   params = _place(jax.eval_shape(_make_params(student, workload)), sharding.replicated(mesh))
   frames = jax.ShapeDtypeStruct((videos, length, workload.features[0]), jnp.float32)
   mask = jax.ShapeDtypeStruct((videos, length), jnp.bool_)
-  return jax.jit(encode).trace(params, *_place((frames, mask), NamedSharding(mesh, sharding.over_devices(mesh))))
+  return jax.jit(encode).trace(params, *_place((frames, mask), sharding.rows(mesh)))
 
 
 def _make_params(student, workload: Workload):
