@@ -35,9 +35,10 @@ def test_variants_are_the_arguments_of_recipes(name, argument):
   assert fields(ours) == fields(charades.get_config(f'{argument},seed=3,epochs=7'))
 
 
-def test_every_argument_of_recipes_is_a_variant():
-  covered = {'hard', 'single', 'no_teacher', 'random_split', 'uniform_negatives'}
-  assert covered | {'debug', 'seed', 'epochs'} == set(common.ARGUMENTS)
+def test_every_argument_of_recipes_is_a_variant_or_another_recipe():
+  variants_too = {'hard', 'single', 'no_teacher', 'random_split', 'uniform_negatives'}
+  recipes = {'anchored'}
+  assert variants_too | recipes | {'debug', 'seed', 'epochs'} == set(common.ARGUMENTS)
 
 
 def test_only_named_fields_change_and_all_are_valid():
