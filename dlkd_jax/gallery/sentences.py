@@ -1,14 +1,13 @@
 """The text backbones of an index: what turns a typed sentence into the features that its scorers were made for.
 
-An index knows them by fingerprint. `words:N` needs no files; a CLIP's are looked for where they were when the index was
-made, or where `--clip` says that they are now.
+An index knows them by fingerprint, whose name `video.backbones` finds. Files are looked for where they were when the
+index was made, or where `--clip` says that they are now.
 """
 
 from __future__ import annotations
 
 import functools
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,8 +18,6 @@ from dlkd_jax.errors import UserError
 from dlkd_jax.gallery.encoding import TEACHER, StudentEncoder, unit
 from dlkd_jax.gallery.segments import IndexFolderError
 from dlkd_jax.video import backbones
-
-_KNOWN = re.compile(r'words:\d+|clip(@layer=\d+)?:[0-9a-f]+')
 
 
 def describe(options: Mapping[str, Any], clip: str | None) -> dict[str, Any]:
@@ -35,11 +32,14 @@ def describe(options: Mapping[str, Any], clip: str | None) -> dict[str, Any]:
     backbone that is known here.
   """
 
+  folder = str(pathlib.Path(clip).absolute()) if clip else None
+
   def one(fingerprint: Any) -> dict[str, Any] | None:
-    if not isinstance(fingerprint, str) or not _KNOWN.fullmatch(fingerprint):
+    try:
+      spec = backbones.spec_again(str(fingerprint), folder)
+    except LookupError:
       return None
-    folder = str(pathlib.Path(clip).absolute()) if clip and fingerprint.startswith('clip') else None
-    return {'fingerprint': fingerprint, 'clip': folder}
+    return {'fingerprint': fingerprint, 'clip': None if spec == fingerprint else folder}
 
   return {name: one(options.get(name)) for name in ('tokens', TEACHER)}
 
@@ -55,18 +55,17 @@ def open_backbone(about: Mapping[str, Any], clip: str | None, what: str) -> back
   Raises:
     IndexFolderError: it is not there, or another one is.
   """
-  fingerprint = about['fingerprint']
-  if fingerprint.startswith('words:'):
-    return backbones.open_text_backbone(fingerprint)
-  name, _, _ = fingerprint.partition(':')
-  folder = clip or about['clip']
-  if folder is None or not pathlib.Path(folder).exists():
+  fingerprint, folder = about['fingerprint'], clip or about['clip']
+  try:
+    spec = backbones.spec_again(fingerprint, folder)
+  except LookupError as error:
+    raise IndexFolderError(f'{what} of this index are made by {fingerprint!r}: {error}; install its package') from error
+  if spec is None or (spec != fingerprint and not pathlib.Path(folder).exists()):
     where = 'the index does not know where it is' if folder is None else f'{folder} does not exist'
     raise IndexFolderError(
       f'{what} of this index are made by the CLIP {fingerprint!r}, and {where}; say where it is with --clip=DIR'
     )
-  layer = name.partition('@')[2]
-  backbone = backbones.open_text_backbone(f'clip:{folder}' + (f'@{layer}' if layer else ''))
+  backbone = backbones.open_text_backbone(spec)
   if backbone.fingerprint != fingerprint:
     raise IndexFolderError(
       f'{what} of this index are made by the CLIP {fingerprint!r}; {folder} holds {backbone.fingerprint!r}. Say with '

@@ -1,4 +1,4 @@
-"""What turns pictures and sentences into features, named by a short text on the command line.
+"""What turns pictures and sentences into features: backbones, named by a short text on the command line.
 
 | name | pictures | sentences |
 |---|---|---|
@@ -7,33 +7,57 @@
 | efficientnet_lite0:FILE.safetensors | 1,280 features of ImageNet | |
 | statistics | colours, gradients and positions, no weights | |
 | words:256 | | a fixed random vector a word; a character and a pair, of scripts without spaces |
+
+A backbone is one class with what a `FrameBackbone` or a `TextBackbone` has, or with both. What stands behind its name
+is what its constructor takes, as text: `dino:FILE@layer=-2` is `Dino('FILE', layer='-2')`, and `form` says how that is
+written. One of this package has a line in `_FRAMES` or `_TEXT`; one of another package is an entry point of its name:
+
+    [project.entry-points."dlkd_jax.backbones"]
+    dino = "package.module:Dino"
+
+Its fingerprint begins with what it was opened by without files, as `dino@layer=11:`, so that an index finds it again.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
+import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
+from dlkd_jax import plugins
 from dlkd_jax.errors import UserError
-from dlkd_jax.files import expand
 
-FRAME_SPECS = 'clip:DIR, clip:DIR@layer=-2, efficientnet_lite0:FILE.safetensors, statistics'
-TEXT_SPECS = 'clip:DIR, clip:DIR@layer=-2, words:256'
+GROUP = 'dlkd_jax.backbones'
+# Name → where its class is. A module is imported when one of its backbones is asked for.
+_FRAMES = {
+  'clip': 'dlkd_jax.video.clip_backbone:ClipFrames',
+  'efficientnet_lite0': 'dlkd_jax.video.efficientnet_backbone:EfficientNetFrames',
+  'statistics': 'dlkd_jax.video.picture_statistics:PictureStatistics',
+}
+_TEXT = {
+  'clip': 'dlkd_jax.video.clip_backbone:ClipText',
+  'words': 'dlkd_jax.video.word_vectors:WordVectors',
+}
 
 
 class FrameBackbone(Protocol):
   """Features of pictures.
 
   Attributes:
+    form: of the class: how its name is written, for messages.
+    files: of the class: whether it has any, which must be there to open it; True where it does not say.
     name: the text that it was opened by, without folders.
     features: D.
     fingerprint: differs between backbones that give different features; the same for the same weights anywhere.
   """
 
+  form: str
+  files: bool
   name: str
   features: int
   fingerprint: str
@@ -52,11 +76,13 @@ class TextBackbone(Protocol):
   """Features of sentences.
 
   Attributes:
-    name, fingerprint: as of a `FrameBackbone`.
+    form, files, name, fingerprint: as of a `FrameBackbone`.
     token_features: Dq.
     sentence_features: Dt.
   """
 
+  form: str
+  files: bool
   name: str
   token_features: int
   sentence_features: int
@@ -79,38 +105,69 @@ def open_frame_backbone(spec: str) -> FrameBackbone:
     ValueError: there is no such backbone, or its files are not what they should be.
     OSError: its files are absent.
   """
-  kind, where, options = _parse(spec)
-  if kind == 'statistics' and not where and not options:
-    from dlkd_jax.video.picture_statistics import PictureStatistics
-
-    return PictureStatistics()
-  if kind == 'clip' and where and options.keys() <= {'layer'}:
-    layer = _layer(spec, options)
-    from dlkd_jax.video.clip_backbone import ClipFrames
-
-    return ClipFrames(expand(where), layer)
-  if kind == 'efficientnet_lite0' and where and not options:
-    from dlkd_jax.video.efficientnet_backbone import EfficientNetFrames
-
-    return EfficientNetFrames(expand(where))
-  raise UserError(f'there is no backbone of frames {spec!r}; expected one of {FRAME_SPECS}')
+  return _open(spec, _FRAMES, 'encode', 'frames')
 
 
 def open_text_backbone(spec: str) -> TextBackbone:
   """Opens what a text names; errors are those of `open_frame_backbone`."""
-  kind, where, options = _parse(spec)
-  if kind == 'words' and not options:
-    from dlkd_jax.video.word_vectors import WordVectors
+  return _open(spec, _TEXT, 'tokens', 'sentences')
 
-    if where and not (where.isdecimal() and int(where) > 0):
-      raise UserError(f'{spec!r}: expected the number of features after the colon, as words:256')
-    return WordVectors(int(where or 256))
-  if kind == 'clip' and where and options.keys() <= {'layer'}:
-    layer = _layer(spec, options)
-    from dlkd_jax.video.clip_backbone import ClipText
 
-    return ClipText(expand(where), layer)
-  raise UserError(f'there is no backbone of sentences {spec!r}; expected one of {TEXT_SPECS}')
+def _open(spec: str, ours: Mapping[str, str], method: str, what: str) -> Any:
+  """Opens a backbone that has a method."""
+  name, where, options = _parse(spec)
+  found = _find(name, ours, method)
+  arguments = (where,) if where else ()
+  try:
+    if found is not None:
+      inspect.signature(found).bind(*arguments, **options)
+  except TypeError:
+    found = None
+  if found is None:
+    forms = ', '.join(_find(each, ours, method).form for each in ours)
+    others = ''.join(f', {name}' for name in sorted(_entry_points().keys() - ours.keys()))
+    raise UserError(f'there is no backbone of {what} {spec!r}; expected one of {forms}{others}')
+  return found(*arguments, **options)
+
+
+def _find(name: str, ours: Mapping[str, str], method: str) -> Any | None:
+  """Returns the class of a name: ours, or that of another package where it has a method; None where there is none."""
+  if name in ours:
+    return plugins.find(name, ours, 'a backbone')
+  if name not in (others := _entry_points()):
+    return None
+  try:
+    found = others[name].load()
+  except (ImportError, AttributeError) as error:
+    raise UserError(f'the backbone {name!r} is {others[name].value}, which cannot be imported: {error}') from error
+  return found if hasattr(found, method) else None
+
+
+def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
+  return {each.name: each for each in importlib.metadata.entry_points(group=GROUP)}
+
+
+def spec_again(fingerprint: str, where: str | None) -> str | None:
+  """Returns what opens the backbone of sentences again that a fingerprint is of.
+
+  Args:
+    fingerprint: of it.
+    where: where its files are; None: not known.
+
+  Returns:
+    A text for `open_text_backbone`; None where its files are needed, and not known.
+
+  Raises:
+    LookupError: there is no backbone of that name here.
+  """
+  name, colon, _ = fingerprint.partition(':')
+  name, at, options = name.partition('@')
+  found = _find(name, _TEXT, 'tokens') if colon else None
+  if found is None:
+    raise LookupError(f'there is no backbone {fingerprint!r}')
+  if not getattr(found, 'files', True):
+    return fingerprint
+  return None if where is None else f'{name}:{where}{at}{options}'
 
 
 def forget_files() -> None:
@@ -122,19 +179,21 @@ def forget_files() -> None:
 
 
 def _parse(spec: str) -> tuple[str, str, dict[str, str]]:
-  """Returns kind, what follows the colon, and the options behind an @ at the end."""
-  kind, _, rest = spec.partition(':')
+  """Returns name, what follows the colon, and the options behind an @ at the end."""
+  name, _, rest = spec.partition(':')
   where, at, tail = rest.rpartition('@')
   if not at or '=' not in tail:  # A folder's name may hold an @.
-    return kind, rest, {}
-  return kind, where, dict(part.partition('=')[::2] for part in tail.split(','))
+    return name, rest, {}
+  return name, where, dict(part.partition('=')[::2] for part in tail.split(','))
 
 
-def _layer(spec: str, options: dict[str, Any]) -> int | None:
-  """Returns the layer of the options; None where none is named."""
-  if 'layer' not in options:
-    return None
+def layer_number(text: str | None) -> int | None:
+  """Returns the layer that an option names; None where none is.
+
+  Raises:
+    UserError: it is no whole number.
+  """
   try:
-    return int(options['layer'])
+    return None if text is None else int(text)
   except ValueError as error:
-    raise UserError(f'{spec!r}: layer is {options["layer"]!r}; expected a whole number, as layer=-2') from error
+    raise UserError(f'layer is {text!r}; expected a whole number, as layer=-2') from error

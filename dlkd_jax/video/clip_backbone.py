@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlkd_jax.errors import UserError
-from dlkd_jax.files import fingerprint_of_files
+from dlkd_jax.files import expand, fingerprint_of_files
 from dlkd_jax.models import clip, clip_files
 from dlkd_jax.models.clip_inputs import Preprocess, Reading
+from dlkd_jax.video.backbones import layer_number
 from dlkd_jax.video.in_batches import InBatches, placed
 
 _FILES = ('*.safetensors', 'config.json', 'open_clip_config.json')
@@ -30,16 +31,19 @@ _FIRST_OF = (
 class ClipFrames:
   """Features of pictures: those of the joint space, or the class token's state after a block, less its own mean."""
 
-  def __init__(self, path: pathlib.Path, layer: int | None = None):
+  form = 'clip:DIR, clip:DIR@layer=-2'
+
+  def __init__(self, where: str, layer: str | None = None):
     """Reads a model.
 
     Args:
-      path: as of `clip_files.load_clip`.
+      where: its folder, as of `clip_files.load_clip`.
       layer: number of the block, -1 is the last; None takes the joint space.
 
     Raises:
       ValueError: there is no such block, or the files do not say how pictures are prepared; errors of `load_clip`.
     """
+    path, layer = expand(where), layer_number(layer)
     model = _load(path)
     if model.preprocess is None:
       raise UserError(f'{path}: does not say how pictures are prepared; add its preprocessor_config.json')
@@ -77,8 +81,11 @@ class ClipText:
   The first token is the same in every sentence and sees no other; the last one ends the sentence and has seen all.
   """
 
-  def __init__(self, path: pathlib.Path, layer: int | None = None):
+  form = ClipFrames.form
+
+  def __init__(self, where: str, layer: str | None = None):
     """Reads a model; `layer` is the block after which tokens are taken, None the last. Errors of `ClipFrames`."""
+    path, layer = expand(where), layer_number(layer)
     model = _load(path)
     if model.tokenizer is None:
       raise UserError(f'{path}: has no tokenizer; add its tokenizer.json')

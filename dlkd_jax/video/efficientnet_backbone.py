@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from dlkd_jax.files import fingerprint_of_files
+from dlkd_jax.files import expand, fingerprint_of_files
 from dlkd_jax.models import efficientnet
 from dlkd_jax.video.in_batches import InBatches
 
@@ -15,10 +14,12 @@ from dlkd_jax.video.in_batches import InBatches
 class EfficientNetFrames:
   """1,280 features of a picture, from ImageNet."""
 
+  form = 'efficientnet_lite0:FILE.safetensors'
   features = 1280
 
-  def __init__(self, path: pathlib.Path):
+  def __init__(self, where: str):
     """Reads the file that `python -m dlkd_jax.tools.convert_backbone` wrote; errors of `load_efficientnet`."""
+    path = expand(where)
     module, params, self._preprocess = efficientnet.load_efficientnet(path)
     self.name = 'efficientnet_lite0'
     self.fingerprint = f'{self.name}:{fingerprint_of_files(path)}'

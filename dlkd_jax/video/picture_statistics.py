@@ -31,7 +31,8 @@ class PictureStatistics:
   orientations of gradients on a grid of 3 by 3 (72), and for 6 hues their share, centre and extent (30).
   """
 
-  name = 'statistics'
+  form = name = 'statistics'
+  files = False
   fingerprint = 'statistics:2'
   features = 3 * _GRID**2 + _GRID**2 + _LEVELS**3 + _ORIENTATIONS * _COARSE**2 + 5 * _HUES
 

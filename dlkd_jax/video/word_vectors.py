@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.models.clip_inputs import Reading
 
 _PLAIN_WORD = re.compile(r"\w+(?:'\w+)*")
@@ -34,8 +35,14 @@ _FOLLOWING = '\u0e33\u0eb3\uff9e\uff9f'
 class WordVectors:
   """Text features without weights: vectors N(0, 1) / sqrt(D) that follow from a hash of the lower-cased word."""
 
-  def __init__(self, dims: int):
-    """Takes D."""
+  form = 'words:256'
+  files = False
+
+  def __init__(self, where: str = '256'):
+    """Takes D; UserError where it is no number."""
+    if not (where.isascii() and where.isdecimal() and int(where) > 0):
+      raise UserError(f"'words:{where}': expected the number of features after the colon, as words:256")
+    dims = int(where)
     self.name = self.fingerprint = f'words:{dims}'
     self.token_features = self.sentence_features = dims
     self._vector = functools.lru_cache(maxsize=1 << 16)(self._make)

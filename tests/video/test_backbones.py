@@ -171,3 +171,41 @@ def test_fingerprints_follow_the_contents(tmp_path: pathlib.Path):
   other.write_bytes(b'weightz')
   assert fingerprint_of_files(one) != fingerprint_of_files(other)
   assert fingerprint_of_files(one, other) != fingerprint_of_files(other, one)
+
+
+def test_backbones_of_other_packages_are_found(monkeypatch):
+  class Grey:
+    form, files, name, fingerprint, features = 'grey:N', False, 'grey:2', 'grey:2', 1
+
+    def __init__(self, where: str, power: str = '1'):
+      self.power = int(where) * int(power)
+
+    def encode(self, prepared):
+      return np.stack(prepared)
+
+  class Entry:
+    name, value = 'grey', 'somewhere:Grey'
+
+    def load(self):
+      return Grey
+
+  monkeypatch.setattr(
+    backbones.importlib.metadata, 'entry_points', lambda group: [Entry()] * (group == backbones.GROUP)
+  )
+  assert backbones.open_frame_backbone('grey:2@power=3').power == 6
+  with pytest.raises(ValueError, match=r'no backbone of frames .*statistics, grey'):
+    backbones.open_frame_backbone('grey')
+  with pytest.raises(ValueError, match="no backbone of sentences 'grey:2'"):
+    backbones.open_text_backbone('grey:2')
+  monkeypatch.setattr(Entry, 'load', lambda self: __import__('no_such_package'))
+  with pytest.raises(ValueError, match="'grey' is somewhere:Grey, which cannot be imported"):
+    backbones.open_frame_backbone('grey:2')
+
+
+def test_fingerprints_lead_back_to_what_opens_them():
+  again = backbones.spec_again
+  assert again('words:8', None) == again('words:8', '/clip') == 'words:8'
+  assert again('clip@layer=11:c49b', '/clip') == 'clip:/clip@layer=11' and again('clip:c49b', None) is None
+  for odd in ('roberta.hdf5', 'clip', 'statistics:2'):
+    with pytest.raises(LookupError):
+      again(odd, '/clip')
