@@ -10,6 +10,7 @@ A recipe is a file with `get_config(arg)`, as those in the folder `configs`, whi
 | hard | hard one-hot labels (DL-DKD) instead of soft alignment (DL-DKD++) |
 | single | the first branch alone |
 | anchored | a student that starts from closed-form anchors, for few captions (dlkd_jax/models/anchored.py) |
+| plus | what later models of the field add, as far as it was measured to help; see `PLUS` |
 | no_teacher | no distillation, and soft labels that follow the student itself; needs no teacher features |
 | random_split | draw the rows that keep hard labels at random, instead of taking the first of the sorted batch |
 | uniform_negatives | draw the triplet's negatives among all wrong ones in every epoch, not among the best-scoring |
@@ -39,6 +40,7 @@ ARGUMENTS = {
   'hard': False,
   'single': False,
   'anchored': False,
+  'plus': False,
   'no_teacher': False,
   'random_split': False,
   'uniform_negatives': False,
@@ -123,6 +125,8 @@ def base(dataset: str) -> ml_collections.ConfigDict:
   config.training = ml_collections.ConfigDict()
   config.training.epochs = 120  # at most
   config.training.patience = 10  # epochs without a new best SumR on validation before the training stops
+  config.training.min_epochs = 0  # it does not stop before so many
+  config.training.average = 0.0  # decay, a step, of averaged parameters, which are validated, too; 0: none
   config.training.micro_batches = 1  # parts that a batch is encoded in; the losses see it whole all the same
   config.training.checkpoint_every_steps = 0  # besides one after each epoch; 0: only those
 
@@ -169,6 +173,9 @@ def finish(config: ml_collections.ConfigDict, arg: str | None) -> ml_collections
     config.training.epochs = 2
   if arguments.epochs:
     config.training.epochs = arguments.epochs
+  if arguments.plus:
+    for piece in PLUS.values():
+      piece(config)
   if 'uniform_negatives' in given:
     config.loss.hard_negative_start_epoch = config.training.epochs if arguments.uniform_negatives else 0
   return config.lock()
@@ -185,6 +192,18 @@ def _start_from_anchors(config: ml_collections.ConfigDict) -> None:
   config.loss.terms.cosine = ml_collections.ConfigDict({'function': function, 'temperature': 0.1})
   config.optimizer.update(learning_rate=2e-4, warmup=0.05, weight_decay=0.05)
   config.training.epochs = config.training.patience = 15
+
+
+def _budget(config: ml_collections.ConfigDict) -> None:
+  """Random negatives first, time to learn before stopping, and averaged parameters."""
+  epochs = config.training.epochs
+  config.loss.hard_negative_start_epoch = round(0.2 * epochs)
+  config.training.update(patience=max(20, config.training.patience), min_epochs=round(0.6 * epochs), average=0.99)
+
+
+# The pieces of the argument `plus`: name → what puts it into a recipe whose number of epochs stands. Each is an option
+# by itself, in the order in which `dlkd_jax.sweep --ladder` adds them up.
+PLUS = {'budget': _budget}
 
 
 def load_recipe(name: str, arg: str | None = None) -> ml_collections.ConfigDict:

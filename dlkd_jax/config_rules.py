@@ -26,7 +26,7 @@ ROUNDING_ALONE = (
   'logging.',
 )
 # Fields that may differ when a run is resumed. Where the precision is 'auto', a run goes on with what it began with.
-FREE_ON_RESUME = (*ROUNDING_ALONE, 'model.precision', 'training.patience')
+FREE_ON_RESUME = (*ROUNDING_ALONE, 'model.precision', 'training.patience', 'training.min_epochs')
 # Fields of a trained run that an evaluation may set anew.
 FREE_IN_EVALUATION = (
   'data.data_dir',
@@ -168,6 +168,8 @@ RULES: dict[str, Rule] = {
   'optimizer.max_norm': _POSITIVE,
   'training.epochs': _whole(0),
   'training.patience': _whole(1),
+  'training.min_epochs': _whole(0),
+  'training.average': _number(lambda x: 0.0 <= x < 1.0, 'a share in [0, 1)'),
   'training.micro_batches': _whole(1),
   'training.checkpoint_every_steps': _whole(0),
   'mesh.model': _whole(1),

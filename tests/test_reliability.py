@@ -16,7 +16,12 @@ from tests.runs import Commands, assert_same_end, logged_steps, records, shared_
 
 # One branch without a teacher compiles sooner; blocks of two make an evaluation that lasts.
 RECIPE = 'configs/synthetic.py:single,no_teacher'
-BLOCKS = ('--config.evaluation.block_videos=2', '--config.evaluation.block_captions=2')
+# The parameters' mean is part of what is saved.
+BLOCKS = (
+  '--config.evaluation.block_videos=2',
+  '--config.evaluation.block_captions=2',
+  '--config.training.average=0.8',
+)
 KILLS = 20
 
 

@@ -92,6 +92,19 @@ def chance_metrics(videos: int) -> RetrievalMetrics:
   return RetrievalMetrics(*recall, middle, middle, harmonic / videos)
 
 
+def at_chance(metrics: Mapping[str, RetrievalMetrics], videos: int) -> dict[str, float]:
+  """Finds branches whose SumR is that of a random order of so many videos, or little more.
+
+  Little is half of chance, and a twentieth of the way from chance to 400, whichever is less.
+
+  Returns:
+    SumR of chance by the branches' names; empty where all are above.
+  """
+  chance = chance_metrics(videos).sum_r
+  most = chance + min(0.5 * chance, 0.05 * (400.0 - chance))
+  return {name: chance for name, found in metrics.items() if name not in (FUSED, TEACHER) and found.sum_r < most}
+
+
 def rank_own_videos(scores: np.ndarray, own_columns: np.ndarray) -> np.ndarray:
   """Ranks each caption's own video by scores `[Q, V]`; see `rank_fused`."""
   return rank_fused({'': scores}, {'': 1.0}, own_columns)

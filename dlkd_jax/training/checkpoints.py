@@ -64,6 +64,7 @@ class Progress:
     best_sum_r: best SumR on validation so far; below 0 before the first.
     best_epoch: number of the epoch, from 1, that gave it.
     best_step: its step.
+    best_averaged: whether it was the averaged parameters' of that step.
   """
 
   iterator: dict[str, Any]
@@ -71,6 +72,7 @@ class Progress:
   best_sum_r: float = -1.0
   best_epoch: int = 0
   best_step: int = 0
+  best_averaged: bool = False
 
   def as_json(self) -> str:
     return json.dumps(dataclasses.asdict(self), indent=2) + '\n'
@@ -183,13 +185,17 @@ class Checkpoints:
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
     return ocp.load(folder, abstract), self.progress(step)
 
-  def restore_params(self, step: int) -> Any:
-    """Loads the parameters alone, onto the first local device, whatever devices wrote them."""
+  def restore_params(self, step: int, averaged: bool = False) -> Any:
+    """Loads the parameters alone, or their mean, onto the first local device, whatever devices wrote them."""
     folder = self._plain_directory / str(step) / _STATE
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     saved = ocp.metadata(folder).metadata
     state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), saved)
-    return ocp.load(folder, state)['params']
+    state = ocp.load(folder, state)
+    if not averaged:
+      return state['params']
+    mean = state['opt_state'][-1]  # As `optimizer.AverageState` is saved.
+    return jax.tree.map(lambda x: x / mean['weight'], mean['total'])
 
   def progress(self, step: int) -> Progress:
     """Reads the progress that a checkpoint holds: that behind the evaluation of its epoch where that was marked."""
@@ -324,7 +330,7 @@ class Checkpoints:
 
 
 def read_best(workdir: files.Path) -> tuple[Any, int]:
-  """Reads the parameters of a run's best checkpoint, or of its newest where none is rated yet, and their step.
+  """Reads the best parameters of a run, or its newest where none are rated yet, and their step.
 
   Needs neither the configuration nor the data set, and leaves a training that still runs alone.
 
@@ -337,7 +343,8 @@ def read_best(workdir: files.Path) -> tuple[Any, int]:
   step = checkpoints.newest_whole() if step is None else step
   if step is None:
     raise FileNotFoundError(f'{workdir} holds no checkpoint; expected the --workdir of a training.')
-  return checkpoints.restore_params(step), step
+  progress = checkpoints.progress(step)
+  return checkpoints.restore_params(step, progress.best_averaged and progress.best_step == step), step
 
 
 def _arrays(tree: Any) -> dict[str, str]:

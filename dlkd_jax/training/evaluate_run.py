@@ -17,8 +17,11 @@ from dlkd_jax.models.parameter_files import check_shapes, read_parameters
 from dlkd_jax.models.students import Student, init_parameters
 from dlkd_jax.multihost import StopRequest, log
 from dlkd_jax.retrieval import metrics as metrics_lib
+from dlkd_jax.retrieval.evaluate import EvaluationResult
 from dlkd_jax.training import recipe, splits
 from dlkd_jax.training.checkpoints import Progress, read_best
+
+_WARM_EPOCHS = 8  # A branch that learns is above chance by then.
 
 
 def evaluate(
@@ -111,6 +114,23 @@ def evaluate_split(
   text = f'{heading}\n{metrics_lib.text_table(result.metrics, videos)}'
   markdown = f'{heading}\n\n{metrics_lib.markdown_table(result.metrics, videos)}'
   return result.as_dict(f'{split}/'), text, markdown
+
+
+def warn_of_chance(result: EvaluationResult, epochs: int) -> bool:
+  """Says what to do where a branch alone ranks validation as chance does though some epochs went by.
+
+  Returns:
+    Whether there was anything to say.
+  """
+  weak = metrics_lib.at_chance(result.metrics, len(result.video_ids)) if epochs >= _WARM_EPOCHS else {}
+  for name, chance in weak.items():
+    log(
+      f'warning: after {epochs} epochs the branch {name} alone is at chance on validation (SumR '
+      f'{result.metrics[name].sum_r:.1f}, chance {chance:.1f}). Hard negatives from the first epoch on do this on many '
+      'data sets: train anew with an argument of the recipe, as --config=FILE:uniform_negatives or FILE:plus, or '
+      'FILE:anchored where captions are few.'
+    )
+  return bool(weak)
 
 
 def final_report(

@@ -132,13 +132,17 @@ class Records:
     self._pauses[name] = time.perf_counter() - start
     self._start += self._pauses[name]
 
-  def add_evaluation(self, step: int, result: EvaluationResult) -> None:
-    """Records an evaluation, which progress knows of already."""
+  def add_evaluation(self, step: int, result: EvaluationResult, averaged: EvaluationResult | None = None) -> None:
+    """Records an evaluation, which progress knows of already, and that of the averaged parameters, if they are kept."""
     progress = self._progress
+    found = f'validation SumR {result.primary.sum_r:.1f}'
+    scalars = result.as_dict(_EVALUATED) | self._pauses
+    if averaged is not None:
+      found += f', averaged parameters {averaged.primary.sum_r:.1f}'
+      scalars |= averaged.as_dict(f'{_EVALUATED}averaged_')
     news = ', new best' if progress.best_step == step else ''
-    seconds = self._pauses['time/evaluation']
-    log(f'epoch {progress.evaluated_epochs:3d} | validation SumR {result.primary.sum_r:.1f}{news} ({seconds:.1f} s)')
-    self._writer.write(step, result.as_dict(_EVALUATED) | self._pauses)
+    log(f'epoch {progress.evaluated_epochs:3d} | {found}{news} ({self._pauses["time/evaluation"]:.1f} s)')
+    self._writer.write(step, scalars)
 
 
 def clock(seconds: float) -> str:

@@ -5,7 +5,7 @@ Adam without bias correction, after clipping each parameter tensor's gradient on
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -65,8 +65,46 @@ def decays(params: chex.ArrayTree) -> chex.ArrayTree:
   return jax.tree_util.tree_map_with_path(marked, params)
 
 
+class AverageState(NamedTuple):
+  """A running sum of parameters, and the sum of the weights that went into it, which comes to 1."""
+
+  total: optax.Params
+  weight: jax.Array
+
+
+def average_parameters(decay: float) -> optax.GradientTransformation:
+  """Passes updates on and keeps the mean of the parameters that they lead to, each weighing 1/decay of the one before.
+
+  Args:
+    decay: in (0, 1); a mean over about 1 / (1 − decay) updates.
+  """
+
+  def init(params):
+    return AverageState(jax.tree.map(jnp.zeros_like, params), jnp.zeros(()))
+
+  def update(updates, state, params):
+    mean = lambda total, p, u: decay * total + (1.0 - decay) * (p + u)  # noqa: E731
+    total = jax.tree.map(mean, state.total, params, updates)
+    return updates, AverageState(total, decay * state.weight + (1.0 - decay))
+
+  return optax.GradientTransformation(init, update)
+
+
+def averaged(opt_state: Any) -> Any | None:
+  """Returns the mean that `average_parameters` keeps in a state of an optimiser; None where it is no part of it."""
+  states = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, AverageState))
+  found = [x for x in states if isinstance(x, AverageState)]
+  return _divided(*found[0]) if found else None
+
+
+@jax.jit
+def _divided(total, weight):
+  # Weighs as the first steps did, which the sum of weights is below 1 for.
+  return jax.tree.map(lambda x: x / weight, total)
+
+
 def bert_adam(
-  learning_rate: optax.ScalarOrSchedule, weight_decay: float, max_norm: float
+  learning_rate: optax.ScalarOrSchedule, weight_decay: float, max_norm: float, average: float = 0.0
 ) -> optax.GradientTransformation:
   """Builds the optimiser: clip each tensor, uncorrected Adam, + decay·θ, times −rate(update number from 0).
 
@@ -74,10 +112,12 @@ def bert_adam(
     learning_rate: rate, or schedule of it over the number of updates.
     weight_decay: decoupled decay, scaled by the rate.
     max_norm: largest gradient norm of one tensor.
+    average: decay of a mean of the parameters that is kept beside them; 0: none is.
   """
   return optax.chain(
     clip_each_by_norm(max_norm),
     scale_by_uncorrected_adam(),
     optax.add_decayed_weights(weight_decay, mask=decays),
     optax.scale_by_learning_rate(learning_rate),
+    *([average_parameters(average)] if average else []),
   )

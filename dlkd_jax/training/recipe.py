@@ -140,4 +140,4 @@ def make_optimizer(
   """Makes the optimiser and its learning-rate schedule, which runs over all epochs of the training."""
   o = config.optimizer
   rate = schedules.warmup_linear(o.learning_rate, max(1, config.training.epochs * steps_per_epoch), o.warmup)
-  return bert_adam(rate, o.weight_decay, o.max_norm), rate
+  return bert_adam(rate, o.weight_decay, o.max_norm, config.training.average), rate

@@ -32,9 +32,10 @@ from dlkd_jax.multihost import Stopped, StopRequest, log
 from dlkd_jax.retrieval.evaluate import Evaluator
 from dlkd_jax.training import anchoring, recipe, splits
 from dlkd_jax.training.checkpoints import Checkpoints, Progress
-from dlkd_jax.training.evaluate_run import final_report
+from dlkd_jax.training.evaluate_run import final_report, warn_of_chance
 from dlkd_jax.training.monitoring import Compilations, Records, StepTracer, open_writer
 from dlkd_jax.training.online_teacher import OnlineTeacher, load_teacher
+from dlkd_jax.training.optimizer import averaged
 from dlkd_jax.training.state import StepFunction, TrainState, create_state, make_train_step
 
 
@@ -115,9 +116,9 @@ def train(config: ml_collections.ConfigDict, workdir: files.Path, stop: StopRequ
       stop=stop,
       rate_start=fitted is not None,
     )
-    best = state.params
     if progress.best_sum_r >= 0 and progress.best_step != int(state.step):
-      best = checkpoints.restore(progress.best_step, state)[0].params
+      state = checkpoints.restore(progress.best_step, state)[0]
+    best = averaged(state.opt_state) if progress.best_averaged else state.params
     return final_report(config, workdir, student, best, mesh, progress, stop.noted)
 
 
@@ -161,6 +162,7 @@ def fit(
     Stopped: it was asked to stop, and saved.
   """
   step = saved = int(state.step)
+  warned = False
   if rate_start and step == 0 and progress.best_sum_r < 0:
     saved = -1
   save_every = config.training.checkpoint_every_steps
@@ -179,12 +181,13 @@ def fit(
     if ends:
       with records.pause('time/evaluation'):
         try:
-          result = validator(state.params, should_stop=stop.noted)
+          found = [validator(params, should_stop=stop.noted) for params in _to_rate(state, step)]
         except Stopped:
           checkpoints.wait()
           raise
-      _rate(progress, step, result.primary.sum_r)
-      records.add_evaluation(step, result)
+      _rate(progress, step, *(result.primary.sum_r for result in found))
+      records.add_evaluation(step, *found)
+      warned = warned or warn_of_chance(found[0], progress.evaluated_epochs)
       checkpoints.mark(step, progress)
     if _finished(config, progress):
       return state
@@ -200,16 +203,24 @@ def fit(
 
 
 def _finished(config: ml_collections.ConfigDict, progress: Progress) -> bool:
-  """Whether all epochs are done, or so many passed without a new best."""
-  stale = progress.evaluated_epochs - progress.best_epoch
-  return progress.evaluated_epochs >= config.training.epochs or stale >= config.training.patience
+  """Whether all epochs are done, or so many passed without a new best, after the least number."""
+  done, training = progress.evaluated_epochs, config.training
+  stale = done - progress.best_epoch >= training.patience and done >= training.min_epochs
+  return done >= training.epochs or stale
 
 
-def _rate(progress: Progress, step: int, sum_r: float) -> None:
-  """Notes what validation found behind an epoch."""
+def _to_rate(state: TrainState, step: int) -> list[Any]:
+  """Returns the parameters that validation rates behind an epoch: the step's, and their mean where one is kept."""
+  mean = averaged(state.opt_state) if step else None
+  return [state.params] if mean is None else [state.params, mean]
+
+
+def _rate(progress: Progress, step: int, *sums: float) -> None:
+  """Notes what validation found behind an epoch: the SumR of the parameters, and of their mean where one is kept."""
   progress.evaluated_epochs += step > 0
-  if sum_r > progress.best_sum_r:
-    progress.best_sum_r, progress.best_epoch, progress.best_step = sum_r, progress.evaluated_epochs, step
+  if max(sums) > progress.best_sum_r:
+    progress.best_sum_r, progress.best_epoch, progress.best_step = max(sums), progress.evaluated_epochs, step
+    progress.best_averaged = sums[0] < max(sums)
 
 
 class PlacedBatches:
@@ -370,6 +381,7 @@ def _restore_or_start(
     # The best of the checkpoints that are left is taken for the best so far; that of the progress is lost.
     left = checkpoints.progress(best) if best else Progress({}, best_epoch=progress.evaluated_epochs)
     progress.best_sum_r, progress.best_epoch, progress.best_step = left.best_sum_r, left.best_epoch, left.best_step
+    progress.best_averaged = left.best_averaged
     instead = f'that of step {best} takes its place' if best else 'the next to be evaluated takes its place'
     log(f'warning: the best checkpoint, of step {lost}, is damaged or gone; {instead}')
   return state, progress

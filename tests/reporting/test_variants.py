@@ -37,7 +37,7 @@ def test_variants_are_the_arguments_of_recipes(name, argument):
 
 def test_every_argument_of_recipes_is_a_variant_or_another_recipe():
   variants_too = {'hard', 'single', 'no_teacher', 'random_split', 'uniform_negatives'}
-  recipes = {'anchored'}
+  recipes = {'anchored', 'plus'}
   assert variants_too | recipes | {'debug', 'seed', 'epochs'} == set(common.ARGUMENTS)
 
 

@@ -1,5 +1,7 @@
 """Ranks and metrics against plain counting, the authors' numbers, and their stated properties; the final table."""
 
+import types
+
 import numpy as np
 import pytest
 
@@ -122,6 +124,16 @@ _METRICS = {
   'teacher': m.metrics_from_ranks(np.array([4, 5, 6])),
   'another': m.metrics_from_ranks(np.array([1])),
 }
+
+
+@pytest.mark.parametrize(('videos', 'sum_r', 'found'), [(303, 47.9, True), (303, 66.6, False), (1334, 14, False)])
+def test_branches_at_chance_are_found(videos, sum_r, found):
+  """Of galleries of 303 and 1,334 videos, where chance has 38.3 and 8.7."""
+  values = {'good': 300.0, 'branch': sum_r, 'teacher': 0.0, 'fused': 0.0}
+  rated = {name: types.SimpleNamespace(sum_r=value) for name, value in values.items()}
+  weak = m.at_chance(rated, videos)
+  assert weak == ({'branch': m.chance_metrics(videos).sum_r} if found else {})
+  assert m.at_chance({'b': m.chance_metrics(videos)}, videos)
 
 
 def test_text_is_aligned_and_complete():

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from dlkd_jax.training.optimizer import bert_adam, decays
+from dlkd_jax.training.optimizer import averaged, bert_adam, decays
 from dlkd_jax.training.schedules import warmup_linear
 
 DECAYED = {'position_embedding', 'token_pooling/kernel', 'attention/query/kernel'}
@@ -82,3 +82,17 @@ def test_zero_gradient_leaves_decay_alone():
   updates, _ = optimizer.update(jax.tree.map(np.zeros_like, params), optimizer.init(params), params)
   for name, update in flax.traverse_util.flatten_dict(updates['inheritance'], sep='/').items():
     np.testing.assert_allclose(update, -0.05 if name in DECAYED else 0.0, rtol=1e-6)
+
+
+def test_averaged_parameters_are_a_weighted_mean_of_those_of_all_steps():
+  params = nest({name: np.ones(shape, np.float32) for name, shape in SHAPES.items()})
+  optimizer = bert_adam(0.1, weight_decay=0.1, max_norm=1.0, average=0.75)
+  state, seen = optimizer.init(params), []
+  for _ in range(5):
+    updates, state = optimizer.update(params, state, params)  # Any gradients.
+    params = optax.apply_updates(params, updates)
+    seen.append(params)
+    weights = 0.75 ** np.arange(len(seen))[::-1]
+    expected = jax.tree.map(lambda *x, w=weights: sum(a * b for a, b in zip(w, x, strict=True)) / w.sum(), *seen)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), averaged(state), expected)
+  assert averaged(bert_adam(0.1, 0.1, 1.0).init(params)) is None

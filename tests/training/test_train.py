@@ -17,6 +17,7 @@ from dlkd_jax.multihost import StopRequest
 from dlkd_jax.training import metrics as metrics_lib
 from dlkd_jax.training.checkpoints import Progress
 from dlkd_jax.training.monitoring import Compilations, NoWriter, Records, StepTracer
+from dlkd_jax.training.optimizer import AverageState
 from dlkd_jax.training.state import TrainState
 from dlkd_jax.training.train import PlacedBatches, compile_ahead, fit, keys_of_run
 from tests.paths import repository
@@ -55,9 +56,17 @@ class Kept:
 
   def mark(self, step, progress):
     self.marked.append((step, progress.evaluated_epochs, progress.best_step))
+    self.averaged = progress.best_averaged
 
 
-def run(tmp_path, devices, step_key, stop=None, epochs=2, **training):
+def rate(params, should_stop):
+  """Validation of a student that never changes, whose averaged parameters rate as they are."""
+  sum_r = float(params.get('rated', 1.0))
+  scorer = types.SimpleNamespace(sum_r=sum_r)
+  return types.SimpleNamespace(primary=scorer, metrics={'only': scorer}, video_ids=['v'], as_dict=lambda prefix: {})
+
+
+def run(tmp_path, devices, step_key, stop=None, epochs=2, opt_state=(), **training):
   """Trains epochs of two steps on so many devices; returns (state, what was saved, compilations of the steps)."""
   mesh = sharding.make_mesh(jax.devices()[:devices])
   whole, rows = sharding.replicated(mesh), sharding.rows(mesh)
@@ -70,7 +79,7 @@ def run(tmp_path, devices, step_key, stop=None, epochs=2, **training):
   config = tvr.get_config()
   with config.unlocked():
     config.training.update(epochs=epochs, **training)
-  state = jax.device_put(TrainState(jnp.zeros((), jnp.int32), {}, ()), whole)
+  state = jax.device_put(TrainState(jnp.zeros((), jnp.int32), {}, opt_state), whole)
   progress, kept, key = Progress({}), Kept(), step_key(mesh)
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), next(Stream(devices)))
   with (
@@ -88,9 +97,7 @@ def run(tmp_path, devices, step_key, stop=None, epochs=2, **training):
       config=config,
       per_epoch=STEPS,
       progress=progress,
-      validator=lambda params, should_stop: types.SimpleNamespace(
-        primary=types.SimpleNamespace(sum_r=1.0), as_dict=lambda prefix: {}
-      ),
+      validator=rate,
       checkpoints=kept,
       records=Records(
         NoWriter(), compilations, progress, tmp_path, every=20, per_epoch=STEPS, epochs=config.training.epochs
@@ -122,6 +129,26 @@ def test_checkpoints_between_epochs(tmp_path):
 def test_training_stops_when_validation_does_not_improve(tmp_path):
   state, kept, _ = run(tmp_path, 1, replicated_key, epochs=9, patience=2)
   assert int(state.step) == 3 * STEPS and kept.marked[-1] == (3 * STEPS, 3, STEPS)
+
+
+def test_training_does_not_stop_before_the_least_number_of_epochs(tmp_path):
+  state, _, _ = run(tmp_path, 1, replicated_key, epochs=9, patience=2, min_epochs=5)
+  assert int(state.step) == 5 * STEPS
+
+
+@pytest.mark.parametrize(('mean', 'better'), [(3.0, True), (1.0, False), (0.5, False)])
+def test_averaged_parameters_are_rated_too_and_the_better_ones_kept(tmp_path, capsys, mean, better):
+  kept_mean = AverageState({'rated': np.float32(mean / 2)}, np.float32(0.5))
+  _, kept, _ = run(tmp_path, 1, replicated_key, opt_state=((), kept_mean))
+  assert kept.averaged == better
+  assert f'validation SumR 1.0, averaged parameters {mean:.1f}, new best' in capsys.readouterr().out
+
+
+def test_a_branch_at_chance_is_warned_of_once(tmp_path, capsys):
+  run(tmp_path, 1, replicated_key, epochs=12, patience=12)  # A SumR of 1 is below chance.
+  output = capsys.readouterr().out
+  assert output.count('warning: after 8 epochs the branch only alone is at chance on validation') == 1
+  assert 'FILE:uniform_negatives' in output and output.count('warning') == 1
 
 
 def test_the_step_finds_what_was_compiled_ahead():
