@@ -178,13 +178,26 @@ class Block(nn.Module):
   def __call__(self, x: jax.Array, causal: bool) -> jax.Array:
     """Maps `[N, T, C]` to `[N, T, C]`."""
     config = self.config
-    x = x + Attention(config, self.dtype, name='attention')(_norm(config, self.dtype, 'attention_norm')(x), causal)
-    hidden = nn.Dense(config.hidden, dtype=self.dtype, name='expand')(_norm(config, self.dtype, 'mlp_norm')(x))
+    x = x + Attention(config, self.dtype, name='attention')(norm(config, self.dtype, 'attention_norm')(x), causal)
+    hidden = nn.Dense(config.hidden, dtype=self.dtype, name='expand')(norm(config, self.dtype, 'mlp_norm')(x))
     return x + nn.Dense(config.width, dtype=self.dtype, name='project')(ACTIVATIONS[config.activation](hidden))
 
 
-def _norm(config: TowerConfig, dtype: Any, name: str) -> nn.LayerNorm:
+def norm(config: TowerConfig, dtype: Any, name: str) -> nn.LayerNorm:
+  """Returns a layer normalisation of a tower."""
   return nn.LayerNorm(epsilon=config.epsilon, use_fast_variance=False, dtype=dtype, name=name)
+
+
+def check_images(config: ImageConfig, pixels: jax.Array, layers: int | None) -> None:
+  """Checks what an image tower is asked for.
+
+  Raises:
+    ValueError: the images are not `[N, S, S, 3]`, or there are not so many blocks.
+  """
+  if pixels.shape[1:] != (config.size, config.size, 3):
+    raise ValueError(f'expected images [N, {config.size}, {config.size}, 3], found {list(pixels.shape)}.')
+  if layers is not None and not 0 < layers <= config.tower.layers:
+    raise ValueError(f'layer {layers} was asked for, and the image tower has 1 to {config.tower.layers}.')
 
 
 class ImageTower(nn.Module):
@@ -206,10 +219,7 @@ class ImageTower(nn.Module):
       ValueError: the images have another size, or there are not so many blocks.
     """
     config, tower = self.config, self.config.tower
-    if pixels.shape[1:] != (config.size, config.size, 3):
-      raise ValueError(f'expected images [N, {config.size}, {config.size}, 3], found {list(pixels.shape)}.')
-    if layers is not None and not 0 < layers <= tower.layers:
-      raise ValueError(f'layer {layers} was asked for, and the image tower has 1 to {tower.layers}.')
+    check_images(config, pixels, layers)
     patch = (config.patch, config.patch)
     patches = nn.Conv(tower.width, patch, patch, 'VALID', use_bias=False, dtype=self.dtype, name='patches')(pixels)
     patches = patches.reshape(len(pixels), -1, tower.width)
@@ -218,10 +228,10 @@ class ImageTower(nn.Module):
     positions = self.param('positions', nn.initializers.normal(tower.width**-0.5), shape)
     first = jnp.broadcast_to(class_token.astype(self.dtype), (len(pixels), 1, tower.width))
     x = jnp.concatenate([first, patches], axis=1) + positions.astype(self.dtype)[None]
-    x = _norm(tower, self.dtype, 'input_norm')(x)
+    x = norm(tower, self.dtype, 'input_norm')(x)
     for layer in range(tower.layers if layers is None else layers):
       x = Block(tower, self.dtype, name=f'block_{layer:02}')(x, causal=False)
-    summary = _norm(tower, self.dtype, 'output_norm')(x[:, 0])
+    summary = norm(tower, self.dtype, 'output_norm')(x[:, 0])
     features = nn.Dense(self.features, use_bias=False, dtype=self.dtype, name='projection')(summary)
     return ImageOutput(features.astype(jnp.float32), x.astype(jnp.float32))
 
@@ -248,7 +258,7 @@ class TextTower(nn.Module):
     x = x + positions[None, :length].astype(self.dtype)
     for layer in range(tower.layers):
       x = Block(tower, self.dtype, name=f'block_{layer:02}')(x, causal=True)
-    x = _norm(tower, self.dtype, 'output_norm')(x)
+    x = norm(tower, self.dtype, 'output_norm')(x)
     last = jnp.argmax(ids if config.end is None else ids == config.end, axis=1)
     summary = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
     features = nn.Dense(self.features, use_bias=False, dtype=self.dtype, name='projection')(summary)

@@ -103,7 +103,10 @@ def read_hugging_face(content: Fields) -> tuple[ClipConfig, bool]:
     UserError: a field asks for what is not supported.
   """
   if content.get('model_type', 'clip') != 'clip':
-    raise UserError(f'{content.file} is of a model of type {content.get("model_type")!r}, expected clip.')
+    raise UserError(
+      f'{content.file} is of a model of type {content.get("model_type")!r}; models of pictures and sentences that are '
+      'read: CLIP and SigLIP (SigLIP 2 at a fixed resolution, too)'
+    )
   content.only('quantization_config')
   vision, one = _side(content, 'vision')
   text, other = _side(content, 'text')
@@ -116,9 +119,9 @@ def read_hugging_face(content: Fields) -> tuple[ClipConfig, bool]:
   config = _make(
     content.file,
     lambda: ClipConfig(
-      ImageConfig(_hugging_face_tower(vision), vision.side('image_size'), vision.side('patch_size')),
+      ImageConfig(read_tower(vision), vision.side('image_size'), vision.side('patch_size')),
       TextConfig(
-        _hugging_face_tower(text),
+        read_tower(text),
         text.whole('vocab_size'),
         text.whole('max_position_embeddings'),
         None if end == LEGACY_END else end,
@@ -144,7 +147,8 @@ def _side(content: Fields, side: str) -> tuple[Fields, bool]:
   return Fields(merged, content.file, f'{side}_config'), changed
 
 
-def _hugging_face_tower(part: Fields) -> TowerConfig:
+def read_tower(part: Fields) -> TowerConfig:
+  """Returns the sizes of one tower of a config.json; UserError where they cannot be."""
   activation = part.get('hidden_act')
   if not isinstance(activation, str) or activation not in _HUGGING_FACE_ACTIVATIONS:
     part.refuse('hidden_act', f'supported: {", ".join(_HUGGING_FACE_ACTIVATIONS)}')

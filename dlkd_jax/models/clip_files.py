@@ -1,9 +1,10 @@
-"""CLIP models in files: a Hugging Face directory, or a safetensors file of OpenCLIP; no PyTorch and no hub is needed.
+"""CLIP and SigLIP models in files: a Hugging Face directory, or a safetensors file of OpenCLIP; no PyTorch is needed.
 
 A folder of Hugging Face holds config.json, model.safetensors (or its parts, with model.safetensors.index.json),
-preprocessor_config.json or processor_config.json, and tokenizer.json or vocab.json and merges.txt; one of OpenCLIP
-open_clip_config.json, open_clip_model.safetensors and tokenizer.json. Where tokenizer or preprocessor are absent, only
-the other tower's inputs can be prepared.
+preprocessor_config.json or processor_config.json, and tokenizer.json, or else vocab.json and merges.txt (CLIP) or
+spiece.model (SigLIP); config.json says which of the two models it is. One of OpenCLIP holds open_clip_config.json,
+open_clip_model.safetensors and tokenizer.json. Where tokenizer or preprocessor are absent, only the other tower's
+inputs can be prepared.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 import pathlib
 import tempfile
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.traverse_util
@@ -26,7 +27,7 @@ import numpy as np
 import safetensors
 
 from dlkd_jax.errors import UserError
-from dlkd_jax.models import clip_configs
+from dlkd_jax.models import clip, clip_configs, siglip
 from dlkd_jax.models.clip import Clip, ClipConfig
 from dlkd_jax.models.clip_inputs import (
   Preprocess,
@@ -36,8 +37,10 @@ from dlkd_jax.models.clip_inputs import (
   parse_preprocess,
 )
 from dlkd_jax.models.clip_names import from_file, hugging_face_names, open_clip_names, to_file
-from dlkd_jax.models.fields import read_fields
+from dlkd_jax.models.fields import Fields, read_fields
 from dlkd_jax.models.parameter_files import not_whole, save_arrays
+from dlkd_jax.models.siglip import Siglip, SiglipConfig
+from dlkd_jax.models.siglip_files import find_siglip_tokenizer, parse_siglip_preprocess, read_siglip, siglip_names
 
 _OPEN_CLIP = 'open_clip_config.json'
 _OPEN_CLIP_WEIGHTS = ('open_clip_model.safetensors', 'open_clip_pytorch_model.safetensors')
@@ -63,9 +66,30 @@ class ClipModel:
   tokenizer: Tokenizer | None = None
   variant: str = ''
 
-  def module(self, dtype: Any = jnp.float32) -> Clip:
+  def module(self, dtype: Any = jnp.float32) -> Clip | Siglip:
     """Returns the Flax module of these sizes; `dtype` is that of its products."""
-    return Clip(self.config, dtype)
+    return _module(self.config)(self.config, dtype)
+
+  def image_tower(self, dtype: Any = jnp.float32) -> clip.ImageTower | siglip.ImageTower:
+    """Returns the Flax module of the parameters `image`."""
+    towers = siglip if self.has_patches_only else clip
+    return towers.ImageTower(self.config.image, self.config.features, dtype)
+
+  def text_tower(self, dtype: Any = jnp.float32, layers: int | None = None) -> clip.TextTower | siglip.TextTower:
+    """Returns the Flax module of the parameters `text`; with `layers`, of its first blocks alone."""
+    config, towers = self.config.text, siglip if self.has_patches_only else clip
+    if layers is not None:
+      config = dataclasses.replace(config, tower=dataclasses.replace(config.tower, layers=layers))
+    return towers.TextTower(config, self.config.features, dtype)
+
+  @property
+  def has_patches_only(self) -> bool:
+    """Whether the states of an image are those of its patches (SigLIP), without a class token in front (CLIP)."""
+    return isinstance(self.config, SiglipConfig)
+
+
+def _module(config: ClipConfig) -> type[Clip] | type[Siglip]:
+  return Siglip if isinstance(config, SiglipConfig) else Clip
 
 
 @functools.lru_cache(maxsize=8)  # Tracing a model takes longer than reading a small one.
@@ -73,7 +97,7 @@ def parameter_shapes(config: ClipConfig) -> Mapping[str, tuple[int, ...]]:
   """Returns name → shape of all parameters of a model, names as `text/block_00/expand/kernel`; nothing is computed."""
   pixels = jax.ShapeDtypeStruct((1, config.image.size, config.image.size, 3), jnp.float32)
   ids = jax.ShapeDtypeStruct((1, config.text.context), jnp.int32)
-  params = jax.eval_shape(Clip(config).init, jax.random.key(0), pixels, ids)['params']
+  params = jax.eval_shape(_module(config)(config).init, jax.random.key(0), pixels, ids)['params']
   flat = flax.traverse_util.flatten_dict(params, sep='/')
   return types.MappingProxyType({name: x.shape for name, x in flat.items()})
 
@@ -109,34 +133,38 @@ def load_clip(path: str | os.PathLike[str]) -> ClipModel:
 
 
 def _load_hugging_face(folder: pathlib.Path) -> ClipModel:
-  config, changed = clip_configs.read_hugging_face(read_fields(folder / 'config.json'))
-  preprocess = _preprocess(folder)
+  content = read_fields(folder / 'config.json')
+  is_siglip = content.get('model_type') == 'siglip'
+  config, changed = (read_siglip(content), False) if is_siglip else clip_configs.read_hugging_face(content)
+  preprocess = _preprocess(folder, parse_siglip_preprocess if is_siglip else parse_preprocess)
   if preprocess is not None and preprocess.size != config.image.size:
     raise UserError(
-      f'{folder}: crop_size of its {" or ".join(_PROCESSORS)} makes pictures of {preprocess.size} pixels, and '
-      f'config.json expects {config.image.size}; they are of different models.'
+      f'{folder}: {"size" if is_siglip else "crop_size"} of its {" or ".join(_PROCESSORS)} makes pictures of '
+      f'{preprocess.size} pixels, and config.json expects {config.image.size}; they are of different models.'
     )
-  context = config.text.context
-  if (folder / 'tokenizer_config.json').is_file():
-    context = min(
-      context, read_fields(folder / 'tokenizer_config.json').whole('model_max_length', context, most=math.inf)
-    )
-  tokenizer = find_tokenizer(folder, context, config.text.end, config.text.vocabulary)
-  weights = folder / 'model.safetensors'
-  params = from_file(_read_arrays(weights), hugging_face_names(config), parameter_shapes(config), str(weights))
-  variant = 'config_dict' * changed + f'context={context}' * (context != config.text.context)
+  weights, variant = folder / 'model.safetensors', ''
+  if is_siglip:
+    tokenizer, names = find_siglip_tokenizer(folder, config.text), siglip_names(config)
+  else:
+    context = config.text.context
+    if (settings := folder / 'tokenizer_config.json').is_file():
+      context = min(context, read_fields(settings).whole('model_max_length', context, most=math.inf))
+    tokenizer = find_tokenizer(folder, context, config.text.end, config.text.vocabulary)
+    variant = 'config_dict' * changed + f'context={context}' * (context != config.text.context)
+    names = hugging_face_names(config)
+  params = from_file(_read_arrays(weights), names, parameter_shapes(config), str(weights))
   return ClipModel(config, _tree(params), preprocess, tokenizer, variant)
 
 
-def _preprocess(folder: pathlib.Path) -> Preprocess | None:
+def _preprocess(folder: pathlib.Path, parse: Callable[[Fields], Preprocess]) -> Preprocess | None:
   """Reads how pictures are prepared; transformers 5 writes it into processor_config.json, 4 into a file of its own."""
   found = {}
   for path in (folder / name for name in _PROCESSORS if (folder / name).is_file()):
     content = read_fields(path)
     if path.name == _PROCESSORS[1]:
-      found[path.name] = parse_preprocess(content)
+      found[path.name] = parse(content)
     elif content.has('image_processor'):  # Before there was a use for it the file held little more than a name.
-      found[path.name] = parse_preprocess(content.part('image_processor'))
+      found[path.name] = parse(content.part('image_processor'))
   if len(set(found.values())) > 1:
     raise UserError(
       f'{folder}: image_processor of {_PROCESSORS[0]} and {_PROCESSORS[1]} prepare pictures differently; keep the one '

@@ -125,18 +125,8 @@ _OUR_PROCESSORS = ('CLIPImageProcessor', 'CLIPImageProcessorFast', 'CLIPImagePro
 _STEPS = ('do_resize', 'do_center_crop', 'do_rescale', 'do_normalize', 'do_convert_rgb')
 
 
-def read_preprocess(path: pathlib.Path) -> Preprocess:
-  """Reads a `preprocessor_config.json`, of any generation, or the `image_processor` of a `processor_config.json`.
-
-  Raises:
-    UserError: it is no JSON, or asks for what `Preprocess` does not do; the field is named.
-  """
-  content = read_fields(path)
-  return parse_preprocess(content.part('image_processor') if content.has('image_processor') else content)
-
-
 def parse_preprocess(content: Fields) -> Preprocess:
-  """Returns what an image processor of transformers does; see `read_preprocess`."""
+  """Returns what an image processor of transformers does; UserError where `Preprocess` does not do that."""
   for field in ('image_processor_type', 'feature_extractor_type'):
     content.only(field, *_OUR_PROCESSORS)
   content.only('use_square_size', False)
@@ -158,12 +148,6 @@ def parse_preprocess(content: Fields) -> Preprocess:
   size = sides[0]
   if min(resize if isinstance(resize, tuple) else (resize,)) < size:
     content.refuse('crop_size', f'more than size leaves, {resize}; the library would put a black border around')
-  resample = content.get('resample', 3)
-  resampling = str(resample).lower() if isinstance(resample, str) else None
-  if type(resample) is int:
-    resampling = _RESAMPLING.get(resample)
-  if resampling not in _RESAMPLING.values():
-    content.refuse('resample', f'supported: {", ".join(f"{n} ({name})" for n, name in _RESAMPLING.items())}')
   off = not steps['do_normalize']
   return _checked(
     content,
@@ -171,9 +155,18 @@ def parse_preprocess(content: Fields) -> Preprocess:
     None if resize == size else resize,
     (0.0, 0.0, 0.0) if off else content.colours('image_mean', MEAN),
     (1.0, 1.0, 1.0) if off else content.colours('image_std', STD),
-    resampling,
+    parse_resampling(content),
     content.number('rescale_factor', _SCALE) if steps['do_rescale'] else 1.0,
   )
+
+
+def parse_resampling(content: Fields) -> str:
+  """Returns by what an image processor of transformers resamples; UserError where that is not known."""
+  resample = content.get('resample', 3)
+  resampling = _RESAMPLING.get(resample) if type(resample) is int else str(resample).lower()
+  if resampling not in _RESAMPLING.values():
+    content.refuse('resample', f'supported: {", ".join(f"{n} ({name})" for n, name in _RESAMPLING.items())}')
+  return resampling
 
 
 def parse_open_clip_preprocess(content: Fields, size: int) -> Preprocess:
@@ -253,7 +246,12 @@ class Tokenizer:
   """
 
   def __init__(
-    self, tokenizer: tokenizers.Tokenizer, context: int = 77, end: int | None = None, vocabulary: int | None = None
+    self,
+    tokenizer: tokenizers.Tokenizer,
+    context: int = 77,
+    end: int | None = None,
+    vocabulary: int | None = None,
+    pad: int | None = None,
   ):
     """Wraps a tokenizer that puts the start and end tokens itself.
 
@@ -262,6 +260,7 @@ class Tokenizer:
       context: T.
       end: id of the end token that the model looks for; None takes what ends an empty sentence.
       vocabulary: ids that the model has vectors for; None: as many as the tokenizer gives.
+      pad: id of what stands behind the end token; None: the end token, which OpenAI's models expect or ignore.
 
     Raises:
       UserError: it puts no end token behind a sentence, or another one.
@@ -277,16 +276,17 @@ class Tokenizer:
         f'the tokenizer ends sentences with token {empty[-1]}, and the model (eos_token_id) looks for {end}.'
       )
     self.end, self.context, self._vocabulary, self._around = empty[-1], context, vocabulary, len(empty)
+    self._pad = self.end if pad is None else pad
     unknown = getattr(self._tokenizer.model, 'unk_token', None)
     self._unknown = None if unknown is None else self._tokenizer.token_to_id(unknown)
 
   def __call__(self, texts: Sequence[str]) -> np.ndarray:
-    """Returns ids `[N, T]` int32; places behind the end token repeat it, as OpenAI's models expect or ignore.
+    """Returns ids `[N, T]` int32, padded.
 
     Raises:
       UserError: the tokenizer knows a word for which the model has no vector.
     """
-    ids = np.full((len(texts), self.context), self.end, np.int32)
+    ids = np.full((len(texts), self.context), self._pad, np.int32)
     for row, encoding in zip(ids, self._tokenizer.encode_batch(list(texts)), strict=True):
       found = encoding.ids[: self.context]
       row[: len(found)] = found
@@ -322,14 +322,18 @@ def read_tokenizer(
   Raises:
     UserError: the tokenizers library does not understand the file, or it does not fit the model.
   """
+  return wrapped(path, read_tokenizers_file(path), context, end, vocabulary)
+
+
+def read_tokenizers_file(path: pathlib.Path) -> tokenizers.Tokenizer:
+  """Reads a `tokenizer.json` as it is; UserError where it pads or cuts on the left, or the library does not know it."""
   content = read_fields(path)
   for field in ('truncation', 'padding'):
     content.part(field).only('direction', 'Right')
   try:
-    loaded = tokenizers.Tokenizer.from_file(str(path))
+    return tokenizers.Tokenizer.from_file(str(path))
   except Exception as error:  # The library raises bare exceptions.
     raise UserError(f'{path} is no file of the tokenizers library: {error}') from error
-  return _wrapped(path, loaded, context, end, vocabulary)
 
 
 def find_tokenizer(folder: pathlib.Path, context: int, end: int | None, vocabulary: int) -> Tokenizer | None:
@@ -353,12 +357,13 @@ def find_tokenizer(folder: pathlib.Path, context: int, end: int | None, vocabula
     return read_tokenizer(path, context, end, vocabulary)
   if not (vocab.is_file() and merges.is_file()):
     return None
-  return _wrapped(vocab, _clip_tokenizer(vocab, merges), context, end, vocabulary)
+  return wrapped(vocab, _clip_tokenizer(vocab, merges), context, end, vocabulary)
 
 
-def _wrapped(path: pathlib.Path, loaded: tokenizers.Tokenizer, context: int, end: int | None, vocabulary: int | None):
+def wrapped(path: pathlib.Path, *arguments: Any) -> Tokenizer:
+  """Returns a `Tokenizer` of a file, which its errors name."""
   try:
-    return Tokenizer(loaded, context, end, vocabulary)
+    return Tokenizer(*arguments)
   except UserError as error:
     raise UserError(f'{path}: {error}') from error
 

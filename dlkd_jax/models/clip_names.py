@@ -6,7 +6,7 @@ array. Linear weights are `[out, in]` there and `[in, out]` here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,8 @@ from dlkd_jax.models.clip import LOGIT_SCALE, ClipConfig
 from dlkd_jax.models.parameter_files import FLOATS
 
 Arrays = Mapping[str, np.ndarray]
+# What no feature needs, and what it is where a file lacks it: that of untrained models.
+_OF_LOGITS = {'logit_scale': LOGIT_SCALE, 'logit_bias': 0.0}
 
 
 class Origin(NamedTuple):
@@ -44,14 +46,28 @@ _READ: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 _WRITE = _READ | {'conv': _conv_there}
 
 
-def _norm(ours: str, there: str) -> Iterator[tuple[str, Origin]]:
-  yield f'{ours}/scale', Origin(f'{there}.weight')
-  yield f'{ours}/bias', Origin(f'{there}.bias')
+def norm_names(ours: str, there: str) -> dict[str, Origin]:
+  """Returns our name → origin of a layer normalisation."""
+  return {f'{ours}/scale': Origin(f'{there}.weight'), f'{ours}/bias': Origin(f'{there}.bias')}
 
 
-def _linear(ours: str, there: str) -> Iterator[tuple[str, Origin]]:
-  yield f'{ours}/kernel', Origin(f'{there}.weight', 'linear')
-  yield f'{ours}/bias', Origin(f'{there}.bias')
+def linear_names(ours: str, there: str) -> dict[str, Origin]:
+  """Returns our name → origin of a linear layer."""
+  return {f'{ours}/kernel': Origin(f'{there}.weight', 'linear'), f'{ours}/bias': Origin(f'{there}.bias')}
+
+
+def hugging_face_blocks(side: str, model: str, layers: int) -> dict[str, Origin]:
+  """Returns our name → origin of all blocks of a tower, in a file of Hugging Face."""
+  names: dict[str, Origin] = {}
+  for layer in range(layers):
+    ours, there = f'{side}/block_{layer:02}', f'{model}.encoder.layers.{layer}'
+    names |= norm_names(f'{ours}/attention_norm', f'{there}.layer_norm1')
+    names |= norm_names(f'{ours}/mlp_norm', f'{there}.layer_norm2')
+    for own, other in (('query', 'q_proj'), ('key', 'k_proj'), ('value', 'v_proj'), ('output', 'out_proj')):
+      names |= linear_names(f'{ours}/attention/{own}', f'{there}.self_attn.{other}')
+    names |= linear_names(f'{ours}/expand', f'{there}.mlp.fc1')
+    names |= linear_names(f'{ours}/project', f'{there}.mlp.fc2')
+  return names
 
 
 def hugging_face_names(config: ClipConfig) -> dict[str, Origin]:
@@ -66,20 +82,11 @@ def hugging_face_names(config: ClipConfig) -> dict[str, Origin]:
     'text/positions': Origin('text_model.embeddings.position_embedding.weight'),
     'text/projection/kernel': Origin('text_projection.weight', 'linear'),
   }
-  names |= _norm('image/input_norm', 'vision_model.pre_layrnorm')  # Their spelling.
-  names |= _norm('image/output_norm', 'vision_model.post_layernorm')
-  names |= _norm('text/output_norm', 'text_model.final_layer_norm')
-  towers = {'image': ('vision_model', config.image.tower), 'text': ('text_model', config.text.tower)}
-  for side, (model, tower) in towers.items():
-    for layer in range(tower.layers):
-      ours, there = f'{side}/block_{layer:02}', f'{model}.encoder.layers.{layer}'
-      names |= _norm(f'{ours}/attention_norm', f'{there}.layer_norm1')
-      names |= _norm(f'{ours}/mlp_norm', f'{there}.layer_norm2')
-      for own, other in (('query', 'q_proj'), ('key', 'k_proj'), ('value', 'v_proj'), ('output', 'out_proj')):
-        names |= _linear(f'{ours}/attention/{own}', f'{there}.self_attn.{other}')
-      names |= _linear(f'{ours}/expand', f'{there}.mlp.fc1')
-      names |= _linear(f'{ours}/project', f'{there}.mlp.fc2')
-  return names
+  names |= norm_names('image/input_norm', 'vision_model.pre_layrnorm')  # Their spelling.
+  names |= norm_names('image/output_norm', 'vision_model.post_layernorm')
+  names |= norm_names('text/output_norm', 'text_model.final_layer_norm')
+  names |= hugging_face_blocks('image', 'vision_model', config.image.tower.layers)
+  return names | hugging_face_blocks('text', 'text_model', config.text.tower.layers)
 
 
 def open_clip_names(config: ClipConfig) -> dict[str, Origin]:
@@ -94,21 +101,21 @@ def open_clip_names(config: ClipConfig) -> dict[str, Origin]:
     'text/positions': Origin('positional_embedding'),
     'text/projection/kernel': Origin('text_projection'),
   }
-  names |= _norm('image/input_norm', 'visual.ln_pre')
-  names |= _norm('image/output_norm', 'visual.ln_post')
-  names |= _norm('text/output_norm', 'ln_final')
+  names |= norm_names('image/input_norm', 'visual.ln_pre')
+  names |= norm_names('image/output_norm', 'visual.ln_post')
+  names |= norm_names('text/output_norm', 'ln_final')
   towers = {'image': ('visual.transformer', config.image.tower), 'text': ('transformer', config.text.tower)}
   for side, (model, tower) in towers.items():
     for layer in range(tower.layers):
       ours, there = f'{side}/block_{layer:02}', f'{model}.resblocks.{layer}'
-      names |= _norm(f'{ours}/attention_norm', f'{there}.ln_1')
-      names |= _norm(f'{ours}/mlp_norm', f'{there}.ln_2')
+      names |= norm_names(f'{ours}/attention_norm', f'{there}.ln_1')
+      names |= norm_names(f'{ours}/mlp_norm', f'{there}.ln_2')
       for part, own in enumerate(('query', 'key', 'value')):
         names[f'{ours}/attention/{own}/kernel'] = Origin(f'{there}.attn.in_proj_weight', 'linear', part)
         names[f'{ours}/attention/{own}/bias'] = Origin(f'{there}.attn.in_proj_bias', part=part)
-      names |= _linear(f'{ours}/attention/output', f'{there}.attn.out_proj')
-      names |= _linear(f'{ours}/expand', f'{there}.mlp.c_fc')
-      names |= _linear(f'{ours}/project', f'{there}.mlp.c_proj')
+      names |= linear_names(f'{ours}/attention/output', f'{there}.attn.out_proj')
+      names |= linear_names(f'{ours}/expand', f'{there}.mlp.c_fc')
+      names |= linear_names(f'{ours}/project', f'{there}.mlp.c_proj')
   return names
 
 
@@ -126,7 +133,7 @@ def from_file(
   Returns:
     Our name → float32 array.
 
-  No feature needs the scale of the logits: it may have axes of one; where it is absent it is that of untrained models.
+  No feature needs scale and bias of the logits: they may have axes of one, or be absent.
 
   Raises:
     UserError: arrays are missing, or have other shapes, types or values that are not finite; the message lists them by
@@ -135,13 +142,13 @@ def from_file(
   taken, wrong = {}, []
   for ours, origin in names.items():
     if origin.name not in arrays:
-      if ours == 'logit_scale':
-        taken[ours] = np.float32(LOGIT_SCALE)
+      if ours in _OF_LOGITS:
+        taken[ours] = np.float32(_OF_LOGITS[ours])
       else:
         wrong.append(f'{origin.name}: missing')
       continue
     x = np.asarray(arrays[origin.name])
-    if ours == 'logit_scale' and x.size == 1:
+    if ours in _OF_LOGITS and x.size == 1:
       x = x.reshape(())
     if str(x.dtype) not in FLOATS:
       wrong.append(f'{origin.name}: found {x.dtype} numbers, expected {", ".join(FLOATS)}')

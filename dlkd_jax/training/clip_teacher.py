@@ -8,7 +8,7 @@ import ml_collections
 
 from dlkd_jax.errors import UserError
 from dlkd_jax.files import expand
-from dlkd_jax.models import clip, clip_files
+from dlkd_jax.models import clip_files
 from dlkd_jax.training.online_teacher import OnlineTeacher
 
 
@@ -24,7 +24,7 @@ def load_clip(spec: ml_collections.ConfigDict, dtype: Any) -> OnlineTeacher:
   config, preprocess = model.config, model.preprocess
   if preprocess is None:
     raise UserError(f'{path}: does not say how pictures are prepared; add its preprocessor_config.json')
-  tower = clip.ImageTower(config.image, config.features, dtype)
+  tower = model.image_tower(dtype)
   return OnlineTeacher(
     name=str(path),
     encode=lambda params, pixels: tower.apply({'params': params}, pixels).features,

@@ -1,8 +1,7 @@
-"""CLIP as a backbone of frames and of sentences: the joint space, or the states of a layer."""
+"""CLIP and SigLIP as backbones of frames and of sentences: the joint space, or the states of a layer."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import pathlib
@@ -15,7 +14,7 @@ import numpy as np
 
 from dlkd_jax.errors import UserError
 from dlkd_jax.files import expand, fingerprint_of_files
-from dlkd_jax.models import clip, clip_files
+from dlkd_jax.models import clip_files
 from dlkd_jax.models.clip_inputs import Preprocess, Reading
 from dlkd_jax.video.backbones import layer_number
 from dlkd_jax.video.in_batches import InBatches, placed
@@ -24,12 +23,15 @@ _FILES = ('*.safetensors', 'config.json', 'open_clip_config.json')
 # Of each line the first file that is there, or all of it.
 _FIRST_OF = (
   (('preprocessor_config.json',), ('processor_config.json',)),
-  (('tokenizer.json',), ('vocab.json', 'merges.txt')),
+  (('tokenizer.json',), ('vocab.json', 'merges.txt'), ('spiece.model',)),
 )
 
 
 class ClipFrames:
-  """Features of pictures: those of the joint space, or the class token's state after a block, less its own mean."""
+  """Features of pictures: those of the joint space, or the state after a block, less its own mean.
+
+  The state is the class token's; of a SigLIP, which has none, the mean of all patches'.
+  """
 
   form = 'clip:DIR, clip:DIR@layer=-2'
 
@@ -52,13 +54,14 @@ class ClipFrames:
     self.name = 'clip' if blocks is None else f'clip@layer={blocks}'
     self.fingerprint = f'{self.name}:{_fingerprint(path, model.variant + _variant(model.preprocess))}'
     self.features = config.features if blocks is None else config.image.tower.width
-    tower = clip.ImageTower(config.image, config.features, product_dtype())
+    tower, patches_only = model.image_tower(product_dtype()), model.has_patches_only
 
     def encode(params: Any, pixels: jax.Array) -> jax.Array:
       output = tower.apply({'params': params}, pixels, blocks)
       if blocks is None:
         return output.features
-      return output.states[:, 0] - output.states[:, 0].mean(axis=1, keepdims=True)
+      state = output.states.mean(axis=1) if patches_only else output.states[:, 0]
+      return state - state.mean(axis=1, keepdims=True)
 
     self._encode = InBatches(encode, model.params['image'])
 
@@ -76,9 +79,9 @@ class ClipFrames:
 
 
 class ClipText:
-  """Features of sentences: tokens are the text tower's states, through its last norm, of all tokens but the first one.
+  """Features of sentences: tokens are the text tower's states, through its last norm, up to the one that ends them.
 
-  The first token is the same in every sentence and sees no other; the last one ends the sentence and has seen all.
+  CLIP's first token is left out: it is the same in every sentence and sees no other. SigLIP's sentences begin at once.
   """
 
   form = ClipFrames.form
@@ -95,9 +98,8 @@ class ClipText:
     self.name = 'clip' if layer is None else f'clip@layer={blocks}'
     self.fingerprint = f'{self.name}:{_fingerprint(path, model.variant)}'
     self.token_features, self.sentence_features = tower.width, config.features
-    whole = clip.TextTower(config.text, config.features, product_dtype())
-    short_config = dataclasses.replace(config.text, tower=dataclasses.replace(tower, layers=blocks))
-    short = clip.TextTower(short_config, config.features, product_dtype())
+    self._first = 0 if model.has_patches_only else 1
+    whole, short = model.text_tower(product_dtype()), model.text_tower(product_dtype(), blocks)
     params = placed(model.params['text'])
     apply = lambda tower, params, ids: tower.apply({'params': params}, ids)  # noqa: E731
     self._states = InBatches(lambda params, ids: apply(short, params, ids).states, params)
@@ -109,7 +111,7 @@ class ClipText:
       return []
     ids = self._tokenizer(texts)
     lengths = self._tokenizer.lengths(ids)
-    return [rows[1:length] for rows, length in zip(self._states(ids), lengths, strict=True)]
+    return [rows[self._first : length] for rows, length in zip(self._states(ids), lengths, strict=True)]
 
   def reads(self, text: str) -> Reading:
     """Returns how many tokens a sentence has, how many of them are read, and how many of these are known."""

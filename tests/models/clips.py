@@ -59,7 +59,7 @@ def inputs(seed=1):
 
 @functools.cache
 def _program(config, dtype, method, layers):
-  module, more = Clip(config, dtype), () if layers is None else (layers,)
+  module, more = ClipModel(config, None).module(dtype), () if layers is None else (layers,)
   return jax.jit(lambda params, *inputs: module.apply({'params': params}, *inputs, *more, method=method))
 
 

@@ -160,8 +160,8 @@ def test_damaged_files_are_named(folder):
   (folder / 'preprocessor_config.json').write_text(json.dumps(preprocess | {'crop_size': {'height': 8, 'width': 8}}))
   with pytest.raises(ValueError, match='makes pictures of 8 pixels'):
     load_clip(folder)
-  (folder / 'config.json').write_text('{"model_type": "siglip"}')
-  with pytest.raises(ValueError, match="'siglip', expected clip"):
+  (folder / 'config.json').write_text('{"model_type": "blip"}')
+  with pytest.raises(ValueError, match="'blip'; models of pictures and sentences that are read: CLIP and SigLIP"):
     load_clip(folder)
   (folder / 'config.json').write_text('{')
   with pytest.raises(ValueError, match=r'config\.json is no JSON'):

@@ -8,7 +8,8 @@ import tokenizers
 from PIL import Image
 
 from dlkd_jax.errors import UserError
-from dlkd_jax.models.clip_inputs import Preprocess, Tokenizer, find_tokenizer, read_preprocess, read_tokenizer
+from dlkd_jax.models.clip_inputs import Preprocess, Tokenizer, find_tokenizer, parse_preprocess, read_tokenizer
+from dlkd_jax.models.fields import read_fields
 from tests.models.clips import word_tokenizer
 from tests.paths import golden
 
@@ -117,22 +118,22 @@ def test_preprocessing_is_read_as_written(tmp_path):
   path = tmp_path / 'preprocessor_config.json'
   preprocess = Preprocess(48, 56, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 'bilinear')
   path.write_text(json.dumps(preprocess.as_json()))
-  assert read_preprocess(path) == preprocess
+  assert parse_preprocess(read_fields(path)) == preprocess
   squash = Preprocess(48, (50, 60), scale=1.0, resampling='box')
   path.write_text(json.dumps(squash.as_json()))
-  assert read_preprocess(path) == squash
+  assert parse_preprocess(read_fields(path)) == squash
   path.write_text('{"resample": "BILINEAR"}')
-  assert read_preprocess(path) == Preprocess(resampling='bilinear')
+  assert parse_preprocess(read_fields(path)) == Preprocess(resampling='bilinear')
   with pytest.raises(UserError, match='as OpenCLIP does it'):
     Preprocess(rounding='even').as_json()
   path.write_text('{"size": 224, "crop_size": 224, "resample": 3}')  # The older generation.
-  assert read_preprocess(path) == Preprocess()
+  assert parse_preprocess(read_fields(path)) == Preprocess()
   path.write_text('{"do_center_crop": false}')
   with pytest.raises(ValueError, match='do_center_crop is off'):
-    read_preprocess(path)
+    parse_preprocess(read_fields(path))
   path.write_text('{"size": {"height": 3}}')
   with pytest.raises(ValueError, match='does not describe'):
-    read_preprocess(path)
+    parse_preprocess(read_fields(path))
 
 
 def test_sentences_are_cut_and_keep_their_end():

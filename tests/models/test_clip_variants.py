@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from dlkd_jax.errors import UserError
 from dlkd_jax.models.clip_files import load_clip
-from dlkd_jax.models.clip_inputs import read_preprocess
+from dlkd_jax.models.clip_inputs import parse_preprocess
+from dlkd_jax.models.fields import read_fields
 from tests.models import clip_variants, clips
 from tests.models.clip_variants import merged, pictures, write
 
@@ -156,7 +157,7 @@ def test_processors_that_differ_are_refused(tmp_path):
   folder = write(tmp_path / 'clip', 'hf plain')
   content = clip_variants.HUGGING_FACE['preprocessor']
   (folder / 'processor_config.json').write_text(json.dumps({'processor_class': 'CLIPProcessor'}))  # Of transformers 4.
-  assert load_clip(folder).preprocess == read_preprocess(folder / 'preprocessor_config.json')
+  assert load_clip(folder).preprocess == parse_preprocess(read_fields(folder / 'preprocessor_config.json'))
   (folder / 'processor_config.json').write_text(json.dumps({'image_processor': content}))
   assert load_clip(folder).preprocess.size == 16
   (folder / 'processor_config.json').write_text(json.dumps({'image_processor': content | {'resample': 2}}))

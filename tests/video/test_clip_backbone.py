@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ import pytest
 from dlkd_jax.files import fingerprint_of_files
 from dlkd_jax.models import clip, clip_files
 from dlkd_jax.video import backbones
-from tests.models import clip_variants, clips
+from tests.models import clip_variants, clips, test_siglip
+from tests.paths import golden
 
 
 @pytest.fixture(scope='module')
@@ -115,3 +118,22 @@ def test_sentences_say_what_is_read(folder):
   backbone = backbones.open_text_backbone(f'clip:{folder}')
   assert backbone.reads('a red square') == (3, 3, 3)
   assert backbone.reads('a red dog runs over the square') == (7, 4, 2)
+
+
+def test_a_siglip_is_read_where_a_clip_is(tmp_path):
+  folder = shutil.copytree(golden('siglip_tiny'), tmp_path / 'siglip', ignore=shutil.ignore_patterns('io.npz'))
+  size = {'size': {'height': 32, 'width': 32}}
+  (folder / 'preprocessor_config.json').write_text(json.dumps({'image_processor_type': 'SiglipImageProcessor', **size}))
+  test_siglip.write_pieces(folder / 'spiece.model')
+  model, pictures = clip_files.load_clip(folder), _pictures()
+  pixels = np.stack([model.preprocess(picture) for picture in pictures])
+  image = clips.apply(model, pixels, method='encode_image')
+  np.testing.assert_allclose(backbones.open_frame_backbone(f'clip:{folder}')(pictures), image.features, atol=1e-5)
+  state = clips.apply(model, pixels, method='encode_image', layers=2).states.mean(axis=1)
+  found = backbones.open_frame_backbone(f'clip:{folder}@layer=-2')(pictures)
+  np.testing.assert_allclose(found, state - state.mean(axis=1, keepdims=True), atol=1e-5)
+  text, texts = backbones.open_text_backbone(f'clip:{folder}'), ['a dog', 'it']
+  expected = clips.apply(model, model.tokenizer(texts), method='encode_text')
+  np.testing.assert_allclose(text.sentences(texts), expected.features, atol=1e-5)
+  for rows, states, length in zip(text.tokens(texts), expected.states, (3, 2), strict=True):
+    np.testing.assert_allclose(rows, states[:length], atol=1e-5)
