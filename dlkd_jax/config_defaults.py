@@ -201,9 +201,41 @@ def _budget(config: ml_collections.ConfigDict) -> None:
   config.training.update(patience=max(20, config.training.patience), min_epochs=round(0.6 * epochs), average=0.99)
 
 
+def _clips(config: ml_collections.ConfigDict) -> None:
+  """Branches that are not distilled see means of four frames."""
+  config.model.name, config.model.options.frames_per_clip = 'plus', 4
+
+
+def _widths(config: ml_collections.ConfigDict) -> None:
+  """Attention at several widths, and feed-forward parts."""
+  config.model.name = 'plus'
+  config.model.options.update(widths=(0.0, 0.25, 1.0, 3.0), width_temperature=0.6, feed_forward=4)
+
+
+def _diversity(config: ml_collections.ConfigDict) -> None:
+  """Captions of one video differ, and fit different vectors of it, in the branches that are not distilled."""
+  free = tuple(name for name in config.model.branches if name not in config.model.distilled)
+  if free:
+    _add_term(config, 'diverse', 'diversity:diverse', 0.003, branches=free, margin=0.2, sharpness=32.0)
+    _add_term(config, 'matching', 'diversity:matching', 0.1, branches=free, own_curves=True, captions=16)
+
+
+def _relations(config: ml_collections.ConfigDict) -> None:
+  """Distances and angles among the teacher's sentences, in the distilled branches."""
+  taught = {'branches': tuple(config.model.distilled), 'needs_teacher': True}
+  if config.loss.teacher and taught['branches']:
+    _add_term(config, 'text_distance', 'relational:text_distance', 15.0, **taught)
+    _add_term(config, 'text_angle', 'relational:text_angle', 30.0, **taught, captions=128)
+
+
+def _add_term(config: ml_collections.ConfigDict, name: str, function: str, weight: float, **more: Any) -> None:
+  entry = {'function': f'dlkd_jax.losses.{function}', 'weight': weight, **more}
+  config.loss.terms[name] = ml_collections.ConfigDict(entry)
+
+
 # The pieces of the argument `plus`: name → what puts it into a recipe whose number of epochs stands. Each is an option
 # by itself, in the order in which `dlkd_jax.sweep --ladder` adds them up.
-PLUS = {'budget': _budget}
+PLUS = {'budget': _budget, 'clips': _clips, 'widths': _widths, 'diversity': _diversity, 'relations': _relations}
 
 
 def load_recipe(name: str, arg: str | None = None) -> ml_collections.ConfigDict:

@@ -188,6 +188,7 @@ TERM = {
   'from_epoch': 0,
   'branches': (),
   'needs_teacher': False,
+  'own_curves': False,
 }
 _TERM_RULES = {
   'function': Rule(lambda x: _TEXT.holds(x) and ':' in x, "'package.module:name'"),
@@ -196,6 +197,7 @@ _TERM_RULES = {
   'from_epoch': _whole(0),
   'branches': _branches(0),
   'needs_teacher': _FLAG,
+  'own_curves': _FLAG,
 }
 # Names in the logs that are no term's to have.
 _TAKEN = ('triplet', 'nce', 'distillation', 'alpha', 'beta', 'hard_negatives', 'learning_rate')

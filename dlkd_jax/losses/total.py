@@ -33,7 +33,7 @@ class BranchView:
     text_cosine, text_dot: `[Q_loc, B]`, own captions × all videos.
     video_cosine, video_dot: `[Q, B_loc]`, all captions × own videos.
     own_curve: `[Q, L]`, cosine of each caption with the row of frames that holds its own video; None unless a term of
-      this branch needs the teacher. Without meaning for captions whose video is on another device.
+      this branch reads it. Without meaning for captions whose video is on another device.
     own_mask: `[Q, L]` bool, which positions of it are frames of the caption's own video.
     queries: `[Q, H]`, vectors of all captions.
     own_queries: `[Q_loc, H]`, of the device's own.
@@ -87,6 +87,7 @@ class Term(NamedTuple):
     branches: that it is computed for.
     schedule: name of the coefficient that it is multiplied by, too; None: none.
     needs_teacher: it reads own curves of branch and teacher, and is left out where there is no teacher.
+    own_curves: it reads those of the branch, with a teacher or without.
     options: further arguments of the function, as pairs.
   """
 
@@ -96,6 +97,7 @@ class Term(NamedTuple):
   branches: tuple[str, ...]
   schedule: str | None = None
   needs_teacher: bool = False
+  own_curves: bool = False
   options: tuple[tuple[str, Any], ...] = ()
 
 

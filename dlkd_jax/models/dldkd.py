@@ -22,7 +22,11 @@ _PADDED_SCORE = -1e10
 
 
 class Branch(nn.Module):
-  """One branch: an encoder for frames, one for tokens, and the heads of both; attributes as of `DlDkdStudent`."""
+  """One branch: an encoder for frames, one for tokens, and the heads of both.
+
+  Attributes are those of `DlDkdStudent`, what makes the attention among frames (None: the paper's), and the size of the
+  feed-forward parts by H (0: none, as in the paper).
+  """
 
   hidden: int
   heads: int
@@ -31,13 +35,16 @@ class Branch(nn.Module):
   input_dropout: float
   dropout: float
   dtype: Any
+  frame_attention: Any = None
+  feed_forward: int = 0
 
   def setup(self):
-    def encoder(positions):
-      return SequenceEncoder(self.hidden, self.heads, positions, self.input_dropout, self.dropout, self.dtype)
+    def encoder(positions, attention):
+      sizes = self.hidden, self.heads, positions, self.input_dropout, self.dropout
+      return SequenceEncoder(*sizes, self.dtype, attention, self.feed_forward)
 
-    self.frame_encoder = encoder(self.max_frames)
-    self.token_encoder = encoder(self.max_words)
+    self.frame_encoder = encoder(self.max_frames, self.frame_attention)
+    self.token_encoder = encoder(self.max_words, None)
     self.frame_projection = dense(self.hidden, dtype=self.dtype)
     self.token_pooling = dense(1, use_bias=False)
 
@@ -84,9 +91,15 @@ class DlDkdStudent(nn.Module):
   def setup(self):
     if self.hidden % self.heads:
       raise UserError(f'hidden size {self.hidden} is not divisible by {self.heads} attention heads.')
-    sizes = self.hidden, self.heads, self.max_frames, self.max_words
     for name in self.branches:
-      setattr(self, name, Branch(*sizes, self.input_dropout, self.dropout, self.dtype))
+      setattr(self, name, self.make_branch(name))
+
+  @nn.nowrap
+  def make_branch(self, name: str) -> Branch:
+    """Makes the branch of a name."""
+    del name
+    sizes = self.hidden, self.heads, self.max_frames, self.max_words
+    return Branch(*sizes, self.input_dropout, self.dropout, self.dtype)
 
   @nn.nowrap
   def layouts(self, layout: Layout) -> dict[str, Layout]:

@@ -6,6 +6,7 @@ a row (`dlkd_jax.layout`); no result of one depends on another, nor on where in 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -61,6 +62,22 @@ class SelfAttention(nn.Module):
     return layer_norm('norm', self.dtype)(inputs + outputs)
 
 
+class FeedForward(nn.Module):
+  """LayerNorm(x + Dense(ReLU(Dense(x)))), with so many times H hidden features."""
+
+  hidden: int
+  factor: int
+  dropout: float
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, inputs: jax.Array, deterministic: bool) -> jax.Array:
+    """Maps `[R, T, H]` to `[R, T, H]`."""
+    x = nn.relu(dense(self.factor * self.hidden, 'inner', dtype=self.dtype)(inputs))
+    x = Dropout(self.dropout, name='output_dropout')(dense(self.hidden, 'outer', dtype=self.dtype)(x), deterministic)
+    return layer_norm('norm', self.dtype)(inputs + x)
+
+
 class SequenceEncoder(nn.Module):
   """Encodes frames or tokens: projection, learned positions, one attention block (DL-DKD++, the student).
 
@@ -73,6 +90,8 @@ class SequenceEncoder(nn.Module):
     input_dropout: rate before the projection.
     dropout: rate everywhere else.
     dtype: of matrix products and activations; parameters, means, variances and softmax stay float32.
+    attention: makes another module in place of the self-attention, of a name.
+    feed_forward: hidden features of a feed-forward part behind it by H; 0: there is none.
   """
 
   hidden: int
@@ -81,6 +100,8 @@ class SequenceEncoder(nn.Module):
   input_dropout: float
   dropout: float
   dtype: Any = jnp.float32
+  attention: Any = None
+  feed_forward: int = 0
 
   @nn.compact
   def __call__(self, inputs: jax.Array, layout: Layout, deterministic: bool) -> jax.Array:
@@ -101,5 +122,8 @@ class SequenceEncoder(nn.Module):
     positions = self.param('position_embedding', _INIT, (self.positions, self.hidden))
     x = layer_norm('position_norm', self.dtype)(x + jnp.take(positions, layout.position, axis=0, mode='clip'))
     x = Dropout(self.dropout, name='position_dropout')(x, deterministic)
-    attention = SelfAttention(self.hidden, self.heads, self.dropout, self.dtype, name='attention')
-    return attention(x, layout, deterministic)
+    own = functools.partial(SelfAttention, self.hidden, self.heads, self.dropout, self.dtype)
+    x = (self.attention or own)(name='attention')(x, layout, deterministic)
+    if not self.feed_forward:
+      return x
+    return FeedForward(self.hidden, self.feed_forward, self.dropout, self.dtype, name='feed_forward')(x, deterministic)

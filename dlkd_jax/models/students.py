@@ -20,11 +20,12 @@ from dlkd_jax.errors import UserError
 from dlkd_jax.layout import Array, Layout
 from dlkd_jax.models.anchored import AnchoredStudent
 from dlkd_jax.models.dldkd import DlDkdStudent
+from dlkd_jax.models.plus import PlusStudent
 
 # Students of this package by name.
-STUDENTS = {'dldkd': DlDkdStudent, 'anchored': AnchoredStudent}
+STUDENTS = {'dldkd': DlDkdStudent, 'anchored': AnchoredStudent, 'plus': PlusStudent}
 # Fields of `config.model` that are no field of a student.
-_NOT_OF_A_STUDENT = ('name', 'options', 'distilled', 'precision')
+_NOT_OF_A_STUDENT = ('name', 'options', 'precision')
 
 
 class Student(Protocol):
@@ -98,8 +99,7 @@ def make_student(config: ml_collections.ConfigDict, platform: str | None = None)
     raise UserError(f'the student {model.name!r} has no option {", ".join(odd)} (config.model.options).')
   given = {name: value for name, value in model.items() if name not in _NOT_OF_A_STUDENT}
   given |= {'max_frames': data.max_frames, 'max_words': data.max_words, 'dtype': product_dtype(config, platform)}
-  if kind is not DlDkdStudent:  # The fields of `config.model` are its own.
-    given = {name: value for name, value in given.items() if name in fields}
+  given = {name: value for name, value in given.items() if name in fields}
   return kind(**given, **model.options)
 
 

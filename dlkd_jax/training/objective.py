@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 from jax.sharding import Mesh, PartitionSpec
 
 from dlkd_jax.data.batch import Batch, unit_rows
 from dlkd_jax.layout import Layout
-from dlkd_jax.losses.pairs import Pairs, make_pairs
+from dlkd_jax.losses.pairs import Pairs, make_pairs, masked_mean
 from dlkd_jax.losses.total import BranchView, LossInputs, Term, total_loss
 from dlkd_jax.models.students import Student
 from dlkd_jax.sharding import BATCH_AXES
@@ -51,7 +52,8 @@ class Embeddings(NamedTuple):
   """What the student makes of a batch.
 
   Attributes:
-    frames: branch → `[R, L, H]`, or as `Student.layouts` says.
+    frames: branch → `[R, L, H]`, or as `Student.layouts` says; and `[R, L]` of what a student sowed as `measures`, by
+      names as `<branch>/<module>/<name>`.
     queries: branch → `[Rw, S, H]`, by slots.
   """
 
@@ -63,7 +65,10 @@ def encode_frames(params: Any, student: Student, batch: Batch, key: jax.Array, d
   """Encodes the frames of a batch, or of a part of its rows; see `Student.encode_frames`."""
   rngs = {'dropout': jax.random.fold_in(key, 0)}
   arguments = unit_rows(batch.student_frames), batch.frame_layout, deterministic
-  return student.apply({'params': params}, *arguments, rngs=rngs, method='encode_frames')
+  encode = functools.partial(student.apply, {'params': params}, rngs=rngs, method='encode_frames')
+  frames, sown = encode(*arguments, mutable=['measures'])
+  measures = traverse_util.flatten_dict(sown.get('measures', {}))
+  return frames | {'/'.join((path[0], *path[-2:])): found[0] for path, found in measures.items()}
 
 
 def encode_tokens(params: Any, student: Student, batch: Batch, key: jax.Array, deterministic: bool = False):
@@ -114,20 +119,25 @@ def _contrast(embeddings, batch, coefficients, key, *, student, options: Objecti
   text, video = _pairs(batch, axes)
   columns = sharded.local_labels(video.labels, batch.video_mask.shape[0], axes)
   layouts, view = student.layouts(batch.frame_layout), functools.partial(_view, options=options, axes=axes)
-  taught = set()  # Branches whose terms read own curves.
-  if batch.teacher_frames is not None:
-    taught = {name for term in options.terms if term.needs_teacher and term.weight for name in term.branches}
+  has_teacher = batch.teacher_frames is not None
+  reading = [x for x in options.terms if x.weight and x.own_curves and (has_teacher or not x.needs_teacher)]
+  with_curves = {name for term in reading for name in term.branches}
   branches = {}
   for name in student.branches:  # A dictionary that went through jit or shard_map is sorted by name.
     queries = sharded.take_sequences(embeddings.queries[name], batch.token_layout)
-    branches[name] = view(queries, embeddings.frames[name], layouts[name], columns if name in taught else None)
+    branches[name] = view(queries, embeddings.frames[name], layouts[name], columns if name in with_curves else None)
   teacher = None
-  if batch.teacher_frames is not None:
+  if has_teacher:
+    taught = any(term.needs_teacher for term in reading)
     frames, queries = (
       x.astype(options.teacher_dtype or jnp.float32) for x in (batch.teacher_frames, batch.teacher_text)
     )
     teacher = jax.lax.stop_gradient(view(queries, frames, batch.frame_layout, columns if taught else None))
-  return total_loss(LossInputs(branches, teacher, text, video, coefficients, key, axes), options.terms, key)
+  inputs = LossInputs(branches, teacher, text, video, coefficients, key, axes)
+  total, parts = total_loss(inputs, options.terms, key)
+  for name in sorted(embeddings.frames.keys() - branches.keys()):
+    parts[name] = masked_mean(embeddings.frames[name], layouts[name.split('/')[0]].mask, axes)
+  return total, parts
 
 
 def _view(

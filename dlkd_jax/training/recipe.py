@@ -69,14 +69,15 @@ def make_terms(config: ml_collections.ConfigDict) -> tuple[Term, ...]:
   terms = [
     Term('triplet', triplet, loss.triplet_weight, branches, options=options('margin', 'hard_pool')),
     Term('nce', contrastive, loss.nce_weight, branches, options=soft),
-    Term('distillation', distillation, loss.distillation_weight, distilled, 'distillation', True, curves),
+    Term('distillation', distillation, loss.distillation_weight, distilled, 'distillation', True, True, curves),
   ]
   for name, entry in loss.terms.items():
     entry = TERM | dict(entry)
     function = plugins.find(entry['function'], {}, f'config.loss.terms.{name}.function')
     own = tuple((option, value) for option, value in entry.items() if option not in TERM)
     of = tuple(entry['branches']) or branches
-    terms.append(Term(name, function, entry['weight'], of, name, entry['needs_teacher'], own))
+    reads = entry['needs_teacher'], entry['own_curves'] or entry['needs_teacher']
+    terms.append(Term(name, function, entry['weight'], of, name, *reads, own))
   return tuple(terms)
 
 

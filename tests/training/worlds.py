@@ -125,13 +125,13 @@ def lay_out(shares, frame_sizes, token_sizes, teacher=True):
   return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts).check()
 
 
-def make_parameters():
-  return init_parameters(make_student(), jax.random.key(0), DV, DQ)
+def make_parameters(student=None):
+  return init_parameters(student or make_student(), jax.random.key(0), DV, DQ)
 
 
 @functools.cache
-def first_parameters():
-  return jax.device_get(jax.jit(make_parameters)())
+def first_parameters(student=None):
+  return jax.device_get(jax.jit(lambda: make_parameters(student))())
 
 
 def coefficients(step):
@@ -151,11 +151,11 @@ def recorder():
 
 
 class World:
-  """A train step on so many devices."""
+  """A train step on so many devices, of the small student or of another."""
 
-  def __init__(self, devices, dropout, loss, model=1, teacher=None, **options):
+  def __init__(self, devices, dropout, loss, model=1, teacher=None, student=None, **options):
     self.mesh = sharding.make_mesh(jax.devices()[:devices], model)
-    self.student = make_student(dropout)
+    self.student, self.first_parameters = student or make_student(dropout), first_parameters(student)
     self.options = made.objective_options(loss, **options)
     self.rate = schedules.warmup_linear(1e-2, 100, 0.01)
     self.optimizer = optax.chain(recorder(), bert_adam(self.rate, 0.01, 1.0))
@@ -167,7 +167,7 @@ class World:
 
   def state(self, step=0):
     """A first state, as number `step`, in buffers of its own: the train step donates them."""
-    params = first_parameters()
+    params = self.first_parameters
     state = TrainState(np.asarray(step, np.int32), params, self.optimizer.init(params))
     state = jax.tree.map(np.array, state)
     return jax.device_put(state, sharding.state_shardings(state, self.mesh))
