@@ -71,7 +71,7 @@ def base(dataset: str) -> ml_collections.ConfigDict:
   config.data.prefetch_batches = 2  # batches made ahead
 
   config.model = ml_collections.ConfigDict()
-  config.model.name = 'dldkd'  # the student: dldkd, anchored, or 'package.module:Class' (dlkd_jax/models/students.py)
+  config.model.name = 'dldkd'  # the student: dldkd, anchored, plus, or 'package.module:Class' (models/students.py)
   config.model.hidden = 384  # size of the space in which queries and frames meet
   config.model.heads = 4  # attention heads
   config.model.input_dropout = 0.2  # share of input features dropped
@@ -174,6 +174,8 @@ def finish(config: ml_collections.ConfigDict, arg: str | None) -> ml_collections
   if arguments.epochs:
     config.training.epochs = arguments.epochs
   if arguments.plus:
+    if arguments.anchored:
+      raise UserError(f'the arguments anchored and plus make two different students; give one of them: {arg!r}')
     for piece in PLUS.values():
       piece(config)
   if 'uniform_negatives' in given:

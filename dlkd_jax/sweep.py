@@ -3,11 +3,15 @@
     python -m dlkd_jax.sweep --config=configs/charades.py --workdir=runs/sweep
     python -m dlkd_jax.sweep --config=configs/charades.py --workdir=runs/sweep --epochs=6 --only=recipe,single
     python -m dlkd_jax.sweep --config=configs/charades.py --workdir=runs/sweep --list
+    python -m dlkd_jax.sweep --config=configs/charades.py --workdir=runs/ladder --ladder
 
 Variants are changes of the recipe that --config names, with its own arguments and fields
 (`--config=configs/charades.py:uniform_negatives --config.data.data_dir=/data`): hard or soft labels, one branch, no
 teacher, shapes of the distillation's decay, hard or uniform negatives, forms of the divergence, how rows are split.
 What the recipe does already is left out. --list shows them, and how far each run is.
+
+With --ladder the variants are the pieces of the argument `plus` instead: added to the recipe one after the other, each
+row compared with the one before it, and all of them but one, compared with all.
 
 Every run is an ordinary training in `<workdir>/<variant>/seed_<n>`. Seed after seed all variants are trained. The same
 command leaves finished runs alone, goes on with one that was stopped, and prints the table again; it is kept in
@@ -29,6 +33,7 @@ _WORKDIR = doors.DEFINE_path('workdir', None, 'Folder of the runs and the table;
 _SEEDS = flags.DEFINE_integer('seeds', 3, "How many seeds, from the recipe's own on.", lower_bound=1)
 _EPOCHS = flags.DEFINE_integer('epochs', None, "Length of each training; default: the recipe's.", lower_bound=1)
 _ONLY = flags.DEFINE_list('only', [], 'Variants to train; default: all.')
+_LADDER = flags.DEFINE_bool('ladder', False, 'Train with the pieces of `plus`, instead of the ablations.')
 _LIST = flags.DEFINE_bool('list', False, 'Show the variants and how far they are, and train nothing.')
 
 
@@ -49,7 +54,7 @@ def _sweep(stop):
   workdir = _WORKDIR.value
   config = variants.prepare(doors.config_of(_CONFIG), _EPOCHS.value)
   config_lib.validate(config)
-  every = variants.variants_of(config)
+  every = variants.ladder_of(config) if _LADDER.value else variants.variants_of(config)
   chosen = variants.choose(every, _ONLY.value)
   seeds = range(config.seed, config.seed + _SEEDS.value)
   runs = sweeping.plan(config, chosen, seeds, workdir)

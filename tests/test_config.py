@@ -156,6 +156,16 @@ def test_arguments_reach_their_fields():
   assert get_config('tvr', 'debug,epochs=4').training.epochs == 4
 
 
+def test_plus_is_all_its_pieces_for_the_length_of_the_training():
+  config = get_config('charades', 'plus,epochs=50')
+  assert config.loss.hard_negative_start_epoch == 10 and config.training.min_epochs == 30
+  assert config.training.patience == 20 and config.training.average == 0.99
+  uniform = get_config('charades', 'plus,uniform_negatives,epochs=50')
+  assert uniform.loss.hard_negative_start_epoch == 50
+  with pytest.raises(UserError, match='anchored and plus make two different students'):
+    get_config('custom', 'anchored,plus')
+
+
 def set_field(config, field, value):
   """Puts in whatever the type of the field; recipes can."""
   with config.unlocked(), config.ignore_type():
@@ -335,7 +345,7 @@ def test_students_and_teachers_of_other_names(config):
   config_lib.validate(config)
   with pytest.raises(UserError, match=r"'dldkd' has no option width \(config\.model\.options\)"):
     recipe.make_student(config)
-  for name, message in (('dldk', "expected dldkd, anchored or 'package"), ('math:fsum', 'no class of a Flax module')):
+  for name, message in (('dldk', "expected dldkd, anchored, plus or 'package"), ('math:fsum', 'no class of a Flax module')):
     config.model.name = name
     with pytest.raises(UserError, match=message):
       recipe.make_student(config)

@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 
 from dlkd_jax import files
+from dlkd_jax.reporting import bootstrap
 from dlkd_jax.reporting.sweeping import Run
 from dlkd_jax.reporting.variants import RECIPE, Variant
 from dlkd_jax.retrieval.metrics import FUSED, TEACHER, chance_metrics
@@ -32,19 +33,20 @@ def summarise(
   Returns:
     Plain values: 'split', 'videos', 'branches', 'chance' and 'teacher' (metric → value; None where no run has a
     teacher), and 'rows': for each variant with a finished run its name, what it is, its changes, seeds, best epochs,
-    and 'values': column → the value of each seed; where the recipe was trained with the same seeds, 'difference' of
-    SumR to it.
+    and 'values': column → the value of each seed; 'against', the variant that it is compared with; where that was
+    trained with the same seeds, 'difference' of SumR to it, and 'interval', 95 % of their mean over videos drawn anew.
   """
   branches = list(
     dict.fromkeys(name for runs in finished.values() for run in runs for name in run.config.model.branches)
   )
-  base = {run.seed: _values(run, split)['SumR'] for run in finished.get(RECIPE, ())}
   rows, teacher = [], None
   for variant in variants:
     runs = finished.get(variant.name, ())
     if not runs:
       continue
     each = [_values(run, split) for run in runs]
+    base = {run.seed: run for run in finished.get(variant.against, ()) if variant.name != RECIPE}
+    pairs = [(run, base[run.seed]) for run in runs if run.seed in base]
     results = [run.results() for run in runs]
     for result in results:
       if teacher is None and f'{split}/{TEACHER}/SumR' in result['metrics']:
@@ -57,7 +59,9 @@ def summarise(
         'seeds': [run.seed for run in runs],
         'best_epochs': [result['best_epoch'] for result in results],
         'values': {name: [x[name] for x in each] for name in (*COLUMNS, *branches) if name in each[0]},
-        'difference': [x['SumR'] - base[run.seed] for run, x in zip(runs, each, strict=True) if run.seed in base],
+        'against': variant.against,
+        'difference': [_values(run, split)['SumR'] - _values(other, split)['SumR'] for run, other in pairs],
+        'interval': _interval(pairs, split),
       }
     )
   chance = chance_metrics(videos).as_dict()
@@ -74,15 +78,27 @@ def summarise(
 def _values(run: Run, split: str) -> dict[str, float]:
   """The student's metrics, fused where it has several branches, and SumR of each branch."""
   metrics = run.results()['metrics']
-  branches = run.config.model.branches
-  primary = FUSED if f'{split}/{FUSED}/SumR' in metrics else branches[0]
+  branches, primary = run.config.model.branches, _primary(run, split)
   values = {name: metrics[f'{split}/{primary}/{name}'] for name in COLUMNS}
   return values | {name: metrics[f'{split}/{name}/SumR'] for name in branches}
 
 
+def _primary(run: Run, split: str) -> str:
+  return FUSED if f'{split}/{FUSED}/SumR' in run.results()['metrics'] else run.config.model.branches[0]
+
+
+def _interval(pairs: Sequence[tuple[Run, Run]], split: str) -> bootstrap.Interval | None:
+  """Returns 95 % of the mean difference of SumR of pairs of runs, over videos drawn with all their captions."""
+  found = [[run.values(split, _primary(run, split)) for run in pair] for pair in pairs]
+  if not found or any(side is None for sides in found for side in sides):
+    return None
+  differences = np.mean([first[0] - second[0] for first, second in found], axis=0)
+  return bootstrap.mean_intervals(differences[:, None], found[0][0][1])[0]
+
+
 def cells(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
   """Returns the cells of the table: the heading, chance, the teacher alone, and a row for each variant."""
-  rows: list[tuple[str, ...]] = [('', 'seeds', *COLUMNS, *summary['branches'], 'SumR over recipe')]
+  rows: list[tuple[str, ...]] = [('', 'seeds', *COLUMNS, *summary['branches'], f'SumR over {_compared(summary)}')]
   for label, values in (('chance', summary['chance']), ('teacher alone', summary['teacher'])):
     if values:
       rows.append(
@@ -91,10 +107,18 @@ def cells(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
   for row in summary['rows']:
     values = row['values']
     shown = [spread(values[name], name) if name in values else '' for name in (*COLUMNS, *summary['branches'])]
-    itself = row['variant'] == RECIPE or not row['difference']
-    difference = '' if itself else spread(row['difference'], 'SumR', sign='+')
+    difference = spread(row['difference'], 'SumR', sign='+') if row['difference'] else ''
+    if row['interval']:
+      difference += ' [{}, {}]'.format(*(_number(x, 'SumR', '+') for x in row['interval']))
+    if _compared(summary) != RECIPE and row['difference']:
+      difference += f' {row["against"]}'
     rows.append((row['variant'], str(len(row['seeds'])), *shown, difference))
   return rows
+
+
+def _compared(summary: Mapping[str, Any]) -> str:
+  """Names what rows are compared with: the recipe, or others, as each row says."""
+  return RECIPE if all(row['against'] == RECIPE for row in summary['rows']) else 'another row'
 
 
 def spread(values: Sequence[float], name: str = 'SumR', sign: str = '') -> str:
@@ -122,7 +146,8 @@ def notes(config: ml_collections.ConfigDict, summary: Mapping[str, Any]) -> list
     f'{epochs} epochs each. Schedules of w, alpha and beta count epochs and are not stretched to this length: in the '
     f'last epoch w is {weights}.',
     *([f'{about}.'] if about else []),
-    'SumR over recipe: of the same seeds, seed by seed.',
+    f'SumR over {_compared(summary)}: of the same seeds; in brackets 95 % of the mean difference, over videos drawn anew '
+    'with all their captions.',
   ]
 
 

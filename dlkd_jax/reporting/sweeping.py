@@ -16,9 +16,11 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 
 from dlkd_jax import config as config_lib
 from dlkd_jax.multihost import StopRequest, log
+from dlkd_jax.reporting import bootstrap
 from dlkd_jax.reporting.variants import Variant, configure
 from dlkd_jax.training import monitoring
 from dlkd_jax.training import train as training
@@ -52,6 +54,17 @@ class Run:
   def results(self) -> dict[str, Any]:
     """Reads what the run gave: `best_epoch`, `epochs`, and `metrics` by names as `test/fused/SumR`."""
     return json.loads((self.folder / 'results.json').read_text(encoding='utf-8'))
+
+  def values(self, split: str, scorer: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Reads what each caption adds to SumR, `[Q]` in the order of their ids, and the number of its video `[Q]`.
+
+    None for a run of a version that kept no ranks.
+    """
+    path = self.folder / 'ranks.npz'
+    if not path.is_file():
+      return None
+    with np.load(path, allow_pickle=False) as kept:
+      return bootstrap.caption_values(kept[f'{split}/{scorer}'])['SumR'], kept[f'{split}/video']
 
 
 def plan(

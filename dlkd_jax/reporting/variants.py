@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
+from dlkd_jax.config import flatten
+from dlkd_jax.config_defaults import PLUS
 from dlkd_jax.errors import UserError
 
 RECIPE = 'recipe'
@@ -19,11 +21,13 @@ class Variant(NamedTuple):
     name: of its folder, and in `--only`.
     about: what it is, for the table.
     changes: fields that differ from the recipe's, by their full names.
+    against: the variant that it is compared with.
   """
 
   name: str
   about: str
   changes: dict[str, Any]
+  against: str = RECIPE
 
 
 _PAPER = ('inheritance', 'exploration'), (0.7, 0.3)
@@ -99,16 +103,49 @@ def variants_of(config: ml_collections.ConfigDict) -> list[Variant]:
   return [variant for i, variant in enumerate(found) if effective[i] not in effective[:i]]
 
 
+def ladder_of(config: ml_collections.ConfigDict) -> list[Variant]:
+  """Returns the recipe, with one piece of `plus` more at a time, and with all of them but one.
+
+  A variant of the first kind is compared with the one before it, one of the second with all pieces. Pieces that the
+  recipe has already, or that have nothing to act on in it, are left out.
+
+  Args:
+    config: the recipe, as `prepare` returns it.
+  """
+  found, names = [Variant(RECIPE, 'the recipe as it is', {})], []
+  for piece in PLUS:
+    changes = _changes(config, [*names, piece])
+    if changes != found[-1].changes:
+      names.append(piece)
+      found.append(Variant(f'plus_{len(names)}_{piece}', f'and {piece}', changes, found[-1].name))
+  if len(names) > 1:
+    every = found[-1].name
+    for piece in names[:-1]:
+      rest = [name for name in names if name != piece]
+      found.append(Variant(f'without_{piece}', f'all but {piece}', _changes(config, rest), every))
+  return found
+
+
+def _changes(config: ml_collections.ConfigDict, pieces: Sequence[str]) -> dict[str, Any]:
+  """Returns the fields that pieces of `plus` change in a recipe."""
+  changed = config.copy_and_resolve_references()
+  with changed.unlocked():
+    for piece in pieces:
+      PLUS[piece](changed)
+  before, after = flatten(config), flatten(changed)
+  return {field: value for field, value in after.items() if field not in before or before[field] != value}
+
+
 def choose(variants: Sequence[Variant], only: Sequence[str]) -> list[Variant]:
   """Returns the variants that are named, in their own order; all where none is named.
 
   Raises:
     ValueError: a name is unknown, or that variant is the recipe itself.
   """
-  unknown = [name for name in only if name not in NAMES]
-  if unknown:
-    raise UserError(f'there is no variant {unknown[0]!r}; there are {", ".join(NAMES)}')
   there = [variant.name for variant in variants]
+  unknown = [name for name in only if name not in (*NAMES, *there)]
+  if unknown:
+    raise UserError(f'there is no variant {unknown[0]!r}; there are {", ".join(dict.fromkeys((*NAMES, *there)))}')
   same = [name for name in only if name not in there]
   if same:
     raise UserError(f'{same[0]!r} changes nothing that {", ".join(there)} do not change: this recipe is that already')
@@ -120,9 +157,19 @@ def configure(config: ml_collections.ConfigDict, variant: Variant, seed: int) ->
   config = config.copy_and_resolve_references()
   with config.unlocked():
     for field, value in variant.changes.items():
-      config.update_from_flattened_dict({field: value})
+      _put(config, field, value)
     config.seed = seed
   return config.lock()
+
+
+def _put(config: ml_collections.ConfigDict, field: str, value: Any) -> None:
+  """Sets a field, also one in a group of any names, which may not be there yet."""
+  *groups, name = field.split('.')
+  for group in groups:
+    if group not in config:
+      config[group] = ml_collections.ConfigDict()
+    config = config[group]
+  config[name] = value
 
 
 def _matters(config: ml_collections.ConfigDict, field: str) -> bool:

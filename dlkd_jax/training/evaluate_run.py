@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 from jax.sharding import Mesh
 
 from dlkd_jax import config as config_lib
@@ -67,7 +68,7 @@ def evaluate(
     check_shapes(params, like, f'the checkpoint of step {step} in {workdir}')
     origin, report = f'checkpoint of step {step} in {workdir}', workdir / f'eval_{split}{suffix}.json'
   params = jax.device_put(jax.device_get(params), sharding.replicated(mesh))
-  metrics, text, _ = evaluate_split(config, student, params, mesh, split, stop.noted)
+  metrics, text, *_ = evaluate_split(config, student, params, mesh, split, stop.noted)
   log(f'{origin}\n{text}')
   multihost.on_main(lambda: files.write_json(report, metrics))
   return metrics
@@ -99,11 +100,11 @@ def evaluate_split(
   mesh: Mesh,
   split: str,
   should_stop: Callable[[], bool] | None = None,
-) -> tuple[dict[str, float], str, str]:
+) -> tuple[dict[str, float], str, str, EvaluationResult]:
   """Evaluates parameters on a split, the teacher alone beside them.
 
   Returns:
-    Metrics by name (`<split>/fused/SumR`, …), the table as text, and as Markdown.
+    Metrics by name (`<split>/fused/SumR`, …), the table as text, and as Markdown; and all that was found.
 
   Raises:
     Stopped: `should_stop` returned true.
@@ -113,7 +114,7 @@ def evaluate_split(
   videos = len(result.video_ids)
   text = f'{heading}\n{metrics_lib.text_table(result.metrics, videos)}'
   markdown = f'{heading}\n\n{metrics_lib.markdown_table(result.metrics, videos)}'
-  return result.as_dict(f'{split}/'), text, markdown
+  return result.as_dict(f'{split}/'), text, markdown, result
 
 
 def warn_of_chance(result: EvaluationResult, epochs: int) -> bool:
@@ -144,7 +145,8 @@ def final_report(
 ) -> dict[str, float]:
   """Evaluates the best parameters on validation and test, as far as the data set has these splits.
 
-  Prints the tables and writes `results.json` and `results.md`.
+  Prints the tables and writes `results.json`, `results.md`, and `ranks.npz`: `<split>/<scorer>`, the rank of each
+  caption's own video, in the order of the captions' ids, and `<split>/video`, the number of that video.
 
   Returns:
     The metrics of the splits by name.
@@ -154,17 +156,20 @@ def final_report(
     OSError: the results cannot be written.
   """
   best = f'epoch {progress.best_epoch} of {progress.evaluated_epochs}, chosen by SumR on validation'
-  metrics, markdown = {}, [f'# Results\n\nParameters of {best}.']
+  metrics, ranks, markdown = {}, {}, [f'# Results\n\nParameters of {best}.']
   log(f'\nFinal results, {best}')
   for split in splits.names(config, ('val', 'test')):
-    values, text, table = evaluate_split(config, student, params, mesh, split, should_stop)
-    metrics |= values
+    values, text, table, found = evaluate_split(config, student, params, mesh, split, should_stop)
+    metrics, order = metrics | values, np.argsort(found.caption_ids)
+    ranks |= {f'{split}/{name}': x[order] for name, x in (found.ranks | {'video': found.own_columns}).items()}
     markdown.append(table)
     log(f'\n{text}')
   record = {'best_epoch': progress.best_epoch, 'epochs': progress.evaluated_epochs, 'metrics': metrics}
 
   def write() -> None:
     files.write_text(workdir / 'results.md', '\n\n'.join(markdown) + '\n')
+    with files.replacing(workdir / 'ranks.npz') as temporary, temporary.open('wb') as content:
+      np.savez_compressed(content, **ranks)
     files.write_json(workdir / 'results.json', record)
 
   multihost.on_main(write)

@@ -113,6 +113,24 @@ def test_table(tmp_path):
   assert rows['chance']['R@1'] == '2.0'
 
 
+def test_rows_of_a_ladder_are_compared_with_the_one_before(tmp_path):
+  """Ranks of six captions of three videos: all 1, or all 2."""
+  ladder = variants.ladder_of(CONFIG)[:3]
+  for variant, sum_r, rank in zip(ladder, (100, 110, 105), (2, 1, 2), strict=True):
+    for seed in (0, 1):
+      run = sweeping.make_run(CONFIG, variant, seed, tmp_path)
+      finish(run, float(sum_r + seed))
+      if variant is not ladder[0] or seed == 0:  # One of an older version.
+        np.savez(run.folder / 'ranks.npz', **{'test/fused': np.full(6, rank), 'test/video': np.arange(6) // 2})
+  finished = sweeping.finished_runs(CONFIG, ladder, tmp_path)
+  found = sweep_table.summarise(ladder, finished, 'test', 50)
+  assert [row['difference'] for row in found['rows']] == [[], [10.0, 10.0], [-5.0, -5.0]]
+  assert found['rows'][1]['interval'] is None and found['rows'][2]['interval'] == (-100.0, -100.0)
+  rows = [row[-1] for row in sweep_table.cells(found)]
+  assert rows[0] == 'SumR over another row' and rows[-2] == '+10.0 ± 0.0 recipe'
+  assert rows[-1] == f'-5.0 ± 0.0 [-100.0, -100.0] {ladder[1].name}'
+
+
 def test_table_is_written_in_three_forms(tmp_path):
   found = summary(tmp_path)
   text = sweep_table.write(tmp_path, CONFIG, found)

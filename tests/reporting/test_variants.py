@@ -1,11 +1,13 @@
 """Variants of a recipe: what each changes, and that nothing is trained twice under two names."""
 
+import itertools
 import json
 
 import pytest
 
 from configs import charades, common
 from dlkd_jax import config as config_lib
+from dlkd_jax import config_defaults
 from dlkd_jax.reporting import variants
 
 
@@ -87,3 +89,31 @@ def test_the_recipe_is_not_touched():
   before = fields(config)
   variants.prepare(config, 3)
   assert fields(config) == before
+
+
+def test_the_ladder_adds_the_pieces_of_plus_up_and_takes_each_away_again():
+  config = variants.prepare(charades.get_config(), 20)
+  found = {variant.name: variant for variant in variants.ladder_of(config)}
+  pieces = list(config_defaults.PLUS)
+  rungs = [f'plus_{i}_{piece}' for i, piece in enumerate(pieces, 1)]
+  assert list(found) == ['recipe', *rungs, *(f'without_{piece}' for piece in pieces[:-1])]
+  assert [found[name].against for name in rungs] == ['recipe', *rungs[:-1]]
+  assert {found[name].against for name in found if name.startswith('without')} == {rungs[-1]}
+  for before, after in itertools.pairwise(rungs):
+    assert found[before].changes.items() < found[after].changes.items() or 'name' in str(found[after].changes)
+  every = [fields(variants.configure(config, variant, 0)) for variant in found.values()]
+  assert all(one != other for i, one in enumerate(every) for other in every[:i])
+  for variant in found.values():
+    config_lib.validate(variants.configure(config, variant, 0))
+  by_hand = config.copy_and_resolve_references()
+  with by_hand.unlocked():
+    for piece in config_defaults.PLUS.values():
+      piece(by_hand)
+  assert fields(variants.configure(config, found[rungs[-1]], config.seed)) == fields(by_hand)
+  assert len(variants.choose(list(found.values()), ['recipe', rungs[0]])) == 2
+
+
+def test_the_ladder_leaves_out_pieces_that_have_nothing_to_act_on():
+  config = variants.prepare(charades.get_config('single,no_teacher'), 20)
+  names = [variant.name for variant in variants.ladder_of(config)]
+  assert not any('diversity' in name or 'relations' in name for name in names) and 'plus_1_budget' in names
