@@ -345,7 +345,10 @@ def test_students_and_teachers_of_other_names(config):
   config_lib.validate(config)
   with pytest.raises(UserError, match=r"'dldkd' has no option width \(config\.model\.options\)"):
     recipe.make_student(config)
-  for name, message in (('dldk', "expected dldkd, anchored, plus or 'package"), ('math:fsum', 'no class of a Flax module')):
+  for name, message in (
+    ('dldk', "expected dldkd, anchored, plus or 'package"),
+    ('math:fsum', 'no class of a Flax module'),
+  ):
     config.model.name = name
     with pytest.raises(UserError, match=message):
       recipe.make_student(config)

@@ -35,8 +35,8 @@ class Branch(nn.Module):
   input_dropout: float
   dropout: float
   dtype: Any
-  frame_attention: Any = None
-  feed_forward: int = 0
+  frame_attention: Any
+  feed_forward: int
 
   def setup(self):
     def encoder(positions, attention):
@@ -99,7 +99,7 @@ class DlDkdStudent(nn.Module):
     """Makes the branch of a name."""
     del name
     sizes = self.hidden, self.heads, self.max_frames, self.max_words
-    return Branch(*sizes, self.input_dropout, self.dropout, self.dtype)
+    return Branch(*sizes, self.input_dropout, self.dropout, self.dtype, frame_attention=None, feed_forward=0)
 
   @nn.nowrap
   def layouts(self, layout: Layout) -> dict[str, Layout]:

@@ -99,7 +99,10 @@ def make_student(config: ml_collections.ConfigDict, platform: str | None = None)
     raise UserError(f'the student {model.name!r} has no option {", ".join(odd)} (config.model.options).')
   given = {name: value for name, value in model.items() if name not in _NOT_OF_A_STUDENT}
   given |= {'max_frames': data.max_frames, 'max_words': data.max_words, 'dtype': product_dtype(config, platform)}
-  given = {name: value for name, value in given.items() if name in fields}
+  if kind is DlDkdStudent:  # The fields of `config.model` are its own.
+    del given['distilled']
+  else:
+    given = {name: value for name, value in given.items() if name in fields}
   return kind(**given, **model.options)
 
 

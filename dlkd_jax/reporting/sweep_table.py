@@ -146,8 +146,8 @@ def notes(config: ml_collections.ConfigDict, summary: Mapping[str, Any]) -> list
     f'{epochs} epochs each. Schedules of w, alpha and beta count epochs and are not stretched to this length: in the '
     f'last epoch w is {weights}.',
     *([f'{about}.'] if about else []),
-    f'SumR over {_compared(summary)}: of the same seeds; in brackets 95 % of the mean difference, over videos drawn anew '
-    'with all their captions.',
+    f'SumR over {_compared(summary)}: of the same seeds; in brackets 95 % of the mean difference, over videos drawn '
+    'anew with all their captions.',
   ]
 
 

@@ -4,11 +4,13 @@
     python -m dlkd_jax.tools.benchmark_step --model=activitynet --videos=64
     python -m dlkd_jax.tools.benchmark_step --model=full --forms=packed --trace=runs/trace
     python -m dlkd_jax.tools.benchmark_step --forms=packed --scaling=64,256,1024,4096
+    python -m dlkd_jax.tools.benchmark_step --forms=packed,plus
 
 Features are random, lengths those of a model of a data set (`dlkd_jax.tools.lengths`; `full` has every frame and word
 real). Both forms train on the same videos with the same step, dropout on; they and a plain product of
 `[videos·frames, Dv]` by `[Dv, 768]` are timed in turn, so that other load on the machine falls on all, and medians are
-reported. The share is the rate of the step's matrix products over the rate of the plain product.
+reported. The share is the rate of the step's matrix products over the rate of the plain product. The form `plus` is
+packed, with all pieces of the recipe argument `plus`.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from dlkd_jax import sharding
-from dlkd_jax.config_defaults import load_recipe
+from dlkd_jax.config_defaults import PLUS, load_recipe
 from dlkd_jax.data.batch import Batch
 from dlkd_jax.files import expand
 from dlkd_jax.models.students import Student, init_parameters
@@ -39,7 +41,7 @@ from dlkd_jax.training.objective import Embeddings, ObjectiveOptions, contrast
 from dlkd_jax.training.state import create_state, make_train_step
 
 RECIPES = {'tvr': 'tvr', 'activitynet': 'activitynet', 'full': 'tvr'}
-FORMS = ('packed', 'baseline')
+FORMS = ('packed', 'baseline', 'plus')
 
 
 @dataclasses.dataclass
@@ -71,6 +73,9 @@ def make_config(model: str, form: str, videos: int) -> ml_collections.ConfigDict
   with config.unlocked():
     config.data.batch_videos = videos
     config.training.micro_batches = max(1, videos // 128)
+    if form == 'plus':
+      for piece in PLUS.values():
+        piece(config)
     if form == 'baseline':
       config.data.packing, config.similarity.form = False, 'plain'
   return config
@@ -97,8 +102,9 @@ def contrast_bytes(step: Step) -> int:
   rows = lambda layout, *shape: jax.ShapeDtypeStruct(  # noqa: E731
     (layout.slot.shape[0], *shape), step.student.dtype, sharding=sharding.rows(mesh)
   )
+  layouts = jax.eval_shape(step.student.layouts, step.batch.frame_layout)
   embeddings = Embeddings(
-    {n: rows(step.batch.frame_layout, step.batch.frame_layout.slot.shape[1], hidden) for n in step.student.branches},
+    {n: rows(layout, layout.slot.shape[1], hidden) for n, layout in layouts.items()},
     {n: rows(step.batch.token_layout, step.batch.token_layout.slots, hidden) for n in step.student.branches},
   )
   loss = functools.partial(
@@ -157,12 +163,13 @@ def table(result: dict[str, Any]) -> str:
       f'similarity and losses {r["contrast_temporary_bytes"] / 2**20:7.1f} MiB  '
       f'padding {r["padding_frames"]:.1%} of frames, {r["padding_tokens"]:.1%} of tokens'
     )
-  if all(form in result for form in FORMS):
-    ratio = lambda key: result['packed'][key] / result['baseline'][key]  # noqa: E731
-    lines.append(
-      f'  packed over baseline: time {ratio("seconds"):.2f}, temporary memory {ratio("temporary_bytes"):.2f}, '
-      f'similarity and losses {ratio("contrast_temporary_bytes"):.3f}'
-    )
+  for form, other in (('packed', 'baseline'), ('plus', 'packed')):
+    if form in result and other in result:
+      keys = 'seconds', 'temporary_bytes', 'contrast_temporary_bytes'
+      time, memory, losses = (result[form][key] / result[other][key] for key in keys)
+      lines.append(
+        f'  {form} over {other}: time {time:.2f}, temporary memory {memory:.2f}, similarity and losses {losses:.3f}'
+      )
   return '\n'.join(lines)
 
 
@@ -179,7 +186,7 @@ def _flags(arguments: list[str] | None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--model', choices=RECIPES, default='tvr', help='lengths and sizes (default %(default)s)')
   parser.add_argument('--videos', type=int, default=128, help='videos in the batch (default %(default)s)')
-  parser.add_argument('--forms', default=','.join(FORMS), help='packed, baseline or both (default)')
+  parser.add_argument('--forms', default='packed,baseline', help='of packed, baseline and plus (default %(default)s)')
   parser.add_argument('--repeats', type=int, default=5, help='timed repetitions (default %(default)s)')
   parser.add_argument('--scaling', help='comma-separated numbers of videos to measure one after another')
   parser.add_argument('--trace', type=expand, help='folder for a profile of the first form')
