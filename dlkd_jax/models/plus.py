@@ -22,7 +22,6 @@ from dlkd_jax.layout import Array, Layout, padded_layout
 from dlkd_jax.models.dldkd import Branch, DlDkdStudent
 from dlkd_jax.models.dropout import Dropout
 from dlkd_jax.models.layers import PADDED_KEY_BIAS, dense, layer_norm
-from dlkd_jax.similarity.common import inverse_norm
 
 # A width of 1 is a Gaussian whose standard deviation is a ninth of so many frames, as in GMMFormer v2.
 _WIDTH_FRAMES = 128
@@ -118,7 +117,7 @@ def clip_means(rows: jax.Array, layout: Layout, clips: Layout, frames: int) -> j
   here = (clips.slot[:, :, None] == slot[:, None]) & (clips.position[:, :, None] == number[:, None])
   here = (here & layout.mask[:, None]).astype(rows.dtype)
   means = jnp.einsum('rpl,rld->rpd', here / jnp.maximum(here.sum(axis=2, keepdims=True), 1.0), rows)
-  return means * inverse_norm(means)[..., None]
+  return means * jax.lax.rsqrt(jnp.maximum(jnp.sum(means * means, axis=-1, keepdims=True), 1e-24))
 
 
 def _counts(layout: Layout) -> jax.Array:

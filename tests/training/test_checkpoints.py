@@ -15,7 +15,7 @@ from dlkd_jax import sharding
 from dlkd_jax.errors import UserError
 from dlkd_jax.training import checkpoints as module
 from dlkd_jax.training.checkpoints import CheckpointError, Checkpoints, Progress, read_best
-from dlkd_jax.training.optimizer import averaged, bert_adam
+from dlkd_jax.training.optimizer import bert_adam
 from dlkd_jax.training.state import TrainState
 
 
@@ -318,22 +318,6 @@ def test_an_evaluation_is_marked_behind_the_checkpoint(tmp_path):
     path.write_text(damaged)  # The evaluation is made again then.
     assert Checkpoints(tmp_path).progress(5) == Progress({'at': 5}, best_sum_r=-1.0)
     assert Checkpoints(tmp_path).newest_whole() == 5
-
-
-@pytest.mark.parametrize('better', [True, False])
-def test_averaged_parameters_are_the_best_ones_where_they_were_rated_so(tmp_path, better):
-  params = {'inheritance': {'kernel': np.ones((2, 3), np.float32)}}
-  optimizer = bert_adam(0.1, 0.01, 1.0, average=0.9)
-  opt_state = optimizer.init(params)
-  _, opt_state = optimizer.update(params, opt_state, jax.tree.map(lambda x: 7 * x, params))
-  state, checkpoints = TrainState(jnp.asarray(5), params, opt_state), Checkpoints(tmp_path)
-  checkpoints.save(5, state, Progress({'at': 5}))
-  checkpoints.mark(5, Progress({'at': 5}, 1, 33.25, 1, 5, better))
-  assert_same_values = lambda a, b: jax.tree.map(np.testing.assert_array_equal, a, b)  # noqa: E731
-  assert_same_values(read_best(tmp_path)[0], averaged(opt_state) if better else params)
-  restored, progress = checkpoints.restore(5, jax.device_put(state, jax.devices()[0]))
-  assert progress.best_averaged == better
-  assert_same_values(averaged(restored.opt_state), averaged(opt_state))
 
 
 def test_what_is_marked_as_best_is_kept(tmp_path):

@@ -4,12 +4,15 @@ import math
 
 import flax.traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from dlkd_jax.training.checkpoints import Checkpoints, Progress, read_best
 from dlkd_jax.training.optimizer import averaged, bert_adam, decays
 from dlkd_jax.training.schedules import warmup_linear
+from dlkd_jax.training.state import TrainState
 
 DECAYED = {'position_embedding', 'token_pooling/kernel', 'attention/query/kernel'}
 SHAPES = {
@@ -96,3 +99,19 @@ def test_averaged_parameters_are_a_weighted_mean_of_those_of_all_steps():
     expected = jax.tree.map(lambda *x, w=weights: sum(a * b for a, b in zip(w, x, strict=True)) / w.sum(), *seen)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), averaged(state), expected)
   assert averaged(bert_adam(0.1, 0.1, 1.0).init(params)) is None
+
+
+@pytest.mark.parametrize('better', [True, False])
+def test_averaged_parameters_are_the_best_ones_where_they_were_rated_so(tmp_path, better):
+  params = {'inheritance': {'kernel': np.ones((2, 3), np.float32)}}
+  optimizer = bert_adam(0.1, 0.01, 1.0, average=0.9)
+  opt_state = optimizer.init(params)
+  _, opt_state = optimizer.update(params, opt_state, jax.tree.map(lambda x: 7 * x, params))
+  state, checkpoints = TrainState(jnp.asarray(5), params, opt_state), Checkpoints(tmp_path)
+  checkpoints.save(5, state, Progress({'at': 5}))
+  checkpoints.mark(5, Progress({'at': 5}, 1, 33.25, 1, 5, better))
+  assert_same_values = lambda a, b: jax.tree.map(np.testing.assert_array_equal, a, b)  # noqa: E731
+  assert_same_values(read_best(tmp_path)[0], averaged(opt_state) if better else params)
+  restored, progress = checkpoints.restore(5, jax.device_put(state, jax.devices()[0]))
+  assert progress.best_averaged == better
+  assert_same_values(averaged(restored.opt_state), averaged(opt_state))
