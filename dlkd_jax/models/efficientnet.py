@@ -25,8 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from dlkd_jax.errors import UserError
-from dlkd_jax.models.parameter_files import read_arrays, read_metadata
+from dlkd_jax.models.parameter_files import check_network, network_shapes, read_network
 from dlkd_jax.models.pictures import check_picture
 
 FORMAT = 'dlkd_jax efficientnet_lite0'
@@ -166,27 +165,12 @@ class Preprocess:
 
 def parameter_shapes(module: EfficientNetLite0, size: int = 224) -> dict[str, tuple[int, ...]]:
   """Returns name → shape of all parameters, names as `block_03/expand/kernel`; nothing is computed."""
-  pixels = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-  params = jax.eval_shape(module.init, jax.random.key(0), pixels)['params']
-  return {name: x.shape for name, x in flax.traverse_util.flatten_dict(params, sep='/').items()}
+  return network_shapes(module, (1, size, size, 3))
 
 
 def check_arrays(arrays: dict[str, np.ndarray], module: EfficientNetLite0, origin: str) -> None:
-  """Checks that arrays by name are the parameters of a network.
-
-  Raises:
-    ValueError: names or shapes differ, or values are not finite; the message begins with `origin` and lists them.
-  """
-  found, expected = {name: np.shape(x) for name, x in arrays.items()}, parameter_shapes(module)
-  lines = [
-    f'{name}: found {found.get(name, "nothing")}, expected {expected.get(name, "nothing")}'
-    for name in sorted({*found, *expected})
-    if found.get(name) != expected.get(name)
-  ]
-  lines += [f'{name}: not finite' for name, x in sorted(arrays.items()) if not np.isfinite(x).all()]
-  if lines:
-    more = f'\n  and {len(lines) - 10} more' if len(lines) > 10 else ''
-    raise UserError(f'{origin} does not hold EfficientNet-Lite0:\n  ' + '\n  '.join(lines[:10]) + more)
+  """Checks that arrays by name are the parameters of a network; errors are those of `check_network`."""
+  check_network(arrays, parameter_shapes(module), origin, 'EfficientNet-Lite0')
 
 
 def load_efficientnet(path: str | pathlib.Path) -> tuple[EfficientNetLite0, dict[str, Any], Preprocess]:
@@ -200,13 +184,6 @@ def load_efficientnet(path: str | pathlib.Path) -> tuple[EfficientNetLite0, dict
     ValueError: it is no safetensors file, or of another network; the message lists what is missing.
   """
   path = pathlib.Path(path)
-  make = 'make it with `python -m dlkd_jax.tools.convert_backbone efficientnet_lite0 FILE`'
-  if not path.is_file():
-    raise FileNotFoundError(f'there is no file {path}; {make}.')
-  found = read_metadata(path).get('format')
-  if found != FORMAT:
-    raise UserError(f'{path} says that its format is {found!r}, expected {FORMAT!r}; {make}.')
-  module = EfficientNetLite0()
-  arrays = read_arrays(path)
+  arrays, module = read_network(path, FORMAT, 'efficientnet_lite0'), EfficientNetLite0()
   check_arrays(arrays, module, str(path))
   return module, flax.traverse_util.unflatten_dict(arrays, sep='/'), Preprocess()

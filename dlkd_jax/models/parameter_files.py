@@ -8,7 +8,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import flax.linen as nn
 import flax.traverse_util
+import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -77,6 +80,58 @@ def read_arrays(path: pathlib.Path, names: Iterable[str] | None = None) -> dict[
     more = f' and {len(odd) - 5} more' if len(odd) > 5 else ''
     raise UserError(f'{path} holds arrays of other types than {", ".join(FLOATS)}: {", ".join(odd[:5])}{more}')
   return {name: np.asarray(x, np.float32) for name, x in arrays.items()}
+
+
+def read_network(path: pathlib.Path, format: str, backbone: str) -> dict[str, np.ndarray]:
+  """Reads the parameters of a network that `python -m dlkd_jax.tools.convert_backbone` wrote, by name.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    UserError: it is no safetensors file, or says that it is of another format.
+  """
+  make = f'make it with `python -m dlkd_jax.tools.convert_backbone {backbone} FILE`'
+  if not path.is_file():
+    raise FileNotFoundError(f'there is no file {path}; {make}.')
+  if (found := read_metadata(path).get('format')) != format:
+    raise UserError(f'{path} says that its format is {found!r}, expected {format!r}; {make}.')
+  return read_arrays(path)
+
+
+def network_shapes(module: nn.Module, pixels: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+  """Returns name → shape of all parameters of a network of pixels of a shape; nothing is computed."""
+  shapes = jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct(pixels, jnp.float32))['params']
+  return {name: x.shape for name, x in flax.traverse_util.flatten_dict(shapes, sep='/').items()}
+
+
+def check_network(
+  arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]], origin: str, network: str
+) -> None:
+  """Checks that arrays by name are the parameters of a network.
+
+  Raises:
+    UserError: names or shapes differ, or values are not finite; the message begins with `origin` and lists them.
+  """
+  found = {name: np.shape(x) for name, x in arrays.items()}
+  lines = [
+    f'{name}: found {found.get(name, "nothing")}, expected {expected.get(name, "nothing")}'
+    for name in sorted({*found, *expected})
+    if found.get(name) != expected.get(name)
+  ]
+  lines += [f'{name}: not finite' for name, x in sorted(arrays.items()) if not np.isfinite(x).all()]
+  if lines:
+    more = f'\n  and {len(lines) - 10} more' if len(lines) > 10 else ''
+    raise UserError(f'{origin} does not hold {network}:\n  ' + '\n  '.join(lines[:10]) + more)
+
+
+def folded(
+  kernel: np.ndarray, mean: np.ndarray, variance: np.ndarray, bias: np.ndarray, epsilon: float, weight: Any = 1.0
+) -> dict[str, np.ndarray]:
+  """Returns kernel and bias of a convolution, kernel […, channels], with the batch normalisation behind it folded in.
+
+  In float64; what is returned is float32.
+  """
+  scale = np.asarray(weight, np.float64) / np.sqrt(np.asarray(variance, np.float64) + epsilon)
+  return {'kernel': (kernel * scale).astype(np.float32), 'bias': (bias - mean * scale).astype(np.float32)}
 
 
 def is_ours(path: pathlib.Path) -> bool:

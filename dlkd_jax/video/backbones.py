@@ -5,8 +5,12 @@
 | clip:DIR | the joint space, Dt features | the joint space; tokens are the text tower's last states |
 | clip:DIR@layer=-2 | the class state after that block, less its mean | the joint space; tokens after that block |
 | efficientnet_lite0:FILE.safetensors | 1,280 features of ImageNet | |
+| resnet152:FILE.safetensors | 2,048 features of ImageNet | |
+| i3d:FILE.safetensors@pictures=16,rate=25 | 1,024 features of Kinetics-400, of the pictures around a time | |
 | statistics | colours, gradients and positions, no weights | |
 | words:256 | | a fixed random vector a word; a character and a pair, of scripts without spaces |
+
+Of frames several may be joined by +, as `resnet152:FILE+i3d:FILE`: their features side by side, each of length 1.
 
 A backbone is one class with what a `FrameBackbone` or a `TextBackbone` has, or with both. What stands behind its name
 is what its constructor takes, as text: `dino:FILE@layer=-2` is `Dino('FILE', layer='-2')`, and `form` says how that is
@@ -23,6 +27,7 @@ from __future__ import annotations
 import ctypes
 import importlib.metadata
 import inspect
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -36,7 +41,9 @@ GROUP = 'dlkd_jax.backbones'
 # Name → where its class is. A module is imported when one of its backbones is asked for.
 _FRAMES = {
   'clip': 'dlkd_jax.video.clip_backbone:ClipFrames',
-  'efficientnet_lite0': 'dlkd_jax.video.efficientnet_backbone:EfficientNetFrames',
+  'efficientnet_lite0': 'dlkd_jax.video.convolutional_backbones:EfficientNetFrames',
+  'i3d': 'dlkd_jax.video.convolutional_backbones:I3DFrames',
+  'resnet152': 'dlkd_jax.video.convolutional_backbones:ResNetFrames',
   'statistics': 'dlkd_jax.video.picture_statistics:PictureStatistics',
 }
 _TEXT = {
@@ -54,6 +61,8 @@ class FrameBackbone(Protocol):
     name: the text that it was opened by, without folders.
     features: D.
     fingerprint: differs between backbones that give different features; the same for the same weights anywhere.
+    span: a `spans.Span`, of one that sees several pictures around a time: what stands for a picture in `encode` and in
+      a call is then the sequence of them; one picture where it does not say.
   """
 
   form: str
@@ -98,14 +107,43 @@ class TextBackbone(Protocol):
     """Returns how many tokens a sentence has, how many of them are read, and how many of these are known."""
 
 
-def open_frame_backbone(spec: str) -> FrameBackbone:
+def open_frame_backbone(spec: str) -> FrameBackbone | Joined:
   """Opens what a text names; the module lists the names.
 
   Raises:
     ValueError: there is no such backbone, or its files are not what they should be.
     OSError: its files are absent.
   """
-  return _open(spec, _FRAMES, 'encode', 'frames')
+  known = '|'.join(re.escape(name) for name in sorted({*_FRAMES, *_entry_points()}))
+  # A file's name may hold a +.
+  opened = [_open(part, _FRAMES, 'encode', 'frames') for part in re.split(rf'\+(?=(?:{known})(?:[:@+]|$))', spec)]
+  return Joined(opened) if len(opened) > 1 else opened[0]
+
+
+class Joined:
+  """Several backbones of frames as one: each one's features divided by their length, side by side.
+
+  So no part outweighs another because its numbers are larger; TVR's published features are joined in this way.
+
+  Attributes:
+    parts: the backbones, in order.
+  """
+
+  def __init__(self, parts: Sequence[FrameBackbone]):
+    """Takes the backbones; only their features are asked for one by one."""
+    self.parts = tuple(parts)
+    self.name = '+'.join(part.name for part in parts)
+    self.fingerprint = '+'.join(part.fingerprint for part in parts)
+    self.features = sum(part.features for part in parts)
+
+  def join(self, rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns [N, D] of the parts' features, [N, D_i] each."""
+    return np.concatenate([each / (np.linalg.norm(each, axis=1, keepdims=True) + 1e-5) for each in rows], axis=1)
+
+
+def parts_of(backbone: FrameBackbone | Joined) -> tuple[FrameBackbone, ...]:
+  """Returns the backbones that a backbone is joined of, or itself."""
+  return getattr(backbone, 'parts', (backbone,))
 
 
 def open_text_backbone(spec: str) -> TextBackbone:

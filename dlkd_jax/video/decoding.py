@@ -27,20 +27,22 @@ happens most in webm and avi), a frame with wrong content passes as whole.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
 
 from dlkd_jax.errors import UserError
-from dlkd_jax.video import pictures
+from dlkd_jax.video import pictures, spans
 from dlkd_jax.video.files import DamagedVideoError, OpenVideo, VideoError, open_video
 from dlkd_jax.video.frames import DecodedFrame, decoded_frames, frames_of, packet_time, samples_before
 
@@ -54,6 +56,7 @@ __all__ = (
   'decoded_frames',
   'probe',
   'sample_frames',
+  'sample_views',
 )
 
 # A picture that is held for longer, seconds and samples, says nothing new.
@@ -145,42 +148,90 @@ def sample_frames(
     VideoError: the file cannot be decoded at all (before the first sample).
     DamagedVideoError: some of it is missing or broken (after the last sample); see above.
   """
+  _check(rate, max_side)
+  found = _sampled(path, rate, (spans.View(spans.SINGLE, lambda image: image),), max_side, threads, findings)
+  return (SampledFrame(float(time), float(seen.since), seen.picture) for time, ((seen,),) in found)
+
+
+def sample_views(
+  path: str | os.PathLike[str],
+  rate: float,
+  views: Sequence[spans.View],
+  max_side: int | None = None,
+  threads: int = 0,
+  findings: Findings | None = None,
+) -> Iterator[tuple[float, list[list[Any]]]]:
+  """Samples a video as `sample_frames` does, at the same times, for backbones that see pictures around each of them.
+
+  All views are served by one pass over the file. A picture around a time is the frame that is shown then; before the
+  first frame it is that one, after the last one the last. Each is prepared once, and let go of once no later time
+  needs it: the memory follows the spans, not the film.
+
+  Args:
+    path, rate, max_side, threads, findings: as of `sample_frames`; so are the errors.
+    views: the backbones' spans and preparations.
+
+  Yields:
+    The sample time, and for each view its prepared pictures in the order of their times.
+  """
+  _check(rate, max_side)
+  found = _sampled(path, rate, views, max_side, threads, findings)
+  return ((float(time), [[each.picture for each in view] for view in seen]) for time, seen in found)
+
+
+def _check(rate: float, max_side: int | None) -> None:
   if not (math.isfinite(rate) and rate >= 1e-6):
     raise UserError(f'rate is {rate}; expected samples a second above 0')
   if max_side is not None and max_side < 1:
     raise UserError(f'max_side is {max_side}; expected pixels above 0, or None')
+
+
+def _sampled(
+  path: str | os.PathLike[str],
+  rate: float,
+  views: Sequence[spans.View],
+  max_side: int | None,
+  threads: int,
+  findings: Findings | None,
+) -> Iterator[tuple[Fraction, list[list[spans.Shown]]]]:
+  """Yields the sample times and what each view shows around them."""
+  findings = findings or Findings()
   period = 1 / Fraction(rate).limit_denominator(10**6)
-  return _sampled(path, period, max_side, threads, findings or Findings())
-
-
-def _sampled(path, period: Fraction, max_side: int | None, threads: int, findings: Findings) -> Iterator[SampledFrame]:
-  damage, shown, k, any_sample = None, None, 0, False
+  windows, offsets = [spans.Window(view, period) for view in views], spans.all_offsets(views)
   convert = pictures.Converter(max_side)
+  damage, shown, k, any_sample = None, None, 0, False
+  waiting: collections.deque[int] = collections.deque()  # Samples of which later pictures are not there yet.
   gaps: list[tuple[Fraction, Fraction]] = []  # How long, and from when on.
-  with contextlib.closing(decoded_frames(path, threads, period, findings.notes)) as frames:
+  with contextlib.closing(decoded_frames(path, threads, period, findings.notes, offsets)) as frames:
     while True:
       try:
         following = next(frames, None)
       except DamagedVideoError as error:
         damage, following = error, None
       until = following.time if following else shown.time + shown.duration
-      start = (following or shown).start
+      start, tick = (following or shown).start, (following or shown).tick
       # The first sample that `shown` is not shown at.
-      later = max(k, samples_before(until - start, period, (following or shown).tick))
+      later = max(k, samples_before(until - start, period, tick))
+      if shown is not None:
+        picture = functools.cache(functools.partial(convert, shown.frame, shown.aspect))
+        for window in windows:
+          window.offer(start, shown.time, until, tick, picture)
       if shown is not None and k < later:
         any_sample = True
-        image = convert(shown.frame, shown.aspect)
         numbers = _spared(k, later, period)
         if numbers[-1] - numbers[0] >= len(numbers):
           gaps.append((until - shown.time, shown.time))
-        for n in numbers:
-          yield SampledFrame(float(start + n * period), float(shown.time), image)
+        waiting.extend(numbers)
+      while waiting and (following is None or samples_before(until - start - offsets[-1], period, tick) > waiting[0]):
+        time = waiting.popleft() * period
+        yield start + time, [window.around(time) for window in windows]
       if following is None:
         break
       shown, k = following, later
     if not any_sample:
-      image = convert(shown.frame, shown.aspect)
-      yield SampledFrame(float(shown.time), float(shown.time), image)
+      for window in windows:
+        window.take(start, shown.time, tick, picture())
+      yield shown.time, [window.around(shown.time - start) for window in windows]
   findings.end = float(until)
   if gaps:
     long, at = max(gaps)

@@ -24,7 +24,8 @@ import tensorflow_datasets as tfds
 from dlkd_jax import annotations, files
 from dlkd_jax.errors import UserError
 from dlkd_jax.progress import Progress
-from dlkd_jax.video import ahead, backbones, corpus, decoding, tasks, work_folder
+from dlkd_jax.video import ahead, corpus, decoding, tasks, work_folder
+from dlkd_jax.video.extraction_models import Models
 from dlkd_jax.video.report import WRITTEN, Entry, Report
 from dlkd_jax.video.tasks import Task
 from tfds_builders import base_builder, options
@@ -50,7 +51,7 @@ class Request:
     rate: pictures a second.
     max_side: longer side in pixels that larger pictures are shrunk to while they are decoded; 0: not at all; None: as
       the videos of the set were before, `MAX_SIDE` in a new one.
-    batch: most pictures that a backbone is given at once.
+    batch: most pictures that a backbone is given at once; clips of several count as so many.
     readers: videos decoded at the same time.
     dtype: float16 or float32, of the records.
     keep_pixels: whether the records keep the pictures that the teacher saw, for training with it inside the step.
@@ -109,92 +110,6 @@ class Result:
   builder: custom.Builder | None
 
 
-class Backbones:
-  """The models of a request."""
-
-  def __init__(self, request: Request):
-    """Opens them; errors are those of `backbones.open_frame_backbone`."""
-    self.student = backbones.open_frame_backbone(request.student)
-    self.text = backbones.open_text_backbone(request.tokens)
-    self.teacher = self.teacher_text = None
-    if request.teacher is not None:
-      same = request.teacher == request.student
-      self.teacher = self.student if same else backbones.open_frame_backbone(request.teacher)
-      same = request.teacher == request.tokens
-      self.teacher_text = self.text if same else backbones.open_text_backbone(request.teacher)
-      if self.teacher.features != self.teacher_text.sentence_features:
-        raise UserError(
-          f'teacher {request.teacher!r} gives {self.teacher.features} features of a picture and '
-          f'{self.teacher_text.sentence_features} of a sentence; a teacher needs one space for both'
-        )
-    backbones.forget_files()
-    self.captions, self.cut, self.unknown = 0, 0, 0
-    self.pixels = self._side(request.teacher) if request.keep_pixels else None
-
-  def _side(self, name: str | None) -> int:
-    """Returns S, the side of the pictures that the teacher sees; ValueError where it sees none."""
-    seen = self.teacher.prepare(np.zeros((8, 8, 3), np.uint8)) if self.teacher else np.zeros(0)
-    if seen.dtype != np.uint8 or seen.ndim != 3 or seen.shape != (len(seen), len(seen), 3):
-      raise UserError(f'pixels are kept for a teacher that sees square pictures, as clip:DIR; the teacher is {name!r}')
-    return len(seen)
-
-  def sizes(self) -> dict[str, int | None]:
-    """Returns Dv, Dq and Dt, and S where pictures are kept."""
-    teacher = self.teacher.features if self.teacher else None
-    pixels = {'S': self.pixels} if self.pixels else {}
-    return {'Dv': self.student.features, 'Dq': self.text.token_features, 'Dt': teacher} | pixels
-
-  def fingerprints(self) -> dict[str, str | None]:
-    """Returns what tells the models from others."""
-    teacher = self.teacher.fingerprint if self.teacher else None
-    return {'teacher': teacher, 'student': self.student.fingerprint, 'tokens': self.text.fingerprint}
-
-  def prepare(self, image: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Returns a picture as the student's and the teacher's backbone take it."""
-    prepared = (self.student.prepare(image),)
-    return prepared if self.teacher in (None, self.student) else (*prepared, self.teacher.prepare(image))
-
-  def encode(self, prepared: list[tuple[np.ndarray, ...]]) -> dict[str, np.ndarray]:
-    """Returns the features of prepared pictures, by name as in a record."""
-    each = list(zip(*prepared, strict=True))
-    features = {'student_frames': self.student.encode(each[0])}
-    if self.teacher is not None:
-      own = len(each) > 1
-      features['teacher_frames'] = self.teacher.encode(each[1]) if own else features['student_frames']
-    if self.pixels is not None:
-      features['teacher_pixels'] = np.stack(each[-1])
-    return features
-
-  def encode_text(self, texts: list[str]) -> dict[str, np.ndarray]:
-    """Returns the features of the captions of one video, by name as in a record."""
-    tokens = self.text.tokens(texts) if texts else []
-    self._count(texts)
-    features = {
-      'student_tokens': np.concatenate([*tokens, np.zeros((0, self.text.token_features), np.float32)]),
-      'token_lengths': np.array([len(rows) for rows in tokens], np.int32),
-    }
-    if self.teacher_text is not None:
-      empty = np.zeros((0, self.teacher_text.sentence_features), np.float32)
-      features['teacher_text'] = self.teacher_text.sentences(texts) if texts else empty
-    return features
-
-  def _count(self, texts: list[str]) -> None:
-    """Counts the captions, and those that a backbone cuts or knows no word of."""
-    # A backbone need not know what it leaves out.
-    readers = [each for each in {self.text, self.teacher_text} if hasattr(each, 'reads')]
-    for text in texts:
-      readings = [each.reads(text) for each in readers]
-      self.captions += 1
-      self.cut += any(read < needed for needed, read, _ in readings)
-      self.unknown += not all(known for _, _, known in readings)
-
-  def notes(self) -> list[str]:
-    """Returns what is to be said of how captions were read."""
-    whole = f'of {self.captions:,} captions'
-    found = [f'{self.cut:,} {whole} are longer than the text backbone reads, and were cut'] if self.cut else []
-    return found + ([f'{self.unknown:,} {whole} have no word that the text backbone knows'] if self.unknown else [])
-
-
 def extract(request: Request) -> Result:
   """Extracts what is not extracted yet, and packs what is not packed yet.
 
@@ -206,7 +121,7 @@ def extract(request: Request) -> Result:
     OSError: a file or folder that the request names is absent, or the disk is full.
   """
   found = corpus.find(request.videos, request.captions)
-  models = Backbones(request)
+  models = Models(request.student, request.tokens, request.teacher, request.keep_pixels)
   folder = work_folder.WorkFolder(request.data_dir / FOLDER)
   report = Report()
   with base_builder.only_builder(folder.path):
@@ -247,29 +162,31 @@ def _max_side(request: Request, before: dict[str, Any] | None) -> int:
   return MAX_SIDE if before is None else before.get('max_side') or 0
 
 
-def _options(request: Request, models: Backbones) -> dict[str, Any]:
+def _options(request: Request, models: Models) -> dict[str, Any]:
   options = {'rate': float(request.rate), 'max_side': request.max_side or None, **models.fingerprints()}
   return options | ({'pixels': models.pixels} if models.pixels else {})
 
 
 def _extract_all(
-  request: Request, models: Backbones, folder: work_folder.WorkFolder, todo: list[Task], report: Report
+  request: Request, models: Models, folder: work_folder.WorkFolder, todo: list[Task], report: Report
 ) -> None:
   """Writes a file for each video that can be decoded, and notes what became of each."""
   tally = annotations.Tally()
   todo = _say_anew(models, folder, todo, report, tally)
   threads = max(1, (os.cpu_count() or 1) // request.readers)
   found = [decoding.Findings() for _ in todo]
+  most = max(view.span.pictures for view in models.views())
+  batch = max(1, request.batch // most)  # Samples, so that memory has the bound of so many pictures.
   makes = [
     functools.partial(_read, request, task.job.path, models, threads, findings)
     for task, findings in zip(todo, found, strict=True)
   ]
   with (
-    contextlib.closing(ahead.read_ahead(makes, request.readers, room=2 * request.batch)) as readings,
+    contextlib.closing(ahead.read_ahead(makes, request.readers, room=2 * batch)) as readings,
     Progress(len(todo), 'videos', disable=not todo) as bar,
   ):
     for task, reading, findings in zip(todo, readings, found, strict=True):
-      report.add(_extract_one(request, models, folder, task, reading, findings, bar, tally))
+      report.add(_extract_one(request, models, folder, task, reading, batch, findings, bar, tally))
       bar.step(task.job.split)
   if tally.cut + tally.dropped:
     report.notes.append(str(tally))
@@ -277,7 +194,7 @@ def _extract_all(
 
 
 def _say_anew(
-  models: Backbones, folder: work_folder.WorkFolder, todo: list[Task], report: Report, tally: annotations.Tally
+  models: Models, folder: work_folder.WorkFolder, todo: list[Task], report: Report, tally: annotations.Tally
 ) -> list[Task]:
   """Keeps the features of films of which only what is said changed; returns the videos that are to be decoded."""
   left = []
@@ -292,10 +209,11 @@ def _say_anew(
 
 def _extract_one(
   request: Request,
-  models: Backbones,
+  models: Models,
   folder: work_folder.WorkFolder,
   task: Task,
   reading: Iterator[Any],
+  batch_size: int,
   findings: decoding.Findings,
   bar: Progress,
   tally: annotations.Tally,
@@ -306,9 +224,9 @@ def _extract_one(
   info = damage = None
   try:
     info = next(reading)
-    for batch in _batches(reading, request.batch):
+    for batch in _batches(reading, batch_size):
       times += [second for second, _ in batch]
-      features.append(models.encode([prepared for _, prepared in batch]))
+      features.append(models.encode([seen for _, seen in batch]))
       bar.part(task.job.video, times[-1] / max(info.duration, 1e-6))
   except decoding.VideoError as error:
     damage = error.reason
@@ -329,7 +247,7 @@ def _extract_one(
 
 
 def _write(
-  models: Backbones,
+  models: Models,
   folder: work_folder.WorkFolder,
   task: Task,
   arrays: dict[str, np.ndarray],
@@ -348,17 +266,16 @@ def _write(
 
 
 def _read(
-  request: Request, path: pathlib.Path, models: Backbones, threads: int, findings: decoding.Findings
+  request: Request, path: pathlib.Path, models: Models, threads: int, findings: decoding.Findings
 ) -> Iterator[Any]:
-  """Yields what the file says of itself, then (time, prepared picture) of each sample; runs in a thread.
+  """Yields what the file says of itself, then each sample of `decoding.sample_views`; runs in a thread.
 
   Raises:
     VideoError: whatever goes wrong with this file.
   """
   try:
     yield decoding.probe(path)
-    for frame in decoding.sample_frames(path, request.rate, request.max_side or None, threads, findings):
-      yield frame.time, models.prepare(frame.image)
+    yield from decoding.sample_views(path, request.rate, models.views(), request.max_side or None, threads, findings)
   except decoding.VideoError:
     raise
   except Exception as error:  # One odd file must not end the extraction of all others.

@@ -7,7 +7,7 @@ import collections
 import math
 import os
 import time as clock
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -53,10 +53,17 @@ class DecodedFrame(NamedTuple):
 def samples_before(end: Fraction, period: Fraction, tick: Fraction) -> int:
   """How many of the sample times 0, period, 2 period, … lie before a timestamp of a clock with that tick (seconds).
 
-  Timestamps are rounded: one that is at most half a tick after a sample time counts as equal to it. That is at most
-  half a millisecond, since a clock with longer ticks counts frames and does not round.
+  Timestamps are rounded: one that is at most half a tick after a sample time counts as equal to it.
   """
-  return max(0, math.ceil((end - min(tick / 2, _ROUNDED)) / period))
+  return max(0, math.ceil((end - rounding(tick)) / period))
+
+
+def rounding(tick: Fraction) -> Fraction:
+  """How much a timestamp of a clock with that tick may have been rounded up, seconds.
+
+  That is at most half a millisecond, since a clock with longer ticks counts frames and does not round.
+  """
+  return min(tick / 2, _ROUNDED)
 
 
 def packet_time(video: OpenVideo, packet: av.Packet, end: bool = False) -> Fraction | None:
@@ -114,9 +121,9 @@ def _told(packet: tuple[av.Packet, Fraction], damage: Damage) -> av.Packet:
 
 
 def _needed(
-  video: OpenVideo, packets: Iterable[av.Packet], period: Fraction | None
+  video: OpenVideo, packets: Iterable[av.Packet], period: Fraction | None, offsets: Sequence[Fraction]
 ) -> Iterator[tuple[av.Packet, bool]]:
-  """Packets in their order, and whether a sample time falls to each one's frame.
+  """Packets in their order, and whether a sample time, or a time that far from one, falls to each one's frame.
 
   That is known once the frame shown next is: no packet to come is shown before its decoding time, and decoding times
   increase. So a few packets are held back. A packet that says too little is needed.
@@ -136,17 +143,20 @@ def _needed(
       if place == len(stamps) or stamps[place] > packet.dts:
         break
       time, following = (stamp * video.tick - video.start for stamp in (held[0].pts, stamps[place]))
-      counts = (samples_before(end, period, video.tick) for end in (time, following))
-      yield held.popleft(), len(set(counts)) > 1
+      ends = (time, following)
+      needed = any(len({samples_before(end - each, period, video.tick) for end in ends}) > 1 for each in offsets)
+      yield held.popleft(), needed
   yield from ((packet, True) for packet in held)
 
 
-def _decode(video: OpenVideo, damage: Damage, period: Fraction | None, deadline: float) -> Iterator[av.VideoFrame]:
+def _decode(
+  video: OpenVideo, damage: Damage, period: Fraction | None, offsets: Sequence[Fraction], deadline: float
+) -> Iterator[av.VideoFrame]:
   """The whole frames of the stream in the order in which they are shown."""
   chain = Chain()
   decoder = video.stream.codec_context
   skips = False
-  for packet, needed in _needed(video, stream_packets(video, damage), period):
+  for packet, needed in _needed(video, stream_packets(video, damage), period, offsets):
     if clock.monotonic() > deadline:
       damage.note('takes too long to read, as far as', packet_time(video, packet) or Fraction(0))
       return
@@ -201,6 +211,7 @@ def decoded_frames(
   threads: int = 0,
   period: Fraction | None = None,
   notes: list[str] | None = None,
+  offsets: Sequence[Fraction] = (Fraction(0),),
 ) -> Iterator[DecodedFrame]:
   """Reads all whole frames of a video in the order of their times.
 
@@ -211,6 +222,7 @@ def decoded_frames(
       that saves decoding them. The frame shown at a multiple is still the latest one before it, and the last frame of
       the video is always there.
     notes: what is odd about the file without any harm is added to it.
+    offsets: seconds that are added to each multiple of the period, for several frames around it.
 
   Yields:
     Frames with times that never decrease. Frames that the decoder had to patch, and frames that build on lost ones,
@@ -221,17 +233,21 @@ def decoded_frames(
     DamagedVideoError: a part of it is missing or broken (after the last frame).
   """
   with open_video(path, threads) as video:
-    yield from frames_of(video, period, notes)
+    yield from frames_of(video, period, notes, offsets=offsets)
 
 
 def frames_of(
-  video: OpenVideo, period: Fraction | None = None, notes: list[str] | None = None, deadline: float = math.inf
+  video: OpenVideo,
+  period: Fraction | None = None,
+  notes: list[str] | None = None,
+  deadline: float = math.inf,
+  offsets: Sequence[Fraction] = (Fraction(0),),
 ) -> Iterator[DecodedFrame]:
   """Reads an open video from its beginning as `decoded_frames` does, which see; until `time.monotonic()` is so much."""
   default, damage = _default_duration(video), Damage(notes)
   aspect = pixel_aspect(video, damage)
   time = None
-  for frame in _decode(video, damage, period, deadline):
+  for frame in _decode(video, damage, period, offsets, deadline):
     if frame.pts is None:
       damage.note('a frame has no timestamp, after the one', time or Fraction(0))
       continue

@@ -74,7 +74,7 @@ class _Video:
 def test_packets_are_needed_if_a_sample_time_falls_to_their_frame():
   shown = [50, 53, 51, 52, 58, 54, 56, 70, 60, None, 80]  # Decoding order, from 5 s on, and one that does not say.
   packets = [_Packet(pts, None if pts is None else 47 + n) for n, pts in enumerate(shown)]
-  found = list(frames._needed(_Video, iter(packets), Fraction(1, 2)))
+  found = list(frames._needed(_Video, iter(packets), Fraction(1, 2), (Fraction(0),)))
   assert [packet for packet, _ in found] == packets
   needed = {packet.pts for packet, need in found if need}
   order = sorted(pts for pts in shown if pts is not None)

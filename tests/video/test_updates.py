@@ -75,13 +75,13 @@ def collection(tmp_path, rendered):
 @pytest.fixture
 def decoded(monkeypatch):
   """Names of the films that are decoded."""
-  names, real = [], decoding.sample_frames
+  names, real = [], decoding.sample_views
 
-  def sample_frames(path, *more):
+  def sample_views(path, *more):
     names.append(pathlib.Path(path).name)
     return real(path, *more)
 
-  monkeypatch.setattr(decoding, 'sample_frames', sample_frames)
+  monkeypatch.setattr(decoding, 'sample_views', sample_views)
   return names
 
 
@@ -226,16 +226,16 @@ def test_a_film_that_grows_between_two_looks_waits(collection, monkeypatch):
 def test_a_film_that_is_written_to_while_it_is_read_waits(age, collection, monkeypatch):
   monkeypatch.setattr(tasks, 'GLANCE_SECONDS', 0.01)
   collection.put('other.mp4', age=age)
-  real = decoding.sample_frames
+  real = decoding.sample_views
 
-  def sample_frames(path, *more):
+  def sample_views(path, *more):
     for frame in real(path, *more):
       if pathlib.Path(path).name == 'other.mp4':
         with pathlib.Path(path).open('ab') as file:
           file.write(b'more')
       yield frame
 
-  monkeypatch.setattr(decoding, 'sample_frames', sample_frames)
+  monkeypatch.setattr(decoding, 'sample_views', sample_views)
   status = collection.extract()
   assert status['other.mp4'] == 'waiting' and status['a.mp4'] == 'extracted'
   assert ('gallery', 'other.mp4') not in collection.records()
