@@ -27,7 +27,9 @@ _TEACHER = flags.DEFINE_string('teacher', None, 'Backbone of the teacher; defaul
 _STUDENT = flags.DEFINE_string(
   'student',
   'statistics',
-  "Backbone of the student's frames: statistics, efficientnet_lite0:FILE.safetensors, clip:DIR or clip:DIR@layer=-2.",
+  "Backbone of the student's frames: statistics, efficientnet_lite0:FILE.safetensors, resnet152:FILE.safetensors, "
+  'i3d:FILE.safetensors@pictures=16,rate=25 (pictures around each time), clip:DIR or clip:DIR@layer=-2; several joined '
+  'by +.',
 )
 _TOKENS = flags.DEFINE_string('tokens', 'words:256', 'Backbone of the caption tokens: words:256, clip:DIR@layer=-2.')
 _RATE = flags.DEFINE_float('rate', 1.0, 'Pictures a second.')
@@ -43,6 +45,11 @@ _READERS = flags.DEFINE_integer('readers', None, 'Videos decoded at the same tim
 _DTYPE = flags.DEFINE_enum('dtype', 'float16', ['float16', 'float32'], 'Type that the features are stored in.')
 _KEEP_PIXELS = flags.DEFINE_bool(
   'keep_pixels', False, 'Keep the pictures that the teacher saw: 147 KiB a picture at 224 pixels, and as much memory.'
+)
+_RELEASE_LAYOUT = doors.DEFINE_path(
+  'release_layout',
+  None,
+  "Write the whole set in the layout of the method's release, too, for other programs: <root>/<collection>.",
 )
 _UPDATE = flags.DEFINE_bool('update', False, 'Take videos anew that changed, or whose captions or splits did.')
 _SETTLE_SECONDS = flags.DEFINE_float(
@@ -69,6 +76,7 @@ def _request():
     dtype=_DTYPE.value,
     keep_pixels=_KEEP_PIXELS.value,
     update=_UPDATE.value,
+    release_layout=_RELEASE_LAYOUT.value,
     settle_seconds=_SETTLE_SECONDS.value,
     **({'readers': _READERS.value} if _READERS.value else {}),
   )
@@ -89,6 +97,8 @@ def main(names):
     raise UserError('no video could be extracted')
   print(f'{result.builder.info.full_name}: {result.builder.data_dir}')
   print(result.builder.describe())
+  if (folder := _RELEASE_LAYOUT.value) is not None:
+    print(f'in the layout of the release: {folder}')
 
 
 if __name__ == '__main__':

@@ -49,6 +49,16 @@ class PackFiles:
     }
 
 
+def default_names(collection: str) -> dict[str, str]:
+  """Returns the release's names of the files that packs name otherwise, too."""
+  return {
+    'moments': f'{collection}.moments.json',
+    'tokens': f'roberta_{collection}_query_feat.hdf5',
+    'teacher_text': f'clip_ViT_B_32_{collection}_query_feat.hdf5',
+    'teacher_frames': f'new_clip_vit_32_{collection}_vid_features.hdf5',
+  }
+
+
 def locate(manual_dir: pathlib.Path, collection: str, feature: str, options: BuildOptions) -> PackFiles:
   """Finds the files of a pack.
 
@@ -70,7 +80,8 @@ def locate(manual_dir: pathlib.Path, collection: str, feature: str, options: Bui
         f'{folder}: folder absent; --manual_dir must hold {collection}/TextData and '
         f'{collection}/FeatureData (found in it: {_listing(folder.parent)})'
       )
-  moments = text / f'{collection}.moments.json'
+  names = default_names(collection)
+  moments = text / names['moments']
   return PackFiles(
     captions={split: _captions(text, collection, split) for split in options.splits},
     moments=moments if moments.is_file() else None,
@@ -78,7 +89,7 @@ def locate(manual_dir: pathlib.Path, collection: str, feature: str, options: Bui
     tokens=_pick(
       text,
       options.tokens,
-      f'roberta_{collection}_query_feat.hdf5',
+      names['tokens'],
       '*roberta*',
       '--tokens',
       'token features of the captions',
@@ -86,7 +97,7 @@ def locate(manual_dir: pathlib.Path, collection: str, feature: str, options: Bui
     teacher_frames=_pick(
       features,
       options.teacher_frames,
-      f'new_clip_vit_32_{collection}_vid_features.hdf5',
+      names['teacher_frames'],
       '*clip*',
       '--teacher_frames',
       "the teacher's frame features",
@@ -96,7 +107,7 @@ def locate(manual_dir: pathlib.Path, collection: str, feature: str, options: Bui
     teacher_text=_pick(
       text,
       options.teacher_text,
-      f'clip_ViT_B_32_{collection}_query_feat.hdf5',
+      names['teacher_text'],
       '*clip*',
       '--teacher_text',
       "the teacher's text features",

@@ -24,11 +24,11 @@ import tensorflow_datasets as tfds
 from dlkd_jax import annotations, files
 from dlkd_jax.errors import UserError
 from dlkd_jax.progress import Progress
-from dlkd_jax.video import ahead, corpus, decoding, tasks, work_folder
+from dlkd_jax.video import ahead, backbones, corpus, decoding, tasks, work_folder
 from dlkd_jax.video.extraction_models import Models
 from dlkd_jax.video.report import WRITTEN, Entry, Report
 from dlkd_jax.video.tasks import Task
-from tfds_builders import base_builder, options
+from tfds_builders import base_builder, options, release_writer
 from tfds_builders.custom_prvr import custom_prvr_dataset_builder as custom
 
 FOLDER = 'custom_prvr_extracted'
@@ -56,6 +56,8 @@ class Request:
     dtype: float16 or float32, of the records.
     keep_pixels: whether the records keep the pictures that the teacher saw, for training with it inside the step.
     update: whether videos that changed since they were packed, or their captions or splits, are taken anew.
+    release_layout: folder that the set is also written into in the layout of the release, `<root>/<collection>`; None:
+      it is not.
     settle_seconds: a video that was written to more recently is looked at twice, a moment apart, and waits for the
       next run where it grows or is not whole; 0: none waits.
   """
@@ -74,6 +76,7 @@ class Request:
   keep_pixels: bool = False
   update: bool = False
   settle_seconds: float = 60.0
+  release_layout: pathlib.Path | None = None
 
   def __post_init__(self):
     """Checks the numbers.
@@ -89,6 +92,8 @@ class Request:
         raise UserError(f'--{name} is {value}; expected a number above 0')
     if not self.settle_seconds >= 0:
       raise UserError(f'--settle_seconds is {self.settle_seconds}; expected a number from 0')
+    if self.release_layout is not None:
+      release_writer.check_target(self.release_layout)
     for name in ('videos', 'data_dir', 'captions'):
       path = getattr(self, name)
       if path is not None and not files.is_text(str(path)):
@@ -142,7 +147,10 @@ def extract(request: Request) -> Result:
     takes = {entry.video for entry in report.entries if entry.status in ('vanished', *WRITTEN)}
     without = folder.videos - takes
     packs = report.usable or built
-    return Result(report, folder.path / REPORT, _pack(request, folder, anew, without) if packs else None)
+    builder = _pack(request, folder, anew, without) if packs else None
+    if builder is not None and request.release_layout is not None:
+      _write_release(request, models, builder)
+    return Result(report, folder.path / REPORT, builder)
 
 
 def _refuse_other_type(request: Request, before: dict[str, Any] | None) -> None:
@@ -311,3 +319,10 @@ def _pack(
   builder = custom.Builder(data_dir=data_dir, options=asked, extracted=folder.path, update=anew, without=without)
   builder.download_and_prepare()
   return builder
+
+
+def _write_release(request: Request, models: Models, builder: custom.Builder) -> None:
+  """Writes the whole data set in the layout of the release, too."""
+  splits = {name: builder.as_data_source(name) for name, split in builder.info.splits.items() if split.num_examples}
+  feature = '_'.join(part.name.partition('@')[0] for part in backbones.parts_of(models.student))
+  release_writer.write_pack(request.release_layout, splits, feature, {'made_with': builder.info.metadata['options']})

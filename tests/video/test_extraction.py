@@ -19,10 +19,7 @@ import numpy as np
 import pytest
 
 from dlkd_jax.data import sources
-from dlkd_jax.models import clip_files
-from dlkd_jax.video import backbones, decoding, extraction, extraction_models, picture_statistics, spans, work_folder
-from dlkd_jax.video.spans import Span
-from tests.models import clips
+from dlkd_jax.video import backbones, decoding, extraction, picture_statistics, work_folder
 from tests.paths import repository
 from tests.video import films
 from tfds_builders.custom_prvr import extracted
@@ -120,36 +117,6 @@ def test_records_hold_features_of_the_pictures_shown(corpus, tmp_path):
   # Film b shows number n from n² / 100 s on: at time t the one of floor(10 sqrt(t)).
   shown = [films.read(frame.image) for frame in decoding.sample_frames(corpus / 'b.mkv', 4)]
   assert shown == [int(10 * np.sqrt(t) + 1e-6) for t in records['b.mkv']['times']]
-
-
-class _Motion:
-  """Means of the pictures around a time."""
-
-  form, name, fingerprint, features, span = 'motion', 'motion', 'motion:1', 4, Span(4, 10)
-
-  def prepare(self, image):
-    return image.mean()
-
-  def encode(self, prepared):
-    return np.array(prepared, np.float32)
-
-
-@pytest.mark.parametrize('batch', [1, 9, 64])
-def test_a_backbone_that_sees_time_is_joined_to_one_of_pictures(batch, corpus, tmp_path, monkeypatch):
-  monkeypatch.setitem(backbones._FRAMES, 'motion', _Motion)
-  extraction.extract(_request(corpus, tmp_path, student='statistics+motion', batch=batch))
-  records = {**_records(tmp_path, 'train'), **_records(tmp_path, 'test'), **_records(tmp_path, 'gallery')}
-  pictures, motion = backbones.open_frame_backbone('statistics'), _Motion()
-  unit = lambda rows: rows / np.linalg.norm(rows, axis=1, keepdims=True)  # noqa: E731
-  for video, record in records.items():
-    samples = list(decoding.sample_frames(corpus / video, 4))
-    np.testing.assert_array_equal(record['times'], np.array([each.time for each in samples], np.float32))
-    np.testing.assert_allclose(record['teacher_frames'], _Teacher()([each.image for each in samples]), atol=1e-6)
-    around = decoding.sample_views(corpus / video, 4, [spans.View(motion.span, motion.prepare)])
-    seen = motion.encode([clip for _, (clip,) in around])
-    assert video == 'b.mkv' or len(set(np.ptp(seen, axis=1))) > 1
-    expected = np.concatenate([unit(pictures([each.image for each in samples])), unit(seen)], axis=1)
-    np.testing.assert_allclose(record['student_frames'], expected, atol=1e-4)
 
 
 def test_records_hold_the_captions(corpus, tmp_path):
@@ -336,16 +303,6 @@ def test_bad_requests_leave_nothing(changed, message, corpus, tmp_path):
   with pytest.raises((ValueError, OSError), match=message):
     extraction.extract(_request(corpus, tmp_path, **changed))
   assert not list(tmp_path.iterdir())
-
-
-def test_captions_that_are_cut_are_counted(tmp_path):
-  clip_files.save_clip(clips.tiny_model(), tmp_path / 'clip')  # It reads 4 words.
-  clip = f'clip:{tmp_path / "clip"}'
-  models = extraction_models.Models('statistics', 'words:8', clip)
-  models.encode_text(['a red square', 'a red square moves left right'])
-  assert models.notes() == ['1 of 2 captions are longer than the text backbone reads, and were cut']
-  models.encode_text(['…', 'blue'])
-  assert models.notes()[1:] == ['1 of 4 captions have no word that the text backbone knows']
 
 
 def _film(folder, name, **options):
