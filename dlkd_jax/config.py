@@ -1,6 +1,6 @@
 """Configurations: validation, and the configuration of a run on the disk.
 
-A configuration is an `ml_collections.ConfigDict` as `config_defaults` makes it; the defaults stand there alone.
+A configuration is an `ml_collections.ConfigDict` as `config_fields.base` makes it; the defaults stand there alone.
 """
 
 from __future__ import annotations
@@ -12,9 +12,17 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from dlkd_jax import config_rules, files
-from dlkd_jax.config_defaults import base, nearest
-from dlkd_jax.config_rules import CHANGE_RESULTS, FREE_IN_EVALUATION, FREE_ON_RESUME, ROUNDING_ALONE, RULES, rule_of
+from dlkd_jax import config_fields, files
+from dlkd_jax.config_fields import (
+  CHANGE_RESULTS,
+  FREE_IN_EVALUATION,
+  FREE_ON_RESUME,
+  ROUNDING_ALONE,
+  RULES,
+  base,
+  nearest,
+  rule_of,
+)
 from dlkd_jax.errors import UserError
 
 # Without these nothing can be said of a student; other fields may be newer than its training.
@@ -142,7 +150,7 @@ def restore(content: Mapping[str, Any], origin: str) -> RunConfig:
   Raises:
     UserError: it lacks what every training had, or a value is not allowed; the message begins with `origin`.
   """
-  saved = config_rules.modernised(flatten(content))
+  saved = config_fields.modernised(flatten(content))
   if absent := [field for field in _NEEDED if field not in saved]:
     raise UserError(f'{origin} is not the configuration of a training: it lacks {", ".join(absent)}')
   config, notes = base(''), []
@@ -154,7 +162,7 @@ def restore(content: Mapping[str, Any], origin: str) -> RunConfig:
         expected = rule.expected
         raise UserError(f'{origin}: {field} is {value!r}, expected {expected}; restore it from a copy') from None
     else:
-      notes.append(f'{field} of the run ({value!r}) is no setting any more, and is ignored')
+      notes.append(_gone(field, value))
   for field, limit in (('frame_sizes', config.data.max_frames), ('word_sizes', config.data.max_words)):
     if f'data.{field}' not in saved:  # The defaults are those of the default limits.
       _put(config, f'data.{field}', (*(size for size in config.data[field] if size < limit), limit))
@@ -176,13 +184,7 @@ def settle(
   """Returns the configuration that a run begins or goes on with.
 
   A run goes on with the precision that it began with unless another is asked for, and with the default of a field that
-  is newer than it.
-
-  Args:
-    config: what was asked for.
-    workdir: of the run, which may not have begun.
-    resolve: puts values in place of 'auto'.
-    free: fields that may differ, and groups of them.
+  is newer than it. `free` are the fields that may differ, and groups of them; `resolve` puts values in place of 'auto'.
 
   Raises:
     UserError: the work directory holds a run of another configuration; the message lists the differences.
@@ -190,7 +192,7 @@ def settle(
   path = workdir / 'config.json'
   if not path.exists():
     return RunConfig(resolve(config), [])
-  saved, defaults = config_rules.modernised(flatten(_saved(path))), flatten(base(''))
+  saved, defaults = config_fields.modernised(flatten(_saved(path))), flatten(base(''))
   config = config.copy_and_resolve_references()
   began = saved.get('model.precision', 'auto')
   if config.model.precision == 'auto' and RULES['model.precision'].holds(began):
@@ -201,7 +203,7 @@ def settle(
   now, wrong, notes = flatten(config), [], []
   for field in sorted(saved.keys() | now.keys()):
     if field not in now and not rule_of(field):
-      notes.append(f'{field} of the run ({saved[field]!r}) is no setting any more, and is ignored')
+      notes.append(_gone(field, saved[field]))
     elif field in saved or field not in RULES:  # The latter of a group that takes fields of any name.
       before, after = saved.get(field, '(absent)'), now.get(field, '(absent)')
       line = f'{field}: {before!r} → {after!r}'
@@ -214,21 +216,12 @@ def settle(
     elif field in defaults and now[field] != defaults[field] and not field.startswith(free):
       notes.append(f'{field} is newer than the run, which goes on with {defaults[field]!r} in place of {now[field]!r}')
       _put(config, field, defaults[field])
-  if wrong:
-    raise UserError(
-      f'{workdir} holds a run of another configuration (saved → now):\n  '
-      + '\n  '.join(wrong)
-      + '\nResume with the saved values, or choose another --workdir.'
-    )
+  _refuse(workdir, 'saved → now', wrong, 'Resume with the saved values, or choose another --workdir.')
   return RunConfig(config.lock(), notes)
 
 
 def write_or_compare(config: ml_collections.ConfigDict, workdir: files.Path) -> None:
-  """Writes the configuration of a new run to `workdir/config.json`, or checks that a resumed run has the same.
-
-  Raises:
-    UserError: the work directory holds a run of another configuration; the message lists the differences.
-  """
+  """Writes the configuration of a new run to `workdir/config.json`; a resumed one must have the same (`settle`)."""
   path = workdir / 'config.json'
   if path.exists():
     settle(config, workdir)
@@ -237,11 +230,7 @@ def write_or_compare(config: ml_collections.ConfigDict, workdir: files.Path) -> 
 
 
 def check_results_of(config: ml_collections.ConfigDict, workdir: files.Path) -> None:
-  """Checks that the results of the run in a work directory are those that a configuration gives, but for rounding.
-
-  Raises:
-    UserError: it is a run of another configuration; the message lists the differences.
-  """
+  """Checks that the results of the run in a work directory are a configuration's, but for rounding (`settle`)."""
   settle(config, workdir, free=ROUNDING_ALONE)
 
 
@@ -278,12 +267,8 @@ def for_evaluation(
       _put(config, field, value)
     else:
       wrong.append(f'{field}: {own[field]!r} → {value!r}')
-  if wrong:
-    raise UserError(
-      f'{workdir} holds a run of another configuration (the run → asked for):\n  '
-      + '\n  '.join(wrong)
-      + '\nA run is evaluated as it was trained: leave these settings out, or choose the --workdir of another run.'
-    )
+  remedy = 'A run is evaluated as it was trained: leave these settings out, or choose the --workdir of another run.'
+  _refuse(workdir, 'the run → asked for', wrong, remedy)
   if unused:
     notes.append(f"the run's own settings are taken where the recipe has others: {'; '.join(unused)}")
   validate(config)
@@ -293,6 +278,16 @@ def for_evaluation(
   notes += [f'evaluated with another {field}: {own[field]!r} → {now[field]!r}' for field in differing]
   changed = [f'{field.split(".")[-1]}={_short(now[field])}' for field in CHANGE_RESULTS if field in differing]
   return RunConfig(config.lock(), notes, ''.join('_' + re.sub(r'[^\w.=-]+', '-', part) for part in changed))
+
+
+def _gone(field: str, value: Any) -> str:
+  return f'{field} of the run ({value!r}) is no setting any more, and is ignored'
+
+
+def _refuse(workdir: files.Path, what: str, lines: list[str], remedy: str) -> None:
+  if lines:
+    listed = '\n  '.join(lines)
+    raise UserError(f'{workdir} holds a run of another configuration ({what}):\n  {listed}\n{remedy}')
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What all recipes share: every field with its default and unit, and the arguments that every recipe takes.
+"""What a recipe is made of: the defaults (`config_fields`), and the arguments that every recipe takes.
 
 A recipe is a file with `get_config(arg)`, as those in the folder `configs`, which is installed as `dlkd_jax/configs`.
 
@@ -20,15 +20,13 @@ A recipe is a file with `get_config(arg)`, as those in the folder `configs`, whi
 
 from __future__ import annotations
 
-import difflib
 import pathlib
 import runpy
-from collections.abc import Iterable
 from typing import Any
 
 import ml_collections
-from ml_collections import config_dict
 
+from dlkd_jax.config_fields import base, nearest
 from dlkd_jax.errors import UserError
 
 _HERE = pathlib.Path(__file__).resolve().parent
@@ -47,101 +45,6 @@ ARGUMENTS = {
   'seed': 0,
   'epochs': 0,  # 0: the recipe's own.
 }
-
-
-def base(dataset: str) -> ml_collections.ConfigDict:
-  """Returns what the paper's recipes share, for one data set, with every field commented."""
-  config = ml_collections.ConfigDict()
-  config.seed = 0  # of initialisation, data order, dropout and draws
-
-  config.data = ml_collections.ConfigDict()
-  config.data.dataset = dataset  # name that tfds_builders.build gave it, as charades_prvr
-  config.data.data_dir = 'data'  # folder that the data sets were built in
-  config.data.batch_videos = 128  # videos a batch, with all their captions
-  config.data.max_frames = 128  # longer videos are resampled to this many frames
-  config.data.max_words = 30  # longer captions are cut to this many tokens
-  config.data.packing = True  # several videos share a row of max_frames frames, several captions a row of tokens
-  config.data.row_words = 60  # tokens of such a row
-  config.data.slots = 8  # most videos, or captions, that share a row
-  config.data.frame_sizes = (32, 64, 96, 128)  # lengths that videos are padded to in evaluation
-  config.data.word_sizes = (16, 30)  # lengths that captions are padded to in evaluation
-  config.data.sort_by_captions = True  # order a batch by captions per video, as the release does
-  config.data.max_videos = config_dict.placeholder(int)  # use only the first so many videos of each split
-  config.data.read_threads = 4  # threads that read one batch
-  config.data.prefetch_batches = 2  # batches made ahead
-
-  config.model = ml_collections.ConfigDict()
-  config.model.name = 'dldkd'  # the student: dldkd, anchored, plus, or 'package.module:Class' (models/students.py)
-  config.model.hidden = 384  # size of the space in which queries and frames meet
-  config.model.heads = 4  # attention heads
-  config.model.input_dropout = 0.2  # share of input features dropped
-  config.model.dropout = 0.2  # share of inner features dropped
-  config.model.branches = ('inheritance', 'exploration')  # each of its own parameters, losses and scores
-  config.model.distilled = ('inheritance',)  # those of them that learn from the teacher
-  config.model.precision = 'auto'  # of matrix products: float32, bfloat16, or auto: bfloat16 on a TPU or GPU
-  config.model.options = ml_collections.ConfigDict()  # fields of a student of another name
-
-  config.similarity = ml_collections.ConfigDict()
-  config.similarity.form = 'auto'  # plain, blocked, pallas, or auto: pallas on a TPU, blocked elsewhere
-  config.similarity.block_rows = config_dict.placeholder(int)  # rows of frames a block; unset: by memory
-
-  config.loss = ml_collections.ConfigDict()
-  config.loss.margin = 0.1  # of the triplet loss, in cosine
-  config.loss.hard_pool = 20  # best-scoring wrong videos among which a negative is drawn
-  config.loss.hard_negative_start_epoch = 0  # negatives are drawn among all wrong ones before this epoch
-  config.loss.triplet_weight = 1.0  # weight of each branch's triplet loss
-  config.loss.nce_weight = 0.04  # weight of each branch's contrastive loss
-  config.loss.distillation_weight = 0.1  # weight of the distillation, times the scheduled w
-  config.loss.soft_labels = True  # soft alignment (DL-DKD++); False: hard labels (DL-DKD)
-  config.loss.random_split = False  # draw the rows that keep hard labels at random
-  config.loss.stop_target_gradient = False  # no gradient through soft targets that follow the student itself
-  config.loss.kl_captions = config_dict.placeholder(float)  # mean divergence a caption times this; unset: the sum
-  config.loss.temperature = 0.2  # of the frame distributions, in cosine
-  config.loss.teacher_temperature = config_dict.placeholder(float)  # of the teacher's soft targets; unset: 1 and 0.2
-  config.loss.teacher = True  # distil from the teacher
-  config.loss.terms = ml_collections.ConfigDict()  # further ones: name → function, weight, … (config_rules.TERM)
-
-  config.teacher = ml_collections.ConfigDict()
-  config.teacher.online = False  # encode the records' pictures in each step, instead of reading frozen features
-  config.teacher.name = 'clip'  # what encodes them: clip, or 'package.module:function' (training/online_teacher.py)
-  config.teacher.clip = config_dict.placeholder(str)  # folder of the CLIP model that encodes them
-  config.teacher.micro_batch = 64  # pictures that a device encodes at once
-  config.teacher.options = ml_collections.ConfigDict()  # what a function of another name reads
-
-  config.schedules = ml_collections.ConfigDict()
-  config.schedules.distillation = 'exp'  # w: none, exp, linear or sigmoid
-  config.schedules.alpha = 'sigmoid'  # share of hard labels: none, exp, linear, sigmoid or cosine
-  config.schedules.alpha_start = 0.8  # alpha at epoch 0
-  config.schedules.beta = 'sigmoid'  # one-hot part of soft labels: none, exp, linear, sigmoid or cosine
-  config.schedules.beta_start = 0.8  # beta at epoch 0
-  config.schedules.epochs = 120  # length of the linear and cosine curves, in epochs
-
-  config.optimizer = ml_collections.ConfigDict()
-  config.optimizer.learning_rate = 3e-4  # highest rate
-  config.optimizer.warmup = 0.01  # share of all steps over which the rate rises from 0
-  config.optimizer.weight_decay = 0.01  # decoupled, on all but biases and LayerNorm parameters
-  config.optimizer.max_norm = 1.0  # largest gradient norm of one parameter tensor
-
-  config.training = ml_collections.ConfigDict()
-  config.training.epochs = 120  # at most
-  config.training.patience = 10  # epochs without a new best SumR on validation before the training stops
-  config.training.min_epochs = 0  # it does not stop before so many
-  config.training.average = 0.0  # decay, a step, of averaged parameters, which are validated, too; 0: none
-  config.training.micro_batches = 1  # parts that a batch is encoded in; the losses see it whole all the same
-  config.training.checkpoint_every_steps = 0  # besides one after each epoch; 0: only those
-
-  config.mesh = ml_collections.ConfigDict()
-  config.mesh.model = 1  # devices that share the parameters, each holding a part; 1: every device holds them whole
-
-  config.evaluation = ml_collections.ConfigDict()
-  config.evaluation.weights = (0.7, 0.3)  # of each of model.branches in the fused score; (): fitted with the anchors
-  config.evaluation.block_videos = 32  # videos encoded at once
-  config.evaluation.block_captions = 128  # captions encoded at once
-
-  config.logging = ml_collections.ConfigDict()
-  config.logging.every_steps = 20  # steps between two progress lines and log records
-  config.logging.profile_steps = ()  # (first step, how many) to write a profiler trace of; empty: none
-  return config
 
 
 def finish(config: ml_collections.ConfigDict, arg: str | None) -> ml_collections.ConfigDict:
@@ -286,9 +189,3 @@ def _convert(name: str, text: str | None, kind: type) -> Any:
       pass
   expected = 'no value, true or false' if kind is bool else f'{name}=<{kind.__name__}>'
   raise UserError(f'config argument {name!r} has the value {text!r}; expected {expected}.')
-
-
-def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
-  """Returns what may have been meant, as ' (did you mean data.dataset?)', or '' where nothing is near."""
-  found = difflib.get_close_matches(name, list(known), count)
-  return f' (did you mean {" or ".join(found)}?)' if found else ''

@@ -23,7 +23,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from dlkd_jax import files
-from dlkd_jax.config_rules import REPLACED
+from dlkd_jax.config_fields import REPLACED
 from dlkd_jax.errors import UserError
 
 flags.disclaim_key_flags()  # Flags of paths belong to the module that asks for them, and stand in its --help.

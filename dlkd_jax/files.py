@@ -1,4 +1,4 @@
-"""Text, JSON lines and paths as people write them; files that appear whole or not at all."""
+"""Text, JSON lines and paths as people write them; files that appear whole or not at all; folders of buckets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import os
 import pathlib
 import re
 import shutil
-import stat
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -29,28 +28,9 @@ _OTHER_ENCODINGS = {
   b'\xff\xfe': 'UTF-16',
   b'\xfe\xff': 'UTF-16',
 }
-_KINDS = {
-  b'version https://git-lfs.github.com/spec/': 'a Git LFS pointer and not the file; run `git lfs pull` in its folder',
-  b'\x89HDF\r\n\x1a\n': 'an HDF5 file',
-  b'PK\x03\x04': 'a zip archive (as .npz and the files of PyTorch are, too)',
-  b'PK\x05\x06': 'an empty zip archive',
-  b'\x1f\x8b': 'packed with gzip; unpack it',
-  b'\xfd7zXZ\x00': 'packed with xz; unpack it',
-  b'\x28\xb5\x2f\xfd': 'packed with zstd; unpack it',
-  b'7z\xbc\xaf\x27\x1c': 'a 7z archive; unpack it',
-  b'Rar!\x1a\x07': 'a RAR archive; unpack it',
-  b'\x93NUMPY': 'a single NumPy array (.npy)',
-  b'\x80\x02': 'a Python pickle, which may run anything and is never opened',
-  b'\x80\x03': 'a Python pickle, which may run anything and is never opened',
-  b'\x80\x04': 'a Python pickle, which may run anything and is never opened',
-  b'\x80\x05': 'a Python pickle, which may run anything and is never opened',
-  b'%PDF-': 'a PDF document',
-}
 _MANIFEST = 'manifest.json'  # Of a sealed folder.
 _HARMLESS = '\xa0\u3000\u200c\u200d'  # Spaces, and joiners that some scripts are written with.
-_HEAD_BYTES = 4096
-_POINTER_BYTES = 32 << 10  # What git-annex takes for a pointer at most.
-_HEADER_BYTES = 100 << 20  # What safetensors takes for a header at most.
+_ROOM = 1.05  # Of the bytes of what is copied here, that must be free.
 _REMOTE = re.compile(r'[A-Za-z][A-Za-z0-9+.-]+://')
 
 
@@ -339,57 +319,6 @@ def _escaped(character: str) -> str:
   return f'\\x{number - 0xDC00:02x}' if 0xDC80 <= number <= 0xDCFF else repr(character)[1:-1]
 
 
-def kind_of(path: pathlib.Path, expected: str = '') -> str | None:
-  """Says what a file really is that cannot be read as what its name promises, and what to do.
-
-  Only a regular file is opened, and only its two ends are read.
-
-  Args:
-    path: the file.
-    expected: what it should be: 'HDF5', 'safetensors' or '.npz'. A file of this kind, only damaged, is not named.
-
-  Returns:
-    What fits behind '<path> is ', as 'a Git LFS pointer, not the file itself; run `git lfs pull` …'; None where
-    nothing is known of it.
-  """
-  try:
-    mode = path.stat()
-    if not stat.S_ISREG(mode.st_mode):
-      return 'a folder' if stat.S_ISDIR(mode.st_mode) else 'no regular file'
-    with path.open('rb') as file:
-      head = file.read(_HEAD_BYTES)
-      file.seek(-min(mode.st_size, _HEAD_BYTES), os.SEEK_END)
-      tail = file.read(_HEAD_BYTES)
-  except FileNotFoundError:
-    return f'a link to {os.readlink(path)}, which is absent; get that file' if path.is_symlink() else 'absent'
-  except OSError as error:
-    return f'not readable ({error.strerror})'
-  kind = _kind_of_content(head, tail, mode.st_size)
-  return None if kind is None or (expected and expected in kind) else kind
-
-
-def _kind_of_content(head: bytes, tail: bytes, size: int) -> str | None:
-  if not head:
-    return 'an empty file (0 bytes); get it again'
-  if not any(head) and not any(tail):
-    return 'full of zero bytes, as an interrupted copy leaves it; get it again'
-  for start, kind in _KINDS.items():
-    if head.startswith(start):
-      return kind
-  if head.startswith(b'BZh') and head[4:10] == b'1AY&SY':  # A text may begin with the three letters.
-    return 'packed with bzip2; unpack it'
-  if head.startswith((b'/annex/objects/', b'../.git/annex/', b'.git/annex/')) and size < _POINTER_BYTES:
-    return 'a git-annex pointer, not the file itself; run `git annex get` in its folder'
-  if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < _HEADER_BYTES:
-    return 'a safetensors file'
-  text = head.removeprefix(b'\xef\xbb\xbf').lstrip()[:16].lower()
-  if text.startswith((b'<!doctype html', b'<html', b'<head')):
-    return 'an HTML page, as comes where a download needs a login or another address; download it again'
-  if text.startswith((b'<?xml', b'<error>')):
-    return 'XML text, as a server sends instead of a file that it refuses; download it again'
-  return None
-
-
 def fingerprint_of_files(*paths: pathlib.Path) -> str:
   """Returns a short hash of the contents of files."""
   digest = hashlib.sha256()
@@ -397,3 +326,47 @@ def fingerprint_of_files(*paths: pathlib.Path) -> str:
     with path.open('rb') as file:
       digest.update(hashlib.file_digest(file, 'sha256').digest())
   return digest.hexdigest()[:16]
+
+
+def local_copy(folder: Path) -> pathlib.Path:
+  """Returns a folder of this machine with the files of another: that one itself, or its copy, made where there is none.
+
+  A copy lies in the user's cache folder (XDG_CACHE_HOME, or ~/.cache), named after the place that it is of and the
+  names, sizes and times of the files there, so that a set that was built anew is copied anew. It appears whole or not
+  at all, and can be removed whenever no training reads it.
+
+  Raises:
+    UserError: there is too little room.
+    OSError: a file cannot be read, or written.
+  """
+  if not is_remote(folder):
+    return folder
+  found = {path.relative_to(folder).as_posix(): path.stat() for path in below(folder)}
+  sizes = '\n'.join(f'{name} {stat.length} {stat.mtime}' for name, stat in found.items())
+  place, content = zlib.crc32(str(folder).encode()), zlib.crc32(sizes.encode())
+  home = cache_folder() / 'data'
+  target = home / f'{place:08x}-{content:08x}' / folder.name  # TFDS takes the version from the name.
+  if target.is_dir():
+    return target
+  home.mkdir(parents=True, exist_ok=True)
+  needed, free = sum(stat.length for stat in found.values()), shutil.disk_usage(home).free
+  if free < _ROOM * needed:
+    raise UserError(
+      f'{folder} has {needed / 2**30:.1f} GiB, to be copied to {home}, where {free / 2**30:.1f} GiB are free; make '
+      'room, or set XDG_CACHE_HOME to a folder of a larger disk'
+    )
+  print(f'copying {folder} once to {target}: {len(found)} files, {needed / 2**20:,.0f} MiB', flush=True)
+  with tempfile.TemporaryDirectory(prefix=f'{target.parent.name}.', suffix='.partial', dir=home) as partial:
+    for name in found:
+      to = pathlib.Path(partial) / folder.name / name
+      to.parent.mkdir(parents=True, exist_ok=True)
+      with (folder / name).open('rb') as reading, to.open('wb') as writing:
+        shutil.copyfileobj(reading, writing, 1 << 22)
+      sync(to)
+    target.parent.mkdir(exist_ok=True)
+    try:
+      os.rename(pathlib.Path(partial) / folder.name, target)
+    except OSError:
+      if not target.is_dir():  # Else another process was quicker.
+        raise
+  return target

@@ -50,6 +50,10 @@ class Layout:
     """`[R, S, T]` bool, true where a position belongs to the sequence in a slot."""
     return self.slot[:, None] == jnp.arange(self.slots, dtype=jnp.int32)[None, :, None]
 
+  def take(self, by_slot: jax.Array) -> jax.Array:
+    """Takes the vectors of the sequences, `[N, H]`, out of those of all slots, `[R, S, H]`."""
+    return by_slot.reshape(-1, by_slot.shape[-1])[self.where]
+
   @property
   def ids(self) -> jax.Array:
     """`[R, T]` int32, ordinal of the sequence that a position belongs to, -1 at padding."""
@@ -58,14 +62,9 @@ class Layout:
 
 
 def padded_layout(mask: Array, ordinals: Array | None = None) -> Layout:
-  """Makes the layout of one sequence a row.
+  """Makes the layout of one sequence a row, S = 1 and R = N, whose real positions, `[N, T]` bool, come first.
 
-  Args:
-    mask: `[N, T]` bool, true at real positions, which come first in their row.
-    ordinals: `[N]` int32, ordinal of each sequence; by default its row.
-
-  Returns:
-    The layout, with S = 1 and R = N. A row without real positions keeps its ordinal, so that random draws exist for it.
+  Ordinals are those given, or the rows. A row without real positions keeps its own, so that random draws exist for it.
   """
   rows, length = mask.shape
   if ordinals is None:

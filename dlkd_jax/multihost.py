@@ -76,11 +76,8 @@ def initialize(
 ) -> None:
   """Joins the processes of a run, where several are asked for or evident; must come before any other use of JAX.
 
-  Args:
-    coordinator_address: host and port of process 0, as `10.0.0.1:1234`; None to have it found out.
-    num_processes: of the run; None to have it found out.
-    process_id: of this process, from 0; None to have it found out.
-    distributed: find out what is not given, even where no cluster is evident.
+  What is not given is found out, with `distributed` even where no cluster is evident. An address is that of process 0,
+  as `10.0.0.1:1234`.
 
   Raises:
     UserError: only some of the three were given and JAX could not find the others, the cluster was not found, or the
@@ -298,16 +295,10 @@ class Processes:
   ) -> None:
     """Handles the items of each process, until none has one left.
 
-    Every few items the processes agree to go on: if one was asked to stop or failed, all leave there, so that none
-    waits for another for ever. Where there are several, `should_stop` is called equally often in all.
-
-    Args:
-      items: of this process; their number may differ from the others'.
-      handle: called with each item.
-      should_stop: polled before each item, in several processes where they agree.
-      progress: says how far this process has come, for the message.
-      every: items between two agreements, for which the devices of all processes wait. 1 where `handle` waits for the
-        other processes, which would wait for ever for one that failed.
+    `every` so many items the processes agree to go on, for which the devices of all wait: if one was asked to stop or
+    failed, all leave there, so that none waits for another for ever. It is 1 where `handle` waits for the other
+    processes. `should_stop` is polled there, equally often in all; a lone process polls it before each item.
+    `progress` says how far this process has come, for the message.
 
     Raises:
       Stopped: some process's `should_stop` returned true.

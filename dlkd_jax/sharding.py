@@ -1,4 +1,4 @@
-"""The device mesh, made in one place, and how arrays lie on it.
+"""The device mesh, made in one place, how arrays lie on it, and what the devices of a batch exchange.
 
 The mesh has two axes. A batch is split over both; parameters are split over `model` alone, and are gathered where they
 are used (fully sharded data parallelism). With a `model` axis of 1, the default, every device holds them whole.
@@ -6,10 +6,12 @@ are used (fully sharded data parallelism). With a `model` axis of 1, the default
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -25,11 +27,8 @@ _SPLIT_FROM = 2**12
 def make_mesh(devices: Sequence[jax.Device] | None = None, model: int = 1) -> Mesh:
   """Makes the mesh over the given devices, by default those of all processes.
 
-  Its axes are of type Auto: the partitioner may combine two sharded operands.
-
-  Args:
-    devices: in the order in which they share a batch; None: all, those that are near each other side by side.
-    model: devices along the axis that splits parameters.
+  Its axes are of type Auto: the partitioner may combine two sharded operands. Devices share a batch in the order given;
+  by default those that are near each other are side by side. So many of them split the parameters as `model` says.
 
   Raises:
     UserError: the devices do not divide by `model`.
@@ -80,17 +79,10 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def state_shardings(state: Any, mesh: Mesh) -> Any:
-  """Chooses the sharding of every array of a training state: parameters and what the optimiser keeps for each.
+  """Chooses the sharding of every array, or `jax.ShapeDtypeStruct`, of a training state.
 
   The longest axis that divides by the `model` axis of the mesh is split over it; small arrays stay whole. The choice
   follows from the shape alone, so a parameter and its moments lie alike.
-
-  Args:
-    state: pytree of arrays or of `jax.ShapeDtypeStruct`.
-    mesh: the devices.
-
-  Returns:
-    The pytree of shardings.
   """
   parts = mesh.shape[MODEL_AXIS]
 
@@ -105,11 +97,7 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
 
 
 def shard_batch(batch: Any, mesh: Mesh) -> Any:
-  """Makes the arrays of a batch, of all processes together, out of what this process holds.
-
-  Args:
-    batch: pytree of numpy arrays: this process's share of the first axis.
-    mesh: the devices; those of a process are adjacent in it.
+  """Makes the arrays of a batch, of all processes together, out of this process's share of their first axis.
 
   Raises:
     ValueError: a first axis does not divide by the number of this process's devices.
@@ -168,3 +156,50 @@ def split_rows(array: Any, mesh: Mesh, what: str) -> jax.Array:
       f'choose a block size that is a multiple of {mesh.size}'
     )
   return jax.device_put(array, rows(mesh))
+
+
+# Inside `shard_map` every device holds the frames of its own videos and the vectors of its own captions. The vectors of
+# all captions are gathered, since they are the smaller side: a caption has one, a video one a frame. So each device
+# scores all captions against its videos, the *video view*. An exchange turns that into the *text view*, its own
+# captions against all videos. A loss over a row of the similarity matrix is then local in the one view, a loss over a
+# column in the other, and no device ever holds the whole matrix.
+
+
+def gather(array: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+  """Joins the first axes of all devices' arrays, in the order of the devices; without axes, the array itself."""
+  return jax.lax.all_gather(array, axes, tiled=True) if axes else array
+
+
+def first_index(size: int, axes: tuple[str, ...]) -> jax.Array:
+  """Returns the index, in the whole batch, of the first of this device's `size` videos or captions."""
+  return jax.lax.axis_index(axes) * size if axes else jnp.zeros((), jnp.int32)
+
+
+def to_text_view(scores: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+  """Turns scores of the video view, `[Q, b]`, into those of the text view, `[q, B]`.
+
+  Q captions and B videos are those of the whole batch, q and b those of this device. The devices are taken as a grid,
+  and the exchange goes along its rows, then along its columns. The result is that of one exchange among all; but the
+  TPU compiler plans the routes of that one for half a minute at 256 chips.
+  """
+  if not axes:
+    return scores
+  devices = jax.lax.axis_size(axes)
+  inner = next(size for size in range(math.isqrt(devices), 0, -1) if devices % size == 0)
+  outer = devices // inner
+  rows = [[o * inner + i for i in range(inner)] for o in range(outer)]
+  columns = [[o * inner + i for o in range(outer)] for i in range(inner)]
+  queries, videos = scores.shape[0] // devices, scores.shape[1]
+  parts = scores.reshape(outer, inner, queries, videos)
+  parts = jax.lax.all_to_all(parts, axes, 1, 1, axis_index_groups=rows)
+  parts = jax.lax.all_to_all(parts, axes, 0, 0, axis_index_groups=columns)
+  return jnp.moveaxis(parts.reshape(devices, queries, videos), 0, 1).reshape(queries, devices * videos)
+
+
+def local_labels(labels: jax.Array, videos: int, axes: tuple[str, ...]) -> jax.Array:
+  """Returns the column, among this device's b videos, of each caption's own video; -1 where it is on another device.
+
+  Labels are `[Q]` int32, its index in the whole batch.
+  """
+  column = labels - first_index(videos, axes)
+  return jnp.where((column >= 0) & (column < videos), column, -1)

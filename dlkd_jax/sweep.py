@@ -49,7 +49,7 @@ def _list(config, variants, runs):
 def _sweep(stop):
   from dlkd_jax import config as config_lib
   from dlkd_jax.reporting import sweep_table, sweeping, variants
-  from dlkd_jax.training import splits
+  from dlkd_jax.training import recipe
 
   workdir = _WORKDIR.value
   config = variants.prepare(doors.config_of(_CONFIG), _EPOCHS.value)
@@ -61,8 +61,8 @@ def _sweep(stop):
   if _LIST.value:
     _list(config, chosen, runs)
     return []
-  split = splits.names(config, ('test', 'val'))[0]
-  videos = len(splits.open_split(config, split))
+  split = recipe.names(config, ('test', 'val'))[0]
+  videos = len(recipe.open_split(config, split))
 
   def table():
     finished = sweeping.finished_runs(config, every, workdir)

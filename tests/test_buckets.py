@@ -9,9 +9,8 @@ import pytest
 
 from configs import synthetic
 from dlkd_jax import doors, files
-from dlkd_jax.data import local_copy as module
-from dlkd_jax.data.local_copy import local_copy
 from dlkd_jax.errors import UserError
+from dlkd_jax.files import local_copy
 from dlkd_jax.multihost import Stopped, StopRequest
 from dlkd_jax.tools import convert_checkpoint
 from dlkd_jax.training import evaluate_run
@@ -92,7 +91,7 @@ def test_a_data_set_is_copied_once(data, capsys):
 
 
 def test_a_copy_that_fails_leaves_nothing(data, tmp_path, monkeypatch):
-  monkeypatch.setattr(module.shutil, 'disk_usage', lambda path: type('Usage', (), {'free': 310}))
+  monkeypatch.setattr(shutil, 'disk_usage', lambda path: type('Usage', (), {'free': 310}))
   with pytest.raises(UserError, match=r'gs://films/data/films_prvr/1.0.0 has .* GiB are free; make room, or set XDG_C'):
     local_copy(data)
   assert list((tmp_path / 'cache' / 'dlkd_jax' / 'data').iterdir()) == []

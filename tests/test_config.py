@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dlkd_jax import config as config_lib
-from dlkd_jax import config_defaults, config_rules
+from dlkd_jax import config_defaults, config_fields
 from dlkd_jax.data.batch import PipelineOptions
 from dlkd_jax.errors import UserError
 from dlkd_jax.models.dldkd import Branch, DlDkdStudent
@@ -189,7 +189,7 @@ NUMBERS = sorted(
 
 
 def test_every_field_has_a_rule_and_every_rule_a_field():
-  assert FIELDS.keys() == config_rules.RULES.keys()
+  assert FIELDS.keys() == config_fields.RULES.keys()
   assert len(NUMBERS) > 30
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlkd_jax import files
+from dlkd_jax import file_kinds, files
 from dlkd_jax.data import sources
 from dlkd_jax.errors import UserError
 from dlkd_jax.models import parameter_files
@@ -124,29 +124,29 @@ KINDS = {
 def test_what_a_file_of_another_kind_is(tmp_path, content):
   path = tmp_path / 'model.safetensors'
   path.write_bytes(content)
-  assert KINDS[content] in files.kind_of(path, 'safetensors')
+  assert KINDS[content] in file_kinds.kind_of(path, 'safetensors')
 
 
 def test_what_a_file_of_the_right_kind_or_none_is(tmp_path):
   path = tmp_path / 'a'
   parameter_files.save_arrays({'a': np.zeros(3)}, path, {})
-  assert files.kind_of(path, 'safetensors') is None and 'safetensors' in files.kind_of(path, 'HDF5')
+  assert file_kinds.kind_of(path, 'safetensors') is None and 'safetensors' in file_kinds.kind_of(path, 'HDF5')
   path.write_bytes(b'\x89HDF\r\n\x1a\n' + bytes(10_000))
-  assert files.kind_of(path, 'HDF5') is None
+  assert file_kinds.kind_of(path, 'HDF5') is None
   np.savez(tmp_path / 'b.npz', a=np.zeros(3))
-  assert files.kind_of(tmp_path / 'b.npz', '.npz') is None
+  assert file_kinds.kind_of(tmp_path / 'b.npz', '.npz') is None
   path.write_bytes(b'some text')
-  assert files.kind_of(path, 'HDF5') is None
+  assert file_kinds.kind_of(path, 'HDF5') is None
   path.write_bytes(b'BZhYA 1 2')
-  assert files.kind_of(path) is None
+  assert file_kinds.kind_of(path) is None
   path.write_bytes(bz2.compress(b'some text'))
-  assert 'bzip2' in files.kind_of(path)
-  assert files.kind_of(tmp_path / 'c') == 'absent'
-  assert files.kind_of(tmp_path) == 'a folder'
+  assert 'bzip2' in file_kinds.kind_of(path)
+  assert file_kinds.kind_of(tmp_path / 'c') == 'absent'
+  assert file_kinds.kind_of(tmp_path) == 'a folder'
   (tmp_path / 'd').symlink_to('e')
-  assert 'a link to e' in files.kind_of(tmp_path / 'd')
+  assert 'a link to e' in file_kinds.kind_of(tmp_path / 'd')
   os.mkfifo(tmp_path / 'pipe')
-  assert files.kind_of(tmp_path / 'pipe') == 'no regular file'
+  assert file_kinds.kind_of(tmp_path / 'pipe') == 'no regular file'
 
 
 @pytest.mark.parametrize('number', [errno.EINVAL, errno.ENOTSUP])

@@ -16,6 +16,7 @@ EVERYWHERE = (
   'dlkd_jax.allocation',
   'dlkd_jax.annotations',
   'dlkd_jax.errors',
+  'dlkd_jax.file_kinds',
   'dlkd_jax.files',
   'dlkd_jax.plugins',
   'dlkd_jax.progress',
@@ -130,7 +131,7 @@ def test_no_function_is_long():
       if isinstance(node, ast.FunctionDef):
         body = node.body[1:] if ast.get_docstring(node) else node.body
         lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
-        if lines > 60 and node.name != 'base':  # The list of all configuration fields.
+        if lines > 60:
           long.append(f'{path}:{node.name} {lines}')
   assert not long
 

@@ -7,7 +7,7 @@ import pytest
 
 from configs import charades, common, tvr
 from dlkd_jax import config as config_lib
-from dlkd_jax import config_rules
+from dlkd_jax import config_fields
 from dlkd_jax.errors import UserError
 from dlkd_jax.training import recipe
 
@@ -49,7 +49,7 @@ def test_what_does_not_change_the_result_may_differ(config, tmp_path):
 
 
 def test_every_free_field_is_a_field():
-  for start in (*config_rules.FREE_ON_RESUME, *config_rules.FREE_IN_EVALUATION, *config_rules.CHANGE_RESULTS):
+  for start in (*config_fields.FREE_ON_RESUME, *config_fields.FREE_IN_EVALUATION, *config_fields.CHANGE_RESULTS):
     assert any(field.startswith(start) for field in FIELDS), start
 
 

@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from dlkd_jax import files
+from dlkd_jax import file_kinds
 from tfds_builders.arrays import as_rows
 from tfds_builders.errors import (
   DuplicateIdError,
@@ -50,7 +50,7 @@ class BigFileFrames:
           f'{folder / name}: absent; a BigFile folder holds feature.bin, id.txt, shape.txt and video2frames.txt'
         )
     for name in ('id.txt', 'shape.txt', 'video2frames.txt'):
-      if kind := files.kind_of(folder / name):
+      if kind := file_kinds.kind_of(folder / name):
         raise MalformedFileError(f'{folder / name}: expected text; it is {kind}')
     rows, self.dims = _read_shape(folder / 'shape.txt')
     self._check_size(rows)
@@ -61,7 +61,7 @@ class BigFileFrames:
     expected = rows * self.dims * _ROW_TYPE.itemsize
     found = self._bin.stat().st_size
     if found != expected:
-      if kind := files.kind_of(self._bin):
+      if kind := file_kinds.kind_of(self._bin):
         raise TruncatedFileError(f'{self._bin}: expected {expected:,} bytes of float32; it is {kind}')
       reason = 'it was cut short, copy it again' if found < expected else 'one of the two is not its own'
       raise TruncatedFileError(

@@ -8,7 +8,7 @@ import pathlib
 import h5py
 import numpy as np
 
-from dlkd_jax import files
+from dlkd_jax import file_kinds
 from tfds_builders.arrays import as_rows
 from tfds_builders.captions import Caption
 from tfds_builders.errors import MalformedFileError, MissingFileError
@@ -44,7 +44,7 @@ class _Hdf5:
       self._file = h5py.File(path, 'r')
       self._ids = set(self._file.keys())
     except (OSError, RuntimeError, UnicodeDecodeError) as error:
-      if kind := files.kind_of(path, 'HDF5'):
+      if kind := file_kinds.kind_of(path, 'HDF5'):
         raise MalformedFileError(f'{path}: expected an HDF5 file; it is {kind}') from error
       raise MalformedFileError(
         f'{path}: cannot be read as HDF5 ({error}); it may have been cut short, copy it again'

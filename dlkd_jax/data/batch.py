@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import chex
 import flax.struct
@@ -22,27 +24,14 @@ from dlkd_jax.layout import Array, Layout
 
 @dataclasses.dataclass(frozen=True)
 class PipelineOptions:
-  """What a batch looks like and how it is read; `dlkd_jax.config` checks what a user may set of it.
+  """What a batch looks like and how it is read: the fields of `config.data`, and some that follow from others.
 
   Attributes:
-    batch_videos: videos in a batch, of all processes together.
-    max_frames: a longer video is resampled to this many frames; also the positions of a packed row of frames.
-    max_words: a longer caption is cut to this many tokens.
-    packing: whether several videos share a row of frames, and several captions a row of tokens; otherwise each has a
-      row of its own.
-    row_words: positions of a packed row of tokens, at least `max_words`.
-    slots: the most videos or captions that share a packed row.
     shards: shares that a batch is split into, one a device, of all processes together.
     row_multiple: the rows of each share, of frames and of tokens, are a multiple of it: the parts that a batch is
       encoded in.
-    frame_sizes: sizes that the frames of a block of evaluation are padded to, ascending; the last is `max_frames`.
-    word_sizes: sizes that its tokens are padded to, ascending; the last is `max_words`.
-    sort_by_captions: whether the videos of a batch are ordered by their number of captions, most first, as in the
-      authors' program; otherwise they stay in the order drawn. It matters where a loss splits a batch by position.
     teacher: whether teacher features are wanted. Training then demands them of every video.
     pixels: whether the pictures that the teacher sees are wanted in place of its features of them, in training.
-    read_threads: threads that read and transform the videos of one batch.
-    prefetch_batches: batches made ahead of the consumer; each holds its arrays in memory.
   """
 
   batch_videos: int
@@ -174,21 +163,97 @@ class Parcel:
 def pack(batch: Batch, devices: int) -> Parcel:
   """Packs a batch, or one of `jax.ShapeDtypeStruct`, for so many devices, which divide its first axes."""
   leaves, tree = jax.tree.flatten(batch)
-  small = [leaf.dtype in (np.int32, np.bool_) for leaf in leaves]
-  sizes = [(leaf.shape[0] // devices, *leaf.shape[1:]) for leaf in leaves]
-  numbers = [leaf for leaf, here in zip(leaves, small, strict=True) if here]
-  if isinstance(numbers[0], jax.ShapeDtypeStruct):
-    count = sum(math.prod(leaf.shape) for leaf in numbers) // devices
-    joined = jax.ShapeDtypeStruct((devices, count), np.int32)
+  features, numbers, contents = [], [], []
+  for leaf in leaves:
+    small = leaf.dtype in (np.int32, np.bool_)
+    (numbers if small else features).append(leaf)
+    contents.append((leaf.dtype.type, (leaf.shape[0] // devices, *leaf.shape[1:])) if small else None)
+  if isinstance(leaves[0], jax.ShapeDtypeStruct):
+    joined = jax.ShapeDtypeStruct((devices, sum(math.prod(leaf.shape) for leaf in numbers) // devices), np.int32)
   else:
     joined = np.concatenate([leaf.reshape(devices, -1) for leaf in numbers], axis=1, dtype=np.int32)
-  return Parcel(
-    features=[leaf for leaf, here in zip(leaves, small, strict=True) if not here],
-    numbers=joined,
-    contents=tuple(
-      (leaf.dtype.type, size) if here else None for leaf, size, here in zip(leaves, sizes, small, strict=True)
-    ),
-    tree=tree,
+  return Parcel(features, joined, tuple(contents), tree)
+
+
+class Sides(NamedTuple):
+  """Something of the frames of a batch, and the same of its tokens."""
+
+  frames: Any
+  tokens: Any
+
+
+class Grid(NamedTuple):
+  """Static sizes of one device's rows: R rows of T positions and S slots, and entries for so many sequences."""
+
+  rows: int
+  positions: int
+  slots: int
+  sequences: int
+
+
+class ShardShape(NamedTuple):
+  """The static sizes of one device's share of a batch."""
+
+  frames: Grid
+  tokens: Grid
+
+  def __str__(self) -> str:
+    return (
+      f'{self.frames.rows} rows of {self.frames.positions} frames, {self.tokens.rows} rows of {self.tokens.positions} '
+      f'tokens, {self.tokens.sequences} captions'
+    )
+
+  @property
+  def positions(self) -> np.ndarray:
+    """`[2]` positions for frames and for tokens."""
+    return np.array([grid.rows * grid.positions for grid in (self.frames, self.tokens)])
+
+  @property
+  def cost(self) -> int:
+    """Of a step. A frame is 2: its features are several times as wide as a token's, and captions are compared to it."""
+    return int(self.positions @ (2, 1)) + 3 * self.tokens.sequences
+
+
+class Feature(NamedTuple):
+  """Width and type of an array of features."""
+
+  width: int
+  dtype: Any
+
+
+def batch_shapes(shape: ShardShape, shards: int, features: Mapping[str, Feature]) -> Batch:
+  """Returns a batch of `jax.ShapeDtypeStruct`: to compile for, or to plan memory with, without any data.
+
+  Args:
+    shape: of each shard.
+    shards: how many.
+    features: what there is of student_frames, student_tokens, query_anchors, teacher_frames, teacher_text and
+      teacher_pixels.
+  """
+
+  def array(dtype: Any, *dims: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((dims[0] * shards, *dims[1:]), dtype)
+
+  def layout(grid: Grid) -> Layout:
+    positions = array(np.int32, grid.rows, grid.positions)
+    return Layout(positions, positions, array(np.int32, grid.rows, grid.slots), array(np.int32, grid.sequences))
+
+  (frames, tokens), (videos, captions) = shape, (grid.sequences for grid in shape)
+  dims = {
+    'student_tokens': (tokens.rows, tokens.positions),
+    'query_anchors': (tokens.rows, tokens.slots),
+    'teacher_text': (captions,),
+  }
+  of_frames = frames.rows, frames.positions
+  return Batch(
+    frame_layout=layout(frames),
+    token_layout=layout(tokens),
+    labels=array(np.int32, captions),
+    video_mask=array(np.bool_, videos),
+    caption_mask=array(np.bool_, captions),
+    video_ordinals=array(np.int32, videos),
+    caption_ordinals=array(np.int32, captions),
+    **{name: array(dtype, *dims.get(name, of_frames), width) for name, (width, dtype) in features.items()},
   )
 
 

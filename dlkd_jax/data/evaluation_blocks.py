@@ -29,48 +29,29 @@ _T = TypeVar('_T')
 
 
 @dataclasses.dataclass(frozen=True)
-class VideoBlock:
-  """A block of b videos, all padded alike.
+class Block:
+  """n videos with their frames, or n captions with their tokens, all padded alike; a video's captions may be in two.
 
   Attributes:
-    student_frames: `[b, L, Dv]` not normalised, in the type that they are stored in, but float32 where a video of the
-      block is averaged to `max_frames`; padded rows are 0.
-    frame_mask: `[b, L]` bool, true at real student frames.
-    teacher_frames: `[b, L, Dt]` float32, not normalised; None where no video of the split has any.
-    teacher_mask: `[b, L]` bool, true at real teacher frames, whose number may differ from the student's; None with
-      `teacher_frames`. A video without teacher frames in a split that has some has none true.
-    video_mask: `[b]` bool, true for real videos; these come first.
-    video_ids: ids of the real videos, `sum(video_mask)` of them.
+    features: `[n, T, D]` the student's, not normalised, in the type that they are stored in, but float32 where a video
+      of the block is averaged to `max_frames`; padded ones are 0.
+    mask: `[n, T]` bool, true at real frames or tokens.
+    teacher: float32, not normalised: frames `[n, T, Dt]` or text `[n, Dt]`; None where no video of the split has any.
+      Rows of a caption without teacher text are 0.
+    real: `[n]` bool, true for real videos or captions; these come first.
+    ids: of the real ones, `sum(real)` of them.
+    teacher_mask: of videos with `teacher`: `[n, T]` bool, true at real teacher frames, whose number may differ from the
+      student's. A video without teacher frames in a split that has some has none true.
+    video_ids: of captions: the id of each real one's own video.
   """
 
-  student_frames: np.ndarray
-  frame_mask: np.ndarray
-  teacher_frames: np.ndarray | None
-  teacher_mask: np.ndarray | None
-  video_mask: np.ndarray
-  video_ids: list[str]
-
-
-@dataclasses.dataclass(frozen=True)
-class CaptionBlock:
-  """A block of q captions, all padded alike; a video's captions may lie across two blocks.
-
-  Attributes:
-    student_tokens: `[q, W, Dq]` not normalised, in the type that they are stored in; padded rows are 0.
-    token_mask: `[q, W]` bool, true at real tokens.
-    teacher_text: `[q, Dt]` float32, not normalised; None where no video of the split has any. Rows of a caption
-      without teacher text are 0.
-    caption_mask: `[q]` bool, true for real captions; these come first.
-    caption_ids: ids of the real captions, `sum(caption_mask)` of them.
-    video_ids: for each real caption the id of its own video.
-  """
-
-  student_tokens: np.ndarray
-  token_mask: np.ndarray
-  teacher_text: np.ndarray | None
-  caption_mask: np.ndarray
-  caption_ids: list[str]
-  video_ids: list[str]
+  features: np.ndarray
+  mask: np.ndarray
+  teacher: np.ndarray | None
+  real: np.ndarray
+  ids: list[str]
+  teacher_mask: np.ndarray | None = None
+  video_ids: list[str] | None = None
 
 
 class EvaluationSplit:
@@ -92,17 +73,10 @@ class EvaluationSplit:
     processes: int = 1,
     keep: bool = False,
   ):
-    """Deals out the videos and captions.
+    """Deals out the videos and captions to so many processes.
 
-    Args:
-      source: records of videos.
-      options: sizes; see `video_blocks` and `caption_blocks`.
-      block_captions: captions in a block.
-      block_videos: videos in a block.
-      lengths: of the records, so that the videos of a block are of similar length; None: they keep their order.
-      process: index of this process among `processes`.
-      processes: how many there are.
-      keep: whether the split is evaluated more than once: its blocks then stay in memory, where they fit.
+    With `lengths` of the records the videos of a block are of similar length; without, they keep their order. With
+    `keep`, as for a split that is evaluated more than once, the blocks stay in memory, where they fit.
     """
     self.num_videos = len(source)
     order = gallery_order(lengths, len(source), options, block_videos, process, processes)
@@ -112,11 +86,11 @@ class EvaluationSplit:
     self._kept: dict[str, list] = {}
     self._room = int(available_bytes() * KEPT_SHARE / processes) if keep else 0
 
-  def captions(self) -> Iterator[CaptionBlock]:
+  def captions(self) -> Iterator[Block]:
     """Returns the blocks of captions, from the first to the last."""
     return self._through('captions', self._make_captions)
 
-  def videos(self) -> Iterator[VideoBlock]:
+  def videos(self) -> Iterator[Block]:
     """Returns the blocks of videos, the longest first."""
     return self._through('videos', self._make_videos)
 
@@ -139,13 +113,10 @@ class EvaluationSplit:
 def gallery_order(
   lengths: Lengths | None, videos: int, options: PipelineOptions, block: int, process: int, processes: int
 ) -> np.ndarray:
-  """Chooses which videos a process encodes, and in which order.
+  """Returns the records of the videos that a process encodes, `block` after `block`.
 
   Longest first, so that the videos of a block are of similar length and little is padding. Blocks are dealt to the
-  processes in turn, so that all have about as many of every length. See `EvaluationSplit` for the arguments.
-
-  Returns:
-    Records of this process, `block` after `block`.
+  processes in turn, so that all have about as many of every length.
   """
   order = np.arange(videos)
   if lengths is not None:
@@ -157,60 +128,47 @@ def gallery_order(
 
 def video_blocks(
   source: Source, options: PipelineOptions, block: int, order: Sequence[int] | None = None
-) -> Iterator[VideoBlock]:
+) -> Iterator[Block]:
   """Yields videos of a split, each once: all in the order of the source, or those that `order` names.
 
   Student and teacher frames go straight to `options.max_frames`, each from its own row count. A thread makes the next
   blocks while the consumer works on one. Where `options.teacher` is false the teacher's fields are None.
 
-  Args:
-    source: records of videos.
-    options: sizes; only the limits, `frame_sizes`, `teacher` and `prefetch_batches` matter here.
-    block: videos in a block; the last one is padded to it.
-    order: records to take, in this order.
-
   Raises:
     UserError: a video has no student frames, or rows that are not finite.
   """
-
-  def make() -> Iterator[VideoBlock]:
-    teacher_width = _teacher_width(source, 'teacher_frames', options)
-    records = (source[index] for index in (range(len(source)) if order is None else order))
-    while some := list(itertools.islice(records, block)):
-      yield _video_block(some, teacher_width, options, block)
-
-  return _ahead(make(), options.prefetch_batches)
+  return _ahead(
+    _blocks(source, options, block, order, 'teacher_frames', lambda record: [record], _video_block), options
+  )
 
 
 def caption_blocks(
   source: Source, options: PipelineOptions, block: int, order: Sequence[int] | None = None
-) -> Iterator[CaptionBlock]:
+) -> Iterator[Block]:
   """Yields captions of a split, each once: all in the order of the source, or those of the videos that `order` names.
 
-  As `video_blocks`, but blocks are filled across the borders of videos, so that all but the last are full.
-
-  Args:
-    source: records of videos; those without captions are passed over.
-    options: sizes; only `max_words`, `word_sizes`, `teacher` and `prefetch_batches` matter here.
-    block: captions in a block; the last one is padded to it.
-    order: records whose captions to take, in this order.
+  As `video_blocks`, but blocks are filled across the borders of videos, so that all but the last are full; videos
+  without captions are passed over.
 
   Raises:
     UserError: a caption has no tokens or some that are not finite, or a video has teacher text for some captions only.
   """
-
-  def make() -> Iterator[CaptionBlock]:
-    teacher_width = _teacher_width(source, 'teacher_text', options)
-    records = (source[index] for index in (range(len(source)) if order is None else order))
-    captions = itertools.chain.from_iterable(_captions(record, options) for record in records)
-    while some := list(itertools.islice(captions, block)):
-      yield _caption_block(some, teacher_width, options, block)
-
-  return _ahead(make(), options.prefetch_batches)
+  captions = functools.partial(_captions, options=options)
+  return _ahead(_blocks(source, options, block, order, 'teacher_text', captions, _caption_block), options)
 
 
-def _ahead(items: Iterator[_T], depth: int) -> Iterator[_T]:
-  """Yields the items, made up to `depth` ahead by one thread."""
+def _blocks(source: Source, options: PipelineOptions, block: int, order, feature: str, items_of, make) -> Iterator:
+  """Makes blocks of the items of each record, one after another."""
+  teacher_width = _teacher_width(source, feature, options)
+  records = (source[index] for index in (range(len(source)) if order is None else order))
+  items = itertools.chain.from_iterable(map(items_of, records))
+  while some := list(itertools.islice(items, block)):
+    yield make(some, teacher_width, options, block)
+
+
+def _ahead(items: Iterator[_T], options: PipelineOptions) -> Iterator[_T]:
+  """Yields the items, made ahead by one thread."""
+  depth = options.prefetch_batches
   if depth < 1:
     yield from items
     return
@@ -241,7 +199,7 @@ def _teacher_width(source: Source, feature: str, options: PipelineOptions) -> in
 
 def _video_block(
   records: list[sources.Record], teacher_width: int | None, options: PipelineOptions, block: int
-) -> VideoBlock:
+) -> Block:
   ids = [sources.text(record['video_id']) for record in records]
   students = [record['student_frames'] for record in records]
   for video, record in zip(ids, records, strict=True):
@@ -263,8 +221,8 @@ def _video_block(
 
   averaged = any(len(rows) > options.max_frames for rows in students)
   student = padded(students, students[0].shape[-1], np.float32 if averaged else _stored(students))
-  teacher = padded(teachers, teacher_width, np.float32) if teacher_width else (None, None)
-  return VideoBlock(*student, *teacher, np.arange(block) < len(records), ids)
+  teacher, mask = padded(teachers, teacher_width, np.float32) if teacher_width else (None, None)
+  return Block(*student, teacher, np.arange(block) < len(records), ids, teacher_mask=mask)
 
 
 def _stored(arrays: Sequence[np.ndarray]) -> np.dtype:
@@ -301,7 +259,7 @@ def _captions(record: sources.Record, options: PipelineOptions) -> Iterator[tupl
     yield tokens, text, name, video
 
 
-def _caption_block(captions, teacher_width: int | None, options: PipelineOptions, block: int) -> CaptionBlock:
+def _caption_block(captions, teacher_width: int | None, options: PipelineOptions, block: int) -> Block:
   rows, texts, caption_ids, video_ids = zip(*captions, strict=True)
   words = [len(tokens) for tokens in rows]
   size = _fitting_size(max(words), options.word_sizes)
@@ -312,7 +270,7 @@ def _caption_block(captions, teacher_width: int | None, options: PipelineOptions
     if teacher is not None and text is not None:
       teacher[row] = text
   mask = _mask(words, block, size)
-  return CaptionBlock(student, mask, teacher, np.arange(block) < len(rows), [*caption_ids], [*video_ids])
+  return Block(student, mask, teacher, np.arange(block) < len(rows), [*caption_ids], video_ids=[*video_ids])
 
 
 def _fitting_size(count: int, sizes: tuple[int, ...]) -> int:

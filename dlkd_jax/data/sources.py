@@ -24,9 +24,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from dlkd_jax.data import transforms
-from dlkd_jax.data.local_copy import local_copy
 from dlkd_jax.errors import UserError
-from dlkd_jax.files import Path, expand_any
+from dlkd_jax.files import Path, expand_any, local_copy
 
 if TYPE_CHECKING:  # Whoever reads records alone need not wait for JAX.
   from dlkd_jax.data.batch import PipelineOptions
@@ -49,11 +48,8 @@ class Source(Protocol):
 def open_source(data_dir: str | os.PathLike[str], name: str, split: str) -> Source:
   """Opens one split of a data set that was built under `data_dir`, without TensorFlow: a record a video.
 
-  Args:
-    data_dir: the folder that data sets were built in; one of a bucket (gs://…) is copied here once.
-    name: the data set, as `charades_prvr`, or as `synthetic_prvr/small` where it has several configurations, or
-      with a version as `charades_prvr/1.0.0`. The latest version is taken where none is named.
-    split: train, val or test.
+  A set of a bucket (gs://…) is copied here once. Its name is as `charades_prvr`, or as `synthetic_prvr/small` where it
+  has several configurations, or with a version as `charades_prvr/1.0.0`: the latest is taken where none is named.
 
   Raises:
     FileNotFoundError: no finished data set of that name lies there, or files of the split are absent.
@@ -268,8 +264,7 @@ class Lengths:
 def open_lengths(data_dir: str | os.PathLike[str], name: str, split: str) -> Lengths | None:
   """Reads the lengths that were written beside the records of a built split; arguments as of `open_source`.
 
-  Returns:
-    The lengths; None where the set was built before there were any: `scan_lengths` then finds them.
+  None where the set was built before there were any: `scan_lengths` then finds them.
 
   Raises:
     FileNotFoundError: no finished data set of that name lies there.

@@ -21,9 +21,8 @@ import numpy as np
 
 from dlkd_jax.allocation import KEPT_SHARE, available_bytes, keep_large_blocks
 from dlkd_jax.data import sources, transforms
-from dlkd_jax.data.batch import Batch, PipelineOptions
-from dlkd_jax.data.packing import Shard, arrange, make_layout
-from dlkd_jax.data.shapes import Feature, Plan, ShardShape, batch_shapes, make_plan
+from dlkd_jax.data.batch import Batch, Feature, PipelineOptions, ShardShape, batch_shapes
+from dlkd_jax.data.packing import Plan, Shard, arrange, make_layout, make_plan
 from dlkd_jax.data.sources import Lengths, Source, scan_lengths
 from dlkd_jax.errors import UserError
 
@@ -268,24 +267,16 @@ class Collator:
 
   def _empty_batch(self, mine: list[Shard], shape: ShardShape) -> Batch:
     """Allocates this process's shards of a batch, complete but for the features of real positions."""
-
-    count = len(mine)
-    frames = [(shard.frame_places, shard.frames, shard.videos) for shard in mine]
-    tokens = [(shard.token_places, shard.words, shard.caption_ordinals) for shard in mine]
-    frame_layout = make_layout(frames, shape.frame_rows, shape.frame_positions, shape.frame_slots, shape.videos)
-    token_layout = make_layout(tokens, shape.token_rows, shape.token_positions, shape.token_slots, shape.captions)
-    video_ordinals = np.full((count, shape.videos), -1, np.int32)
-    caption_ordinals = np.full((count, shape.captions), -1, np.int32)
-    labels = np.zeros((count, shape.captions), np.int32)
+    frame_layout, videos = make_layout([shard.frames for shard in mine], shape.frames)
+    token_layout, captions = make_layout([shard.tokens for shard in mine], shape.tokens)
+    labels = np.zeros((len(mine), shape.tokens.sequences), np.int32)
     for number, shard in enumerate(mine):
-      video_ordinals[number, : len(shard.videos)] = shard.videos
-      caption_ordinals[number, : len(shard.words)] = shard.caption_ordinals
-      owners = np.repeat(np.arange(len(shard.videos)), shard.captions)
-      labels[number, : len(owners)] = (self._mine.start + number) * shape.videos + owners
-    video_ordinals, caption_ordinals = video_ordinals.reshape(-1), caption_ordinals.reshape(-1)
-    real = {'student_tokens': token_layout.mask, 'teacher_text': caption_ordinals >= 0}
+      first = (self._mine.start + number) * shape.frames.sequences
+      owners = np.repeat(np.arange(len(shard.records)), shard.captions)
+      labels[number, : len(owners)] = first + owners
+    real = {'student_tokens': token_layout.mask, 'teacher_text': captions >= 0}
     real['query_anchors'] = token_layout.ordinals >= 0
-    abstract = batch_shapes(shape, count, self.features)
+    abstract = batch_shapes(shape, len(mine), self.features)
     features = {
       name: self._memory.padded(name, getattr(abstract, name), real.get(name, frame_layout.mask))
       for name in self.features
@@ -294,10 +285,10 @@ class Collator:
       frame_layout=frame_layout,
       token_layout=token_layout,
       labels=labels.reshape(-1),
-      video_mask=video_ordinals >= 0,
-      caption_mask=caption_ordinals >= 0,
-      video_ordinals=video_ordinals,
-      caption_ordinals=caption_ordinals,
+      video_mask=videos >= 0,
+      caption_mask=captions >= 0,
+      video_ordinals=videos,
+      caption_ordinals=captions,
       **features,
     )
 
@@ -347,33 +338,29 @@ def _features(record: sources.Record, lengths: Lengths, options: PipelineOptions
 
 def _places(number: int, shard: Shard, shape: ShardShape) -> Iterator[tuple[int, tuple, slice, list]]:
   """Yields of each video of a shard: its record, where its frames, its captions and the tokens of each go."""
-  row, start = number * shape.frame_rows + shard.frame_places.rows, shard.frame_places.starts
-  frames = zip(row.tolist(), start.tolist(), (start + shard.frames).tolist(), strict=True)
-  row, start = number * shape.token_rows + shard.token_places.rows, shard.token_places.starts
-  tokens = list(zip(row.tolist(), start.tolist(), shard.words.tolist(), strict=True))
+  frames, tokens = (
+    list(zip((number * grid.rows + own.rows).tolist(), own.starts.tolist(), own.lengths.tolist(), strict=True))
+    for own, grid in zip((shard.frames, shard.tokens), shape, strict=True)
+  )
   first = 0
   for index, place, captions in zip(shard.records.tolist(), frames, shard.captions.tolist(), strict=True):
-    own = slice(number * shape.captions + first, number * shape.captions + first + captions)
-    yield index, place, own, tokens[first : first + captions]
+    start = number * shape.tokens.sequences + first
+    yield index, place, slice(start, start + captions), tokens[first : first + captions]
     first += captions
 
 
 def _write_frames(batch: Batch, place: tuple[int, int, int], record: sources.Record, options: PipelineOptions) -> None:
-  """Writes student frames, and what the teacher sees of them, to a row from its one position to its other."""
-  row, own = place[0], slice(*place[1:])
-  student = record['student_frames']
+  """Writes student frames, and what the teacher sees of them, to a row, from a position, so many."""
+  row, start, count = place
+  own, student = slice(start, start + count), record['student_frames']
   if options.teacher:
-    teacher = record['teacher_frames']
-    # The longer of the two is first brought to the length of the other.
-    common = min(len(student), len(teacher))
+    student, teacher = transforms.at_common_length(student, record['teacher_frames'])
     if options.pixels:
-      chosen = transforms.middle_rows(len(teacher), common)
+      chosen = transforms.middle_rows(len(record['teacher_frames']), len(teacher))
       chosen = chosen[transforms.middle_rows(len(chosen), options.max_frames)]
       batch.teacher_pixels[row, own] = record['teacher_pixels'][chosen].reshape(len(chosen), -1)
     else:
-      teacher = transforms.resample_frames(teacher, common) if len(teacher) > common else teacher
       transforms.resample_frames(teacher, options.max_frames, batch.teacher_frames[row, own])
-    student = transforms.resample_frames(student, common) if len(student) > common else student
   transforms.resample_frames(student, options.max_frames, batch.student_frames[row, own])
 
 

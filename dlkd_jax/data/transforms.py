@@ -29,10 +29,7 @@ def widen(rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
 
   Args:
     rows: `[N, D]` features, of any float type.
-    out: `[N, D]` float32 to write to; a new array by default.
-
-  Returns:
-    `[N, D]` float32: `out` where given.
+    out: `[N, D]` float32 to write to and return; by default a new array.
   """
   if out is None:
     out = np.empty(rows.shape, np.float32)
@@ -74,10 +71,7 @@ def resample_frames(rows: np.ndarray, count: int, out: np.ndarray | None = None)
   Args:
     rows: `[N, D]` features; not normalised, since the mean of unit rows is not the unit row of the mean.
     count: rows wanted; a video with no more is only converted to float32, or copied to `out`.
-    out: `[min(N, count), D]` to write to, float32 where rows are averaged; a new float32 array by default.
-
-  Returns:
-    `[min(N, count), D]`: `out` where given.
+    out: `[min(N, count), D]` to write to and return, float32 where rows are averaged; by default a new float32 array.
   """
   if len(rows) <= count:
     if out is None or out.dtype == np.float32:
@@ -98,17 +92,20 @@ def resample_frames(rows: np.ndarray, count: int, out: np.ndarray | None = None)
   return out
 
 
+def at_common_length(student: np.ndarray, teacher: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Brings the longer of two sequences of frames of one video to the length of the other, by averaging."""
+  if len(student) > len(teacher):
+    student = resample_frames(student, len(teacher))
+  elif len(teacher) > len(student):
+    teacher = resample_frames(teacher, len(student))
+  return student, teacher
+
+
 def middle_rows(rows: int, count: int) -> np.ndarray:
-  """Returns which rows stand for a video that is brought to at most `count`: the middle one of each equal interval.
+  """Returns which rows, ascending, stand for a video that is brought to at most `count`: the middle of each interval.
 
-  What cannot be averaged, as pictures, is resampled by it; the intervals are those of `resample_frames`.
-
-  Args:
-    rows: of the video.
-    count: rows wanted.
-
-  Returns:
-    `[min(rows, count)]` rows, ascending; of two middle ones the first.
+  What cannot be averaged, as pictures, is resampled by it; the intervals are those of `resample_frames`. Of two middle
+  rows it is the first.
   """
   if rows <= count:
     return np.arange(rows)
@@ -117,14 +114,7 @@ def middle_rows(rows: int, count: int) -> np.ndarray:
 
 
 def normalize_rows(rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-  """Divides each row by its L2 norm + 1e-5.
-
-  Args:
-    rows: `[N, D]` float32.
-    out: `[N, D]` float32 to write to, `rows` itself allowed; a new array by default.
-
-  Returns:
-    `[N, D]` float32: `out` where given.
+  """Divides each row of `[N, D]` float32 by its L2 norm + 1e-5, in a new array or in `out`, which may be the same.
 
   Raises:
     NonFiniteError: a row holds NaN or an infinity, or numbers whose squares overflow.
@@ -135,10 +125,7 @@ def normalize_rows(rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarra
 
 
 def check_finite(rows: np.ndarray) -> None:
-  """Checks that rows can be normalised, more cheaply than by looking at every number as a number.
-
-  Args:
-    rows: `[N, D]` of any float type.
+  """Checks that `[N, D]` rows can be normalised, more cheaply than by looking at every number as a number.
 
   Raises:
     NonFiniteError: a row holds NaN or an infinity, or numbers whose squares overflow.

@@ -16,8 +16,9 @@ import tokenizers
 from PIL import Image
 
 from dlkd_jax.errors import UserError
+from dlkd_jax.file_kinds import whose_kind
 from dlkd_jax.files import lines, read_text
-from dlkd_jax.models.fields import Fields, read_fields, whose_kind
+from dlkd_jax.models.fields import Fields, read_fields
 from dlkd_jax.models.pictures import check_picture
 
 # Of OpenAI's training pictures, in shares of 255.

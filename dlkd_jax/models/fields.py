@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from dlkd_jax.errors import UserError
-from dlkd_jax.files import kind_of, read_text
+from dlkd_jax.file_kinds import whose_kind
+from dlkd_jax.files import read_text
 
 # No size, number of words or other quantity of a model comes near.
 _MOST = 10**9
@@ -121,12 +122,6 @@ def read_fields(path: pathlib.Path) -> Fields:
   except (ValueError, RecursionError) as error:
     raise UserError(f'{path} is no JSON: {whose_kind(path, str(error))}') from error
   return Fields(content, path)
-
-
-def whose_kind(path: pathlib.Path, reason: str, expected: str = '') -> str:
-  """Returns what to say of a file that cannot be read: what it really is, or else the reason that its reader gave."""
-  kind = kind_of(path, expected)
-  return reason if kind is None else f'it is {kind}'
 
 
 def _short(value: Any) -> str:

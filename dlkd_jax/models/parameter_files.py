@@ -17,8 +17,8 @@ import safetensors
 import safetensors.numpy
 
 from dlkd_jax.errors import UserError
+from dlkd_jax.file_kinds import whose_kind
 from dlkd_jax.files import replacing
-from dlkd_jax.models.fields import whose_kind
 
 # Other types hold parts of a quantised weight, which is another number.
 FLOATS = ('float32', 'float16', 'bfloat16', 'float64')

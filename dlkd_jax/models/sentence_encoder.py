@@ -23,7 +23,8 @@ import numpy as np
 import tokenizers
 
 from dlkd_jax.errors import UserError
-from dlkd_jax.models.fields import Fields, read_fields, whose_kind
+from dlkd_jax.file_kinds import whose_kind
+from dlkd_jax.models.fields import Fields, read_fields
 from dlkd_jax.models.parameter_files import read_arrays
 
 _PADDED_KEY_BIAS = -1e9  # Added to attention scores at padding; finite, so that a row of padding stays finite.

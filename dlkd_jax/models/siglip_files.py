@@ -14,11 +14,12 @@ import tokenizers
 from tokenizers import normalizers, pre_tokenizers, processors
 
 from dlkd_jax.errors import UserError
+from dlkd_jax.file_kinds import whose_kind
 from dlkd_jax.models.clip import ImageConfig, TextConfig
 from dlkd_jax.models.clip_configs import read_tower
 from dlkd_jax.models.clip_inputs import Preprocess, Tokenizer, parse_resampling, read_tokenizers_file, wrapped
 from dlkd_jax.models.clip_names import Origin, hugging_face_blocks, linear_names, norm_names
-from dlkd_jax.models.fields import Fields, read_fields, whose_kind
+from dlkd_jax.models.fields import Fields, read_fields
 from dlkd_jax.models.siglip import SiglipConfig
 
 _PROCESSORS = ('SiglipImageProcessor', 'SiglipImageProcessorFast', 'SiglipImageProcessorPil')

@@ -22,7 +22,7 @@ from dlkd_jax.reporting.split_data import SplitData, read_split
 from dlkd_jax.reporting.trained_run import TrainedRun
 from dlkd_jax.reporting.training_log import read_log
 from dlkd_jax.retrieval.metrics import FUSED, TEACHER
-from dlkd_jax.training import splits
+from dlkd_jax.training import recipe
 
 RATIO, LENGTH, WORDS = 'moment-to-video ratio', 'video length', 'caption length'
 _SLICE_METRICS = ('R@1', 'R@10', 'SumR', 'mAP')
@@ -215,7 +215,7 @@ def _moments(data: SplitData, curves, options: Options) -> tuple[dict[str, Momen
 
 def _fusion(run: TrainedRun, data: SplitData, options: Options) -> FusionFinding | None:
   """Chooses weights on validation, and ranks the evaluated split by them."""
-  if not splits.names(run.config, ('val',)) or (FUSED not in data.ranks and TEACHER not in data.ranks):
+  if not recipe.names(run.config, ('val',)) or (FUSED not in data.ranks and TEACHER not in data.ranks):
     return None
   on = data if data.name == 'val' else read_split(run, 'val')
   points = fusion.sweep(on.scores, on.own, data.weights)

@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 
 from dlkd_jax import config as config_lib
-from dlkd_jax.config_rules import ROUNDING_ALONE
+from dlkd_jax.config_fields import ROUNDING_ALONE
 from dlkd_jax.reporting import significance
 from dlkd_jax.reporting.analysis import Options
 from dlkd_jax.reporting.findings import RunFindings

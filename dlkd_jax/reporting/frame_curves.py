@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dlkd_jax.data.evaluation_blocks import CaptionBlock, VideoBlock, caption_blocks, video_blocks
+from dlkd_jax.data.evaluation_blocks import Block, caption_blocks, video_blocks
 from dlkd_jax.data.sources import text
 from dlkd_jax.gallery.encoding import spread
 from dlkd_jax.reporting.split_data import SplitData
 from dlkd_jax.reporting.trained_run import TrainedRun
 from dlkd_jax.retrieval.evaluate import Encoders, encoders_of
 from dlkd_jax.retrieval.metrics import FUSED, TEACHER
-from dlkd_jax.training import recipe, splits
+from dlkd_jax.training import recipe
 
 Pair = tuple[int, int]  # Row of a caption and column of a video.
 _BLOCK = 32
@@ -36,7 +36,7 @@ def pair_curves(run: TrainedRun, data: SplitData, pairs: Sequence[Pair]) -> dict
     scorer → pair → `[n]` cosine of each frame: branches and 'fused' over `student_times` of the video, 'teacher' over
     `teacher_times`; scorers are those of `data.ranks`.
   """
-  source = splits.open_split(run.config, data.name)
+  source = recipe.open_split(run.config, data.name)
   options = recipe.make_pipeline_options(run.config, 1, TEACHER in data.ranks)
   encoders = encoders_of(run.student)
   wanted = collections.defaultdict(list)
@@ -49,8 +49,8 @@ def pair_curves(run: TrainedRun, data: SplitData, pairs: Sequence[Pair]) -> dict
   curves: dict[str, dict[Pair, np.ndarray]] = {name: {} for name in data.ranks}
   for block in video_blocks(source, options, _BLOCK, indices):
     for name, (frames, mask) in _frame_vectors(run, block, encoders).items():
-      times = block.teacher_mask if name == TEACHER else block.frame_mask
-      for video, vectors_of_frames, real, at in zip(block.video_ids, frames, mask, times, strict=False):
+      times = block.teacher_mask if name == TEACHER else block.mask
+      for video, vectors_of_frames, real, at in zip(block.ids, frames, mask, times, strict=False):
         for pair in wanted[video]:  # A branch with fewer vectors than frames has each at several of them.
           curves[name][pair] = spread(vectors_of_frames[real] @ vectors[name][pair[0]], int(np.sum(at)))
   if FUSED in curves:
@@ -63,25 +63,25 @@ def _caption_vectors(run, blocks, encode, row_of: Mapping[str, int], wanted) -> 
   """Returns scorer → row → unit vector, of the captions of wanted pairs."""
   rows = {row for some in wanted.values() for row, _ in some}
   found: dict[str, dict[int, np.ndarray]] = collections.defaultdict(dict)
-  block: CaptionBlock
+  block: Block
   for block in blocks:
-    vectors = dict(encode(run.params, block.student_tokens, block.token_mask))
-    if block.teacher_text is not None:
-      vectors[TEACHER] = block.teacher_text
+    vectors = dict(encode(run.params, block.features, block.mask))
+    if block.teacher is not None:
+      vectors[TEACHER] = block.teacher
     for name, array in vectors.items():
-      for caption, vector in zip(block.caption_ids, _unit(array), strict=False):
+      for caption, vector in zip(block.ids, _unit(array), strict=False):
         if (row := row_of[caption]) in rows:
           found[name][row] = vector
   return found
 
 
-def _frame_vectors(run, block: VideoBlock, encoders: Encoders) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _frame_vectors(run, block: Block, encoders: Encoders) -> dict[str, tuple[np.ndarray, np.ndarray]]:
   """Returns scorer → unit vectors of a block's videos `[b, L_b, H]`, and which are real `[b, L_b]`."""
-  frames = encoders.frames(run.params, block.student_frames, block.frame_mask)
-  masks = encoders.masks(block.frame_mask) if encoders.masks else dict.fromkeys(frames, block.frame_mask)
+  frames = encoders.frames(run.params, block.features, block.mask)
+  masks = encoders.masks(block.mask) if encoders.masks else dict.fromkeys(frames, block.mask)
   found = {name: (_unit(x), np.asarray(masks[name])) for name, x in frames.items()}
-  if block.teacher_frames is not None:
-    found[TEACHER] = (_unit(block.teacher_frames), block.teacher_mask)
+  if block.teacher is not None:
+    found[TEACHER] = (_unit(block.teacher), block.teacher_mask)
   return found
 
 

@@ -12,7 +12,7 @@ from dlkd_jax.data import sources, transforms
 from dlkd_jax.reporting.moment_accuracy import even_times
 from dlkd_jax.reporting.trained_run import TrainedRun
 from dlkd_jax.retrieval.metrics import metrics_from_ranks
-from dlkd_jax.training import recipe, splits
+from dlkd_jax.training import recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,9 +85,9 @@ def read_split(run: TrainedRun, split: str) -> SplitData:
     FileNotFoundError: the data set was not built.
     ValueError: it has no such split, or a record of it cannot be evaluated; the message names it.
   """
-  evaluator = splits.make_evaluator(run.config, run.student, run.mesh, split, teacher=True, keep_scores=True)
+  evaluator = recipe.make_evaluator(run.config, run.student, run.mesh, split, teacher=True, keep_scores=True)
   result = evaluator(run.params)
-  about, videos = _read_records(splits.open_split(run.config, split), run.config.data.max_frames)
+  about, videos = _read_records(recipe.open_split(run.config, split), run.config.data.max_frames)
   rows, columns = (np.argsort(np.array(ids), kind='stable') for ids in (result.caption_ids, result.video_ids))
   caption_ids, video_ids = [result.caption_ids[i] for i in rows], [result.video_ids[i] for i in columns]
   place = np.empty(len(columns), np.int64)

@@ -14,7 +14,7 @@ from dlkd_jax.reporting import bootstrap
 from dlkd_jax.reporting.sweeping import Run
 from dlkd_jax.reporting.variants import RECIPE, Variant
 from dlkd_jax.retrieval.metrics import FUSED, TEACHER, chance_metrics
-from dlkd_jax.training import schedules
+from dlkd_jax.training import optimizer
 
 COLUMNS = ('R@1', 'R@5', 'R@10', 'R@100', 'SumR', 'mAP')
 
@@ -136,7 +136,7 @@ def notes(config: ml_collections.ConfigDict, summary: Mapping[str, Any]) -> list
   """Returns what a reader of the table must know: data, length of the training, and how far w fell in it."""
   epochs = config.training.epochs
   last = {
-    kind: float(schedules.distillation_weight(kind, 1)(epochs - 1)) for kind in ('none', 'exp', 'linear', 'sigmoid')
+    kind: float(optimizer.distillation_weight(kind, 1)(epochs - 1)) for kind in ('none', 'exp', 'linear', 'sigmoid')
   }
   weights = ', '.join(f'{value:.2f} ({kind})' for kind, value in last.items())
   about = '; '.join(f'{row["variant"]}: {row["about"]}' for row in summary['rows'] if row['variant'] != RECIPE)

@@ -15,7 +15,7 @@ from dlkd_jax import sharding
 from dlkd_jax.models.parameter_files import check_shapes
 from dlkd_jax.models.students import Student, init_parameters
 from dlkd_jax.multihost import log
-from dlkd_jax.training import recipe, splits
+from dlkd_jax.training import recipe
 from dlkd_jax.training.checkpoints import Checkpoints, read_best
 
 
@@ -82,7 +82,7 @@ def open_run(workdir: pathlib.Path, name: str, split: str, data_dir: str | None 
   """
   config = read_config(workdir, data_dir)
   mesh, student = sharding.make_mesh(model=config.mesh.model), recipe.make_student(config)
-  sizes = splits.feature_sizes(splits.open_split(config, split))
+  sizes = recipe.feature_sizes(recipe.open_split(config, split))
   params, step = read_best(workdir)
   like = jax.eval_shape(lambda: init_parameters(student, jax.random.key(0), sizes.frames, sizes.tokens))
   check_shapes(params, like, f'the checkpoint of step {step} in {workdir}')

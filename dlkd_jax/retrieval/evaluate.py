@@ -23,7 +23,7 @@ from jax.sharding import AxisType, Mesh
 
 from dlkd_jax import sharding
 from dlkd_jax.data.batch import unit_rows
-from dlkd_jax.data.evaluation_blocks import CaptionBlock, VideoBlock
+from dlkd_jax.data.evaluation_blocks import Block
 from dlkd_jax.errors import UserError
 from dlkd_jax.layout import padded_layout
 from dlkd_jax.models.students import Student
@@ -45,10 +45,10 @@ class Split(Protocol):
 
   num_videos: int
 
-  def captions(self) -> Iterable[CaptionBlock]:
+  def captions(self) -> Iterable[Block]:
     """Returns this process's blocks of captions."""
 
-  def videos(self) -> Iterable[VideoBlock]:
+  def videos(self) -> Iterable[Block]:
     """Returns its blocks of videos; those of few different frame sizes, each of similar videos, cost least."""
 
 
@@ -93,7 +93,7 @@ class EvaluationOptions:
   Attributes:
     weights: branch → weight in the fused score, which exists where all of these branches do.
     teacher: also score the teacher alone, where the split has its features. Its scores do not depend on the
-      parameters: once a run is enough.
+      parameters: once a run is enough, and a call can leave it out.
     keep_scores: keep all score matrices in the result, the fused one too; for small galleries.
     product_bytes: what the product of a few queries and videos may take on a device, `[n, L, q]` in bytes; None: what
       suits the platform.
@@ -163,7 +163,9 @@ class Evaluator:
     self._mesh = options.mesh or first
     self._local, self._processes = encoding_mesh(self._mesh), Processes(self._mesh)
 
-  def __call__(self, params: Any, should_stop: Callable[[], bool] | None = None) -> EvaluationResult:
+  def __call__(
+    self, params: Any, should_stop: Callable[[], bool] | None = None, teacher: bool = True
+  ) -> EvaluationResult:
     """Ranks the whole gallery for every caption.
 
     With a mesh over several processes all of them call this together, each with its own share of the blocks, and all
@@ -172,19 +174,19 @@ class Evaluator:
     Args:
       params: parameters, handed to the encoders.
       should_stop: polled between blocks; one process that is asked to stop stops all.
+      teacher: score the teacher where the options ask for it.
 
     Returns:
       Metrics per branch, fused, and of the teacher alone where every block has its features.
 
     Raises:
       Stopped: `should_stop` returned true.
-      UserError: an id occurs twice, a caption's video is not in the gallery, the gallery's size is not `num_videos`, a
-        video has no frame, a score is not finite, or a block does not divide over the devices. The message names it.
-        Or another process failed.
+      UserError: the split cannot be evaluated, as where an id occurs twice or a score is not finite: the message names
+        it. Or another process failed.
     """
     should_stop = should_stop or (lambda: False)
-    params = _on_this_process(params, self._mesh, self._processes)
-    queries = self._encode_captions(params, should_stop)
+    params = self._on_this_process(params)
+    queries = self._encode_captions(params, teacher and self._options.teacher, should_stop)
     gallery = self._encode_videos(params, TEACHER in queries.vectors, should_stop)
     return self._rank(queries, gallery, should_stop)
 
@@ -196,24 +198,36 @@ class Evaluator:
     whole, rows = sharding.replicated(self._local), sharding.rows(self._local)
     abstract = lambda x, placement: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement)  # noqa: E731
     params = jax.tree.map(lambda x: abstract(x, whole if self._processes.several else x.sharding), params)
-    tokens = ((block.student_tokens, block.token_mask) for block in self._split.captions())
-    frames = ((block.student_frames, block.frame_mask) for block in self._split.videos())
-    for encode, blocks in ((self.encoders.tokens, tokens), (self.encoders.frames, frames)):
-      for arrays in {str([(x.shape, x.dtype) for x in arrays]): arrays for arrays in blocks}.values():
-        encode.lower(params, *(abstract(x, rows) for x in arrays)).compile()
+    sides = (self.encoders.tokens, self._split.captions()), (self.encoders.frames, self._split.videos())
+    for encode, blocks in sides:
+      for block in {(x.features.shape, x.features.dtype): x for x in blocks}.values():
+        encode.lower(params, abstract(block.features, rows), abstract(block.mask, rows)).compile()
 
-  def _encode_captions(self, params, should_stop) -> _Queries:
+  def _on_this_process(self, params: Any) -> Any:
+    """Puts parameters on the devices that this process encodes on; one process leaves those on the mesh as they lie."""
+    if self._processes.several:
+      # Parameters may be split over processes, and the encoders run in each process apart.
+      params = jax.tree.map(np.asarray, _gather(self._mesh)(params))
+    devices, whole = set(self._mesh.devices.flat), sharding.replicated(self._local)
+
+    def place(array):
+      there = isinstance(array, jax.Array) and array.sharding.device_set == devices
+      return array if there else jax.device_put(array, whole)
+
+    return jax.tree.map(place, params)
+
+  def _encode_captions(self, params, teacher: bool, should_stop) -> _Queries:
     """First pass: one vector a caption for each branch, and the teacher's."""
     found, caption_ids, video_ids, in_flight = [], [], [], collections.deque()
 
-    def encode(block: CaptionBlock) -> None:
-      real = np.asarray(block.caption_mask)
-      caption_ids.extend(_real_ids(block.caption_ids, real, 'caption'))
+    def encode(block: Block) -> None:
+      real = np.asarray(block.real)
+      caption_ids.extend(_real_ids(block.ids, real, 'caption'))
       video_ids.extend(_real_ids(block.video_ids, real, "caption's video"))
-      tokens, mask = (split_rows(x, self._local, 'captions') for x in (block.student_tokens, block.token_mask))
+      tokens, mask = (split_rows(x, self._local, 'captions') for x in (block.features, block.mask))
       vectors = dict(self.encoders.tokens(params, tokens, mask))
-      if self._options.teacher and block.teacher_text is not None:
-        vectors[TEACHER] = block.teacher_text
+      if teacher and block.teacher is not None:
+        vectors[TEACHER] = block.teacher
       if found and vectors.keys() != found[0][1].keys():
         raise ValueError(f'blocks of captions gave vectors for {sorted(found[0][1])} and for {sorted(vectors)}')
       found.append((real, vectors))
@@ -240,16 +254,16 @@ class Evaluator:
     """Second pass: the frames of all videos, on the devices."""
     builder, expected, in_flight = ranking.GalleryBuilder(self._mesh), self._split.num_videos, collections.deque()
 
-    def encode(block: VideoBlock) -> None:
-      real = np.asarray(block.video_mask)
-      ids = _real_ids(block.video_ids, real, 'video')
-      _require_frames(block.frame_mask, real, ids, 'student')
-      mask = split_rows(block.frame_mask, self._local, 'videos')
-      frames = dict(self.encoders.frames(params, split_rows(block.student_frames, self._local, 'videos'), mask))
+    def encode(block: Block) -> None:
+      real = np.asarray(block.real)
+      ids = _real_ids(block.ids, real, 'video')
+      _require_frames(block.mask, real, ids, 'student')
+      mask = split_rows(block.mask, self._local, 'videos')
+      frames = dict(self.encoders.frames(params, split_rows(block.features, self._local, 'videos'), mask))
       masks = dict(self.encoders.masks(mask)) if self.encoders.masks else dict.fromkeys(frames, mask)
-      if teacher and block.teacher_frames is not None:
+      if teacher and block.teacher is not None:
         _require_frames(block.teacher_mask, real, ids, TEACHER)
-        frames[TEACHER] = split_rows(block.teacher_frames, self._local, 'videos')
+        frames[TEACHER] = split_rows(block.teacher, self._local, 'videos')
         masks[TEACHER] = split_rows(block.teacher_mask, self._local, 'videos')
       _wait_for_earlier(in_flight, builder.add(frames, masks, ids))
 
@@ -324,24 +338,6 @@ def _wait_for_earlier(in_flight: collections.deque, block: Any) -> None:
     jax.block_until_ready(in_flight.popleft())
 
 
-def _on_this_process(params: Any, mesh: Mesh, processes: Processes) -> Any:
-  """Puts parameters on the devices that this process encodes on, whole on each where there are several processes.
-
-  One process leaves parameters as they lie on the mesh, split or not.
-  """
-  whole = sharding.replicated(encoding_mesh(mesh))
-  if processes.several:
-    # Parameters may be split over processes, and the encoders run in each process apart.
-    params = jax.tree.map(np.asarray, _gather(mesh)(params))
-  devices = set(mesh.devices.flat)
-
-  def place(array):
-    there = isinstance(array, jax.Array) and array.sharding.device_set == devices
-    return array if there else jax.device_put(array, whole)
-
-  return jax.tree.map(place, params)
-
-
 @functools.lru_cache(maxsize=8)
 def _gather(mesh: Mesh) -> Callable[[Any], Any]:
   """Returns what makes arrays whole on every device of a mesh; one function a mesh, so that it compiles once."""
@@ -379,14 +375,10 @@ def _require_frames(mask: np.ndarray, real: np.ndarray, ids: Sequence[str], what
   """Names the first real video `[b]` whose frame mask `[b, L]` is empty."""
   empty = np.flatnonzero(~np.asarray(mask)[real].any(axis=1))
   if empty.size:
-    raise UserError(
-      f'video {ids[empty[0]]!r} has no {what} frames, so it cannot be scored; '
-      + (
-        'evaluate without the teacher, or give every video of the split its teacher features'
-        if what == TEACHER
-        else 'remove it from the split, or give its features'
-      )
-    )
+    remedy = 'remove it from the split, or give its features'
+    if what == TEACHER:
+      remedy = 'evaluate without the teacher, or give every video of the split its teacher features'
+    raise UserError(f'video {ids[empty[0]]!r} has no {what} frames, so it cannot be scored; {remedy}')
 
 
 def _require_finite(first_bad: np.ndarray, scorer: str, caption_ids: Sequence[str], video_ids: Sequence[str]) -> None:

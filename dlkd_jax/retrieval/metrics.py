@@ -48,17 +48,10 @@ class RetrievalMetrics:
 
   def as_dict(self, prefix: str = '') -> dict[str, float]:
     """Returns every metric by name, e.g. `{'fused/R@1': …}` for the prefix `'fused/'`."""
-    named = {
-      'R@1': self.r1,
-      'R@5': self.r5,
-      'R@10': self.r10,
-      'R@100': self.r100,
-      'SumR': self.sum_r,
-      'median_rank': self.median_rank,
-      'mean_rank': self.mean_rank,
-      'mAP': self.mean_ap,
-    }
-    return {prefix + name: value for name, value in named.items()}
+    names = 'R@1', 'R@5', 'R@10', 'R@100', 'SumR', 'median_rank', 'mean_rank', 'mAP'
+    recall = self.r1, self.r5, self.r10, self.r100
+    values = *recall, self.sum_r, self.median_rank, self.mean_rank, self.mean_ap
+    return {prefix + name: value for name, value in zip(names, values, strict=True)}
 
 
 def metrics_from_ranks(ranks: np.ndarray) -> RetrievalMetrics:
@@ -196,8 +189,11 @@ def table_rows(metrics: Mapping[str, RetrievalMetrics], videos: int) -> list[tup
 def text_table(metrics: Mapping[str, RetrievalMetrics], videos: int) -> str:
   """Returns the table as aligned text, without a final newline. See `table_rows`."""
   rows = table_rows(metrics, videos)
-  widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-  lines = [_aligned(row, widths) for row in rows]
+  first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
+  lines = []
+  for label, *cells in rows:
+    numbers = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+    lines.append('  '.join([label.ljust(first), *numbers]))
   lines.insert(1, '-' * len(lines[0]))
   return '\n'.join(lines)
 
@@ -212,8 +208,3 @@ def markdown_table(metrics: Mapping[str, RetrievalMetrics], videos: int) -> str:
 def _cells(label: str, m: RetrievalMetrics) -> tuple[str, ...]:
   one_digit = [f'{x:.1f}' for x in (m.r1, m.r5, m.r10, m.r100, m.sum_r, m.median_rank, m.mean_rank)]
   return (label, *one_digit, f'{m.mean_ap:.4f}')
-
-
-def _aligned(row: tuple[str, ...], widths: list[int]) -> str:
-  numbers = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-  return '  '.join([row[0].ljust(widths[0]), *numbers])

@@ -71,12 +71,9 @@ class GalleryBuilder:
     self._blocks: dict[int, list[tuple[dict[str, jax.Array], np.ndarray]]] = collections.defaultdict(list)
 
   def add(self, frames: Mapping[str, jax.Array], masks: Mapping[str, jax.Array], ids: list[str]) -> dict:
-    """Adds one block; its real videos come first. Returns what is kept of it.
+    """Adds one block, frames `[b, L, H]` and masks `[b, L]` of each scorer, split over the devices of `encoding_mesh`.
 
-    Args:
-      frames: scorer → `[b, L, H]`, split over the devices of `encoding_mesh`.
-      masks: scorer → `[b, L]` bool.
-      ids: of the real videos.
+    Its real videos, which the ids are of, come first. Returns what is kept of it.
 
     Raises:
       UserError: earlier blocks had other scorers, or another size.
@@ -163,14 +160,10 @@ def _unit(vectors: jax.Array) -> jax.Array:
 def prepare_frames(
   frames: Mapping[str, jax.Array], masks: Mapping[str, jax.Array], *, mesh: Mesh
 ) -> dict[str, jax.Array]:
-  """Makes encoded frames ready for scoring: of unit norm, and without a mask.
+  """Makes encoded frames, scorer → `[n, L, H]`, ready for scoring: of unit norm, and without their masks `[n, L]`.
 
-  A padded frame becomes a copy of its video's first real frame, which leaves the maximum over frames as it is.
-
-  Args:
-    frames: scorer → `[n, L, H]`, split over the mesh.
-    masks: scorer → `[n, L]` bool, true at real frames. A video without any gets an arbitrary one.
-    mesh: devices of this process.
+  A padded frame becomes a copy of its video's first real frame, which leaves the maximum over frames as it is. Both are
+  split over the mesh, of devices of this process.
   """
 
   def prepare(array, mask):
@@ -199,14 +192,10 @@ class QueryPlan(NamedTuple):
 
 
 def plan_queries(queries: int, videos: int, frames: int, most_bytes: int) -> QueryPlan:
-  """Cuts the queries into equal blocks, and those into equal tiles, so that few padded queries are scored.
+  """Cuts Q queries into equal blocks, and those into equal tiles, so that few padded queries are scored.
 
-  Args:
-    queries: Q.
-    videos: of one device.
-    frames: the most of a video.
-    most_bytes: what the float32 product of a tile of queries with a tile of videos may take; eight queries with one
-      video are multiplied in any case.
+  The videos are those of one device, the frames the most of a video. The float32 product of a tile of queries with a
+  tile of videos may take `most_bytes`; eight queries with one video are multiplied in any case.
   """
   elements = most_bytes // 4
   # Between a product of few queries and one of few frames, both slower than one in between.
@@ -345,15 +334,10 @@ class Ranker:
     keep: bool,
     most_bytes: int | None = None,
   ):
-    """Plans the blocks.
+    """Plans the blocks of Q queries.
 
-    Args:
-      gallery: over all devices of the mesh.
-      mesh: the devices.
-      queries: Q, how many there are to rank.
-      weights: of the terms of the fused score, in the order of summation; empty where there is none.
-      keep: also return the scores.
-      most_bytes: what one product may take; None: what suits the platform.
+    `weights` are those of the terms of the fused score, in the order of summation; none where nothing is fused. With
+    `keep` scores are returned, too. `most_bytes` is what one product may take; None: what suits the platform.
     """
     self._gallery, self._mesh, self._keep = gallery, mesh, keep
     self._weights = tuple(weights.items())
@@ -367,12 +351,8 @@ class Ranker:
     n is at most `plan.block`. Returns what `rank_block` does, padded to it.
     """
     queries = {name: self._place(rows, 0) for name, rows in vectors.items()}
-    scores = []
-    for segment in self._gallery.segments:
-      frames = {name: segment[name] for name in queries}
-      scores.append(
-        score_segment(queries, frames, mesh=self._mesh, query_tile=self.plan.tile, most_bytes=self._most_bytes)
-      )
+    score = functools.partial(score_segment, query_tile=self.plan.tile, most_bytes=self._most_bytes, mesh=self._mesh)
+    scores = [score(queries, {name: segment[name] for name in queries}) for segment in self._gallery.segments]
     terms = weigh(scores, weights=self._weights)
     fused = tuple(name for name, _ in self._weights)
     own = self._place(own.astype(np.int32), -2)

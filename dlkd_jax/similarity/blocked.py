@@ -44,13 +44,7 @@ class _Maxima(NamedTuple):
 
 
 def block_size(rows: int, row_bytes: int, block_rows: int | None, most_bytes: int) -> int:
-  """Returns K: no larger than asked for or than the bytes allow, and such that all blocks are of about the same size.
-
-  Raises:
-    ValueError: `block_rows` is not positive.
-  """
-  if block_rows is not None and block_rows < 1:
-    raise ValueError(f'block_rows is {block_rows}; it counts the rows of a block, so give 1 or more')
+  """Returns K: no larger than asked for or than the bytes allow, and such that all blocks are about of one size."""
   most = min(block_rows or max(1, most_bytes // row_bytes), rows)
   return -(-rows // -(-rows // most))
 

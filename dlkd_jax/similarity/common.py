@@ -65,18 +65,15 @@ def slot_table(layout: Layout) -> SlotTable:
   A padded sequence names slot 0 of row 0, as a real one may; the first column that names a slot is the one it fills,
   which is the real one because real sequences come first.
   """
-  rows, length = layout.slot.shape
-  slots, columns = layout.slots, layout.where.shape[0]
+  (rows, length), slots, columns = layout.slot.shape, layout.slots, layout.where.shape[0]
   slot_of = jnp.asarray(layout.where, jnp.int32)
-  slot = jnp.asarray(layout.slot, jnp.int32)
-  member = slot[:, :, None] == jnp.arange(slots, dtype=jnp.int32)[None, None, :]
-  position = jnp.arange(length, dtype=jnp.int32)[None, :, None]
-  first = jnp.min(jnp.where(member, position, length), axis=1)
-  last = jnp.max(jnp.where(member, position, -1), axis=1)
+  position = jnp.arange(length, dtype=jnp.int32)[None, None]
+  first = jnp.min(jnp.where(layout.by_slot, position, length), axis=-1)
+  last = jnp.max(jnp.where(layout.by_slot, position, -1), axis=-1)
   order = jnp.arange(columns, dtype=jnp.int32)
   column = jnp.full((rows * slots,), columns, jnp.int32).at[slot_of].min(order)
   present = (column[slot_of] == order) & (last.reshape(-1)[slot_of] >= 0)
-  return SlotTable(slot, first, last, column.reshape(rows, slots), slot_of, present)
+  return SlotTable(jnp.asarray(layout.slot, jnp.int32), first, last, column.reshape(rows, slots), slot_of, present)
 
 
 def own_rows(layout: Layout, labels: jax.Array) -> jax.Array:

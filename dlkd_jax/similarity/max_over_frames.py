@@ -50,10 +50,6 @@ class FrameSimilarity:
 def choose_form(form: str, platform: str | None = None) -> str:
   """Returns the form that a setting means: 'auto' is 'pallas' on a TPU and 'blocked' elsewhere.
 
-  Args:
-    form: 'auto', or one of `FORMS`.
-    platform: what the program is compiled for; by default the backend of this process.
-
   Raises:
     ValueError: there is no such form.
   """
@@ -95,7 +91,7 @@ def max_frame_similarity(
 
   Raises:
     AssertionError: sizes or dtypes disagree.
-    ValueError: there is no such form, `block_rows` is not positive, or a row is longer than 32767.
+    ValueError: there is no such form, or a row is longer than 32767.
   """
   if form not in FORMS:
     raise ValueError(f'form of the similarity is {form!r}; choose one of {", ".join(FORMS)}')
@@ -124,14 +120,9 @@ def max_frame_similarity(
 
 
 def own_mask(layout: Layout | jax.Array, labels: jax.Array) -> jax.Array:
-  """Tells which positions of an own curve are frames of the caption's own video.
+  """Tells which positions of an own curve are frames of the caption's own video: `[Q, L]` bool.
 
-  Args:
-    layout: of the videos, or `[R, L]` bool for one video a row.
-    labels: `[Q]` int32, column of each caption's own video, -1 where it has none here.
-
-  Returns:
-    `[Q, L]` bool; all false where the label is -1.
+  Layout and labels are those of `max_frame_similarity`; all is false where the label is -1.
   """
   layout, labels = _as_layout(layout), jnp.asarray(labels)
   own_slot = layout.where[jnp.maximum(labels, 0)] % layout.slots

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlkd_jax.config_defaults import load_recipe
-from dlkd_jax.data.evaluation_blocks import CaptionBlock, VideoBlock
+from dlkd_jax.data.evaluation_blocks import Block
 from dlkd_jax.files import expand
 from dlkd_jax.models.students import init_parameters
 from dlkd_jax.retrieval.evaluate import Encoders, Evaluator, encoders_of
@@ -84,34 +84,34 @@ class RandomSplit:
     """V."""
     return self.size.videos
 
-  def captions(self) -> Iterator[CaptionBlock]:
+  def captions(self) -> Iterator[Block]:
     """Yields the blocks of captions."""
     size, block = self.size, self.block_captions
     tokens, texts = _Pool(size.token_features, 0), _Pool(size.teacher_features, 1)
     for start in range(0, size.captions, block):
       rows = range(start, min(start + block, size.captions))
-      yield CaptionBlock(
-        student_tokens=tokens.take(block, size.words),
-        token_mask=np.ones((block, size.words), bool),
-        teacher_text=texts.take(block) if self.teacher else None,
-        caption_mask=np.arange(start, start + block) < size.captions,
-        caption_ids=[f'c{i}' for i in rows],
+      yield Block(
+        features=tokens.take(block, size.words),
+        mask=np.ones((block, size.words), bool),
+        teacher=texts.take(block) if self.teacher else None,
+        real=np.arange(start, start + block) < size.captions,
+        ids=[f'c{i}' for i in rows],
         video_ids=[f'v{i % size.videos}' for i in rows],
       )
 
-  def videos(self) -> Iterator[VideoBlock]:
+  def videos(self) -> Iterator[Block]:
     """Yields the blocks of videos."""
     size, block = self.size, self.block_videos
     frames, teacher_frames = _Pool(size.frame_features, 2), _Pool(size.teacher_features, 3)
     mask = np.ones((block, size.frames), bool)
     for start in range(0, size.videos, block):
-      yield VideoBlock(
-        student_frames=frames.take(block, size.frames),
-        frame_mask=mask,
-        teacher_frames=teacher_frames.take(block, size.frames) if self.teacher else None,
+      yield Block(
+        features=frames.take(block, size.frames),
+        mask=mask,
+        teacher=teacher_frames.take(block, size.frames) if self.teacher else None,
         teacher_mask=mask if self.teacher else None,
-        video_mask=np.arange(start, start + block) < size.videos,
-        video_ids=[f'v{i}' for i in range(start, min(start + block, size.videos))],
+        real=np.arange(start, start + block) < size.videos,
+        ids=[f'v{i}' for i in range(start, min(start + block, size.videos))],
       )
 
 

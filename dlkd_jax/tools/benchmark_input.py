@@ -42,7 +42,7 @@ from dlkd_jax.tools.random_data import random_record
 from dlkd_jax.training import metrics as metrics_lib
 from dlkd_jax.training import recipe
 from dlkd_jax.training.checkpoints import Progress
-from dlkd_jax.training.monitoring import Compilations, NoWriter, Records
+from dlkd_jax.training.monitoring import Compilations, Records
 from dlkd_jax.training.train import PlacedBatches
 
 
@@ -171,9 +171,9 @@ def epoch_shapes(lengths: Lengths, options: PipelineOptions) -> dict[str, float]
   for records in batches:
     shards = arrange(records, lengths, options, plan.slots)
     shapes.append(plan.shape_for(shards))
-    real += sum(shard.frames.sum() for shard in shards), sum(shard.words.sum() for shard in shards)
+    real += sum(shard.frames.lengths.sum() for shard in shards), sum(shard.tokens.lengths.sum() for shard in shards)
   seconds = (time.perf_counter() - start) / len(batches)
-  room = sum(np.array([s.frame_rows * s.frame_positions, s.token_rows * s.token_positions]) for s in shapes)
+  room = sum(shape.positions for shape in shapes)
   padding = 1 - real / (room * options.shards)
   return {
     'padding_frames': padding[0],
@@ -220,7 +220,7 @@ def host_work(pipeline: TrainPipeline, steps: int) -> dict[str, float]:
   metrics = jax.jit(
     lambda: metrics_lib.of_step(dict.fromkeys(names, jnp.zeros(()))), out_shardings=sharding.replicated(mesh)
   )
-  records = Records(NoWriter(), Compilations(), Progress({}), pathlib.Path(), every=20, per_epoch=steps, epochs=2)
+  records = Records(None, Compilations(), Progress({}), pathlib.Path(), every=20, per_epoch=steps, epochs=2)
   spent = {'place_ms': 0.0, 'metrics_ms': 0.0}
   with PlacedBatches(iter(pipeline), mesh) as batches, contextlib.redirect_stdout(io.StringIO()):
     for step in range(1, 2 * steps + 1):  # The first half compiles, and fills what is made ahead.

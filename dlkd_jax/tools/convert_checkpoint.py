@@ -36,9 +36,9 @@ import numpy as np
 
 from dlkd_jax.config_defaults import base
 from dlkd_jax.errors import UserError
+from dlkd_jax.file_kinds import whose_kind
 from dlkd_jax.files import expand_any
 from dlkd_jax.models.dldkd import DlDkdStudent
-from dlkd_jax.models.fields import whose_kind
 from dlkd_jax.models.parameter_files import read_arrays, read_metadata, save_arrays, write_parameters
 from dlkd_jax.models.release_parameters import BRANCHES, from_release, to_release
 from dlkd_jax.models.students import init_parameters

@@ -17,7 +17,7 @@ from dlkd_jax.models import anchors
 from dlkd_jax.models.anchors import Corpus
 from dlkd_jax.models.students import Student
 from dlkd_jax.multihost import log
-from dlkd_jax.training import recipe, splits
+from dlkd_jax.training import recipe
 
 FILE = 'anchors.npz'
 
@@ -82,7 +82,7 @@ def prepare(
     with config.unlocked():
       config.evaluation.weights = fitted.weights
     config.lock()
-  lengths = splits.lengths_of(config, 'train', source) or scan_lengths(source)
+  lengths = recipe.lengths_of(config, 'train', source) or scan_lengths(source)
   return config, AnchoredSource(source, lengths.captions, fitted.held_out), fitted
 
 
@@ -111,7 +111,7 @@ def _fit(config: ml_collections.ConfigDict, student: Student, source: Source) ->
   training = {
     branch: read_corpus(source, taught if branch == 'inheritance' else options) for branch in student.branches
   }
-  validation = splits.open_split(config, 'val')
+  validation = recipe.open_split(config, 'val')
   with_teacher = read_corpus(validation, taught) if config.loss.teacher else None
   choice = anchors.choose(training, read_corpus(validation, options), student.hidden, with_teacher)
   for branch, settings in choice.settings.items():
@@ -151,9 +151,7 @@ def read_corpus(source: Source, options: PipelineOptions) -> Corpus:
     check_trainable(record, options)
     rows, most = record['student_frames'], options.max_frames
     if options.teacher:
-      teacher = record['teacher_frames']
-      common = min(len(rows), len(teacher))
-      rows, teacher = (transforms.resample_frames(x, common) for x in (rows, teacher))
+      rows, teacher = transforms.at_common_length(rows, record['teacher_frames'])
       taught.append(_unit(transforms.resample_frames(teacher, most)))
       texts.append(_unit(transforms.widen(np.asarray(record['teacher_text']))))
     frames.append(_unit(transforms.resample_frames(rows, most)))

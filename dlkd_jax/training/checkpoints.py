@@ -84,9 +84,7 @@ class Checkpoints:
   def __init__(self, workdir: files.Path, read_only: bool = False):
     """Opens `workdir/checkpoints`, which is made where absent, and undoes what a killed run left half done there.
 
-    Args:
-      workdir: of the run.
-      read_only: change nothing: a training that still runs may be writing.
+    With `read_only` nothing is changed: a training that still runs may be writing.
 
     Raises:
       FileNotFoundError: `read_only`, and there is no folder of checkpoints.
@@ -105,8 +103,7 @@ class Checkpoints:
   def newest_whole(self) -> int | None:
     """Finds the newest checkpoint that is whole, by reading all of it; puts damaged ones aside, and says so.
 
-    Returns:
-      Its step, or None where there never was one.
+    None where there never was one.
 
     Raises:
       CheckpointError: there are checkpoints, and every one is damaged.
@@ -138,8 +135,9 @@ class Checkpoints:
       return
     (step, writing), self._writing = self._writing, None
     with self._explaining(step):
-      failure = writing.result()
-      multihost.on_main(lambda: _raise(failure))
+      if not multihost.is_main():
+        writing.result()
+      multihost.on_main(writing.result)
     self._problems[step] = None
 
   def close(self) -> None:
@@ -284,23 +282,20 @@ class Checkpoints:
     files.write_text(self._folder(step, _PARTIAL), '')
     files.remove(self._folder(step))
 
-  def _finish(self, step: int, response: Any, record: str) -> Exception | None:
-    """Makes a checkpoint of what Orbax writes, in the thread; returns an error of process 0, which others know not."""
+  def _finish(self, step: int, response: Any, record: str) -> None:
+    """Makes a checkpoint of what Orbax writes, in the thread."""
     response.result()
+    if not multihost.is_main():
+      return
     folder = self._folder(step)
-    try:
-      if multihost.is_main():
-        files.write_text(folder / _PROGRESS, record)
-        written = [path.parent.name for path in files.below(folder) if path.name == _MERGED]
-        if all(name.startswith('ocdbt.process') for name in written):
-          raise OSError(errno.EIO, 'the arrays that were written cannot be read back', str(folder))
-        files.seal(folder)
-        files.remove(self._folder(step, _PARTIAL))
-        files.sync(self._directory)
-        self._prune()
-    except Exception as error:
-      return error
-    return None
+    files.write_text(folder / _PROGRESS, record)
+    written = [path.parent.name for path in files.below(folder) if path.name == _MERGED]
+    if all(name.startswith('ocdbt.process') for name in written):
+      raise OSError(errno.EIO, 'the arrays that were written cannot be read back', str(folder))
+    files.seal(folder)
+    files.remove(self._folder(step, _PARTIAL))
+    files.sync(self._directory)
+    self._prune()
 
   def _prune(self) -> None:
     """Removes all but the newest and the best."""
@@ -351,11 +346,6 @@ def _arrays(tree: Any) -> dict[str, str]:
   """Describes the arrays of a tree: name → type and shape."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {jax.tree_util.keystr(path, simple=True, separator='/'): f'{x.dtype}{list(x.shape)}' for path, x in leaves}
-
-
-def _raise(error: Exception | None) -> None:
-  if error is not None:
-    raise error
 
 
 def _brief(error: BaseException) -> str:

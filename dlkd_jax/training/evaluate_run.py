@@ -18,8 +18,8 @@ from dlkd_jax.models.parameter_files import check_shapes, read_parameters
 from dlkd_jax.models.students import Student, init_parameters
 from dlkd_jax.multihost import StopRequest, log
 from dlkd_jax.retrieval import metrics as metrics_lib
-from dlkd_jax.retrieval.evaluate import EvaluationResult
-from dlkd_jax.training import recipe, splits
+from dlkd_jax.retrieval.evaluate import EvaluationResult, Evaluator
+from dlkd_jax.training import recipe
 from dlkd_jax.training.checkpoints import Progress, read_best
 
 _WARM_EPOCHS = 8  # A branch that learns is above chance by then.
@@ -58,7 +58,7 @@ def evaluate(
   stop = stop or StopRequest()
   config, suffix = _configuration(config, workdir, params_file, given)
   mesh, student = sharding.make_mesh(model=config.mesh.model), recipe.make_student(config)
-  sizes = splits.feature_sizes(splits.open_split(config, split))
+  sizes = recipe.feature_sizes(recipe.open_split(config, split))
   like = jax.eval_shape(lambda: init_parameters(student, jax.random.key(0), sizes.frames, sizes.tokens))
   if params_file is not None:
     params, origin = read_parameters(pathlib.Path(params_file), like, config.model.heads), params_file
@@ -68,7 +68,9 @@ def evaluate(
     check_shapes(params, like, f'the checkpoint of step {step} in {workdir}')
     origin, report = f'checkpoint of step {step} in {workdir}', workdir / f'eval_{split}{suffix}.json'
   params = jax.device_put(jax.device_get(params), sharding.replicated(mesh))
-  metrics, text, *_ = evaluate_split(config, student, params, mesh, split, stop.noted)
+  evaluator = recipe.make_evaluator(config, student, mesh, split, teacher=True)
+  result, text, _ = evaluate_split(evaluator, params, config.data.dataset, split, stop.noted)
+  metrics = result.as_dict(f'{split}/')
   log(f'{origin}\n{text}')
   multihost.on_main(lambda: files.write_json(report, metrics))
   return metrics
@@ -94,27 +96,21 @@ def _configuration(
 
 
 def evaluate_split(
-  config: ml_collections.ConfigDict,
-  student: Student,
-  params: Any,
-  mesh: Mesh,
-  split: str,
-  should_stop: Callable[[], bool] | None = None,
-) -> tuple[dict[str, float], str, str, EvaluationResult]:
+  evaluator: Evaluator, params: Any, dataset: str, split: str, should_stop: Callable[[], bool] | None = None
+) -> tuple[EvaluationResult, str, str]:
   """Evaluates parameters on a split, the teacher alone beside them.
 
   Returns:
-    Metrics by name (`<split>/fused/SumR`, …), the table as text, and as Markdown; and all that was found.
+    What was found, the table as text, and as Markdown.
 
   Raises:
     Stopped: `should_stop` returned true.
   """
-  result = splits.make_evaluator(config, student, mesh, split, teacher=True)(params, should_stop)
-  heading = f'{config.data.dataset}, {split}: {len(result.caption_ids):,} captions, {len(result.video_ids):,} videos'
+  result = evaluator(params, should_stop)
   videos = len(result.video_ids)
+  heading = f'{dataset}, {split}: {len(result.caption_ids):,} captions, {videos:,} videos'
   text = f'{heading}\n{metrics_lib.text_table(result.metrics, videos)}'
-  markdown = f'{heading}\n\n{metrics_lib.markdown_table(result.metrics, videos)}'
-  return result.as_dict(f'{split}/'), text, markdown, result
+  return result, text, f'{heading}\n\n{metrics_lib.markdown_table(result.metrics, videos)}'
 
 
 def warn_of_chance(result: EvaluationResult, epochs: int) -> bool:
@@ -141,6 +137,7 @@ def final_report(
   params: Any,
   mesh: Mesh,
   progress: Progress,
+  validator: Evaluator,
   should_stop: Callable[[], bool] | None = None,
 ) -> dict[str, float]:
   """Evaluates the best parameters on validation and test, as far as the data set has these splits.
@@ -158,9 +155,11 @@ def final_report(
   best = f'epoch {progress.best_epoch} of {progress.evaluated_epochs}, chosen by SumR on validation'
   metrics, ranks, markdown = {}, {}, [f'# Results\n\nParameters of {best}.']
   log(f'\nFinal results, {best}')
-  for split in splits.names(config, ('val', 'test')):
-    values, text, table, found = evaluate_split(config, student, params, mesh, split, should_stop)
-    metrics, order = metrics | values, np.argsort(found.caption_ids)
+  for split in recipe.names(config, ('val', 'test')):
+    # What was read of validation is there already.
+    evaluator = validator if split == 'val' else recipe.make_evaluator(config, student, mesh, split, teacher=True)
+    found, text, table = evaluate_split(evaluator, params, config.data.dataset, split, should_stop)
+    metrics, order = metrics | found.as_dict(f'{split}/'), np.argsort(found.caption_ids)
     ranks |= {f'{split}/{name}': x[order] for name, x in (found.ranks | {'video': found.own_columns}).items()}
     markdown.append(table)
     log(f'\n{text}')

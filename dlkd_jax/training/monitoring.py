@@ -18,7 +18,7 @@ import jax
 
 from dlkd_jax import files
 from dlkd_jax.errors import UserError
-from dlkd_jax.multihost import is_main, log
+from dlkd_jax.multihost import log
 from dlkd_jax.retrieval.evaluate import EvaluationResult
 from dlkd_jax.training import metrics as metrics_lib
 from dlkd_jax.training.checkpoints import Progress
@@ -53,7 +53,7 @@ class Records:
 
   def __init__(
     self,
-    writer: MetricWriter | NoWriter,
+    writer: MetricWriter | None,
     compilations: Compilations,
     progress: Progress,
     workdir: pathlib.Path,
@@ -62,17 +62,7 @@ class Records:
     per_epoch: int,
     epochs: int,
   ):
-    """Starts with no step.
-
-    Args:
-      writer: of the log.
-      compilations: so far.
-      progress: of the run; read when a line is printed.
-      workdir: named in an error.
-      every: steps between two records; there is one at the end of an epoch, too.
-      per_epoch: steps in an epoch.
-      epochs: of the whole run.
-    """
+    """Starts with no step; there is a record `every` so many steps, and at the end of an epoch of `per_epoch` steps."""
     self._writer, self._compilations, self._progress, self._workdir = writer, compilations, progress, workdir
     self._every, self._per_epoch, self._epochs = every, per_epoch, epochs
     self._sum: metrics_lib.StepMetrics | None = None
@@ -120,7 +110,7 @@ class Records:
     wait = (self._waited - self._waited_before) / steps
     summary = means | {'time/steps_per_second': 1 / seconds, 'time/step': seconds, 'time/data_wait': wait}
     log(progress_line(self._step, self._per_epoch, self._epochs, summary, self._progress))
-    self._writer.write(self._step, summary | memory() | self._compilations.scalars())
+    self._write(self._step, summary | memory() | self._compilations.scalars())
     self._sum = self._newest = None
     self._start, self._waited_before = now, self._waited
 
@@ -142,7 +132,12 @@ class Records:
       scalars |= averaged.as_dict(f'{_EVALUATED}averaged_')
     news = ', new best' if progress.best_step == step else ''
     log(f'epoch {progress.evaluated_epochs:3d} | {found}{news} ({self._pauses["time/evaluation"]:.1f} s)')
-    self._writer.write(step, scalars)
+    self._write(step, scalars)
+    self._pauses = {}
+
+  def _write(self, step: int, scalars: Mapping[str, float]) -> None:
+    if self._writer is not None:
+      self._writer.write(step, scalars)
 
 
 def clock(seconds: float) -> str:
@@ -180,12 +175,7 @@ class MetricWriter:
   """
 
   def __init__(self, workdir: files.Path, resumed_step: int = 0, evaluated_step: int | None = None):
-    """Opens both for appending behind `resumed_step`.
-
-    Args:
-      workdir: of the run.
-      resumed_step: the step that the run goes on from.
-      evaluated_step: the newest step after which evaluation was done; None where that is `resumed_step`.
+    """Opens both behind the step that the run goes on from, and the newest one that was evaluated (None: the same).
 
     Raises:
       OSError: the files cannot be read or written.
@@ -251,19 +241,6 @@ class MetricWriter:
     return ''.join(kept)
 
 
-class NoWriter:
-  """Writes nothing: for the processes besides the first."""
-
-  def __enter__(self) -> NoWriter:
-    return self
-
-  def __exit__(self, *exception) -> None:
-    pass
-
-  def write(self, step: int, scalars: Mapping[str, float]) -> None:
-    """Takes the scalars of one step, as `MetricWriter.write` does."""
-
-
 class _Staged:
   """A folder that is written to on this machine, whose files are copied whole where it is of a bucket.
 
@@ -283,11 +260,6 @@ class _Staged:
         (self._folder / path.relative_to(self.here)).write_bytes(path.read_bytes())
 
 
-def open_writer(workdir: files.Path, resumed_step: int, evaluated_step: int) -> MetricWriter | NoWriter:
-  """Opens the log behind a step, in the first process; see `MetricWriter`."""
-  return MetricWriter(workdir, resumed_step, evaluated_step) if is_main() else NoWriter()
-
-
 class Compilations:
   """Counts the programs that JAX compiles in this process; use as a context manager.
 
@@ -296,9 +268,7 @@ class Compilations:
     seconds: time that the compiler took.
   """
 
-  def __init__(self):
-    """Nothing counted yet."""
-    self.count, self.seconds = 0, 0.0
+  count, seconds = 0, 0.0
 
   def __enter__(self) -> Compilations:
     jax.monitoring.register_event_duration_secs_listener(self._note)
@@ -335,28 +305,14 @@ def memory() -> dict[str, float]:
 
 
 class StepTracer:
-  """Traces the steps that were asked for, in the process that it is made in; use as a context manager.
+  """Traces steps, in the process that it is made in; use as a context manager.
 
   The trace goes to `workdir/profile/plugins/profile/<time>`: `*.xplane.pb` is what TensorBoard shows
   (`tensorboard --logdir workdir/profile`), `*.trace.json.gz` opens in https://ui.perfetto.dev.
   """
 
   def __init__(self, workdir: files.Path, steps: Sequence[int]):
-    """Takes where to write and which steps.
-
-    Args:
-      workdir: of the run.
-      steps: the first step to trace, from 1, and how many; empty for none. The first step of a run compiles, so a
-        later one tells more.
-
-    Raises:
-      ValueError: `steps` is neither empty nor two positive numbers.
-    """
-    steps = tuple(steps)
-    if steps and not (len(steps) == 2 and all(isinstance(x, int) and x >= 1 for x in steps)):
-      raise UserError(
-        f'config.logging.profile_steps is {steps}, expected (first step, number of steps), both at least 1, or ().'
-      )
+    """Takes the first step to trace, from 1, and how many, or ()."""
     first, count = steps or (0, 0)
     self._range = range(first, first + count)
     self._folder = workdir / 'profile'
@@ -366,25 +322,27 @@ class StepTracer:
     return self
 
   def __exit__(self, *exception) -> None:
-    self._stop()
+    self.stop()
+
+  def begins_with(self, step: int) -> bool:
+    """Whether this step is the first wanted one; `start` is to be called before it."""
+    return step in self._range and not self._tracing
+
+  def start(self) -> None:
+    """Starts the trace."""
+    self._staged, self._tracing = _Staged(self._folder), True
+    jax.profiler.start_trace(self._staged.here)
 
   def step(self, step: int) -> contextlib.AbstractContextManager[Any]:
-    """Starts the trace where this step is the first wanted one; the step is marked while in the returned context."""
-    if step not in self._range:
-      return contextlib.nullcontext()
-    if not self._tracing:
-      self._staged = _Staged(self._folder)
-      jax.profiler.start_trace(self._staged.here)
-      self._tracing = True
-    return jax.profiler.StepTraceAnnotation('train', step_num=step)
+    """Marks a step in the trace."""
+    return jax.profiler.StepTraceAnnotation('train', step_num=step) if self._tracing else contextlib.nullcontext()
 
-  def after(self, step: int, outputs: Any) -> None:
-    """Ends the trace where this step was the last wanted one; its outputs are waited for."""
-    if self._tracing and step + 1 not in self._range:
-      jax.block_until_ready(outputs)
-      self._stop()
+  def ends_with(self, step: int) -> bool:
+    """Whether this step, which was dispatched, is the last wanted one; `stop` is to be called once it is done."""
+    return self._tracing and step + 1 not in self._range
 
-  def _stop(self) -> None:
+  def stop(self) -> None:
+    """Writes the trace, if there is one."""
     if self._tracing:
       self._tracing = False
       jax.profiler.stop_trace()

@@ -16,13 +16,13 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jax.sharding import Mesh, PartitionSpec
 
+from dlkd_jax import sharding
 from dlkd_jax.data.batch import Batch, unit_rows
 from dlkd_jax.layout import Layout
 from dlkd_jax.losses.pairs import Pairs, make_pairs, masked_mean
 from dlkd_jax.losses.total import BranchView, LossInputs, Term, total_loss
 from dlkd_jax.models.students import Student
 from dlkd_jax.sharding import BATCH_AXES
-from dlkd_jax.similarity import sharded
 from dlkd_jax.similarity.max_over_frames import max_frame_similarity, own_mask
 
 
@@ -117,14 +117,14 @@ def contrast(
 def _contrast(embeddings, batch, coefficients, key, *, student, options: ObjectiveOptions, axes: tuple[str, ...]):
   """Computes the losses from this device's share of the embeddings and of the batch."""
   text, video = _pairs(batch, axes)
-  columns = sharded.local_labels(video.labels, batch.video_mask.shape[0], axes)
+  columns = sharding.local_labels(video.labels, batch.video_mask.shape[0], axes)
   layouts, view = student.layouts(batch.frame_layout), functools.partial(_view, options=options, axes=axes)
   has_teacher = batch.teacher_frames is not None
   reading = [x for x in options.terms if x.weight and x.own_curves and (has_teacher or not x.needs_teacher)]
   with_curves = {name for term in reading for name in term.branches}
   branches = {}
   for name in student.branches:  # A dictionary that went through jit or shard_map is sorted by name.
-    queries = sharded.take_sequences(embeddings.queries[name], batch.token_layout)
+    queries = batch.token_layout.take(embeddings.queries[name])
     branches[name] = view(queries, embeddings.frames[name], layouts[name], columns if name in with_curves else None)
   teacher = None
   if has_teacher:
@@ -144,7 +144,7 @@ def _view(
   queries: jax.Array, frames: jax.Array, layout: Layout, columns: jax.Array | None, options: ObjectiveOptions, axes
 ) -> BranchView:
   """Scores all captions against this device's videos; with own curves where the captions' columns are given."""
-  everyone = sharded.gather(queries, axes)
+  everyone = sharding.gather(queries, axes)
   found = max_frame_similarity(
     everyone,
     frames,
@@ -155,8 +155,8 @@ def _view(
     most_bytes=options.product_bytes,
   )
   return BranchView(
-    text_cosine=sharded.to_text_view(found.cosine, axes),
-    text_dot=sharded.to_text_view(found.dot, axes),
+    text_cosine=sharding.to_text_view(found.cosine, axes),
+    text_dot=sharding.to_text_view(found.dot, axes),
     video_cosine=found.cosine,
     video_dot=found.dot,
     own_curve=found.own_curve,
@@ -171,7 +171,7 @@ def _view(
 def _pairs(batch: Batch, axes: tuple[str, ...]) -> tuple[Pairs, Pairs]:
   """Returns the pairs of the text view (own captions, all videos) and of the video view (all captions, own videos)."""
   videos = batch.video_mask.shape[0]
-  everyone = functools.partial(sharded.gather, axes=axes)
+  everyone = functools.partial(sharding.gather, axes=axes)
   text = make_pairs(
     batch.labels,
     batch.caption_mask,
@@ -183,7 +183,7 @@ def _pairs(batch: Batch, axes: tuple[str, ...]) -> tuple[Pairs, Pairs]:
     everyone(batch.labels),
     everyone(batch.caption_mask),
     batch.video_mask,
-    video_ids=sharded.first_index(videos, axes) + jnp.arange(videos, dtype=jnp.int32),
+    video_ids=sharding.first_index(videos, axes) + jnp.arange(videos, dtype=jnp.int32),
     caption_ordinals=everyone(batch.caption_ordinals),
     video_ordinals=batch.video_ordinals,
   )

@@ -55,15 +55,9 @@ class OnlineTeacher:
   scale: float = 1 / 255
 
   def fill(self, params: Any, batch: Batch, mesh: Mesh | None = None) -> Batch:
-    """Encodes the pictures of a batch.
+    """Returns a batch with `teacher_frames` `[R, L, Dt]` float32, 0 at padding, in place of its `teacher_pixels`.
 
-    Args:
-      params: of the tower, on every device.
-      batch: with `teacher_pixels`.
-      mesh: the devices that the batch is split over; None, or one device, splits nothing.
-
-    Returns:
-      The batch with `teacher_frames` `[R, L, Dt]` float32, 0 at padding, in place of the pixels.
+    The parameters of the tower lie on every device of the mesh that the batch is split over.
 
     Raises:
       ValueError: the batch has no pixels, or of another size.
@@ -135,12 +129,6 @@ def load_teacher(
 
 def check_record(record: Mapping[str, Any], size: int, features: int, model: str) -> None:
   """Checks on one record that a data set has the pictures that a tower wants, and text features of the same model.
-
-  Args:
-    record: any of the training split.
-    size: S of the tower.
-    features: Dt of the tower.
-    model: its name, for messages.
 
   Raises:
     ValueError: it has none, or of another size, or its text features have another size.

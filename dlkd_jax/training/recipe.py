@@ -1,30 +1,32 @@
-"""From a configuration to the objects of a run: student, options, schedules, optimiser.
+"""From a configuration to the objects of a run: splits of its data set, student, options, optimiser, evaluation.
 
 The only module of the training that knows the names of configuration fields, besides the loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
+from jax.sharding import Mesh
 
 from dlkd_jax import plugins
-from dlkd_jax.config_rules import TERM
+from dlkd_jax.config_fields import TERM
 from dlkd_jax.data.batch import PipelineOptions
+from dlkd_jax.data.evaluation_blocks import EvaluationSplit
+from dlkd_jax.data.sources import Lengths, open_lengths, open_source, split_names
 from dlkd_jax.losses.total import Term, contrastive, distillation, triplet
+from dlkd_jax.models.students import Student, product_dtype
 from dlkd_jax.models.students import make_student as make_student
-from dlkd_jax.models.students import product_dtype
-from dlkd_jax.retrieval.evaluate import EvaluationOptions
+from dlkd_jax.retrieval.evaluate import EvaluationOptions, Evaluator, encoders_of
 from dlkd_jax.similarity.common import product_bytes
 from dlkd_jax.similarity.max_over_frames import choose_form
-from dlkd_jax.training import schedules
+from dlkd_jax.training import optimizer as optimizer_lib
 from dlkd_jax.training.objective import ObjectiveOptions
-from dlkd_jax.training.optimizer import bert_adam
 
 _Options = TypeVar('_Options')
 
@@ -107,7 +109,7 @@ def make_pipeline_options(
 def make_evaluation_options(
   config: ml_collections.ConfigDict, mesh, teacher: bool, keep_scores: bool = False
 ) -> EvaluationOptions:
-  """Makes the options of the evaluation: how branches are fused, whether the teacher is scored, and what is kept."""
+  """Makes the options of the evaluation."""
   weights = dict(zip(config.model.branches, config.evaluation.weights, strict=True))
   return EvaluationOptions(weights, teacher, keep_scores, product_bytes=None, mesh=mesh)
 
@@ -118,13 +120,13 @@ def make_coefficients(
   """Makes the schedule of all loss coefficients: step → name → scalar."""
   s = config.schedules
   table = {
-    'alpha': schedules.alpha(s.alpha, steps_per_epoch, s.alpha_start, s.epochs),
-    'beta': schedules.beta(s.beta, steps_per_epoch, s.beta_start, s.epochs),
-    'distillation': schedules.distillation_weight(s.distillation, steps_per_epoch),
+    'alpha': optimizer_lib.alpha(s.alpha, steps_per_epoch, s.alpha_start, s.epochs),
+    'beta': optimizer_lib.beta(s.beta, steps_per_epoch, s.beta_start, s.epochs),
+    'distillation': optimizer_lib.distillation_weight(s.distillation, steps_per_epoch),
   }
   for name, entry in config.loss.terms.items():
     entry = TERM | dict(entry)
-    table[name] = schedules.decay(entry['schedule'], steps_per_epoch, 1.0, 0.0, s.epochs, entry['from_epoch'])
+    table[name] = optimizer_lib.decay(entry['schedule'], steps_per_epoch, 1.0, 0.0, s.epochs, entry['from_epoch'])
   hard_from = config.loss.hard_negative_start_epoch * steps_per_epoch
 
   def coefficients(step):
@@ -140,5 +142,86 @@ def make_optimizer(
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """Makes the optimiser and its learning-rate schedule, which runs over all epochs of the training."""
   o = config.optimizer
-  rate = schedules.warmup_linear(o.learning_rate, max(1, config.training.epochs * steps_per_epoch), o.warmup)
-  return bert_adam(rate, o.weight_decay, o.max_norm, config.training.average), rate
+  rate = optimizer_lib.warmup_linear(o.learning_rate, max(1, config.training.epochs * steps_per_epoch), o.warmup)
+  return optimizer_lib.bert_adam(rate, o.weight_decay, o.max_norm, config.training.average), rate
+
+
+class FeatureSizes(NamedTuple):
+  """Feature sizes of a data set: Dv of student frames and Dq of student tokens."""
+
+  frames: int
+  tokens: int
+
+
+class _First(Sequence):
+  """The first so many records of a source."""
+
+  def __init__(self, source, count: int):
+    self._source, self._count = source, min(count, len(source))
+
+  def __len__(self) -> int:
+    return self._count
+
+  def __getitem__(self, index: int):
+    if not 0 <= index < self._count:
+      raise IndexError(index)
+    return self._source[index]
+
+
+def open_split(config: ml_collections.ConfigDict, split: str):
+  """Opens a split of the configured data set, cut to `config.data.max_videos` where that is set.
+
+  Raises:
+    FileNotFoundError: the data set was not built; the message says how.
+  """
+  source = open_source(config.data.data_dir, config.data.dataset, split)
+  return source if config.data.max_videos is None else _First(source, config.data.max_videos)
+
+
+def lengths_of(config: ml_collections.ConfigDict, split: str, source) -> Lengths | None:
+  """Returns the lengths of the records of an opened split, or None where the data set was built without them."""
+  lengths = open_lengths(config.data.data_dir, config.data.dataset, split)
+  return None if lengths is None else lengths.first(len(source))
+
+
+def names(config: ml_collections.ConfigDict, wanted: Sequence[str]) -> list[str]:
+  """Returns which of the wanted splits the configured data set has."""
+  there = split_names(config.data.data_dir, config.data.dataset)
+  return [split for split in wanted if split in there]
+
+
+def feature_sizes(source) -> FeatureSizes:
+  """Reads the feature sizes off the first record of a source."""
+  record = source[0]
+  return FeatureSizes(record['student_frames'].shape[-1], record['student_tokens'].shape[-1])
+
+
+def make_evaluator(
+  config: ml_collections.ConfigDict,
+  student: Student,
+  mesh: Mesh,
+  split: str,
+  *,
+  teacher: bool = False,
+  keep_scores: bool = False,
+  again: bool = False,
+) -> Evaluator:
+  """Makes what evaluates a student's parameters on a split, over the devices of all processes.
+
+  With `teacher` the teacher alone is scored, too, where its features exist; with `keep_scores` results have all score
+  matrices; where it is called `again`, the split stays in memory, where it fits.
+  """
+  source = open_split(config, split)
+  processes, devices = len({device.process_index for device in mesh.devices.flat}), mesh.local_mesh.size
+  blocks = EvaluationSplit(
+    source,
+    make_pipeline_options(config, mesh.size, teacher),
+    # Blocks divide over this process's devices.
+    -(-config.evaluation.block_captions // devices) * devices,
+    -(-config.evaluation.block_videos // devices) * devices,
+    lengths=lengths_of(config, split, source),
+    process=jax.process_index() if processes > 1 else 0,
+    processes=processes,
+    keep=again,
+  )
+  return Evaluator(encoders_of(student), blocks, make_evaluation_options(config, mesh, teacher, keep_scores))

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -29,11 +30,11 @@ from dlkd_jax.data.batch import Batch, Parcel, pack
 from dlkd_jax.data.train_pipeline import TrainIterator, TrainPipeline, train_pipeline
 from dlkd_jax.models.students import Student, init_parameters
 from dlkd_jax.multihost import Stopped, StopRequest, log
-from dlkd_jax.retrieval.evaluate import Evaluator
-from dlkd_jax.training import anchoring, recipe, splits
+from dlkd_jax.retrieval.evaluate import EvaluationResult, Evaluator
+from dlkd_jax.training import anchoring, recipe
 from dlkd_jax.training.checkpoints import Checkpoints, Progress
 from dlkd_jax.training.evaluate_run import final_report, warn_of_chance
-from dlkd_jax.training.monitoring import Compilations, Records, StepTracer, open_writer
+from dlkd_jax.training.monitoring import Compilations, MetricWriter, Records, StepTracer
 from dlkd_jax.training.online_teacher import OnlineTeacher, load_teacher
 from dlkd_jax.training.optimizer import averaged
 from dlkd_jax.training.state import StepFunction, TrainState, create_state, make_train_step
@@ -45,7 +46,7 @@ def train(config: ml_collections.ConfigDict, workdir: files.Path, stop: StopRequ
   Running it again on a finished work directory only reports. In several processes all of them call it alike.
 
   Args:
-    config: the configuration; see `config_defaults`.
+    config: the configuration; see `config_fields`.
     workdir: where checkpoints, logs and results go; the same folder for all processes.
     stop: whether to stop early; None never does.
 
@@ -71,36 +72,32 @@ def train(config: ml_collections.ConfigDict, workdir: files.Path, stop: StopRequ
 
     mesh = sharding.make_mesh(model=config.mesh.model)
     student = recipe.make_student(config)
-    config, source, fitted = anchoring.prepare(config, student, workdir, splits.open_split(config, 'train'))
+    config, source, fitted = anchoring.prepare(config, student, workdir, recipe.open_split(config, 'train'))
     teacher = open_teacher(config, mesh, source)
     pipeline = open_pipeline(config, mesh, source)
-    sizes, per_epoch = splits.feature_sizes(source), pipeline.steps_per_epoch
+    sizes, per_epoch = recipe.feature_sizes(source), pipeline.steps_per_epoch
     init_key, step_key = keys_of_run(config.seed, mesh)
     optimizer, train_step = make_step(config, student, mesh, per_epoch, teacher)
     state = create_state(lambda: anchoring.put(fitted, init_parameters(student, init_key, *sizes)), optimizer, mesh)
-    validator = splits.make_evaluator(config, student, mesh, 'val', again=True)
+    # The teacher is scored at the end alone, in what is read for the first evaluation.
+    validator = recipe.make_evaluator(config, student, mesh, 'val', teacher=True, again=True)
     _describe(config, mesh, pipeline, state.params)
     multihost.on_main(lambda: _write_description(config, workdir, state.params))
 
     checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir)))
     batches = stack.enter_context(PlacedBatches(iter(pipeline), mesh))
     state, progress = _restore_or_start(checkpoints, state, batches, workdir)
-    writer = stack.enter_context(open_writer(workdir, int(state.step), progress.evaluated_epochs * per_epoch))
+    writer = None
+    if multihost.is_main():
+      writer = stack.enter_context(MetricWriter(workdir, int(state.step), progress.evaluated_epochs * per_epoch))
     if not _finished(config, progress):
       compiling = compile_ahead(train_step, state, pipeline.shapes(), step_key, mesh, validator)
       batches.place_next()  # The first one is read meanwhile.
       for program in compiling:
         program.result()
       batches.waited = 0.0
-    records = Records(
-      writer,
-      compilations,
-      progress,
-      workdir,
-      every=config.logging.every_steps,
-      per_epoch=per_epoch,
-      epochs=config.training.epochs,
-    )
+    every, epochs = config.logging.every_steps, config.training.epochs
+    records = Records(writer, compilations, progress, workdir, every=every, per_epoch=per_epoch, epochs=epochs)
     state = fit(
       state,
       train_step,
@@ -109,7 +106,7 @@ def train(config: ml_collections.ConfigDict, workdir: files.Path, stop: StopRequ
       config=config,
       per_epoch=per_epoch,
       progress=progress,
-      validator=validator,
+      validator=functools.partial(validator, teacher=False),
       checkpoints=checkpoints,
       records=records,
       tracer=tracer,
@@ -119,7 +116,7 @@ def train(config: ml_collections.ConfigDict, workdir: files.Path, stop: StopRequ
     if progress.best_sum_r >= 0 and progress.best_step != int(state.step):
       state = checkpoints.restore(progress.best_step, state)[0]
     best = averaged(state.opt_state) if progress.best_averaged else state.params
-    return final_report(config, workdir, student, best, mesh, progress, stop.noted)
+    return final_report(config, workdir, student, best, mesh, progress, validator, stop.noted)
 
 
 def fit(
@@ -131,7 +128,7 @@ def fit(
   config: ml_collections.ConfigDict,
   per_epoch: int,
   progress: Progress,
-  validator: Evaluator,
+  validator: Callable[..., EvaluationResult],
   checkpoints: Checkpoints,
   records: Records,
   tracer: StepTracer,
@@ -140,20 +137,8 @@ def fit(
 ) -> TrainState:
   """Trains until finished: the loop. Its order decides what a run that was stopped finds; do not change it.
 
-  Args:
-    state: to begin with; its buffers are taken over.
-    train_step: the step.
-    key: that every step folds its number into.
-    batches: on the devices; they are `progress.iterator`'s next ones.
-    config: the configuration.
-    per_epoch: steps of an epoch.
-    progress: how far the run is; kept up to date.
-    validator: parameters, whether to stop → result on validation.
-    checkpoints: where to save.
-    records: of the steps.
-    tracer: of some of them.
-    stop: whether to stop early.
-    rate_start: evaluate what the training begins with, too: it may be the best.
+  The buffers of `state` are taken over, and `progress` is kept up to date. `batches` are the next ones of its place in
+  the data, on the devices. With `rate_start` what the training begins with is evaluated, too: it may be the best.
 
   Returns:
     The last state.
@@ -194,11 +179,17 @@ def fit(
     # Nothing moves between devices, or between them and the host, but what is moved by name.
     with jax.transfer_guard('disallow'):
       batch = next(batches)
+      if tracer.begins_with(step + 1):
+        with records.pause('time/profile'):
+          tracer.start()
       with tracer.step(step + 1):
         state, metrics = train_step(state, batch, key)
       step += 1
       batches.place_next()
-      tracer.after(step, metrics)
+      if tracer.ends_with(step):
+        jax.block_until_ready(metrics)
+        with records.pause('time/profile'):
+          tracer.stop()
       records.add(step, metrics, batches.waited)
 
 
@@ -282,7 +273,7 @@ def open_pipeline(config: ml_collections.ConfigDict, mesh: Mesh, source) -> Trai
   # An anchored student had the teacher when it was fitted.
   taught = config.loss.teacher and config.model.name != 'anchored'
   options = recipe.make_pipeline_options(config, mesh.size, taught, pixels=config.teacher.online)
-  lengths = splits.lengths_of(config, 'train', source)
+  lengths = recipe.lengths_of(config, 'train', source)
   return train_pipeline(source, options, config.seed, jax.process_index(), jax.process_count(), lengths=lengths)
 
 
@@ -322,15 +313,8 @@ def compile_ahead(
 ) -> list[concurrent.futures.Future]:
   """Compiles the step for all shapes of batches, and the encoders of the validation, in threads.
 
-  The step, and the validation, then find the programs.
-
-  Args:
-    train_step: the step.
-    state: on the devices.
-    shapes: batches of all processes together, of `jax.ShapeDtypeStruct`.
-    key: of the steps.
-    mesh: the devices.
-    validator: reads its split meanwhile, and keeps it in memory where it fits.
+  The step, and the validation, then find the programs. Shapes are of `jax.ShapeDtypeStruct`, of all processes together.
+  The validator reads its split meanwhile, and keeps it in memory where it fits.
   """
 
   def abstract(tree: Any, placement=None):

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from dlkd_jax.data.batch import Batch, PipelineOptions
-from dlkd_jax.data.shapes import make_plan
+from dlkd_jax.data.packing import make_plan
 from dlkd_jax.data.sources import Lengths, check_lengths, scan_lengths
 from dlkd_jax.data.train_pipeline import Collator
 from tests import options as made

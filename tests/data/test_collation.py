@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from dlkd_jax.data.shapes import make_plan
+from dlkd_jax.data.packing import make_plan
 from dlkd_jax.data.sources import scan_lengths
 from dlkd_jax.data.train_pipeline import Collator
 from tests.data import fakes

@@ -19,20 +19,20 @@ def test_videos(block, prefetch):
   records = fakes.source(11)
   index = 0
   for found in video_blocks(records, fakes.options(prefetch_batches=prefetch), block):
-    assert found.student_frames.shape[0] == block and found.student_frames.shape[1] in (4, 8, 12)
-    assert found.video_mask.tolist() == [i < len(found.video_ids) for i in range(block)]
-    for row, video in enumerate(found.video_ids):
+    assert found.features.shape[0] == block and found.features.shape[1] in (4, 8, 12)
+    assert found.real.tolist() == [i < len(found.ids) for i in range(block)]
+    for row, video in enumerate(found.ids):
       record = records[index]
       assert video == record['video_id'].decode()
       for rows, frames, mask in (
-        (looped_resampling(record['student_frames'], 12), found.student_frames, found.frame_mask),
-        (looped_resampling(record['teacher_frames'], 12), found.teacher_frames, found.teacher_mask),
+        (looped_resampling(record['student_frames'], 12), found.features, found.mask),
+        (looped_resampling(record['teacher_frames'], 12), found.teacher, found.teacher_mask),
       ):
         assert mask[row].sum() == len(rows) and mask[row, : len(rows)].all()
         np.testing.assert_allclose(frames[row, : len(rows)], rows, atol=1e-5)
         assert not frames[row, len(rows) :].any()
       index += 1
-    assert not found.frame_mask[len(found.video_ids) :].any() and not found.teacher_mask[len(found.video_ids) :].any()
+    assert not found.mask[len(found.ids) :].any() and not found.teacher_mask[len(found.ids) :].any()
   assert index == len(records)
 
 
@@ -42,20 +42,20 @@ def test_captions(block):
   expected = [(record, k) for record in records for k in range(len(record['token_lengths']))]
   at = 0
   for found in caption_blocks(records, fakes.options(), block):
-    count = len(found.caption_ids)
+    count = len(found.ids)
     assert count == min(block, len(expected) - at)
-    assert found.caption_mask.tolist() == [i < count for i in range(block)]
+    assert found.real.tolist() == [i < count for i in range(block)]
     assert len(found.video_ids) == count
-    assert not found.token_mask[count:].any() and not found.student_tokens[count:].any()
+    assert not found.mask[count:].any() and not found.features[count:].any()
     for row in range(count):
       record, k = expected[at]
       start = record['token_lengths'][:k].sum()
       tokens = record['student_tokens'][start : start + record['token_lengths'][k]][:5]
-      assert found.caption_ids[row] == record['caption_ids'][k].decode()
+      assert found.ids[row] == record['caption_ids'][k].decode()
       assert found.video_ids[row] == record['video_id'].decode()
-      assert found.token_mask[row].sum() == len(tokens)
-      np.testing.assert_array_equal(found.student_tokens[row, : len(tokens)], tokens, strict=True)
-      np.testing.assert_array_equal(found.teacher_text[row], record['teacher_text'][k])
+      assert found.mask[row].sum() == len(tokens)
+      np.testing.assert_array_equal(found.features[row, : len(tokens)], tokens, strict=True)
+      np.testing.assert_array_equal(found.teacher[row], record['teacher_text'][k])
       at += 1
   assert at == len(expected)
 
@@ -63,7 +63,7 @@ def test_captions(block):
 @pytest.mark.parametrize('dtype', [np.float16, np.float32])
 def test_features_keep_the_type_that_they_are_stored_in(dtype):
   records = [fakes.record(f'v{n}', np.random.default_rng(n), n, dtype=dtype) for n in (20, 12, 3)]
-  found = [block.student_frames for block in video_blocks(records, fakes.options(), 1)]
+  found = [block.features for block in video_blocks(records, fakes.options(), 1)]
   assert [frames.dtype for frames in found] == [np.float32, dtype, dtype]  # Means are float32.
   np.testing.assert_array_equal(found[1][0], records[1]['student_frames'])
 
@@ -72,8 +72,8 @@ def test_an_order_names_what_is_taken():
   records, order = fakes.source(11), [9, 2, 5]
   expected = [records[index]['video_id'].decode() for index in order]
   found = [*video_blocks(records, fakes.options(), 2, order)]
-  assert [block.video_ids for block in found] == [expected[:2], expected[2:]]
-  captions = [name for block in caption_blocks(records, fakes.options(), 4, order) for name in block.caption_ids]
+  assert [block.ids for block in found] == [expected[:2], expected[2:]]
+  captions = [name for block in caption_blocks(records, fakes.options(), 4, order) for name in block.ids]
   assert captions == [name.decode() for index in order for name in records[index]['caption_ids']]
 
 
@@ -91,15 +91,15 @@ def without_teacher(records):
 def test_a_split_without_teacher(records, teacher):
   opts = fakes.options(teacher=teacher)
   for block in video_blocks(records, opts, 2):
-    assert block.teacher_frames is None and block.teacher_mask is None
-  assert all(block.teacher_text is None for block in caption_blocks(records, opts, 2))
+    assert block.teacher is None and block.teacher_mask is None
+  assert all(block.teacher is None for block in caption_blocks(records, opts, 2))
 
 
 def test_a_teacher_of_some_videos_only_is_kept_in_every_block():
   records = without_teacher(fakes.source(3)) + fakes.source(1)
   masks = [block.teacher_mask.any() for block in video_blocks(records, fakes.options(), 2)]
   assert masks == [False, True]
-  assert all(block.teacher_text is not None for block in caption_blocks(records, fakes.options(), 2))
+  assert all(block.teacher is not None for block in caption_blocks(records, fakes.options(), 2))
 
 
 def test_leaving_early_leaves_no_thread():
@@ -197,7 +197,7 @@ def test_only_what_fits_into_memory_is_kept(monkeypatch, available, kept):
   read = records.read
   again = _walk(split)
   assert (records.read == read) is kept
-  assert sum(len(block.video_ids) for block in again[-4:]) == 11
+  assert sum(len(block.ids) for block in again[-4:]) == 11
 
 
 def test_this_machine_tells_its_memory():

@@ -75,9 +75,9 @@ def test_the_packed_batch_holds_the_same_rows(numbers):
 def test_evaluation_frames(numbers, split):
   seen = 0
   for block in video_blocks(records(split), OPTIONS, block=3):
-    for row, video in enumerate(block.video_ids):
+    for row, video in enumerate(block.ids):
       student = numbers[f'{split}/{video}/student_frames']
-      assert block.frame_mask[row].sum() == len(student)
-      np.testing.assert_allclose(unit_rows(block.student_frames[row, : len(student)]), student, rtol=1e-5, atol=1e-7)
+      assert block.mask[row].sum() == len(student)
+      np.testing.assert_allclose(unit_rows(block.features[row, : len(student)]), student, rtol=1e-5, atol=1e-7)
       seen += 1
   assert seen == len([key for key in numbers.files if key.startswith(f'{split}/')])

@@ -106,7 +106,7 @@ def test_every_changed_byte_is_found_or_harmless(tmp_path):
 def test_lengths_of_other_records_are_found_when_these_are_read():
   records = fakes.source(8)
   found = scan_lengths(records)
-  from dlkd_jax.data.shapes import make_plan
+  from dlkd_jax.data.packing import make_plan
   from dlkd_jax.data.train_pipeline import Collator
 
   opts, rows = fakes.options(), np.arange(8)

@@ -30,9 +30,9 @@ def test_a_built_set_flows_through(built):
   options = made.pipeline_options(batch_videos=4)
   batch = next(iter(train_pipeline(source, options, seed=0))).check()
   assert batch.frame_layout.mask.sum() == 4 * 4 and batch.token_layout.mask.sum() == 4 * 2 * 3
-  ids = [video for block in video_blocks(source, options, 4) for video in block.video_ids]
+  ids = [video for block in video_blocks(source, options, 4) for video in block.ids]
   assert sorted(ids) == [f'video_{index:05d}' for index in range(6)]
-  assert sum(block.caption_mask.sum() for block in caption_blocks(source, options, 5)) == 12
+  assert sum(block.real.sum() for block in caption_blocks(source, options, 5)) == 12
   record = source[ids.index('video_00003')]
   assert record['student_frames'].dtype == np.float16 and record['student_frames'].shape == (5, 6)
 

@@ -9,7 +9,7 @@ import pytest
 from dlkd_jax import sharding
 from dlkd_jax.data import sources
 from dlkd_jax.gallery import encoding, runs
-from dlkd_jax.training import recipe, splits
+from dlkd_jax.training import recipe
 from dlkd_jax.training.checkpoints import read_best
 from tests import options as made
 from tests.data import pixel_sets
@@ -45,11 +45,11 @@ def test_a_student_is_trained_and_evaluated(student_run, commands):
 def test_an_index_scores_as_the_evaluation_does(student_run):
   """Also by the branch whose vectors do not lie at frames."""
   config, (params, _) = runs.read_config(student_run), read_best(student_run)
-  source = splits.open_split(config, 'test')
+  source = recipe.open_split(config, 'test')
   mesh = sharding.make_mesh(jax.devices()[:1])
-  evaluator = splits.make_evaluator(config, recipe.make_student(config), mesh, 'test', keep_scores=True)
+  evaluator = recipe.make_evaluator(config, recipe.make_student(config), mesh, 'test', keep_scores=True)
   found = evaluator(params)
-  sizes = splits.feature_sizes(source)
+  sizes = recipe.feature_sizes(source)
   student = encoding.StudentEncoder(config, params, {'Dv': sizes.frames, 'Dq': sizes.tokens}, 'the run')
   names = ('inheritance', 'exploration')
   every = [source[i] for i in range(len(source))]

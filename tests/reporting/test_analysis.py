@@ -31,7 +31,7 @@ def found(monkeypatch, tmp_path, analysed):
     data = {'test': worlds.split(**more), 'val': worlds.split(seed=9, name='val', **more)}
     monkeypatch.setattr(analysis, 'read_split', lambda run, split: data[split])
     monkeypatch.setattr(analysis, 'pair_curves', lambda run, data, pairs: worlds.curves(data, pairs))
-    monkeypatch.setattr(analysis.splits, 'names', lambda *_: ['val'])
+    monkeypatch.setattr(analysis.recipe, 'names', lambda *_: ['val'])
     config = types.SimpleNamespace(
       data=types.SimpleNamespace(dataset='made_up'),
       seed=4,

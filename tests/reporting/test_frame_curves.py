@@ -27,9 +27,8 @@ def world():
   records = fakes.source(VIDEOS, seed=3)
   run = TrainedRun('a', None, config, student, params, mesh, 1, 1, 1)
   with pytest.MonkeyPatch.context() as patch:
-    for module in (frame_curves.splits, split_data.splits):
-      patch.setattr(module, 'open_split', lambda *_: records)
-      patch.setattr(module, 'open_lengths', lambda *_: None, raising=False)
+    patch.setattr(recipe, 'open_split', lambda *_: records)
+    patch.setattr(recipe, 'open_lengths', lambda *_: None)
     data = split_data.read_split(run, 'test')
     pairs = [(row, column) for row in range(len(data.caption_ids)) for column in range(VIDEOS)]
     yield run, records, data, frame_curves.pair_curves(run, data, pairs), pairs
@@ -78,7 +77,7 @@ def test_curves_are_those_of_each_video_by_itself(world):
 def test_only_the_pairs_asked_for_are_made(world):
   run, records, data, every, _ = world
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(frame_curves.splits, 'open_split', lambda *_: records)
+    patch.setattr(frame_curves.recipe, 'open_split', lambda *_: records)
     some = frame_curves.pair_curves(run, data, [(2, 3), (0, 1), (2, 3)])
   for name, found in some.items():
     assert found.keys() == {(2, 3), (0, 1)}

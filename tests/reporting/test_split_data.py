@@ -73,8 +73,8 @@ def read(monkeypatch):
       some = {'captions': [truth.texts[i] for i in original], 'caption_ids': [captions[i] for i in mine]}
       known = {'video_id': video.encode(), 'moments': truth.moments[original].astype(np.float32)}
       records.append(record(12, 12, truth.videos[columns[column]].duration, **some, **known))
-    monkeypatch.setattr(split_data.splits, 'open_split', lambda *_: records)
-    monkeypatch.setattr(split_data.splits, 'make_evaluator', lambda *_, **__: lambda params: result)
+    monkeypatch.setattr(split_data.recipe, 'open_split', lambda *_: records)
+    monkeypatch.setattr(split_data.recipe, 'make_evaluator', lambda *_, **__: lambda params: result)
     monkeypatch.setattr(
       split_data.recipe, 'make_evaluation_options', lambda *_: types.SimpleNamespace(weights=truth.weights)
     )

@@ -14,9 +14,9 @@ from dlkd_jax import sharding
 from dlkd_jax.errors import UserError
 from dlkd_jax.models.students import init_parameters
 from dlkd_jax.multihost import Stopped
-from dlkd_jax.retrieval import evaluate, metrics
+from dlkd_jax.retrieval import metrics
 from dlkd_jax.retrieval.evaluate import Evaluator, encoders_of
-from dlkd_jax.sharding import make_mesh
+from dlkd_jax.sharding import encoding_mesh, make_mesh
 from dlkd_jax.training.monitoring import Compilations
 from tests import options as made
 from tests.retrieval import worlds
@@ -252,11 +252,12 @@ def test_new_parameters_do_not_compile_anew():
 
 def test_split_parameters_are_gathered_by_one_program():
   mesh, processes = make_mesh(model=2), types.SimpleNamespace(several=True)
+  evaluator = types.SimpleNamespace(_mesh=mesh, _local=encoding_mesh(mesh), _processes=processes)
   split = jax.device_put(np.ones((4, 6), np.float32), NamedSharding(mesh, PartitionSpec(None, 'model')))
   counts = []
   with Compilations() as compilations:
     for epoch in range(3):
-      found = evaluate._on_this_process({'x': (1 + epoch) * split}, mesh, processes)
+      found = Evaluator._on_this_process(evaluator, {'x': (1 + epoch) * split})
       np.testing.assert_array_equal(found['x'], np.full((4, 6), 1 + epoch))
       counts.append(compilations.count)
   assert counts[0] == counts[2] > 0

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlkd_jax.data.evaluation_blocks import CaptionBlock, VideoBlock
+from dlkd_jax.data.evaluation_blocks import Block
 from dlkd_jax.retrieval.evaluate import Encoders
 from dlkd_jax.retrieval.metrics import RetrievalMetrics
 
@@ -44,14 +44,8 @@ class World:
       ids = self.video_ids[start : start + block]
       rows, mask = _pad(self.frames[start : start + block], block, frames, rng)
       teacher_rows, teacher_mask = _pad(self.teacher_frames[start : start + block], block, frames, rng)
-      yield VideoBlock(
-        rows,
-        mask,
-        teacher_rows if teacher else None,
-        teacher_mask if teacher else None,
-        np.arange(block) < len(ids),
-        ids,
-      )
+      found = (teacher_rows, teacher_mask) if teacher else (None, None)
+      yield Block(rows, mask, found[0], np.arange(block) < len(ids), ids, teacher_mask=found[1])
 
   def caption_blocks(self, block: int, words: int = WORDS, teacher: bool = True):
     """Cuts the captions into blocks padded to `words` tokens."""
@@ -61,14 +55,8 @@ class World:
       rows, mask = _pad(self.tokens[start : start + block], block, words, rng)
       text = rng.standard_normal((block, TEACHER_FEATURES)).astype(np.float32)
       text[: len(ids)] = self.teacher_text[start : start + block]
-      yield CaptionBlock(
-        rows,
-        mask,
-        text if teacher else None,
-        np.arange(block) < len(ids),
-        ids,
-        self.own_ids[start : start + block],
-      )
+      own = self.own_ids[start : start + block]
+      yield Block(rows, mask, text if teacher else None, np.arange(block) < len(ids), ids, video_ids=own)
 
   def split(self, captions=8, videos=4, frames=6, words=WORDS, teacher=True, num_videos=None) -> Blocks:
     """Returns the world as a split, in blocks of so many captions and videos."""

@@ -178,12 +178,6 @@ def test_inside_shard_map(check_vma):
   np.testing.assert_allclose(given[1][1], expected[1][1], rtol=1e-4, atol=1e-5)
 
 
-def test_refuses_block_rows_below_one():
-  world = random_world(0)
-  with pytest.raises(ValueError, match='block_rows is 0'):
-    run(world, 'blocked', block_rows=0)
-
-
 @pytest.mark.parametrize('form', ['blocked', 'pallas'])
 def test_refuses_rows_too_long_for_its_indices(form):
   frames = jnp.zeros((1, MOST_FRAMES + 1, 1))

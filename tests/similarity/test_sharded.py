@@ -9,7 +9,6 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from dlkd_jax import sharding
-from dlkd_jax.similarity import sharded
 
 AXES = sharding.BATCH_AXES
 
@@ -21,7 +20,7 @@ def test_text_view_is_the_same_matrix_by_rows(devices, model):
   weights = np.random.default_rng(1).standard_normal(scores.shape).astype(np.float32)
   by_column, by_row = PartitionSpec(None, AXES), PartitionSpec(AXES)
   exchange = jax.shard_map(
-    functools.partial(sharded.to_text_view, axes=AXES), mesh=mesh, in_specs=by_column, out_specs=by_row
+    functools.partial(sharding.to_text_view, axes=AXES), mesh=mesh, in_specs=by_column, out_specs=by_row
   )
   text, gradient = jax.jit(lambda s: (exchange(s), jax.grad(lambda x: jnp.sum(exchange(x) * weights))(s)))(scores)
   np.testing.assert_array_equal(text, scores)
@@ -31,7 +30,7 @@ def test_text_view_is_the_same_matrix_by_rows(devices, model):
 
 def test_without_axes_nothing_is_exchanged():
   scores = jnp.arange(6.0).reshape(3, 2)
-  assert sharded.to_text_view(scores, ()) is scores and sharded.gather(scores, ()) is scores
+  assert sharding.to_text_view(scores, ()) is scores and sharding.gather(scores, ()) is scores
 
 
 def test_own_videos_are_found_on_their_device_only():
@@ -39,7 +38,7 @@ def test_own_videos_are_found_on_their_device_only():
   labels = np.array([0, 1, 2, 3, 4, 5, 6, 7, 7, 0], np.int32)
 
   def local(_):
-    return sharded.local_labels(jnp.asarray(labels), 2, AXES)[None]
+    return sharding.local_labels(jnp.asarray(labels), 2, AXES)[None]
 
   found = jax.shard_map(local, mesh=mesh, in_specs=PartitionSpec(AXES), out_specs=PartitionSpec(AXES))(jnp.zeros(4))
   for device in range(4):

@@ -16,9 +16,9 @@ from dlkd_jax.errors import UserError
 from dlkd_jax.gallery import encoding, runs
 from dlkd_jax.models.anchored import AnchoredStudent, sentences_of
 from dlkd_jax.models.students import init_parameters
-from dlkd_jax.training import anchoring, recipe, splits
+from dlkd_jax.training import anchoring, recipe
 from dlkd_jax.training.checkpoints import read_best
-from dlkd_jax.training.gradients import objective_and_gradients
+from dlkd_jax.training.state import objective_and_gradients
 from tests import options as made
 from tests.data import fakes
 from tests.runs import Commands, assert_same_bits, assert_same_end, commands, logged_steps, records, wait_until
@@ -132,9 +132,9 @@ def test_a_run_that_is_cut_goes_on_with_the_anchors_it_began_with(anchored, trai
 
 def test_an_index_scores_as_the_evaluation_does(trained):
   config, (params, _) = runs.read_config(trained), read_best(trained)
-  source, mesh = splits.open_split(config, 'test'), sharding.make_mesh(jax.devices()[:1])
-  evaluator = splits.make_evaluator(config, recipe.make_student(config), mesh, 'test', keep_scores=True)
-  found, sizes = evaluator(params), splits.feature_sizes(source)
+  source, mesh = recipe.open_split(config, 'test'), sharding.make_mesh(jax.devices()[:1])
+  evaluator = recipe.make_evaluator(config, recipe.make_student(config), mesh, 'test', keep_scores=True)
+  found, sizes = evaluator(params), recipe.feature_sizes(source)
   student = encoding.StudentEncoder(config, params, {'Dv': sizes.frames, 'Dq': sizes.tokens}, 'the run')
   every = [source[index] for index in range(len(source))]
   videos = encoding.encode_videos(every, student.branches, student, 'resample')

@@ -13,8 +13,7 @@ from dlkd_jax.layout import padded_layout
 from dlkd_jax.models.release_parameters import from_release, to_release
 from dlkd_jax.similarity.max_over_frames import max_frame_similarity
 from dlkd_jax.training.objective import compute_objective
-from dlkd_jax.training.optimizer import bert_adam
-from dlkd_jax.training.schedules import warmup_linear
+from dlkd_jax.training.optimizer import bert_adam, warmup_linear
 from tests import options as made
 from tests.paths import golden
 

@@ -216,9 +216,13 @@ double = jax.jit(lambda x: 2 * x)
 
 def run(tracer, steps):
   for step in steps:
+    if tracer.begins_with(step):
+      tracer.start()
     with tracer.step(step):
       out = double(jnp.ones(3))
-    tracer.after(step, out)
+    if tracer.ends_with(step):
+      jax.block_until_ready(out)
+      tracer.stop()
 
 
 def traced_steps(workdir):
@@ -248,9 +252,3 @@ def test_nothing_is_written_otherwise(tmp_path, steps):
   with StepTracer(tmp_path, steps) as tracer:
     run(tracer, range(1, 5))
   assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize('steps', [(1,), (0, 3), (2, 0), (1, 2, 3), (1.5, 2)])
-def test_other_values_are_refused(tmp_path, steps):
-  with pytest.raises(ValueError, match=r'logging.profile_steps'):
-    StepTracer(tmp_path, steps)

@@ -18,7 +18,7 @@ from dlkd_jax.layout import padded_layout
 from dlkd_jax.models import clip_files
 from dlkd_jax.models.students import init_parameters
 from dlkd_jax.training import metrics as metrics_lib
-from dlkd_jax.training import recipe, splits, train
+from dlkd_jax.training import recipe, train
 from dlkd_jax.training.online_teacher import OnlineTeacher, check_record, load_teacher
 from dlkd_jax.training.state import create_state
 from dlkd_jax.video import backbones
@@ -219,7 +219,7 @@ def clip_config(folder, model, **fields):
 
 def set_up(config):
   """Mesh, teacher and first batch of a run, put together as `train` does."""
-  mesh, source = sharding.make_mesh(), splits.open_split(config, 'train')
+  mesh, source = sharding.make_mesh(), recipe.open_split(config, 'train')
   teacher = train.open_teacher(config, mesh, source)
   return mesh, teacher, next(iter(train.open_pipeline(config, mesh, source))).check()
 
@@ -236,7 +236,7 @@ def two_runs(folder, model):
 
 def one_step(step, teacher, batch, mesh, config):
   """The state behind the first step, and its metrics."""
-  sizes, student = splits.feature_sizes(splits.open_split(config, 'train')), recipe.make_student(config)
+  sizes, student = recipe.feature_sizes(recipe.open_split(config, 'train')), recipe.make_student(config)
   init_key, key = train.keys_of_run(config.seed, mesh)
   optimizer, _ = recipe.make_optimizer(config, 1)
   state = create_state(lambda: init_parameters(student, init_key, *sizes), optimizer, mesh)

@@ -10,8 +10,7 @@ import optax
 import pytest
 
 from dlkd_jax.training.checkpoints import Checkpoints, Progress, read_best
-from dlkd_jax.training.optimizer import averaged, bert_adam, decays
-from dlkd_jax.training.schedules import warmup_linear
+from dlkd_jax.training.optimizer import averaged, bert_adam, decays, warmup_linear
 from dlkd_jax.training.state import TrainState
 
 DECAYED = {'position_embedding', 'token_pooling/kernel', 'attention/query/kernel'}

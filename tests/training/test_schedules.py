@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlkd_jax.training import schedules
+from dlkd_jax.training import optimizer
 from tests.paths import golden
 
 EPOCHS, STEPS = 120, 7
@@ -51,9 +51,9 @@ def test_every_golden_curve():
   file = np.load(golden('schedules.npz'))
   whole = {'start': 0.8, 'epochs': EPOCHS}
   make = {
-    'distill': schedules.distillation_weight,
-    'alpha': functools.partial(schedules.alpha, **whole),
-    'beta': functools.partial(schedules.beta, **whole),
+    'distill': optimizer.distillation_weight,
+    'alpha': functools.partial(optimizer.alpha, **whole),
+    'beta': functools.partial(optimizer.beta, **whole),
   }
   seen = 0
   for name in file.files:
@@ -62,29 +62,29 @@ def test_every_golden_curve():
       np.testing.assert_allclose(over_epochs(make[group](kind, STEPS)), file[name], rtol=2e-6, atol=1e-7, err_msg=name)
       seen += 1
   assert seen == 13
-  multiplier = jax.vmap(schedules.warmup_linear(1.0, 1000, 0.01))(jnp.arange(1000))
+  multiplier = jax.vmap(optimizer.warmup_linear(1.0, 1000, 0.01))(jnp.arange(1000))
   np.testing.assert_allclose(multiplier, file['lr_multiplier/warmup_linear_t1000_w0.01'], atol=1e-6)
 
 
 @pytest.mark.parametrize('kind', DISTILLATION)
 def test_distillation_weight(kind):
   expected = [DISTILLATION[kind](e) for e in range(EPOCHS)]
-  np.testing.assert_allclose(over_epochs(schedules.distillation_weight(kind, STEPS)), expected, rtol=2e-6)
+  np.testing.assert_allclose(over_epochs(optimizer.distillation_weight(kind, STEPS)), expected, rtol=2e-6)
 
 
 @pytest.mark.parametrize('kind', ALPHA)
 @pytest.mark.parametrize(('start', 'epochs'), [(0.8, 120), (0.4, 30), (1.0, 60)])
 def test_alpha_and_beta(kind, start, epochs):
-  alpha = over_epochs(schedules.alpha(kind, STEPS, start, epochs), epochs)
+  alpha = over_epochs(optimizer.alpha(kind, STEPS, start, epochs), epochs)
   np.testing.assert_allclose(alpha, [ALPHA[kind](e, start, epochs) for e in range(epochs)], rtol=3e-6, atol=1e-7)
-  curve = over_epochs(schedules.beta(kind, STEPS, start, epochs), epochs)
+  curve = over_epochs(optimizer.beta(kind, STEPS, start, epochs), epochs)
   np.testing.assert_allclose(curve, [beta(kind, e, start, epochs) for e in range(epochs)], rtol=3e-6, atol=1e-7)
   assert np.all(curve >= (0.5 if start >= 0.5 else 0.0)) and np.all((alpha >= 0) & (alpha <= start))
 
 
 @pytest.mark.parametrize('kind', ALPHA)
 def test_coefficients_stay_at_their_end(kind):
-  for make, least in ((schedules.alpha, 0.0), (schedules.beta, 0.5)):
+  for make, least in ((optimizer.alpha, 0.0), (optimizer.beta, 0.5)):
     values = over_epochs(make(kind, STEPS, 0.8, 20), 300)
     assert np.all((values >= least) & (values <= 1.0)) and np.all(np.diff(values) <= 0)
     if kind in ('linear', 'cosine'):
@@ -92,7 +92,7 @@ def test_coefficients_stay_at_their_end(kind):
 
 
 def test_all_steps_of_an_epoch_share_one_value():
-  schedule = jax.jit(jax.vmap(schedules.alpha('exp', STEPS, 0.8, 120)))
+  schedule = jax.jit(jax.vmap(optimizer.alpha('exp', STEPS, 0.8, 120)))
   values = np.asarray(schedule(jnp.arange(5 * STEPS, dtype=jnp.int32))).reshape(5, STEPS)
   np.testing.assert_array_equal(values, np.repeat(values[:, :1], STEPS, axis=1))
   assert len(np.unique(values[:, 0])) == 5 and values.dtype == np.float32
@@ -104,18 +104,18 @@ def test_learning_rate(total, warmup):
     progress = step / total
     return progress / warmup if progress < warmup else max((1 - progress) / (1 - warmup), 0.0)
 
-  rate = jax.vmap(schedules.warmup_linear(3e-4, total, warmup))(jnp.arange(total + 5))
+  rate = jax.vmap(optimizer.warmup_linear(3e-4, total, warmup))(jnp.arange(total + 5))
   np.testing.assert_allclose(rate, [3e-4 * expected(s) for s in range(total + 5)], rtol=1e-5, atol=1e-10)
   assert np.abs(rate[total:]).max() < 1e-10
 
 
 def test_errors():
-  curves = [functools.partial(make, start=0.8, epochs=EPOCHS) for make in (schedules.alpha, schedules.beta)]
-  for make in (schedules.distillation_weight, *curves):
+  curves = [functools.partial(make, start=0.8, epochs=EPOCHS) for make in (optimizer.alpha, optimizer.beta)]
+  for make in (optimizer.distillation_weight, *curves):
     with pytest.raises(ValueError, match=r"unknown schedule 'step'; expected one of .*exp"):
       make('step', STEPS)
     with pytest.raises(ValueError, match='steps_per_epoch is 0'):
       make('exp', 0)
   for total, warmup in ((0, 0.01), (10, 1.0), (10, -0.1)):
     with pytest.raises(ValueError, match='total_steps'):
-      schedules.warmup_linear(1.0, total, warmup)
+      optimizer.warmup_linear(1.0, total, warmup)

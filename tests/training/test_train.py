@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 import types
 
 import jax
@@ -14,9 +15,13 @@ from configs import tvr
 from dlkd_jax import sharding
 from dlkd_jax.data.batch import pack
 from dlkd_jax.multihost import StopRequest
+from dlkd_jax.retrieval.evaluate import EvaluationResult
+from dlkd_jax.retrieval.metrics import chance_metrics
 from dlkd_jax.training import metrics as metrics_lib
+from dlkd_jax.training import recipe
 from dlkd_jax.training.checkpoints import Progress
-from dlkd_jax.training.monitoring import Compilations, NoWriter, Records, StepTracer
+from dlkd_jax.training.evaluate_run import final_report
+from dlkd_jax.training.monitoring import Compilations, Records, StepTracer
 from dlkd_jax.training.optimizer import AverageState
 from dlkd_jax.training.state import TrainState
 from dlkd_jax.training.train import PlacedBatches, compile_ahead, fit, keys_of_run
@@ -66,7 +71,7 @@ def rate(params, should_stop):
   return types.SimpleNamespace(primary=scorer, metrics={'only': scorer}, video_ids=['v'], as_dict=lambda prefix: {})
 
 
-def run(tmp_path, devices, step_key, stop=None, epochs=2, opt_state=(), **training):
+def run(tmp_path, devices, step_key, stop=None, epochs=2, opt_state=(), traced=(), writer=None, **training):
   """Trains epochs of two steps on so many devices; returns (state, what was saved, compilations of the steps)."""
   mesh = sharding.make_mesh(jax.devices()[:devices])
   whole, rows = sharding.replicated(mesh), sharding.rows(mesh)
@@ -83,7 +88,7 @@ def run(tmp_path, devices, step_key, stop=None, epochs=2, opt_state=(), **traini
   progress, kept, key = Progress({}), Kept(), step_key(mesh)
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), next(Stream(devices)))
   with (
-    StepTracer(tmp_path, ()) as tracer,
+    StepTracer(tmp_path, traced) as tracer,
     Compilations() as compilations,
     PlacedBatches(Stream(devices), mesh) as batches,
   ):
@@ -100,7 +105,7 @@ def run(tmp_path, devices, step_key, stop=None, epochs=2, opt_state=(), **traini
       validator=rate,
       checkpoints=kept,
       records=Records(
-        NoWriter(), compilations, progress, tmp_path, every=20, per_epoch=STEPS, epochs=config.training.epochs
+        writer, compilations, progress, tmp_path, every=20, per_epoch=STEPS, epochs=config.training.epochs
       ),
       tracer=tracer,
       stop=stop or StopRequest(),
@@ -124,6 +129,17 @@ def test_what_is_placed_is_trained_on_and_saved_before_it_is_evaluated(tmp_path,
 def test_checkpoints_between_epochs(tmp_path):
   _, kept, _ = run(tmp_path, 1, replicated_key, checkpoint_every_steps=1)
   assert kept.saved == [(step, step, step) for step in (1, 2, 3, 4)]
+
+
+def test_the_writing_of_a_trace_is_no_part_of_a_step(tmp_path, monkeypatch):
+  monkeypatch.setattr(jax.profiler, 'start_trace', lambda folder: time.sleep(2.0))
+  monkeypatch.setattr(jax.profiler, 'stop_trace', lambda: time.sleep(3.0))
+  records = {}
+  writer = types.SimpleNamespace(write=lambda step, scalars: records.setdefault(step, []).append(scalars))
+  run(tmp_path, 1, replicated_key, traced=(4, 1), writer=writer)
+  steps, evaluation = records[4]
+  assert evaluation['time/profile'] >= 3.0 and steps['time/step'] < 1.0
+  assert 'time/profile' not in records[2][1]
 
 
 def test_training_stops_when_validation_does_not_improve(tmp_path):
@@ -202,3 +218,21 @@ def test_draws_are_those_of_one_generator_and_depend_on_no_layout():
 def test_seeds_give_different_keys():
   keys = [jax.random.key_data(key) for seed in (0, 1, 2**32 - 1) for key in keys_of_run(seed, sharding.make_mesh())]
   assert len({np.asarray(key).tobytes() for key in keys}) == 6
+
+
+def test_the_report_reads_validation_no_second_time(tmp_path, monkeypatch, capsys):
+  result = EvaluationResult({'fused': chance_metrics(9)}, {}, ['c'], ['v'], np.zeros(1, int), {}, 0)
+  made = []
+
+  def make_evaluator(config, student, mesh, split, **asked):
+    made.append((split, asked))
+    return lambda params, should_stop: result
+
+  monkeypatch.setattr(recipe, 'make_evaluator', make_evaluator)
+  monkeypatch.setattr(recipe, 'names', lambda config, wanted: wanted)
+  validator = lambda params, should_stop: result  # noqa: E731
+  found = final_report(tvr.get_config(), tmp_path, None, {}, None, Progress({}, 3, 1.0, 2), validator)
+  assert made == [('test', {'teacher': True})]
+  assert found['val/fused/SumR'] == found['test/fused/SumR'] == chance_metrics(9).sum_r
+  assert 'Parameters of epoch 2 of 3' in (tmp_path / 'results.md').read_text()
+  assert 'tvr_prvr, val: 1 captions, 1 videos' in capsys.readouterr().out

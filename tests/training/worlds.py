@@ -12,7 +12,7 @@ from dlkd_jax.data.batch import Batch
 from dlkd_jax.layout import Layout
 from dlkd_jax.models.students import init_parameters
 from dlkd_jax.training import metrics as metrics_lib
-from dlkd_jax.training import schedules
+from dlkd_jax.training import optimizer
 from dlkd_jax.training.optimizer import bert_adam
 from dlkd_jax.training.state import TrainState, create_state, make_train_step
 from tests import options as made
@@ -137,9 +137,9 @@ def first_parameters(student=None):
 def coefficients(step):
   """Coefficients that differ in every epoch."""
   return made.coefficients(
-    schedules.alpha('exp', STEPS_PER_EPOCH, 0.8, 120)(step),
-    schedules.beta('exp', STEPS_PER_EPOCH, 0.8, 120)(step),
-    schedules.distillation_weight('exp', STEPS_PER_EPOCH)(step),
+    optimizer.alpha('exp', STEPS_PER_EPOCH, 0.8, 120)(step),
+    optimizer.beta('exp', STEPS_PER_EPOCH, 0.8, 120)(step),
+    optimizer.distillation_weight('exp', STEPS_PER_EPOCH)(step),
     hard_negatives=step >= 2 * STEPS_PER_EPOCH,
   )
 
@@ -157,7 +157,7 @@ class World:
     self.mesh = sharding.make_mesh(jax.devices()[:devices], model)
     self.student, self.first_parameters = student or make_student(dropout), first_parameters(student)
     self.options = made.objective_options(loss, **options)
-    self.rate = schedules.warmup_linear(1e-2, 100, 0.01)
+    self.rate = optimizer.warmup_linear(1e-2, 100, 0.01)
     self.optimizer = optax.chain(recorder(), bert_adam(self.rate, 0.01, 1.0))
     arguments = self.student, self.optimizer, coefficients, self.rate, self.options, self.mesh
     self.step = make_train_step(*arguments, teacher)

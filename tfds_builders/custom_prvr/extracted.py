@@ -27,7 +27,7 @@ import numpy as np
 import safetensors
 from absl import logging
 
-from dlkd_jax import files
+from dlkd_jax import file_kinds
 from tfds_builders.arrays import as_rows
 from tfds_builders.errors import DuplicateIdError, MalformedFileError, MissingFileError, WrongSizeError
 from tfds_builders.records import Sizes
@@ -216,7 +216,7 @@ def _read(path: pathlib.Path, features: bool) -> tuple[dict[str, np.ndarray], di
       data = {name: file.get_tensor(name) for name in file.keys()} if features else {}  # noqa: SIM118
       return data, file.metadata() or {}
   except (safetensors.SafetensorError, OSError) as error:
-    if kind := files.kind_of(path, 'safetensors'):
+    if kind := file_kinds.kind_of(path, 'safetensors'):
       raise MalformedFileError(f'{path}: expected features of an extraction; it is {kind}') from error
     raise MalformedFileError(
       f'{path}: not a whole safetensors file ({error}); remove it and run the extraction again'

@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 
-from dlkd_jax.data.batch import Batch, PipelineOptions
-from dlkd_jax.data.shapes import Feature, batch_shapes, make_plan
+from dlkd_jax.data.batch import Batch, Feature, PipelineOptions, batch_shapes
+from dlkd_jax.data.packing import make_plan
 from dlkd_jax.data.sources import Lengths
 from dlkd_jax.tools.lengths import MODELS, SIZES
 
