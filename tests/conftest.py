@@ -1,19 +1,18 @@
 """Set before JAX is first imported: eight CPU devices, and no silent rank promotion. Slow tests are asked for."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
 
 import pytest
 
+from tests.environment import xla_flags
+
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-flags = os.environ.get('XLA_FLAGS', '')
-if 'host_platform_device_count' not in flags:
-  flags += ' --xla_force_host_platform_device_count=8'
-if 'backend_optimization_level' not in flags:
-  flags += ' --xla_backend_optimization_level=0'  # Most of the time of the tests is compilation.
-os.environ['XLA_FLAGS'] = flags.strip()
+# Of several values of a flag the last one holds.
+os.environ['XLA_FLAGS'] = f'{xla_flags(8)} {os.environ.get("XLA_FLAGS", "")}'.strip()
 os.environ.setdefault('JAX_NUMPY_RANK_PROMOTION', 'raise')
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   # One for a session, for all processes of it: a program is compiled once.
@@ -21,6 +20,9 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   os.environ['JAX_COMPILATION_CACHE_DIR'] = compiled
   atexit.register(shutil.rmtree, compiled, ignore_errors=True)
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
+
+# Tracing makes objects by the million, and nearly all are freed without a search for cycles.
+gc.set_threshold(50_000, 20, 50)
 
 # Files that take minutes come first, so that none of them is left for one process while the others have nothing to do.
 LONG = (

@@ -129,6 +129,7 @@ def _serve(address: str):
     importlib.import_module(name)
   gc.collect()
   gc.freeze()
+  gc.set_threshold(50_000, 20, 50)  # Tracing makes objects by the million.
   listening = socket.socket(socket.AF_UNIX)
   listening.bind(address)
   listening.listen(64)

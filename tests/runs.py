@@ -14,6 +14,7 @@ import pytest
 
 from dlkd_jax.training.checkpoints import Checkpoints
 from tests import forked
+from tests.environment import environment
 from tests.paths import repository
 
 # A small student and few steps, on two virtual devices. Checkpoints come in the middle of epochs, too: 64 training
@@ -42,14 +43,8 @@ class Commands:
 
   def options(self, module, *arguments, devices=2):
     """Arguments of `subprocess.run` and `Popen`."""
-    environment = dict(
-      os.environ,
-      # Compiled quickly: what is compared was compiled alike.
-      XLA_FLAGS=f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0',
-      JAX_PLATFORMS='cpu',
-      JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0',
-    )
-    return {'args': [sys.executable, '-m', module, *arguments], 'env': environment, 'cwd': repository(), 'text': True}
+    command = [sys.executable, '-m', module, *arguments]
+    return {'args': command, 'env': environment(devices), 'cwd': repository(), 'text': True}
 
   def try_to(self, module, *arguments, **more):
     """Runs a command to its end, whatever that is."""

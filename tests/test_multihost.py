@@ -15,6 +15,8 @@ import pytest
 from dlkd_jax import multihost, sharding
 from dlkd_jax.errors import UserError
 from dlkd_jax.training.checkpoints import Checkpoints
+from tests import forked
+from tests.environment import environment
 from tests.paths import repository
 from tests.two_processes import STATE, place
 
@@ -24,13 +26,9 @@ def play(scene, folder, timeout=150):
   with socket.socket() as listening:
     listening.bind(('localhost', 0))
     port = listening.getsockname()[1]
-  environment = dict(os.environ, XLA_FLAGS='--xla_force_host_platform_device_count=2', JAX_PLATFORMS='cpu')
-  arguments = [sys.executable, '-m', 'tests.two_processes', scene, f'localhost:{port}']
+  join = (scene, f'localhost:{port}')
   processes = [
-    subprocess.Popen(
-      [*arguments, str(i), str(folder)], env=environment, cwd=repository(), stderr=subprocess.PIPE, text=True
-    )
-    for i in range(2)
+    forked.start('tests.two_processes', (*join, i, folder), environment(devices=2), repository()) for i in range(2)
   ]
   errors = [process.communicate(timeout=timeout)[1] for process in processes]
   return [process.returncode for process in processes], errors
@@ -41,7 +39,7 @@ def notes(folder):
 
 
 @pytest.mark.parametrize(
-  ('environment', 'expected'),
+  ('variables', 'expected'),
   [
     ({}, False),
     ({'SLURM_JOB_ID': '5', 'SLURM_NTASKS': '4'}, False),  # A shell in an allocation, not a step of four tasks.
@@ -54,8 +52,8 @@ def notes(folder):
     ({'JAX_COORDINATOR_ADDRESS': 'a:1'}, True),
   ],
 )
-def test_evident_clusters(environment, expected):
-  assert multihost.evident(environment) is expected
+def test_evident_clusters(variables, expected):
+  assert multihost.evident(variables) is expected
 
 
 def test_a_lone_machine_needs_nothing():
@@ -68,15 +66,15 @@ def test_a_lone_machine_needs_nothing():
 
 def test_several_processes_that_nothing_joined_are_refused(monkeypatch):
   monkeypatch.setattr(jax, 'process_count', lambda: 4)
-  monkeypatch.setattr(multihost, 'evident', lambda environment: False)
+  monkeypatch.setattr(multihost, 'evident', lambda variables: False)
   with pytest.raises(UserError, match='one of 4 processes that nothing has joined; start each of them with --distr'):
     multihost.initialize()
 
 
 def test_a_cluster_that_is_not_there_is_explained():
   code = 'from dlkd_jax import multihost; multihost.initialize(num_processes=2)'
-  environment = dict(os.environ, JAX_PLATFORMS='cpu', TPU_SKIP_MDS_QUERY='1')
-  done = subprocess.run([sys.executable, '-c', code], env=environment, cwd=repository(), capture_output=True, text=True)
+  variables = dict(os.environ, JAX_PLATFORMS='cpu', TPU_SKIP_MDS_QUERY='1')
+  done = subprocess.run([sys.executable, '-c', code], env=variables, cwd=repository(), capture_output=True, text=True)
   assert 'UserError: the processes of the run could not be joined' in done.stderr
   assert '--coordinator_address=HOST:PORT' in done.stderr
 

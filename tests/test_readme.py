@@ -7,11 +7,12 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 
 import pytest
 
 from dlkd_jax.models import clip_files
+from tests import forked
+from tests.environment import environment
 from tests.models import clips
 from tests.paths import repository
 from tests.tfds_builders import pack_writer
@@ -31,9 +32,8 @@ PYTHON = [line for line in commands() if line.startswith('python -m ') and ' ven
 
 
 def run(line, cwd, *more):
-  environment = dict(os.environ, PYTHONPATH=str(repository()), XLA_FLAGS='', JAX_PLATFORMS='cpu')
-  arguments = [sys.executable, *shlex.split(line)[1:], *more]
-  return subprocess.run(arguments, cwd=cwd, env=environment, text=True, capture_output=True, check=False)
+  _, _, module, *arguments = shlex.split(line)
+  return forked.run(module, (*arguments, *more), environment(), cwd)
 
 
 def test_modules_and_files_exist():
@@ -107,10 +107,10 @@ def test_your_own_videos(tmp_path):
 def test_run_sh_from_a_clone(tmp_path):
   """Both commands of the newcomer, in a fresh clone; installs packages, so it needs a package index."""
   subprocess.run(['git', 'clone', '-q', str(repository()), str(tmp_path / 'clone')], check=True)
-  environment = {name: value for name, value in os.environ.items() if name not in ('XLA_FLAGS', 'VIRTUAL_ENV')}
+  variables = {name: value for name, value in os.environ.items() if name not in ('XLA_FLAGS', 'VIRTUAL_ENV')}
   for _ in range(2):  # The second run reuses everything.
     done = subprocess.run(
-      ['./run.sh'], cwd=tmp_path / 'clone', env=environment, text=True, capture_output=True, check=False
+      ['./run.sh'], cwd=tmp_path / 'clone', env=variables, text=True, capture_output=True, check=False
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert 'fused' in done.stdout and 'chance' in done.stdout and 'teacher alone' in done.stdout

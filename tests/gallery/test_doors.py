@@ -1,13 +1,13 @@
 """The commands as a user gives them, each a process of its own: from a data set to a moment."""
 
 import json
-import os
 import re
 import shutil
 
 import pytest
 
 from tests import forked
+from tests.environment import environment
 from tests.gallery import worlds
 
 
@@ -29,8 +29,7 @@ def folder(world, tmp_path_factory):
 
 
 def run(folder, module, *arguments, code=0, given=''):
-  environment = dict(os.environ, XLA_FLAGS='--xla_backend_optimization_level=0')
-  done = forked.run(module, arguments, environment, folder, given)
+  done = forked.run(module, arguments, environment(), folder, given)
   assert done.returncode == code, done.stdout + done.stderr
   assert 'Traceback' not in done.stderr
   return done.stdout if code == 0 else done.stderr

@@ -16,8 +16,8 @@ from dlkd_jax.gallery.collection import Collection
 from dlkd_jax.gallery.gallery import Gallery
 from dlkd_jax.gallery.index_folder import IndexFolder
 from dlkd_jax.gallery.segments import has_codes
+from tests.environment import environment
 from tests.gallery import worlds
-from tests.paths import repository
 
 VIDEOS = 150
 
@@ -48,10 +48,6 @@ def large(world, tmp_path_factory):
   worlds.data_set(folder, world.clip, 4, 'gallery', first=12)
   worlds.data_set(folder, world.clip, VIDEOS, 'gallery', first=16)
   return folder
-
-
-def environment():
-  return dict(os.environ, PYTHONPATH=str(repository()), XLA_FLAGS='', JAX_PLATFORMS='cpu')
 
 
 def check(index, before, everything):

@@ -143,17 +143,21 @@ def pack(lengths, rows, row_length, slots):
 def test_packing_changes_no_sequence(deterministic):
   lengths = (5, 2, 3, 1, 4, 2)
   student = made.student(hidden=8, heads=2, max_frames=5, max_words=5, input_dropout=0.4, dropout=0.4)
-  params = init_parameters(student, jax.random.key(0), 6, 6)
+  params = jax.jit(lambda: init_parameters(student, jax.random.key(0), 6, 6))()
   rng = np.random.default_rng(0)
   sequences = [rng.standard_normal((n, 6)).astype(np.float32) for n in lengths]
+
+  @functools.partial(jax.jit, static_argnums=2)
+  def apply_student(x, layout, method):
+    rngs = {'dropout': jax.random.key(7)}
+    return student.apply({'params': params}, x, layout, deterministic, rngs=rngs, method=method)
 
   def encode(rows, row_length, slots, method):
     layout, starts = pack(lengths, rows, row_length, slots)
     x = rng.standard_normal((*layout.slot.shape, 6)).astype(np.float32)  # What stands at padding does not matter.
     for sequence, place in zip(sequences, starts, strict=True):
       x[place] = sequence
-    rngs = {'dropout': jax.random.key(7)}
-    encoded = student.apply({'params': params}, x, layout, deterministic, rngs=rngs, method=method)
+    encoded = apply_student(x, layout, method)
     if method == 'encode_frames':
       return {name: [np.asarray(y)[place] for place in starts] for name, y in encoded.items()}
     return {name: list(np.asarray(y).reshape(-1, 8)[layout.where]) for name, y in encoded.items()}

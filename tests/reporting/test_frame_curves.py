@@ -23,7 +23,7 @@ def world():
   config.data.update({'max_frames': 12, 'frame_sizes': (6, 12), 'max_words': 5, 'word_sizes': (5,)})
   config.model.update({'hidden': 8, 'heads': 2})
   student, mesh = recipe.make_student(config), sharding.make_mesh(jax.devices()[:1])
-  params = init_parameters(student, jax.random.key(0), fakes.STUDENT, fakes.TOKEN)
+  params = jax.jit(lambda: init_parameters(student, jax.random.key(0), fakes.STUDENT, fakes.TOKEN))()
   records = fakes.source(VIDEOS, seed=3)
   run = TrainedRun('a', None, config, student, params, mesh, 1, 1, 1)
   with pytest.MonkeyPatch.context() as patch:

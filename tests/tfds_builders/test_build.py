@@ -17,7 +17,8 @@ from tfds_builders import base_builder, build, errors
 
 # Slow on purpose: the first record of the second split waits until the test has seen the temporary folder.
 _SLOW_BUILD = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # Where the tests run in the background it is ignored.
 from tfds_builders import build, pack_source
 read = pack_source.PackSource.record
 def slow(self, split, video):
@@ -74,13 +75,7 @@ def test_interrupted_build_leaves_nothing_that_looks_finished(stop, tmp_path):
   written = pack_writer.write(tmp_path / 'pack')
   data_dir = tmp_path / 'data'
   command = [sys.executable, '-c', _SLOW_BUILD, *_flags(written, data_dir)]
-  process = subprocess.Popen(
-    command,
-    cwd=repository(),
-    stderr=subprocess.PIPE,
-    text=True,
-    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-  )
+  process = subprocess.Popen(command, cwd=repository(), stderr=subprocess.PIPE, text=True)
   deadline = time.monotonic() + 30
   while not any(list(folder.glob('*val*')) for folder in _temporary(data_dir)):
     assert process.poll() is None

@@ -1,38 +1,32 @@
 """A data set from outside the package: a row and a recipe of a user's own, built and trained on by the commands."""
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
 
 import pytest
 
-from tests.paths import repository
+from tests import forked
+from tests.environment import environment
 from tests.tfds_builders import pack_writer
 from tfds_builders import PackError, packs
 
 OUTSIDE = pathlib.Path(__file__).with_name('outside')
 
 
-def run(*arguments):
-  environment = dict(os.environ, PYTHONPATH=str(repository()), JAX_PLATFORMS='cpu')
-  environment['XLA_FLAGS'] = '--xla_backend_optimization_level=0'
-  done = subprocess.run(
-    [sys.executable, *arguments], cwd=OUTSIDE, env=environment, text=True, capture_output=True, check=False
-  )
-  assert done.returncode == 0, done.stdout + done.stderr
-  return done.stdout
-
-
 def test_a_data_set_of_ones_own_is_built_and_trained_on(tmp_path):
   pack_writer.write(tmp_path / 'packs', pack_writer.Variant('crafts', 'clips', videos=(8, 3, 4)))
   data, workdir = tmp_path / 'data', tmp_path / 'run'
-  said = run('crafts.py', 'crafts', f'--manual_dir={tmp_path / "packs"}', f'--data_dir={data}')
-  assert 'crafts_prvr/1.0.0 is built' in said
+  where = (f'--manual_dir={tmp_path / "packs"}', f'--data_dir={data}')
+  command = {'cwd': OUTSIDE, 'env': environment(), 'text': True, 'capture_output': True}
+  done = subprocess.run([sys.executable, 'crafts.py', 'crafts', *where], **command, check=False)
+  assert done.returncode == 0 and 'crafts_prvr/1.0.0 is built' in done.stdout, done.stdout + done.stderr
   info = json.loads((data / 'crafts_prvr/1.0.0/dataset_info.json').read_text())
   assert info['description'] == 'Things that are made by hand.' and 'MSR-VTT' in info['citation']
-  run('-m', 'dlkd_jax.main', '--config=recipe.py', f'--config.data.data_dir={data}', f'--workdir={workdir}')
+  arguments = ('--config=recipe.py', f'--config.data.data_dir={data}', f'--workdir={workdir}')
+  done = forked.run('dlkd_jax.main', arguments, environment(), OUTSIDE)
+  assert done.returncode == 0, done.stdout + done.stderr
   assert json.loads((workdir / 'results.json').read_text())['metrics']
 
 

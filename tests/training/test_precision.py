@@ -54,7 +54,7 @@ def make_batch():
 def trained():
   """A batch, and parameters that were fitted to it in float32, so that rankings mean something."""
   batch, optimizer = make_batch(), optax.adam(3e-3)
-  params = init_parameters(STUDENT, jax.random.key(0), SIZE, SIZE)
+  params = jax.jit(lambda: init_parameters(STUDENT, jax.random.key(0), SIZE, SIZE))()
 
   @jax.jit
   def update(params, state, gradients):

@@ -5,13 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from fractions import Fraction
 
@@ -20,6 +17,8 @@ import pytest
 
 from dlkd_jax.data import sources
 from dlkd_jax.video import backbones, decoding, extraction, picture_statistics, work_folder
+from tests import forked
+from tests.environment import environment
 from tests.paths import repository
 from tests.video import films
 from tfds_builders.custom_prvr import extracted
@@ -213,30 +212,25 @@ def test_stopped_and_restarted_gives_the_same_records(corpus, tmp_path):
 
 def _command(corpus, data_dir, *more):
   flags = [f'--videos={corpus}', f'--captions={corpus / "captions.jsonl"}', f'--data_dir={data_dir}', '--teacher=none']
-  return [sys.executable, '-m', 'dlkd_jax.extract', *flags, '--rate=4', *more]
+  return 'dlkd_jax.extract', (*flags, '--rate=4', *more), environment(), repository()
 
 
 def test_killed_and_restarted_gives_the_same_records(corpus, tmp_path):
-  environment = dict(os.environ, JAX_PLATFORMS='cpu', XLA_FLAGS='')
-  process = subprocess.Popen(_command(corpus, tmp_path / 'killed'), cwd=repository(), env=environment)
+  process = forked.start(*_command(corpus, tmp_path / 'killed'))
   while not list((tmp_path / 'killed').glob('*/videos/*.safetensors')):
     assert process.poll() is None
     time.sleep(0.002)
   process.kill()
-  process.wait()
+  process.communicate()
   for data_dir in (tmp_path / 'killed', tmp_path / 'whole'):
-    done = subprocess.run(
-      _command(corpus, data_dir), cwd=repository(), env=environment, capture_output=True, text=True, check=False
-    )
+    done = forked.run(*_command(corpus, data_dir))
     assert done.returncode == 0, done.stderr
     assert 'report.json' in done.stdout and 'custom_prvr/1.0.0' in done.stdout
   _assert_same_records(tmp_path / 'killed', tmp_path / 'whole', ('train', 'test', 'gallery'))
 
 
 def test_a_terminated_command_says_how_to_go_on(corpus, tmp_path):
-  environment = dict(os.environ, JAX_PLATFORMS='cpu', XLA_FLAGS='')
-  command = _command(corpus, tmp_path, '--readers=1')
-  process = subprocess.Popen(command, cwd=repository(), env=environment, stderr=subprocess.PIPE, text=True)
+  process = forked.start(*_command(corpus, tmp_path, '--readers=1'))
   while not (tmp_path / 'custom_prvr_extracted').exists():
     assert process.poll() is None
     time.sleep(0.002)
