@@ -9,6 +9,7 @@ import tempfile
 import pytest
 
 from tests.environment import xla_flags
+from tests.paths import repository
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # Of several values of a flag the last one holds.
@@ -24,13 +25,23 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
 # Tracing makes objects by the million, and nearly all are freed without a search for cycles.
 gc.set_threshold(50_000, 20, 50)
 
-# Files that take minutes come first, so that none of them is left for one process while the others have nothing to do.
+# Files that take longest come first, so that none of them is left for one process while the others have nothing to do.
 LONG = (
-  'test_reliability.py',
   'test_whole_path.py',
-  'test_compiled_for_tpu.py',
+  'test_reliability.py',
+  'test_readme.py',
   'test_sharding.py',
   'test_processes.py',
+  'extensions/test_extensions.py',
+  'reporting/test_whole_report.py',
+  'training/test_anchoring.py',
+  'similarity/test_blocked.py',
+  'training/test_golden_steps.py',
+  'losses/test_sharded.py',
+  'test_buckets.py',
+  'training/test_online_teacher.py',
+  'tfds_builders/test_outside.py',
+  'tools/planning/test_compiled_for_tpu.py',
 )
 
 
@@ -39,7 +50,8 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-  items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+  order = {repository() / 'tests' / name: place for place, name in enumerate(LONG)}
+  items.sort(key=lambda item: order.get(item.path, len(LONG)))
   if config.getoption('--slow'):
     return
   for item in items:
