@@ -91,6 +91,7 @@ def test_training_learns(commands, tmp_path):
     'training.epochs': 10,
     'training.checkpoint_every_steps': 0,
     'optimizer.learning_rate': 1e-3,
+    'logging.every_steps': 16,
   }
   options = (f'--config.{name}={value}' for name, value in learning.items())
   commands.run(*commands.training(tmp_path / 'run', *options), devices=1)

@@ -20,6 +20,7 @@ from tests.similarity.worlds import check, random_world, run, unpacked
 
 # Every example compiles: few of them, and no search for a smaller failing one.
 few = hypothesis.settings(max_examples=6, deadline=None, derandomize=True, phases=[hypothesis.Phase.generate])
+compiled = jax.jit(max_frame_similarity, static_argnames=('form', 'block_rows'))
 sizes = st.fixed_dictionaries(
   {
     'seed': st.integers(0, 1000),
@@ -54,8 +55,9 @@ def test_ties_go_to_the_first_frame(form):
   def objective(frames, name):
     return jnp.sum(getattr(max_frame_similarity(jnp.ones((1, 2)), frames, mask, form=form), name))
 
+  gradient_of = jax.jit(jax.grad(objective), static_argnums=1)
   for name, first in (('cosine', 1), ('dot', 3)):
-    gradient = np.asarray(jax.grad(objective)(jnp.asarray(frames), name))
+    gradient = np.asarray(gradient_of(jnp.asarray(frames), name))
     assert np.flatnonzero(np.abs(gradient[0]).sum(axis=-1)).tolist() == [first]
 
 
@@ -77,7 +79,7 @@ def test_a_value_that_is_not_a_number_is_seen(form):
   for bad in range(4):
     frames = np.ones((1, 4, 3), np.float32)
     frames[0, bad] = np.nan
-    result = max_frame_similarity(np.ones((2, 3), np.float32), frames, np.ones((1, 4), bool), form=form)
+    result = compiled(np.ones((2, 3), np.float32), frames, np.ones((1, 4), bool), form=form)
     assert np.isnan(result.cosine).all() and np.isnan(result.dot).all()
 
 
@@ -86,7 +88,7 @@ def test_packed_and_unpacked_agree(form):
   world = random_world(5, rows=5, length=16, slots=4)
   frames, mask = unpacked(world)
   packed = run(world, form, curves=False)[0]
-  apart = max_frame_similarity(world.queries, frames, mask, form=form)
+  apart = compiled(world.queries, frames, mask, form=form)
   np.testing.assert_allclose(packed.cosine, apart.cosine, rtol=1e-6, atol=1e-6)
   np.testing.assert_allclose(packed.dot, apart.dot, rtol=1e-6, atol=1e-6)
 
@@ -96,7 +98,7 @@ def test_a_hole_in_a_mask_is_not_a_frame():
   queries, frames = rng.standard_normal((3, 4)).astype(np.float32), rng.standard_normal((5, 9, 4)).astype(np.float32)
   mask = rng.random((5, 9)) < 0.5
   mask[2] = False
-  plain, other = (max_frame_similarity(queries, frames, mask, form=form) for form in ('plain', 'blocked'))
+  plain, other = (compiled(queries, frames, mask, form=form) for form in ('plain', 'blocked'))
   np.testing.assert_allclose(plain.cosine, other.cosine, rtol=1e-6, atol=1e-6)
   np.testing.assert_allclose(plain.dot, other.dot, rtol=1e-6, atol=1e-6)
 
