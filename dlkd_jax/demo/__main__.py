@@ -5,12 +5,17 @@
 Each stage is done once: the same command goes on where it was stopped. `--until=films` stops behind that stage.
 """
 
+import dataclasses
+
 from absl import flags
 
 from dlkd_jax import doors
 
 _WORKDIR = doors.DEFINE_path('workdir', 'runs/demo', 'Folder that everything is written to.')
 _UNTIL = flags.DEFINE_string('until', None, 'Name of the last stage to do; default: all.')
+_SEEDS = flags.DEFINE_integer(
+  'seeds', None, 'Trainings of each kind of student, which differ in their seeds; default: 1.', lower_bound=1
+)
 _SIZE = flags.DEFINE_enum('size', 'whole', ['whole', 'tiny'], 'tiny: a check of the whole path, not a result.')
 
 
@@ -20,7 +25,10 @@ def main(names):
   from dlkd_jax.demo import account
   from dlkd_jax.demo.settings import SIZES
 
-  account.demonstrate(SIZES[_SIZE.value], _WORKDIR.value, _UNTIL.value)
+  settings = SIZES[_SIZE.value]
+  if _SEEDS.value is not None:
+    settings = dataclasses.replace(settings, students=_SEEDS.value)
+  account.demonstrate(settings, _WORKDIR.value, _UNTIL.value)
 
 
 if __name__ == '__main__':

@@ -31,24 +31,28 @@ def all_stages(settings: Settings, workdir: pathlib.Path) -> list[stages.Stage]:
       'students',
       f'training {settings.students * len(students.KINDS)} students',
       functools.partial(_train, settings, workdir),
+      settings.students,
     ),
     stages.Stage('index', 'index of the test films', functools.partial(_index, workdir)),
-    stages.Stage('results', 'table and contact sheet', functools.partial(_report, settings, workdir)),
+    stages.Stage('results', 'table and contact sheet', functools.partial(_report, settings, workdir), settings.students),
   ]
 
 
 def _extract(settings: Settings, workdir: pathlib.Path) -> None:
   """Makes the data set custom_prvr of the films: the small CLIP is the teacher.
 
+  The teacher sees single pictures. The student has the CLIP's states of them, too, and statistics of what moves.
+
   Raises:
     ValueError: a film could not be extracted.
   """
+  clip = workdir / 'clip'
   request = extraction.Request(
     videos=workdir / 'corpus' / 'videos',
     data_dir=workdir / 'data',
     captions=workdir / 'corpus' / 'captions.jsonl',
-    teacher=f'clip:{workdir / "clip"}',
-    student='statistics',
+    teacher=f'clip:{clip}',
+    student=f'clip:{clip}@layer=-2+motion',
     tokens='words:256',
     rate=settings.sampled,
     readers=settings.processes,
@@ -74,7 +78,7 @@ def _index(workdir: pathlib.Path) -> None:
 def _report(settings: Settings, workdir: pathlib.Path) -> None:
   """Writes `results.md` and `found.png`."""
   runs = workdir / 'students'
-  text = table.markdown(students.read_results(settings, runs), settings.films[2])
+  text = table.markdown(students.read_results(settings, runs), students.read_ranks(settings, runs), settings.films[2])
   sheet.write_sheet(workdir / 'index', workdir / 'found.png')
   files.write_text(workdir / 'results.md', text + '\n')
 

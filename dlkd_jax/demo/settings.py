@@ -38,7 +38,7 @@ class Settings:
   save_every: int = 200
   sampled: float = 2.0
   epochs: int = 0
-  students: int = 3
+  students: int = 1
   processes: int = 2
 
 

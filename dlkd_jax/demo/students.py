@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import ml_collections
+import numpy as np
 
 from dlkd_jax import doors
 from dlkd_jax.config_defaults import load_recipe
@@ -55,10 +58,18 @@ def read_results(settings: Settings, runs: pathlib.Path) -> dict[str, list[dict[
   Raises:
     FileNotFoundError: a training is not finished.
   """
-  return {
-    kind: [
-      json.loads((runs / f'{kind}_{seed}' / 'results.json').read_text(encoding='utf-8'))['metrics']
-      for seed in range(settings.students)
-    ]
-    for kind in KINDS
-  }
+  return _of_each(settings, runs, lambda run: json.loads((run / 'results.json').read_text(encoding='utf-8'))['metrics'])
+
+
+def read_ranks(settings: Settings, runs: pathlib.Path) -> dict[str, list[dict[str, np.ndarray]]]:
+  """Returns kind → of each seed what `ranks.npz` holds; errors are those of `read_results`."""
+
+  def read(run: pathlib.Path) -> dict[str, np.ndarray]:
+    with np.load(run / 'ranks.npz', allow_pickle=False) as kept:
+      return dict(kept)
+
+  return _of_each(settings, runs, read)
+
+
+def _of_each(settings: Settings, runs: pathlib.Path, read: Callable[[pathlib.Path], Any]) -> dict[str, list[Any]]:
+  return {kind: [read(runs / f'{kind}_{seed}') for seed in range(settings.students)] for kind in KINDS}

@@ -1,4 +1,4 @@
-"""The table of the demonstration: what distillation and the second branch are worth, over seeds."""
+"""The table of the demonstration: what distillation and the second branch are worth, over seeds and over films."""
 
 from __future__ import annotations
 
@@ -6,34 +6,59 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from dlkd_jax.reporting import bootstrap
 from dlkd_jax.retrieval.metrics import chance_metrics
 
 COLUMNS = ('R@1', 'R@5', 'R@10', 'SumR')
-_ROWS = (
-  ('student, fused', 'distilled', 'fused'),
-  ('student, inheritance branch', 'distilled', 'inheritance'),
-  ('student, exploration branch', 'distilled', 'exploration'),
-  ('without a teacher, fused', 'no_teacher', 'fused'),
-  ('single branch, with the teacher', 'single', 'inheritance'),
-)
+_COMPARED = ('R@1', 'SumR')
+_FUSED = ('distilled', 'fused')
+# Label → kind of student, and the scorer of it.
+_ROWS = {
+  'teacher alone': ('distilled', 'teacher'),
+  'student without a teacher, fused': ('no_teacher', 'fused'),
+  'student of one branch, with the teacher': ('single', 'inheritance'),
+  "student's inheritance branch": ('distilled', 'inheritance'),
+  "student's exploration branch": ('distilled', 'exploration'),
+  '**student, fused**': _FUSED,
+}
 
 
-def markdown(results: Mapping[str, Sequence[Mapping[str, float]]], videos: int) -> str:
-  """Returns the table of the test split in Markdown: means ± standard deviations over seeds.
+def markdown(
+  results: Mapping[str, Sequence[Mapping[str, float]]], ranks: Mapping[str, Sequence[Mapping[str, np.ndarray]]], videos: int
+) -> str:
+  """Returns the tables of the test split in Markdown: means ± standard deviations over seeds, and differences.
 
   Args:
     results: kind of student → metrics of each seed, by names as `test/fused/R@1`.
+    ranks: kind of student → of each seed, by names as `test/fused`, ranks `[Q]` from 1; `test/video` is the number of
+      each caption's video.
     videos: size of the gallery, for chance.
   """
-  lines = [f'| test split, {videos} films | {" | ".join(COLUMNS)} |', f'|---|{"---:|" * len(COLUMNS)}']
   chance = chance_metrics(videos).as_dict()
-  lines.append(_row('chance', [f'{chance[name]:.1f}' for name in COLUMNS]))
-  teacher = results['distilled'][0]
-  lines.append(_row('teacher alone', [f'{teacher[f"test/teacher/{name}"]:.1f}' for name in COLUMNS]))
-  for label, kind, scorer in _ROWS:
-    values = [[seed[f'test/{scorer}/{name}'] for seed in results[kind]] for name in COLUMNS]
-    lines.append(_row(label, [_spread(row) for row in values]))
+  lines = [*_header(f'test split, {videos} films', COLUMNS), _row('chance', [f'{chance[name]:.1f}' for name in COLUMNS])]
+  for label, (kind, scorer) in _ROWS.items():
+    # The teacher is not trained, so that seeds do not change it.
+    seeds = results[kind][:1] if scorer == 'teacher' else results[kind]
+    lines.append(_row(label, [_spread([seed[f'test/{scorer}/{name}'] for seed in seeds]) for name in COLUMNS]))
+  lines += ['', *_header('the fused student is above … by', _COMPARED)]
+  for label, row in _ROWS.items():
+    if row != _FUSED:
+      lines.append(_row(label, _difference(ranks, row)))
   return '\n'.join(lines)
+
+
+def _difference(ranks: Mapping[str, Sequence[Mapping[str, np.ndarray]]], row: tuple[str, str]) -> list[str]:
+  """Returns mean and 95 % interval of what the fused student is above a row, over films drawn with all captions."""
+  ours, theirs = (
+    [bootstrap.caption_values(seed[f'test/{scorer}']) for seed in ranks[kind]] for kind, scorer in (_FUSED, row)
+  )
+  columns = [
+    np.mean([mine[name] - other[name] for mine, other in zip(ours, theirs, strict=True)], axis=0) for name in _COMPARED
+  ]
+  intervals = bootstrap.mean_intervals(np.stack(columns, axis=1), ranks[_FUSED[0]][0]['test/video'])
+  return [
+    f'{column.mean():+.1f} [{low:+.1f}, {high:+.1f}]' for column, (low, high) in zip(columns, intervals, strict=True)
+  ]
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -41,6 +66,10 @@ def _spread(values: Sequence[float]) -> str:
   if len(values) == 1:
     return f'{values[0]:.1f}'
   return f'{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}'
+
+
+def _header(first: str, columns: Sequence[str]) -> list[str]:
+  return [_row(first, columns), f'|---|{"---:|" * len(columns)}']
 
 
 def _row(label: str, cells: Sequence[str]) -> str:

@@ -24,6 +24,16 @@ def test_a_stage_is_made_once_and_a_stopped_one_again(tmp_path):
   assert any('there already' in line for line in said)
 
 
+def test_a_stage_of_students_is_done_again_for_more_seeds(tmp_path):
+  made = []
+  for seeds in (1, 1, 3, 3):
+    stages.run([stages.Stage('students', '', lambda n=seeds: made.append(n), seeds)], tmp_path, lambda line: None)
+  assert made == [1, 3]
+  settings = SIZES['tiny']
+  stages.claim(tmp_path, settings)
+  stages.claim(tmp_path, dataclasses.replace(settings, students=7))
+
+
 def test_other_settings_are_refused(tmp_path):
   settings = SIZES['tiny']
   stages.claim(tmp_path, settings)
