@@ -7,7 +7,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """Sizes of everything; the defaults fit two CPU cores and ten minutes.
+  """Sizes of everything; the defaults fit two CPU cores and four minutes.
 
   Attributes:
     seed: of the world and of pretraining.
@@ -27,11 +27,11 @@ class Settings:
   """
 
   seed: int = 0
-  films: tuple[int, int, int] = (384, 40, 50)
+  films: tuple[int, int, int] = (192, 40, 80)
   rate: int = 4
   side: int = 96
   clip_side: int = 48
-  steps: int = 1100
+  steps: int = 700
   batch: int = 64
   width: int = 128
   learning_rate: float = 1.5e-3
