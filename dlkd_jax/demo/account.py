@@ -34,7 +34,9 @@ def all_stages(settings: Settings, workdir: pathlib.Path) -> list[stages.Stage]:
       settings.students,
     ),
     stages.Stage('index', 'index of the test films', functools.partial(_index, workdir)),
-    stages.Stage('results', 'table and contact sheet', functools.partial(_report, settings, workdir), settings.students),
+    stages.Stage(
+      'results', 'table and contact sheet', functools.partial(_report, settings, workdir), settings.students
+    ),
   ]
 
 

@@ -24,7 +24,9 @@ _ROWS = {
 
 
 def markdown(
-  results: Mapping[str, Sequence[Mapping[str, float]]], ranks: Mapping[str, Sequence[Mapping[str, np.ndarray]]], videos: int
+  results: Mapping[str, Sequence[Mapping[str, float]]],
+  ranks: Mapping[str, Sequence[Mapping[str, np.ndarray]]],
+  videos: int,
 ) -> str:
   """Returns the tables of the test split in Markdown: means ± standard deviations over seeds, and differences.
 
@@ -35,7 +37,10 @@ def markdown(
     videos: size of the gallery, for chance.
   """
   chance = chance_metrics(videos).as_dict()
-  lines = [*_header(f'test split, {videos} films', COLUMNS), _row('chance', [f'{chance[name]:.1f}' for name in COLUMNS])]
+  lines = [
+    *_header(f'test split, {videos} films', COLUMNS),
+    _row('chance', [f'{chance[name]:.1f}' for name in COLUMNS]),
+  ]
   for label, (kind, scorer) in _ROWS.items():
     # The teacher is not trained, so that seeds do not change it.
     seeds = results[kind][:1] if scorer == 'teacher' else results[kind]

@@ -8,6 +8,7 @@
 | resnet152:FILE.safetensors | 2,048 features of ImageNet | |
 | i3d:FILE.safetensors@pictures=16,rate=25 | 1,024 features of Kinetics-400, of the pictures around a time | |
 | statistics | colours, gradients and positions, no weights | |
+| motion | where pictures change, and where to, over half a second; no weights | |
 | words:256 | | a fixed random vector a word; a character and a pair, of scripts without spaces |
 
 Of frames several may be joined by +, as `resnet152:FILE+i3d:FILE`: their features side by side, each of length 1.
@@ -43,6 +44,7 @@ _FRAMES = {
   'clip': 'dlkd_jax.video.clip_backbone:ClipFrames',
   'efficientnet_lite0': 'dlkd_jax.video.convolutional_backbones:EfficientNetFrames',
   'i3d': 'dlkd_jax.video.convolutional_backbones:I3DFrames',
+  'motion': 'dlkd_jax.video.motion_statistics:MotionStatistics',
   'resnet152': 'dlkd_jax.video.convolutional_backbones:ResNetFrames',
   'statistics': 'dlkd_jax.video.picture_statistics:PictureStatistics',
 }
