@@ -57,6 +57,7 @@ ROOMS = {
     'dlkd_jax.gallery',
     'dlkd_jax.video',
     'dlkd_jax.models',
+    'dlkd_jax.reporting.bootstrap',  # Numpy alone.
     'dlkd_jax.retrieval',
     'dlkd_jax.training',
     'dlkd_jax.sharding',
