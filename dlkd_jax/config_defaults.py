@@ -10,7 +10,13 @@ A recipe is a file with `get_config(arg)`, as those in the folder `configs`, whi
 | hard | hard one-hot labels (DL-DKD) instead of soft alignment (DL-DKD++) |
 | single | the first branch alone |
 | anchored | a student that starts from closed-form anchors, for few captions (dlkd_jax/models/anchored.py) |
-| plus | what later models of the field add, as far as it was measured to help; see `PLUS` |
+| plus | those parts of later models that were measured to help: `KEPT` |
+| budget | random negatives first, and time to learn before the training stops |
+| average | averaged parameters are validated, too, and the better ones kept |
+| clips | branches that are not distilled see means of four frames |
+| widths | attention at several widths in time, and feed-forward parts |
+| diversity | captions of one video differ, and fit different vectors of it, in branches that are not distilled |
+| relations | distances and angles among the teacher's sentences, in distilled branches |
 | no_teacher | no distillation, and soft labels that follow the student itself; needs no teacher features |
 | random_split | draw the rows that keep hard labels at random, instead of taking the first of the sorted batch |
 | uniform_negatives | draw the triplet's negatives among all wrong ones in every epoch, not among the best-scoring |
@@ -39,6 +45,12 @@ ARGUMENTS = {
   'single': False,
   'anchored': False,
   'plus': False,
+  'budget': False,
+  'average': False,
+  'clips': False,
+  'widths': False,
+  'diversity': False,
+  'relations': False,
   'no_teacher': False,
   'random_split': False,
   'uniform_negatives': False,
@@ -76,11 +88,11 @@ def finish(config: ml_collections.ConfigDict, arg: str | None) -> ml_collections
     config.training.epochs = 2
   if arguments.epochs:
     config.training.epochs = arguments.epochs
-  if arguments.plus:
-    if arguments.anchored:
-      raise UserError(f'the arguments anchored and plus make two different students; give one of them: {arg!r}')
-    for piece in PLUS.values():
-      piece(config)
+  pieces = [name for name in PLUS if arguments[name] or (arguments.plus and name in KEPT)]
+  if pieces and arguments.anchored:
+    raise UserError(f'anchored and {pieces[0]} make two different students; give one of these arguments: {arg!r}')
+  for name in pieces:
+    PLUS[name](config)
   if 'uniform_negatives' in given:
     config.loss.hard_negative_start_epoch = config.training.epochs if arguments.uniform_negatives else 0
   return config.lock()
@@ -100,10 +112,15 @@ def _start_from_anchors(config: ml_collections.ConfigDict) -> None:
 
 
 def _budget(config: ml_collections.ConfigDict) -> None:
-  """Random negatives first, time to learn before stopping, and averaged parameters."""
+  """Random negatives first, and time to learn before the training stops."""
   epochs = config.training.epochs
   config.loss.hard_negative_start_epoch = round(0.2 * epochs)
-  config.training.update(patience=max(20, config.training.patience), min_epochs=round(0.6 * epochs), average=0.99)
+  config.training.update(patience=max(20, config.training.patience), min_epochs=round(0.6 * epochs))
+
+
+def _average(config: ml_collections.ConfigDict) -> None:
+  """Averaged parameters."""
+  config.training.average = 0.99
 
 
 def _clips(config: ml_collections.ConfigDict) -> None:
@@ -138,9 +155,18 @@ def _add_term(config: ml_collections.ConfigDict, name: str, function: str, weigh
   config.loss.terms[name] = ml_collections.ConfigDict(entry)
 
 
-# The pieces of the argument `plus`: name → what puts it into a recipe whose number of epochs stands. Each is an option
-# by itself, in the order in which `dlkd_jax.sweep --ladder` adds them up.
-PLUS = {'budget': _budget, 'clips': _clips, 'widths': _widths, 'diversity': _diversity, 'relations': _relations}
+# Parts of later models, arguments by these names: what puts each into a recipe whose number of epochs stands. They come
+# in the order in which `dlkd_jax.sweep --ladder` adds them up.
+PLUS = {
+  'budget': _budget,
+  'average': _average,
+  'clips': _clips,
+  'widths': _widths,
+  'diversity': _diversity,
+  'relations': _relations,
+}
+# What `plus` switches on; the README has the measurements.
+KEPT = ('budget', 'widths')
 
 
 def load_recipe(name: str, arg: str | None = None) -> ml_collections.ConfigDict:

@@ -156,14 +156,16 @@ def test_arguments_reach_their_fields():
   assert get_config('tvr', 'debug,epochs=4').training.epochs == 4
 
 
-def test_plus_is_all_its_pieces_for_the_length_of_the_training():
+def test_plus_is_what_was_kept_of_its_pieces_for_the_length_of_the_training():
+  assert set(config_defaults.KEPT) < set(config_defaults.PLUS) <= set(config_defaults.ARGUMENTS)
   config = get_config('charades', 'plus,epochs=50')
   assert config.loss.hard_negative_start_epoch == 10 and config.training.min_epochs == 30
-  assert config.training.patience == 20 and config.training.average == 0.99
+  assert config.training.patience == 20
   uniform = get_config('charades', 'plus,uniform_negatives,epochs=50')
   assert uniform.loss.hard_negative_start_epoch == 50
-  with pytest.raises(UserError, match='anchored and plus make two different students'):
+  with pytest.raises(UserError, match='anchored and budget make two different students'):
     get_config('custom', 'anchored,plus')
+  assert get_config('tvr', 'clips').model.options.to_dict() == {'frames_per_clip': 4}
 
 
 def set_field(config, field, value):

@@ -39,7 +39,7 @@ def test_variants_are_the_arguments_of_recipes(name, argument):
 
 def test_every_argument_of_recipes_is_a_variant_or_another_recipe():
   variants_too = {'hard', 'single', 'no_teacher', 'random_split', 'uniform_negatives'}
-  recipes = {'anchored', 'plus'}
+  recipes = {'anchored', 'plus', *config_defaults.PLUS}
   assert variants_too | recipes | {'debug', 'seed', 'epochs'} == set(common.ARGUMENTS)
 
 
