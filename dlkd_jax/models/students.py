@@ -18,12 +18,14 @@ import ml_collections
 from dlkd_jax import plugins
 from dlkd_jax.errors import UserError
 from dlkd_jax.layout import Array, Layout
-from dlkd_jax.models.anchored import AnchoredStudent
 from dlkd_jax.models.dldkd import DlDkdStudent
-from dlkd_jax.models.plus import PlusStudent
 
-# Students of this package by name.
-STUDENTS = {'dldkd': DlDkdStudent, 'anchored': AnchoredStudent, 'plus': PlusStudent}
+# Students of this package by name; the modules of others than the paper's are imported where they are asked for.
+STUDENTS = {
+  'dldkd': DlDkdStudent,
+  'anchored': 'dlkd_jax.models.anchored:AnchoredStudent',
+  'plus': 'dlkd_jax.models.plus:PlusStudent',
+}
 # Fields of `config.model` that are no field of a student.
 _NOT_OF_A_STUDENT = ('name', 'options', 'precision')
 
