@@ -11,7 +11,7 @@
 | evaluation | 15,753 captions, 4,430 videos of 128 frames, two branches |
 | input | the input pipeline alone, and what a step waits for it |
 | checkpoint | saving and restoring the training state |
-| clip | both towers of CLIP ViT-B/32, as the extraction runs them |
+| backbones | CLIP ViT-B/32, EfficientNet-Lite0, ResNet-152 and I3D, as the extraction runs them |
 | search | a query against a million frame vectors of two scorers: exact, and in two stages |
 
 Every section runs in a process of its own, so that its memory is its own; each is also a command
@@ -51,7 +51,10 @@ def _commands(quick: bool) -> dict[str, list[list[str]]]:
     'evaluation': [['benchmark_evaluation', f'--size={"tiny" if quick else "activitynet"}', '--repeat=2']],
     'input': [['benchmark_input', *(['--videos=16', '--batch_videos=4', '--batches=2'] if quick else [])]],
     'checkpoint': [['benchmark_checkpoint', *(['--repeats=1'] if quick else [])]],
-    'clip': [['benchmark_clip', *(['--batch=1', '--repeats=1'] if quick else [])]],
+    'backbones': [
+      ['benchmark_backbones', f'--network={name}', *(['--batch=1', '--repeats=1'] if quick else [f'--batch={batch}'])]
+      for name, batch in (('ViT-B/32', 32), ('efficientnet_lite0', 32), ('resnet152', 8), ('i3d', 2))
+    ],
     'search': [['benchmark_search', *(['--rows=4000', '--queries=5', '--repeats=1'] if quick else [])]],
   }
 
@@ -96,13 +99,13 @@ def rows(section: str, found: Any) -> Iterator[tuple[str, str]]:
       )
   elif section == 'search':
     yield from benchmark_search.table_rows(found)
-  elif section == 'clip':
-    for name in ('images', 'texts'):
-      r = found[name]
-      yield (
-        f'CLIP {found["size"]}, {found["dtype"]}, {name}',
-        f'{r["a_second"]:,.1f} a second, {r["share_of_product_rate"]:.0%} of the product rate',
-      )
+  elif section == 'backbones':
+    for name, r in found.items():
+      if isinstance(r, dict):
+        yield (
+          f'{found["network"]}, {found["dtype"]}, {name}',
+          f'{r["a_second"]:,.1f} a second, {r["share_of_product_rate"]:.0%} of the product rate',
+        )
   else:
     yield (
       f'checkpoint, {found["model"]}, {found["state_bytes"] / _MIB:.0f} MiB',

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from dlkd_jax import sharding
-from dlkd_jax.tools import benchmark, benchmark_clip, benchmark_step, rates
+from dlkd_jax.tools import benchmark, benchmark_backbones, benchmark_step, rates
 from dlkd_jax.tools import lengths as models
 from dlkd_jax.tools.random_data import RandomSource, random_batch
 from tests import options as made
-from tests.models import clips
+from tests.models import clips, test_i3d
 
 
 def test_flops_count_loops_branches_and_devices():
@@ -45,7 +45,7 @@ def test_flops_count_convolutions():
 
 def test_clip_benchmark_counts_its_products():
   config = clips.tiny_config()
-  found = benchmark_clip.measure(config, batch=4, repeats=1)
+  found = benchmark_backbones.measure(benchmark_backbones.towers(config, 4), batch=4, repeats=1)
   tower = config.image.tower
   tokens = 1 + config.image.patches
   block = 2 * tokens * tower.width * (4 * tower.width + 2 * tower.hidden) + 4 * tokens**2 * tower.width
@@ -53,6 +53,14 @@ def test_clip_benchmark_counts_its_products():
   expected = patches + tower.layers * block + 2 * tower.width * config.features
   assert found['images']['gflop_each'] * 1e9 == pytest.approx(expected)
   assert found['images']['a_second'] > 0 and found['texts']['share_of_product_rate'] > 0
+
+
+def test_products_of_a_clip_are_counted(monkeypatch):
+  monkeypatch.setitem(benchmark_backbones._CONVOLUTIONAL, 'i3d', lambda: test_i3d.SMALL)
+  timed = benchmark_backbones.network('i3d', batch=2, side=12)
+  found = benchmark_backbones.measure(timed, batch=2, repeats=1)['clips']
+  # The first convolution alone: 8 · 6 · 6 places of 7 · 7 · 7 · 3 numbers for each of 2 channels.
+  assert found['gflop_each'] * 1e9 > 2 * 8 * 6 * 6 * 7**3 * 3 * 2 and found['share_of_product_rate'] > 0
 
 
 def test_random_records_are_the_same_each_time_and_fit_their_lengths():
