@@ -2,6 +2,6 @@
 
 `files` finds videos and opens them, saying by name and reason what cannot be opened; `frames` reads frames with the
 times of the stream and `damage` knows which of them can be trusted; `pictures` turns a frame into an upright RGB array;
-`decoding` is what to call: it samples a video at a rate. `contact_sheet` draws rows of labelled pictures; `composites`
-writes videos, such as several joined end to end.
+`decoding` is what to call: it samples a video at a rate, and gives a picture or, as `spans` says, several around each
+time. `contact_sheet` draws rows of labelled pictures; `composites` writes videos, such as several joined end to end.
 """
