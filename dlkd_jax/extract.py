@@ -40,7 +40,9 @@ _MAX_SIDE = flags.DEFINE_integer(
   'of the set were before.',
   lower_bound=0,
 )
-_BATCH = flags.DEFINE_integer('batch', 32, 'Most pictures a backbone is given at once.', lower_bound=1)
+_BATCH = flags.DEFINE_integer(
+  'batch', 32, 'Most pictures a backbone is given at once; those around a time count one by one.', lower_bound=1
+)
 _READERS = flags.DEFINE_integer('readers', None, 'Videos decoded at the same time; default: up to 4.', lower_bound=1)
 _DTYPE = flags.DEFINE_enum('dtype', 'float16', ['float16', 'float32'], 'Type that the features are stored in.')
 _KEEP_PIXELS = flags.DEFINE_bool(

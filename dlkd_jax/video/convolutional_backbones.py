@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -15,7 +15,22 @@ from dlkd_jax.video.spans import Span
 _MOST_PICTURES = 256  # Of a clip; ten seconds at I3D's rate.
 
 
-class EfficientNetFrames:
+class _OfPictures:
+  """A network of single pictures; those that know its weights set how a picture is prepared, and the function."""
+
+  prepare: Callable[[np.ndarray], np.ndarray]
+  _encode: InBatches
+
+  def encode(self, prepared: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns features, float32 [N, D], of prepared pictures."""
+    return self._encode(np.stack(prepared))
+
+  def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns features, float32 [N, D], of pictures, uint8 [H, W, 3]."""
+    return self.encode([self.prepare(image) for image in images])
+
+
+class EfficientNetFrames(_OfPictures):
   """1,280 features of a picture, from ImageNet."""
 
   form = 'efficientnet_lite0:FILE.safetensors'
@@ -29,16 +44,8 @@ class EfficientNetFrames:
     self.fingerprint = f'{self.name}:{fingerprint_of_files(path)}'
     self._encode = InBatches(lambda params, pixels: module.apply({'params': params}, pixels)[0], params)
 
-  def encode(self, prepared: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns features, float32 [N, D], of prepared pictures."""
-    return self._encode(np.stack(prepared))
 
-  def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns features, float32 [N, D], of pictures, uint8 [H, W, 3]."""
-    return self.encode([self.prepare(image) for image in images])
-
-
-class ResNetFrames(EfficientNetFrames):
+class ResNetFrames(_OfPictures):
   """2,048 features of a picture, from ImageNet."""
 
   form = 'resnet152:FILE.safetensors'
