@@ -122,7 +122,7 @@ FIELDS: dict[str, tuple[Any, Rule]] = {
   'loss.teacher': (True, _FLAG),  # distil from the teacher
   'teacher.online': (False, _FLAG),  # encode the records' pictures in each step, instead of reading frozen features
   'teacher.name': ('clip', _TEXT),  # what encodes them: clip, or 'package.module:function' (training/online_teacher.py)
-  'teacher.clip': (str, _TEXT),  # folder of the CLIP model that encodes them
+  'teacher.clip': (str, _TEXT),  # folder, or hf:OWNER/NAME, of the CLIP or SigLIP that encodes them
   'teacher.micro_batch': (64, _whole(1)),  # pictures that a device encodes at once
   'schedules.distillation': ('exp', _one_of(*_DECAYS)),  # w
   'schedules.alpha': ('sigmoid', _one_of(*_DECAYS, 'cosine')),  # share of hard labels

@@ -1,7 +1,7 @@
 """Makes a data set of your own videos: features of their pictures and captions, packed for training and search.
 
     python -m dlkd_jax.extract --videos=films --captions=captions.jsonl --clip=clip-vit-base-patch32 --data_dir=data
-    python -m dlkd_jax.extract --videos=films --clip=clip-vit-base-patch32 --data_dir=data        a gallery to search
+    python -m dlkd_jax.extract --videos=films --clip=hf:google/siglip2-base-patch16-224 --data_dir=data        a gallery
 
 Captions are JSON, one a line; start and end (seconds) and split (train, val, test) may be left out:
 
@@ -21,17 +21,25 @@ from dlkd_jax.errors import UserError
 
 _VIDEOS = doors.DEFINE_path('videos', None, 'Folder of the videos, and of folders of them.')
 _CAPTIONS = doors.DEFINE_path('captions', None, 'JSON lines of captions; without it, a gallery that is only searched.')
-_CLIP = doors.DEFINE_path('clip', None, 'Folder of a CLIP in the Hugging Face format: the teacher.')
+_CLIP = flags.DEFINE_string(
+  'clip', None, 'The teacher: a folder of a CLIP or SigLIP in the Hugging Face format, or hf:OWNER/NAME.'
+)
 _DATA_DIR = doors.DEFINE_path('data_dir', None, 'Folder of data sets; this one is custom_prvr below it.')
 _TEACHER = flags.DEFINE_string('teacher', None, 'Backbone of the teacher; default clip:<--clip>, or none.')
 _STUDENT = flags.DEFINE_string(
   'student',
-  'statistics',
-  "Backbone of the student's frames: statistics, efficientnet_lite0:FILE.safetensors, resnet152:FILE.safetensors, "
-  'i3d:FILE.safetensors@pictures=16,rate=25 (pictures around each time), clip:DIR or clip:DIR@layer=-2; several joined '
-  'by +.',
+  None,
+  "Backbone of the student's frames: clip:MODEL, clip:MODEL@layer=-2, efficientnet_lite0:FILE.safetensors, "
+  'resnet152:FILE.safetensors, i3d:FILE.safetensors@pictures=16,rate=25 (pictures around each time), motion, '
+  'statistics (no weights); several joined by +. Default: --clip before its last block; without it, and in sets that '
+  'were begun so: statistics.',
 )
-_TOKENS = flags.DEFINE_string('tokens', 'words:256', 'Backbone of the caption tokens: words:256, clip:DIR@layer=-2.')
+_TOKENS = flags.DEFINE_string(
+  'tokens',
+  None,
+  'Backbone of the caption tokens: clip:MODEL, hf:roberta-large@layer=-2, bert:DIR, minilm, words:256 (no weights). '
+  'Default: --clip; without it, and in sets that were begun so: words:256.',
+)
 _RATE = flags.DEFINE_float('rate', 1.0, 'Pictures a second.')
 _MAX_SIDE = flags.DEFINE_integer(
   'max_side',
@@ -64,7 +72,9 @@ def _request():
 
   teacher = _TEACHER.value or (f'clip:{_CLIP.value}' if _CLIP.value else None)
   if teacher is None:
-    raise UserError('there is no teacher: give --clip=DIR, or --teacher=none for a set without one')
+    raise UserError(
+      'there is no teacher: give --clip=DIR or --clip=hf:OWNER/NAME, or --teacher=none for a set without one'
+    )
   return extraction.Request(
     videos=_VIDEOS.value,
     data_dir=_DATA_DIR.value,

@@ -39,7 +39,11 @@ _VIDEOS = doors.DEFINE_path('videos', None, "Folder of the video files, to play 
 _METADATA = doors.DEFINE_path(
   'metadata', None, 'JSON lines on videos, as {"video": "lake.mp4", "title": "At the lake", "year": 2021}.'
 )
-_CLIP = doors.DEFINE_path('clip', None, 'Folder of the CLIP that the data set was extracted with.')
+_CLIP = flags.DEFINE_string(
+  'clip',
+  None,
+  'The CLIP that the data set was extracted with, a folder or hf:OWNER/NAME, where the set does not say it.',
+)
 _SCORERS = flags.DEFINE_list(
   'scorers', None, 'build: some of the branches of the student and teacher; default: all there are.'
 )

@@ -41,7 +41,7 @@ _TWO_STAGE = flags.DEFINE_bool(
 )
 _QUERIES = doors.DEFINE_path('queries', None, 'File of queries, one a line; - is the standard input.')
 _CAPTION = flags.DEFINE_multi_string('caption', [], 'Id of a caption of the index to search with.')
-_CLIP = doors.DEFINE_path('clip', None, "Folder of the index's CLIP, where it has moved.")
+_CLIP = flags.DEFINE_string('clip', None, "The index's CLIP, a folder or hf:OWNER/NAME, where it has moved.")
 _VIDEOS = doors.DEFINE_path('videos', None, 'Folder of the video files, where it has moved.')
 _JSON = flags.DEFINE_bool('json', False, 'Print JSON.')
 _CURVE = flags.DEFINE_bool('curve', False, 'With --json: also the times of the frames and their scores.')

@@ -24,7 +24,7 @@ _ALLOW_HOST = flags.DEFINE_multi_string('allow_host', [], 'Name that this server
 _VIDEOS = doors.DEFINE_multi_path(
   'videos', 'Folder of video files, in place of those that the index says; may be given several times.'
 )
-_CLIP = doors.DEFINE_path('clip', None, 'Folder of the CLIP, where that is not what the index says.')
+_CLIP = flags.DEFINE_string('clip', None, 'The CLIP, a folder or hf:OWNER/NAME, where that is not what the index says.')
 _WEIGHTS = flags.DEFINE_string(
   'weights', None, "Weights of the scorers, as BRANCH=0.7,teacher=0.3; default: the index's."
 )

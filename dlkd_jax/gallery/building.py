@@ -45,7 +45,7 @@ class Settings:
     dtype: 'float16' or 'int8', of the frames' vectors.
     long_videos: 'windows' or 'resample', see `encoding`.
     weights: scorer → weight in the score; None: the run's own fusion, or the teacher alone where there is no run.
-    clip: folder of the CLIP that the data set was extracted with.
+    clip: place of the CLIP that the data set was extracted with, where that is not what the set noted.
   """
 
   scorers: Sequence[str] | None = None
@@ -185,7 +185,7 @@ def _manifest(
     'weights': weights.choose(list(scorers), settings.weights, default),
     'student': origin,
     'features': collection.features(),
-    'text': sentences.describe(collection.options, settings.clip),
+    **sentences.describe(collection.options, collection.where, settings.clip),
     'settings': {
       'long_videos': settings.long_videos,
       'data_dir': collection.data_dir,

@@ -30,6 +30,7 @@ class Collection:
     splits: of it, in this order.
     options: what its builder noted of how it was made.
     sizes: Dv, Dq, and Dt, which is None without a teacher.
+    where: 'teacher', 'student', 'tokens' → place of the model that made the features, of those that are known.
     counts: split → number of videos.
     folder: of its newest version.
     whole: whether these are all of its splits that have videos.
@@ -43,6 +44,7 @@ class Collection:
   counts: Mapping[str, int]
   folder: pathlib.Path
   whole: bool = True
+  where: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   @classmethod
   def open(cls, data_dir: str, dataset: str, splits: Sequence[str] | None = None) -> Collection:
@@ -73,6 +75,7 @@ class Collection:
       {name: counts[name] for name in wanted},
       folder,
       whole=set(wanted) >= {name for name, count in counts.items() if count},
+      where=dict(metadata.get('source', {}).get('where', {})),
     )
 
   def __len__(self) -> int:

@@ -49,7 +49,9 @@ _SHAPE = {
   'weights': {'*': _NUMBER},
   'student': ({'file': _TEXT, 'run': _TEXT, 'step': _COUNT, 'parameters': _TEXT, 'config': _OBJECT, **_STORED},),
   'features': _OBJECT,
-  'text': {'*': ({'fingerprint': _TEXT, 'clip': _TEXT_IF_ANY},)},
+  # Until backbones could be named the place of a CLIP was its folder, `clip`.
+  'text': {'*': ({'fingerprint': _TEXT, 'where?': _TEXT_IF_ANY, 'clip?': _TEXT_IF_ANY},)},
+  'pictures?': {'*': ({'fingerprint': _TEXT, 'where?': _TEXT_IF_ANY},)},
   'settings': {
     'long_videos': _TEXT,
     **dict.fromkeys(('data_dir', 'dataset', 'videos', 'metadata'), _TEXT_IF_ANY),

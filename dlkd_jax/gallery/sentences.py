@@ -7,7 +7,6 @@ index was made, or where `--clip` says that they are now.
 from __future__ import annotations
 
 import functools
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,60 +16,70 @@ from dlkd_jax import files
 from dlkd_jax.errors import UserError
 from dlkd_jax.gallery.encoding import TEACHER, StudentEncoder, unit
 from dlkd_jax.gallery.segments import IndexFolderError
+from dlkd_jax.models import hub
 from dlkd_jax.video import backbones
 
 
-def describe(options: Mapping[str, Any], clip: str | None) -> dict[str, Any]:
-  """Returns what an index notes of the text backbones of a data set.
+def describe(options: Mapping[str, Any], where: Mapping[str, str], clip: str | None) -> dict[str, Any]:
+  """Returns what an index notes of the backbones of a data set.
 
   Args:
     options: of the data set, as its builder noted them.
-    clip: folder of its CLIP, where known.
+    where: of the data set: 'tokens', 'teacher', 'student' → place of their files, as far as it was noted.
+    clip: place of its model of pictures and sentences, as `hub.find` has it, where that is another now.
 
   Returns:
-    'tokens' and 'teacher' → {'fingerprint', 'clip': the folder, or None}; None where the set was not made with a
-    backbone that is known here.
+    'text' (of 'tokens' and 'teacher') and 'pictures' (of 'student' and 'teacher') → {'fingerprint', 'where': the place,
+    or None}; None where the set was not made with a backbone that is known here.
   """
+  now = hub.find(clip).where if clip else None
 
-  folder = str(pathlib.Path(clip).absolute()) if clip else None
-
-  def one(fingerprint: Any) -> dict[str, Any] | None:
+  def one(name: str, pictures: bool) -> dict[str, Any] | None:
+    fingerprint = str(options.get(name))
     try:
-      spec = backbones.spec_again(str(fingerprint), folder)
+      has_files = backbones.spec_again(fingerprint, None, pictures) is None
     except LookupError:
       return None
-    return {'fingerprint': fingerprint, 'clip': None if spec == fingerprint else folder}
+    place = (now if backbones.is_joint(fingerprint) else None) or where.get(name)
+    return {'fingerprint': fingerprint, 'where': place if has_files else None}
 
-  return {name: one(options.get(name)) for name in ('tokens', TEACHER)}
+  return {
+    'text': {name: one(name, False) for name in ('tokens', TEACHER)},
+    'pictures': {name: one(name, True) for name in ('student', TEACHER)},
+  }
 
 
 def open_backbone(about: Mapping[str, Any], clip: str | None, what: str) -> backbones.TextBackbone:
   """Opens a text backbone and checks that it is the one of the index.
 
   Args:
-    about: 'fingerprint', and 'clip', the folder where it was.
-    clip: where it is now; None: where it was.
+    about: 'fingerprint', and 'where', the place where it was; in older indexes 'clip', a folder.
+    clip: where the model of pictures and sentences is now; None: where it was.
     what: what it is for, for messages.
 
   Raises:
     IndexFolderError: it is not there, or another one is.
+    UserError: it is on the hub, and cannot be had.
   """
-  fingerprint, folder = about['fingerprint'], clip or about['clip']
+  fingerprint, place = about['fingerprint'], about.get('where', about.get('clip'))
+  joint = backbones.is_joint(fingerprint)
+  if joint:
+    place = clip or place
+  made = f'{what} of this index are made by {"the CLIP " * joint}{fingerprint!r}'
+  hint = 'say where it is with --clip=DIR' if joint else 'put it there again, or a link to it'
   try:
-    spec = backbones.spec_again(fingerprint, folder)
+    spec = backbones.spec_again(fingerprint, place)
   except LookupError as error:
-    raise IndexFolderError(f'{what} of this index are made by {fingerprint!r}: {error}; install its package') from error
-  if spec is None or (spec != fingerprint and not pathlib.Path(folder).exists()):
-    where = 'the index does not know where it is' if folder is None else f'{folder} does not exist'
-    raise IndexFolderError(
-      f'{what} of this index are made by the CLIP {fingerprint!r}, and {where}; say where it is with --clip=DIR'
-    )
+    raise IndexFolderError(f'{made}: {error}; install its package') from error
+  if spec is None:
+    raise IndexFolderError(f'{made}, and the index does not know where it is; {hint}')
+  if spec != fingerprint and not (found := hub.find(place)).path.exists():
+    raise IndexFolderError(f'{made}, and {found.path} does not exist; {hint}')
   backbone = backbones.open_text_backbone(spec)
-  if backbone.fingerprint != fingerprint:
-    raise IndexFolderError(
-      f'{what} of this index are made by the CLIP {fingerprint!r}; {folder} holds {backbone.fingerprint!r}. Say with '
-      '--clip=DIR where the right one is'
-    )
+  # A data set notes of its teacher how it sees pictures.
+  if fingerprint not in (backbone.fingerprint, getattr(backbone, 'of_pictures', None)):
+    again = 'Say with --clip=DIR where the right one is' if joint else 'Put the right one there'
+    raise IndexFolderError(f'{made}; {place} holds {backbone.fingerprint!r}. {again}')
   return backbone
 
 
@@ -146,12 +155,12 @@ class SentenceEncoder:
         'sentences is not known. Search with a caption of the set (--caption=ID; '
         '`python -m dlkd_jax.index info --captions` lists them), or with query vectors (Gallery.search_vectors)'
       )
-    return _opened(about['fingerprint'], about['clip'], self._clip, kind)
+    return _opened(about['fingerprint'], about.get('where', about.get('clip')), self._clip, kind)
 
 
 @functools.lru_cache(maxsize=8)
-def _opened(fingerprint: str, clip_then: str | None, clip_now: str | None, kind: str) -> backbones.TextBackbone:
+def _opened(fingerprint: str, then: str | None, clip_now: str | None, kind: str) -> backbones.TextBackbone:
   what = 'the query vectors of the teacher' if kind == TEACHER else 'the tokens of sentences'
-  backbone = open_backbone({'fingerprint': fingerprint, 'clip': clip_then}, clip_now, what)
+  backbone = open_backbone({'fingerprint': fingerprint, 'where': then}, clip_now, what)
   backbones.forget_files()
   return backbone

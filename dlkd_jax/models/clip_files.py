@@ -17,14 +17,13 @@ import os
 import pathlib
 import tempfile
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 
 from dlkd_jax.errors import UserError
 from dlkd_jax.models import clip, clip_configs, siglip
@@ -38,13 +37,11 @@ from dlkd_jax.models.clip_inputs import (
 )
 from dlkd_jax.models.clip_names import from_file, hugging_face_names, open_clip_names, to_file
 from dlkd_jax.models.fields import Fields, read_fields
-from dlkd_jax.models.parameter_files import not_whole, save_arrays
+from dlkd_jax.models.hub import OPEN_CLIP, OPEN_CLIP_WEIGHTS
+from dlkd_jax.models.parameter_files import open_arrays, save_arrays
 from dlkd_jax.models.siglip import Siglip, SiglipConfig
 from dlkd_jax.models.siglip_files import find_siglip_tokenizer, parse_siglip_preprocess, read_siglip, siglip_names
 
-_OPEN_CLIP = 'open_clip_config.json'
-_OPEN_CLIP_WEIGHTS = ('open_clip_model.safetensors', 'open_clip_pytorch_model.safetensors')
-_OTHER_WEIGHTS = ('.bin', '.pth', '.pt', '.ckpt', '.h5', '.msgpack', '.npz', '.onnx')
 _PROCESSORS = ('processor_config.json', 'preprocessor_config.json')
 
 
@@ -120,14 +117,14 @@ def load_clip(path: str | os.PathLike[str]) -> ClipModel:
   weights = path
   if path.is_dir():
     # Where there is neither the first name is missed.
-    weights = next((folder / x for x in _OPEN_CLIP_WEIGHTS if (folder / x).is_file()), folder / _OPEN_CLIP_WEIGHTS[0])
-  is_open_clip = (folder / _OPEN_CLIP).is_file()
+    weights = next((folder / x for x in OPEN_CLIP_WEIGHTS if (folder / x).is_file()), folder / OPEN_CLIP_WEIGHTS[0])
+  is_open_clip = (folder / OPEN_CLIP).is_file()
   if path.is_dir() and (folder / 'config.json').is_file() and not (is_open_clip and weights.is_file()):
     return _load_hugging_face(folder)
   if is_open_clip:
     return _load_open_clip(folder, weights)
   raise FileNotFoundError(
-    f'{folder} holds neither config.json (Hugging Face) nor {_OPEN_CLIP} (OpenCLIP); a CLIP model is a folder with '
+    f'{folder} holds neither config.json (Hugging Face) nor {OPEN_CLIP} (OpenCLIP); a CLIP model is a folder with '
     'one of them and its weights as safetensors.'
   )
 
@@ -152,7 +149,7 @@ def _load_hugging_face(folder: pathlib.Path) -> ClipModel:
     tokenizer = find_tokenizer(folder, context, config.text.end, config.text.vocabulary)
     variant = 'config_dict' * changed + f'context={context}' * (context != config.text.context)
     names = hugging_face_names(config)
-  params = from_file(_read_arrays(weights), names, parameter_shapes(config), str(weights))
+  params = from_file(open_arrays(weights), names, parameter_shapes(config), str(weights))
   return ClipModel(config, _tree(params), preprocess, tokenizer, variant)
 
 
@@ -174,11 +171,11 @@ def _preprocess(folder: pathlib.Path, parse: Callable[[Fields], Preprocess]) -> 
 
 
 def _load_open_clip(folder: pathlib.Path, weights: pathlib.Path) -> ClipModel:
-  content = read_fields(folder / _OPEN_CLIP)
+  content = read_fields(folder / OPEN_CLIP)
   config = clip_configs.read_open_clip(content)
   preprocess = parse_open_clip_preprocess(content.part('preprocess_cfg'), config.image.size)
   tokenizer = find_tokenizer(folder, config.text.context, config.text.end, config.text.vocabulary)
-  params = from_file(_read_arrays(weights), open_clip_names(config), parameter_shapes(config), str(weights))
+  params = from_file(open_arrays(weights), open_clip_names(config), parameter_shapes(config), str(weights))
   return ClipModel(config, _tree(params), preprocess, tokenizer)
 
 
@@ -214,58 +211,3 @@ def save_clip(model: ClipModel, folder: str | os.PathLike[str]) -> None:
 
 def _tree(params: dict[str, np.ndarray]) -> Any:
   return flax.traverse_util.unflatten_dict(params, sep='/')
-
-
-class _Arrays(Mapping[str, np.ndarray]):
-  """The arrays of safetensors files, each read when it is asked for: the whole is never in memory twice."""
-
-  def __init__(self, places: dict[str, pathlib.Path]):
-    self._places = places
-
-  def __getitem__(self, name: str) -> np.ndarray:
-    # Opened anew, because what was read of a file stays mapped until it is closed. Through JAX's types, since numpy has
-    # no bfloat16.
-    with safetensors.safe_open(self._places[name], 'flax') as file:
-      return np.asarray(file.get_tensor(name))
-
-  def __contains__(self, name: object) -> bool:
-    return name in self._places  # The inherited form reads the array.
-
-  def __iter__(self) -> Iterator[str]:
-    return iter(self._places)
-
-  def __len__(self) -> int:
-    return len(self._places)
-
-
-def _read_arrays(path: pathlib.Path) -> _Arrays:
-  """Opens a safetensors file, or the parts that its index names.
-
-  Raises:
-    FileNotFoundError: a file is missing.
-    UserError: a file is of another kind or damaged, or the index names what is not there.
-  """
-  index = path.with_name(path.name + '.index.json')
-  named: dict[str, Any] = {}
-  parts = [path]
-  if not path.is_file() and index.is_file():
-    named = read_fields(index).part('weight_map').content
-    if odd := [name for name, part in named.items() if not isinstance(part, str)]:
-      raise UserError(f'{index}: weight_map.{odd[0]} is {named[odd[0]]!r}; expected the name of a file beside it')
-    parts = [path.with_name(name) for name in sorted({pathlib.PurePath(part).name for part in named.values()})]
-  places: dict[str, pathlib.Path] = {}
-  for part in parts:
-    if not part.is_file():
-      others = sorted(x.name for x in path.parent.glob('*') if x.suffix in _OTHER_WEIGHTS)
-      found = f' {others[0]} is of PyTorch or another library: convert it to safetensors.' if others else ''
-      raise FileNotFoundError(f'there is no file {part}; the weights of a CLIP model are needed as safetensors.{found}')
-    try:
-      with safetensors.safe_open(part, 'flax') as file:
-        places |= dict.fromkeys(file.keys(), part)
-    except safetensors.SafetensorError as error:
-      raise not_whole(part, error) from error
-  if missing := sorted(named.keys() - places):
-    raise UserError(
-      f'{index}: weight_map.{missing[0]} stands in no file, nor do {len(missing) - 1} more; get them again'
-    )
-  return _Arrays(places)

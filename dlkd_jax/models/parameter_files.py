@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -19,9 +19,12 @@ import safetensors.numpy
 from dlkd_jax.errors import UserError
 from dlkd_jax.file_kinds import whose_kind
 from dlkd_jax.files import replacing
+from dlkd_jax.models.fields import read_fields
 
 # Other types hold parts of a quantised weight, which is another number.
 FLOATS = ('float32', 'float16', 'bfloat16', 'float64')
+# Of files with weights that are not read.
+OTHER_WEIGHTS = ('.bin', '.pth', '.pt', '.ckpt', '.h5', '.msgpack', '.npz', '.onnx')
 
 
 def write_parameters(params: Any, path: pathlib.Path, heads: int | None = None) -> None:
@@ -132,6 +135,64 @@ def folded(
   """
   scale = np.asarray(weight, np.float64) / np.sqrt(np.asarray(variance, np.float64) + epsilon)
   return {'kernel': (kernel * scale).astype(np.float32), 'bias': (bias - mean * scale).astype(np.float32)}
+
+
+class _Arrays(Mapping[str, np.ndarray]):
+  """The arrays of safetensors files, each read when it is asked for: the whole is never in memory twice."""
+
+  def __init__(self, places: dict[str, pathlib.Path]):
+    self._places = places
+
+  def __getitem__(self, name: str) -> np.ndarray:
+    # Opened anew, because what was read of a file stays mapped until it is closed. Through JAX's types, since numpy has
+    # no bfloat16.
+    with safetensors.safe_open(self._places[name], 'flax') as file:
+      return np.asarray(file.get_tensor(name))
+
+  def __contains__(self, name: object) -> bool:
+    return name in self._places  # The inherited form reads the array.
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._places)
+
+  def __len__(self) -> int:
+    return len(self._places)
+
+
+def open_arrays(path: pathlib.Path) -> Mapping[str, np.ndarray]:
+  """Opens a safetensors file, or the parts that `<its name>.index.json` names.
+
+  Returns:
+    Name → array, of any type, read when it is asked for.
+
+  Raises:
+    FileNotFoundError: a file is missing.
+    UserError: a file is of another kind or damaged, or the index names what is not there.
+  """
+  index = path.with_name(path.name + '.index.json')
+  named: dict[str, Any] = {}
+  parts = [path]
+  if not path.is_file() and index.is_file():
+    named = read_fields(index).part('weight_map').content
+    if odd := [name for name, part in named.items() if not isinstance(part, str)]:
+      raise UserError(f'{index}: weight_map.{odd[0]} is {named[odd[0]]!r}; expected the name of a file beside it')
+    parts = [path.with_name(name) for name in sorted({pathlib.PurePath(part).name for part in named.values()})]
+  places: dict[str, pathlib.Path] = {}
+  for part in parts:
+    if not part.is_file():
+      others = sorted(x.name for x in path.parent.glob('*') if x.suffix in OTHER_WEIGHTS)
+      found = f' {others[0]} is of PyTorch or another library: convert it to safetensors.' if others else ''
+      raise FileNotFoundError(f'there is no file {part}; the weights of a model are needed as safetensors.{found}')
+    try:
+      with safetensors.safe_open(part, 'flax') as file:
+        places |= dict.fromkeys(file.keys(), part)
+    except safetensors.SafetensorError as error:
+      raise not_whole(part, error) from error
+  if missing := sorted(named.keys() - places):
+    raise UserError(
+      f'{index}: weight_map.{missing[0]} stands in no file, nor do {len(missing) - 1} more; get them again'
+    )
+  return _Arrays(places)
 
 
 def is_ours(path: pathlib.Path) -> bool:

@@ -7,19 +7,18 @@ from typing import Any
 import ml_collections
 
 from dlkd_jax.errors import UserError
-from dlkd_jax.files import expand
-from dlkd_jax.models import clip_files
+from dlkd_jax.models import clip_files, hub
 from dlkd_jax.training.online_teacher import OnlineTeacher
 
 
 def load_clip(spec: ml_collections.ConfigDict, dtype: Any) -> OnlineTeacher:
-  """Reads the image tower of the CLIP model in the folder `spec.clip`; see `clip_files.load_clip`.
+  """Reads the image tower of the CLIP or SigLIP at the place `spec.clip`; see `hub.find` and `clip_files.load_clip`.
 
   Raises:
     FileNotFoundError: there is no model.
     UserError: it is damaged, or does not say how pictures are prepared.
   """
-  path = expand(spec.clip)
+  path = hub.find(spec.clip).path
   model = clip_files.load_clip(path)
   config, preprocess = model.config, model.preprocess
   if preprocess is None:

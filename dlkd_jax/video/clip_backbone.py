@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlkd_jax.errors import UserError
-from dlkd_jax.files import expand, fingerprint_of_files
-from dlkd_jax.models import clip_files
-from dlkd_jax.models.clip_inputs import Preprocess, Reading
+from dlkd_jax.files import fingerprint_of_files
+from dlkd_jax.models import clip_files, hub
+from dlkd_jax.models.clip_inputs import Reading
 from dlkd_jax.video.backbones import layer_number
 from dlkd_jax.video.in_batches import InBatches, placed
 
@@ -33,26 +33,27 @@ class ClipFrames:
   The state is the class token's; of a SigLIP, which has none, the mean of all patches'.
   """
 
-  form = 'clip:DIR, clip:DIR@layer=-2'
+  form = 'clip:MODEL, clip:MODEL@layer=-2'
 
   def __init__(self, where: str, layer: str | None = None):
     """Reads a model.
 
     Args:
-      where: its folder, as of `clip_files.load_clip`.
+      where: its place, as of `hub.find`; files as of `clip_files.load_clip`.
       layer: number of the block, -1 is the last; None takes the joint space.
 
     Raises:
       ValueError: there is no such block, or the files do not say how pictures are prepared; errors of `load_clip`.
     """
-    path, layer = expand(where), layer_number(layer)
+    place, layer = hub.find(where), layer_number(layer)
+    path, self.where = place.path, place.where
     model = _load(path)
     if model.preprocess is None:
       raise UserError(f'{path}: does not say how pictures are prepared; add its preprocessor_config.json')
     config, self._preprocess = model.config, model.preprocess
     blocks = None if layer is None else _blocks(layer, config.image.tower.layers, path)
     self.name = 'clip' if blocks is None else f'clip@layer={blocks}'
-    self.fingerprint = f'{self.name}:{_fingerprint(path, model.variant + _variant(model.preprocess))}'
+    self.fingerprint = f'{self.name}:{_fingerprint(place, model.variant + _variant(model))}'
     self.features = config.features if blocks is None else config.image.tower.width
     tower, patches_only = model.image_tower(product_dtype()), model.has_patches_only
 
@@ -82,13 +83,17 @@ class ClipText:
   """Features of sentences: tokens are the text tower's states, through its last norm, up to the one that ends them.
 
   CLIP's first token is left out: it is the same in every sentence and sees no other. SigLIP's sentences begin at once.
+
+  Attributes:
+    of_pictures: fingerprint of the same model as a backbone of frames.
   """
 
   form = ClipFrames.form
 
   def __init__(self, where: str, layer: str | None = None):
     """Reads a model; `layer` is the block after which tokens are taken, None the last. Errors of `ClipFrames`."""
-    path, layer = expand(where), layer_number(layer)
+    place, layer = hub.find(where), layer_number(layer)
+    path, self.where = place.path, place.where
     model = _load(path)
     if model.tokenizer is None:
       raise UserError(f'{path}: has no tokenizer; add its tokenizer.json')
@@ -96,7 +101,8 @@ class ClipText:
     tower = config.text.tower
     blocks = tower.layers if layer is None else _blocks(layer, tower.layers, path)
     self.name = 'clip' if layer is None else f'clip@layer={blocks}'
-    self.fingerprint = f'{self.name}:{_fingerprint(path, model.variant)}'
+    self.fingerprint = f'{self.name}:{_fingerprint(place, model.variant)}'
+    self.of_pictures = f'{self.name}:{_fingerprint(place, model.variant + _variant(model))}'
     self.token_features, self.sentence_features = tower.width, config.features
     self._first = 0 if model.has_patches_only else 1
     whole, short = model.text_tower(product_dtype()), model.text_tower(product_dtype(), blocks)
@@ -167,13 +173,17 @@ def _hash(files: tuple[tuple[pathlib.Path, int], ...]) -> str:
   return fingerprint_of_files(*(file for file, _ in files))
 
 
-def _fingerprint(path: pathlib.Path, variant: str) -> str:
+def _fingerprint(place: hub.Place, variant: str) -> str:
   """Returns a short hash of a model's files and of what earlier versions of this program read otherwise in them."""
-  own = _hash(tuple((file, file.stat().st_mtime_ns) for file in _files(path)))
+  # What other programs fetched into a folder of the cache has no part in it.
+  files = [file for file in _files(place.path) if place.files is None or file.name in place.files]
+  own = _hash(tuple((file, file.stat().st_mtime_ns) for file in files))
   return hashlib.sha256(f'{own} {variant}'.encode()).hexdigest()[:16] if variant else own
 
 
-def _variant(preprocess: Preprocess) -> str:
+def _variant(model: clip_files.ClipModel) -> str:
   """Names what earlier versions left out of the preparation of pictures; their features are others."""
+  if (preprocess := model.preprocess) is None or model.has_patches_only:  # None of them read a SigLIP.
+    return ''
   squash = f'resize={preprocess.resize}' if isinstance(preprocess.resize, tuple) else ''
   return squash + (f'scale={preprocess.scale}' if abs(preprocess.scale * 255 - 1) > 1e-6 else '')

@@ -40,6 +40,7 @@ class EfficientNetFrames(_OfPictures):
   def __init__(self, where: str):
     """Reads the file that `python -m dlkd_jax.tools.convert_backbone` wrote; errors of `load_efficientnet`."""
     path = expand(where)
+    self.where = str(path.absolute())
     module, params, self.prepare = efficientnet.load_efficientnet(path)
     self.fingerprint = f'{self.name}:{fingerprint_of_files(path)}'
     self._encode = InBatches(lambda params, pixels: module.apply({'params': params}, pixels)[0], params)
@@ -55,6 +56,7 @@ class ResNetFrames(_OfPictures):
   def __init__(self, where: str):
     """Reads torchvision's or timm's weights; errors of `load_resnet`."""
     path = expand(where)
+    self.where = str(path.absolute())
     module, params = resnet.load_resnet(path)
     self.fingerprint = f'{self.name}:{fingerprint_of_files(path)}'
     self.prepare, normalize = resnet.PREPROCESS.crop, resnet.PREPROCESS.normalize
@@ -84,6 +86,7 @@ class I3DFrames:
     """
     self.span = _span(pictures, rate)
     path = expand(where)
+    self.where = str(path.absolute())
     module, params = i3d.load_i3d(path)
     self.name = f'i3d@pictures={self.span.pictures},rate={self.span.rate:g}'
     self.fingerprint = f'{self.name}:{fingerprint_of_files(path)}'

@@ -46,8 +46,8 @@ class Request:
     data_dir: folder of data sets; `custom_prvr` goes below it, and `custom_prvr_extracted` beside that.
     captions: file of captions, see `corpus`; None makes a gallery that is only searched.
     teacher: backbone of the teacher, for frames and sentences; None: a set without a teacher.
-    student: backbone of the student's frames.
-    tokens: backbone of the caption tokens.
+    student: backbone of the student's frames; None: see `backbones.defaults`.
+    tokens: backbone of the caption tokens; None: likewise.
     rate: pictures a second.
     max_side: longer side in pixels that larger pictures are shrunk to while they are decoded; 0: not at all; None: as
       the videos of the set were before, `MAX_SIDE` in a new one.
@@ -66,8 +66,8 @@ class Request:
   data_dir: pathlib.Path
   captions: pathlib.Path | None = None
   teacher: str | None = None
-  student: str = 'statistics'
-  tokens: str = 'words:256'
+  student: str | None = None
+  tokens: str | None = None
   rate: float = 1.0
   max_side: int | None = None
   batch: int = 32
@@ -126,15 +126,17 @@ def extract(request: Request) -> Result:
     OSError: a file or folder that the request names is absent, or the disk is full.
   """
   found = corpus.find(request.videos, request.captions)
-  models = Models(request.student, request.tokens, request.teacher, request.keep_pixels)
   folder = work_folder.WorkFolder(request.data_dir / FOLDER)
+  student, tokens = backbones.defaults(request.teacher, folder.options() or {})
+  request = dataclasses.replace(request, student=request.student or student, tokens=request.tokens or tokens)
+  models = Models(request.student, request.tokens, request.teacher, request.keep_pixels)
   report = Report()
   with base_builder.only_builder(folder.path):
     built = custom.newest(request.data_dir)
     before = tfds.builder_from_directory(str(built)).info.metadata['options'] if built else None
     request = dataclasses.replace(request, max_side=_max_side(request, before or folder.options()))
     _refuse_other_type(request, before)
-    folder.begin(_options(request, models), models.sizes(), before)
+    folder.begin(_options(request, models), models.sizes(), before, models.where())
     packed = custom.packed_videos(built) if built else {}
     todo, changed = tasks.sort_out(found, folder, packed, request.update, request.settle_seconds, report)
     _extract_all(request, models, folder, tasks.settled(todo, report), report)

@@ -51,6 +51,11 @@ class Models:
     teacher = self.teacher.fingerprint if self.teacher else None
     return {'teacher': teacher, 'student': self.student.fingerprint, 'tokens': self.text.fingerprint}
 
+  def where(self) -> dict[str, str]:
+    """Returns where the models' files are, of those that have any, and know."""
+    models = {'teacher': self.teacher, 'student': self.student, 'tokens': self.text}
+    return {name: where for name, model in models.items() if (where := getattr(model, 'where', None))}
+
   def views(self) -> tuple[spans.View, ...]:
     """Returns what the parts of the student's backbone see of a film, then what the teacher's does if it is its own."""
     seeing = (*self._parts, *(() if self.teacher in (None, self.student) else (self.teacher,)))

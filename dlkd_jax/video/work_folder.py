@@ -36,13 +36,20 @@ class WorkFolder:
     """Takes the folder; nothing is made yet."""
     self.path, self.videos = path, frozenset()
 
-  def begin(self, options: dict[str, Any], sizes: dict[str, int | None], built: dict[str, Any] | None) -> None:
+  def begin(
+    self,
+    options: dict[str, Any],
+    sizes: dict[str, int | None],
+    built: dict[str, Any] | None,
+    where: Mapping[str, str] | None = None,
+  ) -> None:
     """Makes the folder, or finds it made with the same options; files of it that are damaged are removed.
 
     Args:
       options: plain values that change the features.
       sizes: Dv, Dq and Dt.
       built: options of the data set that the videos are added to; None where there is none.
+      where: places of the models' files, to find them again.
 
     Raises:
       UserError: the options are others than before; the message lists the differences.
@@ -58,7 +65,7 @@ class WorkFolder:
       )
     if built is not None:
       _refuse_others({key: value for key, value in built.items() if key != 'dtype'}, options, 'the data set')
-    files.write_json(path, {'layout': LAYOUT, 'sizes': sizes, 'options': options})
+    files.write_json(path, {'layout': LAYOUT, 'sizes': sizes, 'options': options, 'where': dict(where or {})})
     (self.path / 'videos').mkdir(exist_ok=True)
     for leftover in (self.path / 'videos').glob('*.tmp'):
       leftover.unlink()

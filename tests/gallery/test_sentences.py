@@ -12,12 +12,23 @@ from tests.gallery import worlds
 
 
 def test_what_is_noted():
-  options = {'tokens': 'words:8', 'teacher': 'clip:c49bb70a1b2192cc', 'student': 'statistics'}
-  found = sentences.describe(options, '/clip')
-  assert found['tokens'] == {'fingerprint': 'words:8', 'clip': None}
-  assert found['teacher'] == {'fingerprint': 'clip:c49bb70a1b2192cc', 'clip': '/clip'}
+  options = {'tokens': 'words:8', 'teacher': 'clip:c49bb70a1b2192cc', 'student': 'statistics:2'}
+  teacher = {'fingerprint': 'clip:c49bb70a1b2192cc', 'where': '/clip'}
+  assert sentences.describe(options, {}, '/clip') == {
+    'text': {'tokens': {'fingerprint': 'words:8', 'where': None}, 'teacher': teacher},
+    'pictures': {'student': {'fingerprint': 'statistics:2', 'where': None}, 'teacher': teacher},
+  }
+  # What the data set noted is taken, but for a model of pictures and sentences that is elsewhere now.
+  options = {'tokens': 'bert@layer=1:cd', 'teacher': 'clip:c49b', 'student': 'efficientnet_lite0:ab'}
+  where = {'tokens': 'hf:roberta-large@abc', 'teacher': '/then', 'student': '/net'}
+  places = [
+    {n: about['where'] for n, about in each.items()} for each in sentences.describe(options, where, '/now').values()
+  ]
+  assert places == [{'tokens': where['tokens'], 'teacher': '/now'}, {'student': '/net', 'teacher': '/now'}]
+  assert sentences.describe(options, where, None)['text']['teacher']['where'] == '/then'
   # A feature pack's option of this name is a file.
-  assert sentences.describe({'tokens': 'roberta.hdf5'}, None) == {'tokens': None, 'teacher': None}
+  pack = sentences.describe({'tokens': 'roberta.hdf5', 'teacher': True}, {}, None)
+  assert pack == {'text': {'tokens': None, 'teacher': None}, 'pictures': {'student': None, 'teacher': None}}
 
 
 def test_a_layer_of_a_clip(world):

@@ -12,6 +12,7 @@ import tokenizers
 
 from dlkd_jax.models import sentence_encoder
 from dlkd_jax.models.sentence_encoder import load_sentence_encoder
+from tests.paths import golden
 
 SIZES = {
   'vocab_size': 9,
@@ -103,6 +104,38 @@ def test_agrees_with_plain_loops(tmp_path):
 def test_long_texts_are_cut(tmp_path):
   write_model(tmp_path / 'model')
   assert load_sentence_encoder(tmp_path / 'model').tokens(['a ' * 50])[0].shape == (20, 8)
+
+
+@pytest.mark.parametrize('layer, name', [(None, 'last_hidden'), (-1, 'last_hidden'), (-2, 'penultimate_hidden')])
+def test_roberta_agrees_with_transformers(layer, name):
+  config, params = sentence_encoder.read_encoder(golden('roberta_tiny'), layer)
+  io = np.load(golden('roberta_tiny') / 'io.npz')
+  mask = io['attention_mask'] == 1
+  found = sentence_encoder.Bert(config).apply({'params': params}, io['input_ids'].astype(np.int32), mask)
+  np.testing.assert_allclose(np.asarray(found)[mask], io[name][mask], rtol=1e-5, atol=1e-5)
+
+
+def test_layers_that_are_not_there_are_refused():
+  for layer in (0, 3, -3):
+    with pytest.raises(ValueError, match='the encoder has 1 to 2'):
+      sentence_encoder.read_encoder(golden('roberta_tiny'), layer)
+
+
+def test_other_spellings_of_the_same_weights(tmp_path):
+  arrays = write_model(tmp_path / 'model')
+  first = load_sentence_encoder(tmp_path / 'model').tokens(['a dog'])[0]
+  spelt = {f'bert.{name}'.replace('Norm.weight', 'Norm.gamma'): x.astype(np.float32) for name, x in arrays.items()}
+  safetensors.numpy.save_file(spelt, tmp_path / 'model' / 'model.safetensors')
+  np.testing.assert_array_equal(load_sentence_encoder(tmp_path / 'model').tokens(['a dog'])[0], first)
+
+
+def test_a_text_as_long_as_the_table_of_positions(tmp_path):
+  arrays = write_model(tmp_path / 'model')
+  encoder = load_sentence_encoder(tmp_path / 'model')
+  np.testing.assert_allclose(
+    encoder.tokens(['a ' * 50])[0], plain_states(arrays, [2, *[4] * 18, 3]), rtol=1e-4, atol=1e-5
+  )
+  assert encoder.reads('a ' * 50) == (50, 18, 18) and encoder.reads('a strange dog') == (3, 3, 2)
 
 
 def test_wrong_folders_are_refused(tmp_path):

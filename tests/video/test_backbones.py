@@ -153,7 +153,7 @@ def test_words_say_what_they_read():
   'spec', ['resnet', 'statistics:3', 'words:256', 'clip', 'clip:DIR@depth=2', 'efficientnet_lite0', '']
 )
 def test_unknown_frame_backbones_are_refused(spec):
-  with pytest.raises(ValueError, match='expected one of clip:DIR'):
+  with pytest.raises(ValueError, match='expected one of clip:MODEL'):
     backbones.open_frame_backbone(spec)
 
 
@@ -193,7 +193,7 @@ def test_backbones_of_other_packages_are_found(monkeypatch):
     backbones.importlib.metadata, 'entry_points', lambda group: [Entry()] * (group == backbones.GROUP)
   )
   assert backbones.open_frame_backbone('grey:2@power=3').power == 6
-  with pytest.raises(ValueError, match=r'no backbone of frames .*statistics, grey'):
+  with pytest.raises(ValueError, match=r'no backbone of frames .*statistics, hf:OWNER/NAME, grey'):
     backbones.open_frame_backbone('grey')
   with pytest.raises(ValueError, match="no backbone of sentences 'grey:2'"):
     backbones.open_text_backbone('grey:2')
@@ -209,3 +209,14 @@ def test_fingerprints_lead_back_to_what_opens_them():
   for odd in ('roberta.hdf5', 'clip', 'statistics:2'):
     with pytest.raises(LookupError):
       again(odd, '/clip')
+
+
+def test_the_student_sees_what_its_teacher_does_where_nobody_says_otherwise():
+  assert backbones.defaults('clip:hf:a/b', {}) == ('clip:hf:a/b@layer=-2', 'clip:hf:a/b')
+  for teacher in (None, 'statistics', 'clip:DIR@layer=-2'):
+    assert backbones.defaults(teacher, {}) == ('statistics', 'words:256')
+  # Sets that were begun when that was no default go on as they were.
+  begun = {'student': 'statistics:2', 'tokens': 'words:64'}
+  assert backbones.defaults('clip:DIR', begun) == ('statistics', 'words:64')
+  begun = {'student': 'clip@layer=1:ab', 'tokens': 'clip:ab'}
+  assert backbones.defaults('clip:DIR', begun) == ('clip:DIR@layer=-2', 'clip:DIR')

@@ -100,6 +100,7 @@ def test_fingerprints_follow_what_was_read_otherwise_before(folder, tmp_path):
     clips.word_tokenizer(clips.WORDS).save(str(path / 'tokenizer.json'))
     frames[name] = backbones.open_frame_backbone(f'clip:{path}').fingerprint
     texts[name] = backbones.open_text_backbone(f'clip:{path}').fingerprint
+    assert backbones.open_text_backbone(f'clip:{path}').of_pictures == frames[name]
   assert len(set(frames.values())) == len(frames)
   for name in ('hf plain', 'open plain'):  # As ever: of the files alone.
     path = tmp_path / name

@@ -47,6 +47,7 @@ def _extract(folder: pathlib.Path, data_dir: pathlib.Path, clip: pathlib.Path, *
   """Returns what the command prints, and the largest memory that it took, MiB."""
   environment = dict(os.environ, JAX_PLATFORMS='cpu', XLA_FLAGS='')
   command = [sys.executable, '-m', 'dlkd_jax.extract', f'--videos={folder}', f'--data_dir={data_dir}', f'--clip={clip}']
+  command += ['--student=statistics', '--tokens=words:256']
   done = subprocess.run(
     [sys.executable, '-c', _PROGRAM, *command, '--readers=2', *more],
     cwd=repository(),

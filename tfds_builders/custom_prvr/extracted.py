@@ -4,7 +4,8 @@
     <folder>/videos/<key>.safetensors one file a video, written whole or not at all; any names
 
 `extraction.json` holds `layout` (1), `sizes` ({'Dv': …, 'Dq': …, 'Dt': … or null without a teacher}) and `options`:
-plain values that change the features, kept with the data set and compared when videos are added. `sizes` may hold `S`:
+plain values that change the features, kept with the data set and compared when videos are added. `where` may say where
+their models are, teacher, student and tokens; that is kept, too, and not compared. `sizes` may hold `S`:
 files then have `teacher_pixels` [n, S, S, 3] uint8, too, the pictures that the teacher saw.
 
 Arrays of a file: `student_frames` [n, Dv], `teacher_frames` [n, Dt] and `teacher_text` [k, Dt] (where there is a
@@ -87,7 +88,7 @@ class Extracted:
     self._folder, self._starts = folder, starts
     content = _read_options(folder / 'extraction.json')
     self.options: dict[str, Any] = content['options']
-    self._sizes = content['sizes']
+    self._sizes, self._where = content['sizes'], content.get('where', {})
     found = {video: each for video, each in _read_videos(folder / 'videos').items() if video not in without}
     packed = packed or {}
     differ = [
@@ -118,8 +119,8 @@ class Extracted:
     return self._videos
 
   def description(self) -> dict[str, Any]:
-    """Returns the folder."""
-    return {'manual_dir': str(self._folder.resolve())}
+    """Returns the folder, and where the models of the features were."""
+    return {'manual_dir': str(self._folder.resolve()), 'where': self._where}
 
   def record(self, split: str, video: str) -> dict[str, Any]:
     """Returns one record.
