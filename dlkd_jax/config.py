@@ -15,6 +15,7 @@ import ml_collections
 from dlkd_jax import config_fields, files
 from dlkd_jax.config_fields import (
   CHANGE_RESULTS,
+  FOUND,
   FREE_IN_EVALUATION,
   FREE_ON_RESUME,
   ROUNDING_ALONE,
@@ -84,9 +85,7 @@ def _disagreements(config: ml_collections.ConfigDict) -> Iterable[str]:
   yield from expected(config.model.hidden % heads == 0, 'model.hidden', f'a multiple of {heads} heads')
   branches, weights = config.model.branches, config.evaluation.weights
   wanted = f'{len(branches)}, one for each of model.branches ({", ".join(branches)})'
-  anchored = config.model.name == 'anchored'
-  yield from expected(len(weights) == len(branches) or (anchored and not weights), 'evaluation.weights', wanted)
-  yield from expected(config.training.epochs > 0 or anchored, 'training.epochs', '1 or more: this student has to learn')
+  yield from expected(len(weights) in (0, len(branches)), 'evaluation.weights', wanted)
   some = f'some of model.branches ({", ".join(branches)})'
   yield from expected({*config.model.distilled} <= {*branches}, 'model.distilled', some)
   for sizes, limit in (('frame_sizes', 'max_frames'), ('word_sizes', 'max_words')):
@@ -194,11 +193,12 @@ def settle(
     return RunConfig(resolve(config), [])
   saved, defaults = config_fields.modernised(flatten(_saved(path))), flatten(base(''))
   config = config.copy_and_resolve_references()
-  began = saved.get('model.precision', 'auto')
-  if config.model.precision == 'auto' and RULES['model.precision'].holds(began):
-    _put(config, 'model.precision', began)
-  if not len(config.evaluation.weights) and 'evaluation.weights' in saved:  # They were found when it began.
-    _put(config, 'evaluation.weights', saved['evaluation.weights'])
+  asked = flatten(config)
+  for field in FOUND:  # Left open now, and found when the run began.
+    rule = rule_of(field)
+    left_open = field in asked and asked[field] in ('auto', (), None)
+    if left_open and saved.get(field, 'auto') != 'auto' and rule.holds(saved[field]):
+      _put(config, field, saved[field])
   config = resolve(config)
   now, wrong, notes = flatten(config), [], []
   for field in sorted(saved.keys() | now.keys()):

@@ -31,6 +31,7 @@ import runpy
 from typing import Any
 
 import ml_collections
+from ml_collections import config_dict
 
 from dlkd_jax.config_fields import base, nearest
 from dlkd_jax.errors import UserError
@@ -57,10 +58,17 @@ ARGUMENTS = {
   'seed': 0,
   'epochs': 0,  # 0: the recipe's own.
 }
+# Arguments that say how a student learns that starts from nothing.
+_OF_A_NETWORK = ('hard', 'plus', 'random_split', 'single', 'uniform_negatives')
 
 
-def finish(config: ml_collections.ConfigDict, arg: str | None) -> ml_collections.ConfigDict:
+def finish(config: ml_collections.ConfigDict, arg: str | None, anchored: bool = False) -> ml_collections.ConfigDict:
   """Puts the arguments (module docstring) that were given into a recipe and locks it.
+
+  Args:
+    config: the recipe.
+    arg: the arguments.
+    anchored: whether this recipe's student is the anchored one, unless an argument asks for what only another has.
 
   Raises:
     ValueError: an argument is unknown or has a wrong value.
@@ -77,7 +85,7 @@ def finish(config: ml_collections.ConfigDict, arg: str | None) -> ml_collections
     config.evaluation.weights = (1.0,) if arguments.single else paper.evaluation.weights
   if 'no_teacher' in given:
     config.loss.teacher = not arguments.no_teacher
-  if arguments.anchored:
+  if arguments.anchored or (anchored and not given & {'anchored', *_OF_A_NETWORK}):
     _start_from_anchors(config)
   if 'random_split' in given:
     config.loss.random_split = arguments.random_split
@@ -101,8 +109,12 @@ def finish(config: ml_collections.ConfigDict, arg: str | None) -> ml_collections
 def _start_from_anchors(config: ml_collections.ConfigDict) -> None:
   """Puts the anchored student into a recipe: what learns is small, so it learns fast, from all pairs of a batch."""
   config.model.update(name='anchored', hidden=256, dropout=0.3, distilled=())
-  # The inheritance branch is fitted to the teacher; nothing is distilled in training.
-  config.model.branches = (*(['inheritance'] if config.loss.teacher else []), 'exploration')
+  taught = config.loss.teacher
+  config.model.branches = ('inheritance', 'exploration', 'teacher_inheritance', 'teacher_exploration')
+  config.model.branches = config.model.branches if taught else ('exploration',)
+  config.model.options.residual = 'auto'  # what learns: linear, full, or auto: by the number of captions
+  config.model.options.teacher_features = config_dict.placeholder(int)  # that such branches see; unset: those there are
+  config.loss.teacher = False  # The anchors are fitted to the teacher; nothing is distilled in training.
   config.evaluation.weights = ()
   config.loss.update(triplet_weight=0.0, nce_weight=0.0, distillation_weight=0.0)
   function = 'dlkd_jax.losses.total:cosine_contrastive'

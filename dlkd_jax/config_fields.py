@@ -199,6 +199,8 @@ ROUNDING_ALONE = (
 )
 # Fields that may differ when a run is resumed. Where the precision is 'auto', a run goes on with what it began with.
 FREE_ON_RESUME = (*ROUNDING_ALONE, 'model.precision', 'training.patience', 'training.min_epochs')
+# Fields that are found when a run begins where they are left open.
+FOUND = ('model.precision', 'model.options.residual', 'model.options.teacher_features', 'evaluation.weights')
 # Fields of a trained run that an evaluation may set anew.
 FREE_IN_EVALUATION = (
   'data.data_dir',

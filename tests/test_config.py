@@ -218,7 +218,7 @@ def test_no_number_may_be_senseless(config, field):
     ('schedules.alpha', ('steps', None)),
     ('schedules.distillation', ('cosine',)),
     ('schedules.epochs', (0,)),
-    ('training.epochs', (0,)),
+    ('training.epochs', (-1,)),
     ('loss.margin', (2.5,)),
     ('loss.temperature', (0.0,)),
     ('loss.kl_captions', (0.0,)),

@@ -22,11 +22,13 @@ import numpy as np
 from dlkd_jax import config as config_lib
 from dlkd_jax import sharding
 from dlkd_jax.data import sources, transforms
+from dlkd_jax.data.taught import with_teacher
 from dlkd_jax.errors import UserError
 from dlkd_jax.gallery.index_folder import IndexFolder
 from dlkd_jax.layout import padded_layout
 from dlkd_jax.models import parameter_files
-from dlkd_jax.models.students import Student, init_parameters, make_student
+from dlkd_jax.models.anchors import TEACHER as BEHIND
+from dlkd_jax.models.students import Student, init_parameters, make_student, teacher_features
 
 TEACHER = 'teacher'
 LONG_VIDEOS = ('windows', 'resample')
@@ -108,6 +110,7 @@ class StudentEncoder:
     params: its parameters.
     branches: its scorers.
     sizes: of the vectors of each.
+    taught: those of them that see the teacher's features.
   """
 
   def __init__(
@@ -124,19 +127,38 @@ class StudentEncoder:
     Raises:
       ValueError: the parameters do not fit the configuration and the data set.
     """
-    student = make_student(config)
-    like = jax.eval_shape(lambda: init_parameters(student, jax.random.key(0), sizes['Dv'], sizes['Dq']))
+    student, more = make_student(config), teacher_features(config)
+    if more and sizes.get('Dt', more) != more:
+      found = sizes['Dt'] or 'none'
+      raise UserError(f'{origin} sees {more} features of the teacher, and the records have {found}')
+    inputs = sizes['Dv'] + more, sizes['Dq'] + more
+    like = jax.eval_shape(lambda: init_parameters(student, jax.random.key(0), *inputs))
     if isinstance(params, pathlib.Path):
       params = parameter_files.read_parameters(params, like, config.model.heads)
     parameter_files.check_shapes(params, like, origin)
-    tokens = jax.ShapeDtypeStruct((1, 1, sizes['Dq']), np.float32), jax.ShapeDtypeStruct((1, 1), bool)
+    tokens = jax.ShapeDtypeStruct((1, 1, inputs[1]), np.float32), jax.ShapeDtypeStruct((1, 1), bool)
     vectors = jax.eval_shape(functools.partial(_encode, student, 'encode_tokens'), like, *tokens)
     self.config, self.params, self.branches = config, params, student.branches
     self.sizes = {name: vectors[name].shape[-1] for name in self.branches}
+    self.taught, self._more = tuple(name for name in self.branches if more and name.startswith(BEHIND)), more
     self._mesh = sharding.make_mesh(jax.local_devices())
     self._placed = jax.device_put(params, sharding.replicated(self._mesh))
     self._block = -(-config.evaluation.block_videos // self._mesh.size) * self._mesh.size
     self._encode, self._layouts = functools.partial(_encode, student), student.layouts
+
+  def inputs(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns a record whose features are those that this student sees; errors are those of `taught.with_teacher`."""
+    return with_teacher(record) if self._more else record
+
+  def joined(self, tokens: Sequence[np.ndarray], texts: np.ndarray | None) -> list[np.ndarray]:
+    """Returns tokens `[n_i, Dq]` of sentences with the teacher's vectors of these, `[q, Dt]`, behind them.
+
+    Without any, where no branch that sees them is wanted, zeros stand there.
+    """
+    texts = np.zeros((len(tokens), self._more), np.float32) if texts is None else texts
+    if not self._more:
+      return list(tokens)
+    return [np.concatenate([x, np.repeat(t[None], len(x), axis=0)], axis=1) for x, t in zip(tokens, texts, strict=True)]
 
   def frames(self, videos: Sequence[np.ndarray], long_videos: str) -> list[dict[str, np.ndarray]]:
     """Encodes videos.
@@ -247,7 +269,8 @@ def encode_videos(
         transforms.check_finite(transforms.widen(np.asarray(record[feature])))
   branches: list[dict[str, np.ndarray]] = [{} for _ in records]
   if student:
-    branches = student.frames([np.asarray(record['student_frames']) for record in records], long_videos)
+    seen = [np.asarray(student.inputs(record)['student_frames']) for record in records]
+    branches = student.frames(seen, long_videos)
   encoded = []
   for record, found in zip(records, branches, strict=True):
     rows = {name: found[name] for name in scorers if name in found}
@@ -271,14 +294,16 @@ def encode_captions(
     For each record scorer → `[k, H]` float32 unit vectors; None where it has no captions, or lacks features of them
     that a scorer needs.
   """
+  taught = TEACHER in scorers or (student is not None and student.taught)
   usable = [
-    len(record['token_lengths']) > 0 and (TEACHER not in scorers or sources.has_rows(record, 'teacher_text'))
-    for record in records
+    len(record['token_lengths']) > 0 and (not taught or sources.has_rows(record, 'teacher_text')) for record in records
   ]
   some = [record for record, use in zip(records, usable, strict=True) if use]
   branches: dict[str, np.ndarray] = {}
   if student and some:
-    cut = [np.split(record['student_tokens'], np.cumsum(record['token_lengths'])[:-1]) for record in some]
+    seen = [student.inputs(record)['student_tokens'] for record in some]
+    lengths = [record['token_lengths'] for record in some]
+    cut = [np.split(x, np.cumsum(own)[:-1]) for x, own in zip(seen, lengths, strict=True)]
     branches = student.tokens([tokens for own in cut for tokens in own])
   encoded, first = [], 0
   for record, use in zip(records, usable, strict=True):

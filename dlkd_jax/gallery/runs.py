@@ -13,6 +13,7 @@ import numpy as np
 from dlkd_jax import config as config_lib
 from dlkd_jax.errors import UserError
 from dlkd_jax.gallery.collection import Collection
+from dlkd_jax.models.students import teacher_features
 
 
 def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
@@ -40,7 +41,7 @@ def check_backbones(config: ml_collections.ConfigDict, collection: Collection) -
     return  # The data set of the training need not be here.
   odd = [
     f'{name}: {there} in training, {here} here'
-    for name in ('student', 'tokens')
+    for name in ('student', 'tokens', *(['teacher'] if teacher_features(config) else []))
     if (there := trained.options.get(name)) != (here := collection.options.get(name))
     and all(isinstance(made, str) for made in (there, here))
   ]

@@ -122,10 +122,12 @@ class SentenceEncoder:
       files.check_characters(sentence, f'sentence {number + 1}')
     self.check(wanted)
     vectors: dict[str, np.ndarray] = {}
-    if 'tokens' in self._kinds(wanted):
-      vectors |= self._student.tokens(self._open('tokens').tokens(sentences))
+    kinds = self._kinds(wanted)
+    texts = self._open(TEACHER).sentences(sentences) if TEACHER in kinds else None
+    if 'tokens' in kinds:
+      vectors |= self._student.tokens(self._student.joined(self._open('tokens').tokens(sentences), texts))
     if TEACHER in wanted:
-      vectors[TEACHER] = unit(self._open(TEACHER).sentences(sentences))
+      vectors[TEACHER] = unit(texts)
     return {name: vectors[name] for name in wanted}
 
   def notes(self, sentence: str, scorers: Sequence[str]) -> tuple[str, ...]:
@@ -145,7 +147,8 @@ class SentenceEncoder:
     return tuple(found)
 
   def _kinds(self, scorers: Sequence[str]) -> list[str]:
-    return [kind for kind in ('tokens', TEACHER) if any((name == TEACHER) == (kind == TEACHER) for name in scorers)]
+    taught = {TEACHER, *(self._student.taught if self._student else ())} & {*scorers}
+    return [*(['tokens'] if any(name != TEACHER for name in scorers) else []), *([TEACHER] if taught else [])]
 
   def _open(self, kind: str) -> backbones.TextBackbone:
     about = self._text.get(kind)

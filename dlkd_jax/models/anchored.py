@@ -1,12 +1,13 @@
-"""A student that starts from closed-form anchors and learns only how far to turn each sentence away from them.
+"""A student that starts from closed-form anchors and learns only how far to turn away from them.
 
-With a the anchor's vector of a sentence s and v_i those of the frames (`dlkd_jax.models.anchors`), a branch has
+With a the anchor's vector of a sentence s and x_i those of the frames (`dlkd_jax.models.anchors`), a branch has
 
-    q = unit(a + clip(Dᵀ s, reach))        score = max_i ⟨q, v_i⟩
+    q = unit(a + clip(Δq(s), reach))        v_i = unit(x_i + clip(Δv(x)_i, reach))        score = max_i ⟨q, v_i⟩
 
-where D is zero at first, so that at step 0 every score is the anchor's, and clip bounds the length of the turn. Only D
-is trained: the anchors are parameters like others, saved, exported and searched with them, through which no gradient
-goes. There is nothing here to overfit a few hundred captions with but D, and validation rates step 0, too.
+where Δq is a linear map, and Δv is 0. With many captions Δq has a hidden layer besides, and Δv is one of attention over
+the frames of the video. All are zero at first, so that at step 0 every score is the anchor's, and clip bounds the
+length of a turn. The anchors are parameters like others, saved, exported and searched with them, through which no
+gradient goes: there is nothing to overfit a few hundred captions with but the turns, and validation rates step 0, too.
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ import jax.numpy as jnp
 
 from dlkd_jax.errors import UserError
 from dlkd_jax.layout import Array, Layout, padded_layout
-from dlkd_jax.models.anchors import FITS, time_weights
+from dlkd_jax.models.anchors import BRANCHES, TEACHER, time_weights
 from dlkd_jax.models.dropout import Dropout, dropping
+from dlkd_jax.models.layers import PADDED_KEY_BIAS
 
 _SENTENCE_LENGTH = 5.0  # Mean length of what D sees: about a quarter in each of 384 features.
 _EPSILON = 1e-12
 FROZEN = '_anchor'  # The end of the names of modules whose parameters do not learn.
+# What learns → the longest turn, where the anchor's vector has length 1.
+REACH = {'linear': 0.5, 'full': 1.5}
+_WIDTH, _HEADS, _FAR = 192, 4, 16  # Of the hidden layers; attention tells distances up to so many frames.
 
 
 class Branch(nn.Module):
@@ -33,26 +38,84 @@ class Branch(nn.Module):
 
   hidden: int
   dropout: float
-  reach: float
+  residual: str
   dtype: Any
 
   def setup(self):
     self.sentence_anchor = Anchor(self.hidden, self.dtype)
     self.frame_anchor = Anchor(self.hidden, self.dtype)
     self.sentence_dropout = Dropout(self.dropout)
-    self.turn = nn.Dense(self.hidden, use_bias=False, kernel_init=nn.initializers.zeros, dtype=self.dtype)
+    self.turn = _zeros(self.hidden, self.dtype)
+    if self.residual == 'full':
+      self.sentence_layer = _dense(_WIDTH, self.dtype)
+      self.layer_dropout = Dropout(self.dropout)
+      self.layer_turn = _zeros(self.hidden, self.dtype)
+      self.frame_turn = FrameTurn(self.hidden, self.dropout, self.dtype)
 
-  def frames(self, frames, layout: Layout) -> jax.Array:
+  def frames(self, frames, layout: Layout, deterministic: bool) -> jax.Array:
     """Maps frames `[R, L, Dv]` to unit rows `[R, L, H]`, smoothed in time; padded ones mean nothing."""
-    return _unit(_smoothed(self.frame_anchor(frames)[1], layout)).astype(self.dtype)
+    start = _unit(_smoothed(self.frame_anchor(frames)[1], layout))
+    if self.residual == 'full':
+      start = _unit(start + self._clipped(self.frame_turn(start, layout, deterministic)))
+    return start.astype(self.dtype)
 
   def sentences(self, sentences, deterministic: bool, anchors: Array | None) -> jax.Array:
     """Maps sentences `[Rw, S, Dq]` to unit rows `[Rw, S, H]`, from `anchors` of that shape where they are given."""
     centred, start = self.sentence_anchor(sentences)
     start = _unit(start) if anchors is None else anchors
-    turn = self.turn(self.sentence_dropout(_SENTENCE_LENGTH * centred, deterministic)).astype(jnp.float32)
+    seen = self.sentence_dropout(_SENTENCE_LENGTH * centred, deterministic)
+    turn = self.turn(seen)
+    if self.residual == 'full':
+      turn += self.layer_turn(self.layer_dropout(nn.gelu(self.sentence_layer(seen)), deterministic))
+    return _unit(start + self._clipped(turn)).astype(self.dtype)
+
+  def _clipped(self, turn: jax.Array) -> jax.Array:
+    turn = turn.astype(jnp.float32)
     length = jnp.sqrt(jnp.sum(turn * turn, axis=-1, keepdims=True) + _EPSILON)
-    return _unit(start + turn * jnp.minimum(1.0, self.reach / length)).astype(self.dtype)
+    return turn * jnp.minimum(1.0, REACH[self.residual] / length)
+
+
+def _dense(features: int, dtype: Any, deviation: float | None = None, use_bias: bool = True) -> nn.Dense:
+  """A linear layer whose weights have a deviation, by default one that keeps the size of what goes through."""
+  init = nn.initializers.lecun_normal() if deviation is None else nn.initializers.normal(deviation)
+  return nn.Dense(features, use_bias=use_bias, kernel_init=init, dtype=dtype)
+
+
+def _zeros(features: int, dtype: Any) -> nn.Dense:
+  return nn.Dense(features, use_bias=False, kernel_init=nn.initializers.zeros, dtype=dtype)
+
+
+class FrameTurn(nn.Module):
+  """How far each frame of a video turns away from its anchor, by what the other frames show; 0 at first."""
+
+  hidden: int
+  dropout: float
+  dtype: Any
+
+  def setup(self):
+    self.input_dropout, self.layer_dropout = Dropout(self.dropout), Dropout(self.dropout)
+    self.layer = _dense(_WIDTH, self.dtype, 1 / 3)  # Of rows of length 1.
+    self.query, self.key, self.value = (_dense(_WIDTH, self.dtype, use_bias=False) for _ in range(3))
+    self.distance = self.param('distance', nn.initializers.zeros, (2 * _FAR + 1, _HEADS))
+    self.linear, self.turn = _zeros(self.hidden, self.dtype), _zeros(self.hidden, self.dtype)
+
+  def __call__(self, frames: jax.Array, layout: Layout, deterministic: bool) -> jax.Array:
+    """Maps unit rows `[R, L, H]` to turns `[R, L, H]`; a frame attends to those of its own video."""
+    seen = self.input_dropout(frames, deterministic).astype(self.dtype)
+    x = self.layer(seen)
+    x = x + self._attention(x, layout)
+    return self.linear(seen) + self.turn(self.layer_dropout(nn.gelu(x), deterministic))
+
+  def _attention(self, x: jax.Array, layout: Layout) -> jax.Array:
+    query, key, value = (part(x).reshape(*x.shape[:2], _HEADS, -1) for part in (self.query, self.key, self.value))
+    scores = jnp.einsum('rqhd,rkhd->rhqk', query, key, preferred_element_type=jnp.float32)
+    position = jnp.asarray(layout.position)
+    apart = jnp.clip(position[:, None, :] - position[:, :, None], -_FAR, _FAR) + _FAR
+    near = jnp.moveaxis(jnp.take(self.distance, apart, axis=0, mode='clip'), 3, 1)
+    same = (layout.slot[:, :, None] == layout.slot[:, None, :]) & jnp.asarray(layout.mask)[:, None, :]
+    bias = jnp.where(same, 0.0, PADDED_KEY_BIAS)[:, None]
+    shares = nn.softmax(scores / jnp.sqrt(float(query.shape[-1])) + near + bias, axis=-1)
+    return jnp.einsum('rhqk,rkhd->rqhd', shares.astype(self.dtype), value).reshape(x.shape)
 
 
 class Anchor(nn.Module):
@@ -97,39 +160,58 @@ def sentences_of(tokens: jax.Array, layout: Layout) -> jax.Array:
 class AnchoredStudent(nn.Module):
   """See `dlkd_jax.models.students.Student`, and the module's docstring.
 
-  Parameters are named `<branch>/{sentence_anchor,frame_anchor}/{mean,scale,map}` and `<branch>/turn/kernel`, which
-  alone learns: Dq·H of each branch. The anchors are 0 until they are fitted (`dlkd_jax.training.anchoring`).
+  Parameters are named `<branch>/{sentence_anchor,frame_anchor}/{mean,scale,map}` and `<branch>/turn/kernel`, and in a
+  full one `<branch>/{sentence_layer,layer_turn,frame_turn}/…`. The anchors are 0 until they are fitted
+  (`dlkd_jax.training.anchoring`). Branches that begin with 'teacher_' see the teacher's features, which stand behind
+  the student's in every row (`dlkd_jax.data.taught`).
 
   Attributes:
     hidden: H; an anchor of fewer dimensions is filled up with zeros.
-    dropout: share of a sentence's features that the turn does not see, in [0, 1).
-    branches: some of `dlkd_jax.models.anchors.FITS`.
+    dropout: share of the features that the turns do not see, in [0, 1).
+    branches: some of `dlkd_jax.models.anchors.BRANCHES`.
     dtype: of matrix products and of what is returned.
-    reach: longest turn, where the anchor's vector has length 1.
+    residual: what learns: linear, or full.
+    teacher_features: how many of the features of a row are the teacher's, Dt; 0: none.
   """
 
   hidden: int
   dropout: float
   branches: tuple[str, ...]
   dtype: Any
-  reach: float = 0.5
+  residual: str = 'linear'
+  teacher_features: int = 0
 
   def setup(self):
-    if odd := [name for name in self.branches if name not in FITS]:
-      raise UserError(f'an anchored student has no branch {", ".join(odd)}; expected some of {", ".join(FITS)}.')
+    if odd := [name for name in self.branches if name not in BRANCHES]:
+      raise UserError(f'an anchored student has no branch {", ".join(odd)}; expected some of {", ".join(BRANCHES)}.')
+    if self.residual not in REACH:
+      found = f'config.model.options.residual is {self.residual!r}'
+      raise UserError(f'{found}; expected {", ".join(REACH)}, or auto when a training begins.')
     for name in self.branches:
-      setattr(self, name, Branch(self.hidden, self.dropout, self.reach, self.dtype))
+      setattr(self, name, Branch(self.hidden, self.dropout, self.residual, self.dtype))
 
   @nn.nowrap
   def layouts(self, layout: Layout) -> dict[str, Layout]:
     """Every branch has one vector a frame."""
     return dict.fromkeys(self.branches, layout)
 
+  def _seen(self, rows: jax.Array) -> dict[str, jax.Array]:
+    """Returns branch → the features of rows `[…, D]` that it sees, of length 1."""
+    if not self.teacher_features:
+      return dict.fromkeys(self.branches, rows)
+    cut = rows.shape[-1] - self.teacher_features
+    own, taught = _unit(rows[..., :cut]), _unit(rows[..., cut:])
+    return {name: taught if name.startswith(TEACHER) else own for name in self.branches}
+
+  def _dropping(self, layout: Layout, drops: bool) -> contextlib.AbstractContextManager:
+    return dropping(self.make_rng('dropout'), layout) if drops and self.dropout > 0.0 else contextlib.nullcontext()
+
   def encode_frames(self, frames, layout: Layout | Array, deterministic: bool = True) -> dict[str, jax.Array]:
-    """Encodes frames `[R, L, Dv]` to `{branch: [R, L, H]}`; the same whether deterministic or not."""
-    del deterministic
+    """Encodes frames `[R, L, Dv]` to `{branch: [R, L, H]}`."""
     layout = layout if isinstance(layout, Layout) else padded_layout(layout)
-    return {name: getattr(self, name).frames(frames, layout) for name in self.branches}
+    seen = self._seen(frames)
+    with self._dropping(layout, self.residual == 'full' and not deterministic):
+      return {name: getattr(self, name).frames(seen[name], layout, deterministic) for name in self.branches}
 
   def encode_tokens(
     self, tokens, layout: Layout | Array, deterministic: bool = True, anchors: Array | None = None
@@ -140,12 +222,11 @@ class AnchoredStudent(nn.Module):
     without the captions of the sentence's video.
     """
     placed = layout if isinstance(layout, Layout) else padded_layout(layout)
-    sentences, by_slot = sentences_of(tokens, placed), _layout_of_slots(placed)
+    sentences = {name: sentences_of(rows, placed) for name, rows in self._seen(tokens).items()}
     given = [None] * len(self.branches) if anchors is None else jnp.split(anchors, len(self.branches), axis=-1)
-    drops = not deterministic and self.dropout > 0.0
-    with dropping(self.make_rng('dropout'), by_slot) if drops else contextlib.nullcontext():
+    with self._dropping(_layout_of_slots(placed), not deterministic):
       vectors = {
-        name: getattr(self, name).sentences(sentences, deterministic, start)
+        name: getattr(self, name).sentences(sentences[name], deterministic, start)
         for name, start in zip(self.branches, given, strict=True)
       }
     return vectors if placed is layout else {name: x[:, 0] for name, x in vectors.items()}

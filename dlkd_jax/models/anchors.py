@@ -1,21 +1,27 @@
 """Closed-form retrieval: linear maps of sentences and frames into one space, from which an anchored student starts.
 
-Everything here is numpy in float64, a function of arrays alone, and takes seconds on a CPU. Two anchors are fitted:
+Everything here is numpy, a function of arrays alone, and takes seconds on a CPU; frames may be float32, all else is
+float64. Two anchors are fitted:
 
 - `exploration`: a ridge regression of sentences onto the frames of their own videos in a whitened space, where frames
   that fit a sentence are weighted by expectation and maximisation. Needs pairs, and no teacher.
 - `inheritance`: linear distillation; sentences are mapped onto the teacher's sentences, frames onto its frames. Needs
   a teacher, and no pairs.
 
-Either also gives the vector of every caption as predicted without the captions of its own video (`Anchor.held_out`), in
-closed form: what is trained on top of an anchor must see the anchor as wrong as it is on new captions.
+`teacher_exploration` and `teacher_inheritance` are the same with the teacher's own sentences and frames in place of the
+student's. The latter is the teacher itself, centred, in its metric; it needs neither pairs nor a fit.
+
+Every anchor also gives the vector of every caption as predicted without the captions of its own video
+(`Anchor.held_out`), in closed form: what is trained on top of an anchor must see the anchor as wrong as it is on new
+captions.
 
 Sizes: V videos with F frames in all, N captions, Dq features of a sentence, Dv of a frame, d of the common space.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -25,12 +31,13 @@ KEPT = 0.25  # Share of a video's mean in the target of a caption; the rest is o
 SHARPNESS = 0.05  # Temperature of the weights of the frames, in cosine.
 FRAME_RIDGE = 1.0  # Ridge of the map of student frames onto those of the teacher.
 TEACHER_FLOOR = 0.1  # Floor of the eigenvalues in the teacher's metric, as a share of the largest.
-_TEMPERATURES = np.geomspace(0.02, 5.0, 25)  # Of z-scores, for the likelihood of a ranking.
 _TINY = 1e-12
+TEACHER = 'teacher_'  # The beginning of the names of branches that see the teacher's features.
 
 
-class Corpus(NamedTuple):
-  """Videos with their captions.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Corpus:
+  """Videos with their captions, and what the fits on them share, made once.
 
   Attributes:
     frames: `[F, Dv]`, video after video.
@@ -64,6 +71,67 @@ class Corpus(NamedTuple):
       some(self.teacher_frames, rows),
       some(self.teacher_sentences, kept),
     )
+
+  def joined(self, other: Corpus) -> Corpus:
+    """Returns the videos of both, with their captions."""
+    both = lambda x, y: None if x is None or y is None else np.concatenate([x, y])  # noqa: E731
+    return Corpus(
+      both(self.frames, other.frames),
+      both(self.counts, other.counts),
+      both(self.sentences, other.sentences),
+      both(self.owners, other.owners + len(self.counts)),
+      both(self.teacher_frames, other.teacher_frames),
+      both(self.teacher_sentences, other.teacher_sentences),
+    )
+
+  @functools.cached_property
+  def as_taught(self) -> Corpus:
+    """The same with the teacher's features in place of the student's.
+
+    Raises:
+      ValueError: there is no teacher.
+    """
+    if self.teacher_frames is None or self.teacher_sentences is None:
+      raise ValueError('the corpus has no features of a teacher; fit the exploration anchor alone.')
+    texts = self.teacher_sentences
+    return Corpus(self.teacher_frames, self.counts, texts, self.owners, self.teacher_frames, texts)
+
+  @functools.cached_property
+  def inputs(self) -> tuple[np.ndarray, np.ndarray, float]:
+    """Centred sentences of a mean square length of 1, so that one ridge suits all data; the mean; the scale."""
+    mean = self.sentences.mean(axis=0)
+    rows = self.sentences - mean
+    scale = 1.0 / np.sqrt(max(np.mean(np.sum(rows**2, axis=1)), _TINY))
+    return rows * scale, mean, float(scale)
+
+  @functools.cached_property
+  def smooth(self) -> tuple[np.ndarray, np.ndarray]:
+    """Centred frames, smoothed in time, and the mean."""
+    mean = self.frames.mean(axis=0)
+    return smoothed(self.frames - mean, self.counts), mean
+
+  @functools.cached_property
+  def covariance(self) -> np.ndarray:
+    """Of all smoothed frames, `[Dv, Dv]`."""
+    return covariance(self.smooth[0])
+
+  @functools.cached_property
+  def mixed_covariance(self) -> np.ndarray:
+    """That of the videos' means and that of all frames, each divided by its trace, added.
+
+    The means of videos tell what differs between them; where they are few, all frames fill the directions they lack.
+    """
+    between = covariance(means(self.smooth[0], self.counts))
+    return sum(each / max(np.trace(each), _TINY) for each in (between, self.covariance))
+
+  @functools.cached_property
+  def frame_regression(self) -> np.ndarray | None:
+    """`[Dv, Dt]`, the ridge regression of the student's frames onto the teacher's; None where they are the same."""
+    frames, taught = self.smooth[0], self.as_taught.smooth[0]
+    if frames.shape == taught.shape and np.allclose(frames, taught):
+      return None
+    products, targets = (frames.T @ x for x in (frames, taught))
+    return np.linalg.solve(products.astype(float) + FRAME_RIDGE * np.eye(frames.shape[1]), targets.astype(float))
 
 
 class Settings(NamedTuple):
@@ -109,7 +177,8 @@ class Anchor(NamedTuple):
 
   def video_frames(self, frames: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Maps `[F, Dv]` to unit rows `[F, d]`, smoothed in time within each video."""
-    return unit(smoothed((frames - self.frame_mean) @ self.frame_map, counts))
+    mean, matrix = (x.astype(frames.dtype) for x in (self.frame_mean, self.frame_map))
+    return unit(smoothed((frames - mean) @ matrix, counts))
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -127,7 +196,7 @@ def time_weights(deviation: float = SMOOTHING) -> np.ndarray:
 def smoothed(frames: np.ndarray, counts: np.ndarray) -> np.ndarray:
   """Smooths `[F, D]` in time within each video; beyond its ends the first and the last frame go on."""
   ends, weights = np.cumsum(counts), time_weights()
-  index, reach = np.arange(len(frames)), len(weights) // 2
+  index, reach, weights = np.arange(len(frames)), len(weights) // 2, weights.astype(frames.dtype)
   first, last = np.repeat(ends - counts, counts), np.repeat(ends - 1, counts)
   return sum(w * frames[np.clip(index + k - reach, first, last)] for k, w in enumerate(weights))
 
@@ -140,7 +209,7 @@ def means(frames: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def covariance(rows: np.ndarray) -> np.ndarray:
   """Returns `[D, D]`, divided by the number of rows."""
   rows = rows - rows.mean(axis=0)
-  return rows.T @ rows / len(rows)
+  return (rows.T @ rows / len(rows)).astype(float)
 
 
 def whitening(covariances: np.ndarray, floor: float, power: float = 1.0, size: int | None = None) -> np.ndarray:
@@ -202,31 +271,24 @@ def weighted_targets(
   return found
 
 
-def _centred_sentences(sentences: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-  """Returns centred rows of a mean square length of 1, so that one ridge suits all data; the mean; the scale."""
-  mean = sentences.mean(axis=0)
-  rows = sentences - mean
-  scale = 1.0 / np.sqrt(max(np.mean(np.sum(rows**2, axis=1)), _TINY))
-  return rows * scale, mean, float(scale)
+@functools.lru_cache(maxsize=5)  # Settings are tried on five folds, most of them with one floor.
+def whitened(corpus: Corpus, floor: float, size: int) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the smoothed frames of a corpus in its whitened space, `[F, d]`, and the map there, `[Dv, d]`."""
+  frame_map = whitening(corpus.mixed_covariance, floor, size=size)
+  return corpus.smooth[0] @ frame_map.astype(corpus.frames.dtype), frame_map
 
 
 def exploration(corpus: Corpus, settings: Settings) -> Anchor:
   """Fits the anchor that learns from pairs alone; see the module's docstring."""
-  inputs, mean, scale = _centred_sentences(corpus.sentences)
-  frame_mean = corpus.frames.mean(axis=0)
-  frames = smoothed(corpus.frames - frame_mean, corpus.counts)
-  # The means of videos tell what differs between them; where they are few, all frames fill the directions they lack.
-  between, all_frames = covariance(means(frames, corpus.counts)), covariance(frames)
-  mixed = between / max(np.trace(between), _TINY) + all_frames / max(np.trace(all_frames), _TINY)
-  frame_map = whitening(mixed, settings.floor, size=settings.size)
-  frames = frames @ frame_map
+  inputs, mean, scale = corpus.inputs
+  frames, frame_map = whitened(corpus, settings.floor, settings.size)
   solver = ridge_solver(inputs, settings.ridge)
-  targets = first = means(frames, corpus.counts)[corpus.owners]
+  targets = first = means(frames, corpus.counts)[corpus.owners].astype(float)
   for _ in range(settings.rounds):
     predicted = leave_video_out(inputs, solver, targets, corpus.owners)
     targets = weighted_targets(predicted, frames, corpus.counts, corpus.owners, first)
   held_out = leave_video_out(inputs, solver, targets, corpus.owners)
-  return Anchor(mean, scale, solver @ targets, frame_mean, frame_map, held_out)
+  return Anchor(mean, scale, solver @ targets, corpus.smooth[1], frame_map, held_out)
 
 
 def inheritance(corpus: Corpus, settings: Settings) -> Anchor:
@@ -235,150 +297,38 @@ def inheritance(corpus: Corpus, settings: Settings) -> Anchor:
   Raises:
     ValueError: the corpus has no teacher.
   """
-  if corpus.teacher_frames is None or corpus.teacher_sentences is None:
-    raise ValueError('the corpus has no features of a teacher; fit the exploration anchor alone.')
-  inputs, mean, scale = _centred_sentences(corpus.sentences)
-  texts, _, _ = _centred_sentences(corpus.teacher_sentences)
-  frame_mean = corpus.frames.mean(axis=0)
-  frames = smoothed(corpus.frames - frame_mean, corpus.counts)
-  taught = smoothed(corpus.teacher_frames - corpus.teacher_frames.mean(axis=0), corpus.counts)
-  metric = whitening(covariance(taught), TEACHER_FLOOR, settings.power, settings.size)
-  same = frames.shape == taught.shape and np.allclose(frames, taught)
-  frame_map = metric if same else ridge_solver(frames, FRAME_RIDGE) @ (taught @ metric)
-  solver, targets = ridge_solver(inputs, settings.ridge), texts @ metric
+  taught = corpus.as_taught
+  inputs, mean, scale = corpus.inputs
+  metric = whitening(taught.covariance, TEACHER_FLOOR, settings.power, settings.size)
+  frame_map = metric if corpus.frame_regression is None else corpus.frame_regression @ metric
+  if corpus.sentences is corpus.teacher_sentences:  # The teacher needs no regression onto itself.
+    return Anchor(mean, scale, metric, corpus.smooth[1], frame_map, inputs @ metric)
+  solver, targets = ridge_solver(inputs, settings.ridge), taught.inputs[0] @ metric
   held_out = leave_video_out(inputs, solver, targets, corpus.owners)
-  return Anchor(mean, scale, solver @ targets, frame_mean, frame_map, held_out)
+  return Anchor(mean, scale, solver @ targets, corpus.smooth[1], frame_map, held_out)
 
 
-def scores(anchor: Anchor, corpus: Corpus) -> np.ndarray:
+_FITS = {'inheritance': inheritance, 'exploration': exploration}
+BRANCHES = (*_FITS, *(TEACHER + name for name in _FITS))
+
+
+def seen_by(branch: str, corpus: Corpus) -> Corpus:
+  """Returns a corpus with the features that a branch sees as those of the student."""
+  return corpus.as_taught if branch.startswith(TEACHER) else corpus
+
+
+def fit(branch: str, corpus: Corpus, settings: Settings) -> Anchor:
+  """Fits the anchor of a branch, one of `BRANCHES`.
+
+  Raises:
+    ValueError: it needs a teacher, and the corpus has none.
+  """
+  return _FITS[branch.removeprefix(TEACHER)](seen_by(branch, corpus), settings)
+
+
+def scores(branch: str, anchor: Anchor, corpus: Corpus) -> np.ndarray:
   """Returns `[N, V]`, for every caption and video of a corpus the largest cosine over the video's frames."""
+  corpus = seen_by(branch, corpus)
   frames = anchor.video_frames(corpus.frames, corpus.counts)
-  return _largest(anchor.queries(corpus.sentences) @ frames.T, corpus.counts)
-
-
-def _largest(products: np.ndarray, counts: np.ndarray) -> np.ndarray:
-  return np.maximum.reduceat(products, np.cumsum(counts) - counts, axis=1)
-
-
-def standardised(scores: np.ndarray) -> np.ndarray:
-  """Returns scores `[N, V]` with mean 0 and deviation 1 over the videos, for each caption."""
-  return (scores - scores.mean(axis=1, keepdims=True)) / (scores.std(axis=1, keepdims=True) + 1e-9)
-
-
-def surprise(scores: np.ndarray, owners: np.ndarray) -> np.ndarray:
-  """Returns `[N]`, −log softmax of each caption's own video over the gallery, at the temperature of the least mean.
-
-  Smoother than ranks, which few captions decide by chance.
-
-  Args:
-    scores: `[N, V]`, of any scale.
-    owners: `[N]` own video of each caption.
-  """
-  logits, best = standardised(scores), None
-  for temperature in _TEMPERATURES:
-    scaled = logits / temperature
-    top = scaled.max(axis=1)
-    losses = np.log(np.exp(scaled - top[:, None]).sum(axis=1)) + top - scaled[np.arange(len(owners)), owners]
-    if best is None or losses.mean() < best.mean():
-      best = losses
-  return best
-
-
-def simplest_of_the_best(losses: np.ndarray, owners: np.ndarray) -> int:
-  """Chooses among candidates by the rule of one standard error.
-
-  Args:
-    losses: `[C, N]` of each candidate on every caption, the simplest candidate first.
-    owners: `[N]` video of each caption; captions of one video are not taken for independent.
-
-  Returns:
-    The first candidate whose mean loss lies above that of the best by no more than one standard error of the paired
-    difference.
-  """
-  best = int(np.argmin(losses.mean(axis=1)))
-  for candidate in range(best):
-    difference = losses[candidate] - losses[best]
-    sums = np.array([np.sum(difference[own] - difference.mean()) for own in groups(owners)])
-    if difference.mean() <= np.sqrt(np.sum(sums**2)) / len(difference):
-      return candidate
-  return best
-
-
-class Choice(NamedTuple):
-  """What was chosen on held-out videos.
-
-  Attributes:
-    anchors: branch → anchor, fitted on the training.
-    settings: branch → what it was fitted with.
-    weights: branch → weight of its cosine in the fused score; they add up to 1.
-    blend: the same, with 'teacher', for a search that has it, too; empty without a teacher.
-    losses: branch, 'fused', 'teacher' or 'blend' → mean surprise on the held-out captions, in nats.
-  """
-
-  anchors: dict[str, Anchor]
-  settings: dict[str, Settings]
-  weights: dict[str, float]
-  blend: dict[str, float]
-  losses: dict[str, float]
-
-
-FITS = {'inheritance': inheritance, 'exploration': exploration}
-# Of each branch, field → values to try, the simplest first; one field after another, the others as they stand.
-_CANDIDATES = {
-  'inheritance': {'ridge': (30.0, 10.0, 3.0, 1.0), 'power': (0.0, 0.25, 0.5)},
-  'exploration': {'floor': (0.15, 0.05, 0.015), 'rounds': (0, 1, 3), 'ridge': (30.0, 10.0, 3.0)},
-}
-
-
-def choose(training: Mapping[str, Corpus], held_out: Corpus, size: int, taught: Corpus | None = None) -> Choice:
-  """Fits the anchors of branches with the settings, and weights, that rank held-out captions best.
-
-  Args:
-    training: branch, one of `FITS` → what it is fitted on.
-    held_out: other videos, the gallery of their own captions.
-    size: d at most.
-    taught: the held-out videos with a teacher, where a search may have it.
-  """
-  anchors, settings, found = {}, {}, {}
-  for branch in training:
-    tried: dict[Settings, tuple[Anchor, np.ndarray]] = {}
-
-    def attempt(each: Settings, branch: str = branch, tried: dict = tried) -> np.ndarray:
-      if each not in tried:
-        anchor = FITS[branch](training[branch], each)
-        tried[each] = anchor, scores(anchor, held_out)
-      return surprise(tried[each][1], held_out.owners)
-
-    now = Settings(size=size)
-    for field, values in _CANDIDATES[branch].items():
-      candidates = [now._replace(**{field: value}) for value in values]
-      now = candidates[simplest_of_the_best(np.stack([attempt(each) for each in candidates]), held_out.owners)]
-    settings[branch], (anchors[branch], found[branch]) = now, tried[now]
-  losses = {branch: float(surprise(each, held_out.owners).mean()) for branch, each in found.items()}
-  weights, losses['fused'] = _weights(found, held_out.owners)
-  blend = {}
-  if taught is not None:
-    products = unit(taught.teacher_sentences) @ unit(taught.teacher_frames).T
-    pair = {
-      'student': sum(weights[n] * each for n, each in found.items()),
-      'teacher': _largest(products, taught.counts),
-    }
-    losses['teacher'] = float(surprise(pair['teacher'], held_out.owners).mean())
-    shares, losses['blend'] = _weights(pair, held_out.owners)
-    blend = {n: round(shares['student'] * w, 4) for n, w in weights.items()} | {'teacher': shares['teacher']}
-  return Choice(anchors, settings, weights, blend, losses)
-
-
-def _weights(found: dict[str, np.ndarray], owners: np.ndarray) -> tuple[dict[str, float], float]:
-  """Returns the weights of cosines `[N, V]` a branch that rank best, and the mean surprise of their sum.
-
-  Shares are of standardised scores; a search has no gallery to standardise over, so each is divided by the mean
-  deviation of the branch's cosines over the videos.
-  """
-  names = [*found]
-  shares = [(1.0,)] if len(names) == 1 else [(k / 10, 1 - k / 10) for k in range(11)]
-  summed = {s: sum(w * standardised(found[n]) for n, w in zip(names, s, strict=True)) for s in shares}
-  losses = {s: float(surprise(each, owners).mean()) for s, each in summed.items()}
-  best = min(shares, key=losses.get)
-  raw = {n: w / float(found[n].std(axis=1).mean()) for n, w in zip(names, best, strict=True)}
-  return {n: round(w / sum(raw.values()), 4) for n, w in raw.items()}, losses[best]
+  products = anchor.queries(corpus.sentences).astype(frames.dtype) @ frames.T
+  return np.maximum.reduceat(products, np.cumsum(corpus.counts) - corpus.counts, axis=1)

@@ -108,6 +108,11 @@ def make_student(config: ml_collections.ConfigDict, platform: str | None = None)
   return kind(**given, **model.options)
 
 
+def teacher_features(config: ml_collections.ConfigDict) -> int:
+  """Returns how many features of the teacher a student sees behind its own in every row; 0: none."""
+  return config.model.options.get('teacher_features') or 0
+
+
 def init_parameters(student: Student, key: jax.Array, frame_features: int, token_features: int) -> Any:
   """Draws the parameters of a student, a pytree of float32, for inputs of the sizes Dv and Dq."""
   frames, tokens = jnp.zeros((1, 1, frame_features)), jnp.zeros((1, 1, token_features))

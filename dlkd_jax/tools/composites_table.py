@@ -5,9 +5,9 @@
 
 --pack holds frame features of trimmed clips and one sentence of each (`frames.npz`, `captions.jsonl`). For every seed
 the clips are split, then the clips of each split are joined to untrimmed videos of four to six, the sentences become
-token vectors by a sentence encoder (that of the package, or --text_model=DIR), and a student is trained by
-`configs/composites.py`, without a teacher and without the moments. Split, composites and training follow the seed. The
-same command goes on where it was stopped, and does nothing twice.
+token vectors by a sentence encoder (that of the package, or --text_model=DIR), and students are trained by
+`configs/composites.py`, the paper's and the anchored one, without a teacher and without the moments. Split, composites
+and training follow the seed. The same command goes on where it was stopped, and does nothing twice.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ ROWS = {
   'exploration': 'student, two branches: second',
   'fused': 'student, two branches: fused',
   'single': 'student, one branch',
+  'anchored': 'student that starts from anchors',
 }
 
 
@@ -109,10 +110,11 @@ def run_seed(
     penalty, found = ridge.best(sentences, clips.frames, videos, moments)
     rows[name] = found.as_dict() | {'penalty': penalty}
   epochs = f',epochs={args.epochs}' if args.epochs else ''
-  dual = train(folder / 'dual', data, f'seed={seed}{epochs}', stop)
+  dual = train(folder / 'dual', data, f'anchored=false,seed={seed}{epochs}', stop)
   rows |= {name: _part(dual, name) for name in ('inheritance', 'exploration', 'fused')}
   if args.single:
     rows['single'] = _part(train(folder / 'single', data, f'single,seed={seed}{epochs}', stop), 'inheritance')
+  rows['anchored'] = _part(train(folder / 'anchored', data, f'seed={seed}{epochs}', stop), 'exploration')
   return rows
 
 

@@ -1,25 +1,33 @@
-"""Fits the anchors of an anchored student before its training, once a run, and hands them to student and batches."""
+"""Fits the anchors of an anchored student before its training, once a run, hands them to student and batches, and
+decides behind the training what is kept of it.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
 
 from dlkd_jax import files, multihost
-from dlkd_jax.data import transforms
-from dlkd_jax.data.batch import PipelineOptions
-from dlkd_jax.data.sources import Record, Source, check_trainable, scan_lengths
+from dlkd_jax.data import sources, transforms
+from dlkd_jax.data.sources import Record, Source
+from dlkd_jax.data.taught import at_rows
+from dlkd_jax.errors import UserError
 from dlkd_jax.models import anchors
-from dlkd_jax.models.anchors import Corpus
+from dlkd_jax.models.anchored import AnchoredStudent
+from dlkd_jax.models.anchors import TEACHER, Corpus
 from dlkd_jax.models.students import Student
 from dlkd_jax.multihost import log
-from dlkd_jax.training import recipe
+from dlkd_jax.retrieval.evaluate import EvaluationResult
+from dlkd_jax.training import recipe, selection
+from dlkd_jax.training.selection import Ranking
 
 FILE = 'anchors.npz'
+FULL_FROM = 5000  # Captions from which a student learns more than a linear turn.
 
 
 class Fitted(NamedTuple):
@@ -29,12 +37,16 @@ class Fitted(NamedTuple):
     arrays: `<branch>/<sentence or frame>/<mean, scale or map>` → float32.
     held_out: `[N, branches·H]` float32, unit vectors of the captions of the training split, record after record,
       predicted without those of their own video.
+    owners: `[N]` the record of each of these captions.
     weights: of each branch in the fused score.
+    given: whether these were asked for, not found.
   """
 
   arrays: dict[str, np.ndarray]
   held_out: np.ndarray
+  owners: np.ndarray
   weights: tuple[float, ...]
+  given: bool = False
 
 
 class AnchoredSource(Sequence):
@@ -49,6 +61,25 @@ class AnchoredSource(Sequence):
 
   def __getitem__(self, index: int) -> Record:
     return {**self._source[index], 'query_anchors': self._parts[index]}
+
+
+def sized(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Returns the configuration with what an anchored student takes from its data set, where that is left open.
+
+  These are `model.options.residual`, by the number of captions, and `model.options.teacher_features`.
+  """
+  left = [name for name in ('residual', 'teacher_features') if config.model.options.get(name, 0) in ('auto', None)]
+  if not left:
+    return config
+  plain = recipe.open_split(config, 'train', taught=False)
+  lengths = recipe.lengths_of(config, 'train', plain) or sources.scan_lengths(plain)
+  found = {'residual': 'full' if len(lengths.tokens) >= FULL_FROM else 'linear', 'teacher_features': 0}
+  if any(name.startswith(TEACHER) for name in config.model.branches):
+    found['teacher_features'] = int(np.shape(plain[0].get('teacher_frames', np.zeros((0, 0))))[-1])
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.model.options.update({name: found[name] for name in left})
+  return config.lock()
 
 
 def prepare(
@@ -67,23 +98,50 @@ def prepare(
     and what was fitted.
 
   Raises:
-    UserError: a video has no frames, captions or features of the teacher.
+    UserError: a video has no frames, captions or features of the teacher; there are too few; what was fitted before is
+      damaged; or another student has nothing to begin with.
   """
-  if config.model.name != 'anchored':
+  if not isinstance(student, AnchoredStudent):
+    _check_learns(config)
     return config, source, None
   path = workdir / FILE
-  multihost.on_main(lambda: None if path.is_file() else _write(_fit(config, student, source), path))
-  with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
-    arrays = {name: found[name] for name in found.files}
-  held_out, weights = arrays.pop('held_out'), arrays.pop('weights')
-  fitted = Fitted(arrays, held_out, tuple(weights.tolist()))
+  multihost.on_main(lambda: None if path.is_file() else _write(_fit(config, student), path))
+  fitted = _read(path)
   if not len(config.evaluation.weights):
-    config = config.copy_and_resolve_references()
-    with config.unlocked():
-      config.evaluation.weights = fitted.weights
-    config.lock()
-  lengths = recipe.lengths_of(config, 'train', source) or scan_lengths(source)
-  return config, AnchoredSource(source, lengths.captions, fitted.held_out), fitted
+    config = _weighted(config, fitted.weights)
+  captions = np.bincount(fitted.owners, minlength=len(source))
+  return config, AnchoredSource(source, captions, fitted.held_out), fitted
+
+
+_REMEDY = 'restore it from a copy, or remove it, and the anchors are fitted again'
+
+
+def _check_learns(config: ml_collections.ConfigDict) -> None:
+  """Refuses what only a student with anchors can do."""
+  for field, fits, wanted in (
+    ('training.epochs', config.training.epochs > 0, '1 or more: this student has to learn'),
+    ('evaluation.weights', len(config.evaluation.weights) > 0, 'one for each of model.branches'),
+  ):
+    if not fits:
+      group, name = field.split('.')
+      raise UserError(f'config.{field} is {config[group][name]!r}, expected {wanted}.')
+
+
+def _read(path: files.Path) -> Fitted:
+  try:
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
+      arrays = {name: found[name] for name in found.files}
+    held_out, weights, owners, given = (arrays.pop(name) for name in ('held_out', 'weights', 'owners', 'given'))
+  except Exception as error:  # Of many kinds: those of zip files, of numpy's headers and of what is absent.
+    raise UserError(f'{path} is damaged ({error}): {_REMEDY}') from error
+  return Fitted(arrays, held_out, owners, tuple(weights.tolist()), bool(given))
+
+
+def _weighted(config: ml_collections.ConfigDict, weights: Sequence[float]) -> ml_collections.ConfigDict:
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.evaluation.weights = tuple(weights)
+  return config.lock()
 
 
 def put(fitted: Fitted | None, params: Any) -> Any:
@@ -100,27 +158,23 @@ def put(fitted: Fitted | None, params: Any) -> Any:
 
 def _write(fitted: Fitted, path: files.Path) -> None:
   content = io.BytesIO()
-  np.savez(content, held_out=fitted.held_out, weights=np.asarray(fitted.weights), **fitted.arrays)
+  np.savez(content, **{name: value for name, value in fitted._asdict().items() if name != 'arrays'}, **fitted.arrays)
   with files.replacing(path) as temporary:
     temporary.write_bytes(content.getvalue())
 
 
-def _fit(config: ml_collections.ConfigDict, student: Student, source: Source) -> Fitted:
-  options = recipe.make_pipeline_options(config, 1, teacher=False)
-  taught = recipe.make_pipeline_options(config, 1, teacher=True)
-  training = {
-    branch: read_corpus(source, taught if branch == 'inheritance' else options) for branch in student.branches
-  }
-  validation = recipe.open_split(config, 'val')
-  with_teacher = read_corpus(validation, taught) if config.loss.teacher else None
-  choice = anchors.choose(training, read_corpus(validation, options), student.hidden, with_teacher)
+def _fit(config: ml_collections.ConfigDict, student: AnchoredStudent) -> Fitted:
+  taught = any(name != 'exploration' for name in student.branches)
+  limits = config.data.max_frames, config.data.max_words
+  training, validation = (
+    read_corpus(recipe.open_split(config, split, taught=False), *limits, taught) for split in ('train', 'val')
+  )
+  if len(np.unique(training.owners)) < 2:
+    raise UserError('the training split has fewer than 2 videos with captions; there is nothing to fit an anchor on.')
+  choice = selection.choose(training, validation, student.branches, student.hidden)
   for branch, settings in choice.settings.items():
-    weight = f'weight {choice.weights[branch]:.2f}, {choice.losses[branch]:.3f} nats on validation'
-    log(f'anchor {branch}: {settings}, {weight}; {choice.losses["fused"]:.3f} fused')
-  if choice.blend:
-    weights = ','.join(f'{name}={weight:g}' for name, weight in choice.blend.items())
-    nats = f'{choice.losses["blend"]:.3f} nats; the teacher alone {choice.losses["teacher"]:.3f}'
-    log(f'a search that has the teacher: --weights={weights} ({nats})')
+    log(f'anchor {branch}: {settings}, weight {choice.weights[branch]:.2f}; alone {choice.losses[branch]:.3f} nats')
+  log(f'anchors, {choice.reason}')
   arrays, held_out = {}, []
   for branch, anchor in choice.anchors.items():
     fill = lambda x: np.pad(x, ((0, 0), (0, student.hidden - x.shape[1])))  # noqa: E731
@@ -134,41 +188,109 @@ def _fit(config: ml_collections.ConfigDict, student: Student, source: Source) ->
     held_out.append(fill(anchors.unit(anchor.held_out)))
   arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
   joined = np.concatenate(held_out, axis=1).astype(np.float32)
-  return Fitted(arrays, joined, tuple(choice.weights[branch] for branch in student.branches))
+  given = tuple(config.evaluation.weights)
+  return Fitted(arrays, joined, training.owners, given or tuple(choice.weights.values()), bool(given))
 
 
-def read_corpus(source: Source, options: PipelineOptions) -> Corpus:
+def read_corpus(source: Source, max_frames: int, max_words: int, taught: bool) -> Corpus:
   """Reads a split as a student sees it: frames resampled as in a batch, unit rows, sentences of so many tokens.
 
-  With `options.teacher` the teacher's frames and sentences are read, too, frames brought to a common length.
+  A video may have no captions.
+
+  Args:
+    source: the records.
+    max_frames: longer videos are resampled to so many.
+    max_words: longer captions are cut to so many tokens.
+    taught: read the teacher's frames, brought to the student's number, and sentences, too.
 
   Raises:
-    UserError: a record lacks what that needs; the message names the video.
+    UserError: a record lacks frames, or features of the teacher; the message names the video.
   """
-  frames, taught, sentences, texts, owners = [], [], [], [], []
+  frames, taught_frames, sentences, texts, owners = [], [], [], [], []
   for index in range(len(source)):
     record = source[index]
-    check_trainable(record, options)
-    rows, most = record['student_frames'], options.max_frames
-    if options.teacher:
-      rows, teacher = transforms.at_common_length(rows, record['teacher_frames'])
-      taught.append(_unit(transforms.resample_frames(teacher, most)))
+    _check(record, taught)
+    rows, lengths = record['student_frames'], np.asarray(record['token_lengths'])
+    if taught:
+      behind = at_rows(transforms.widen(np.asarray(record['teacher_frames'])), len(rows))
+      taught_frames.append(_unit(transforms.resample_frames(behind, max_frames)))
+    frames.append(_unit(transforms.resample_frames(rows, max_frames)))
+    owners += [index] * len(lengths)
+    if not len(lengths):
+      continue
+    if taught:
       texts.append(_unit(transforms.widen(np.asarray(record['teacher_text']))))
-    frames.append(_unit(transforms.resample_frames(rows, most)))
-    ends = np.cumsum(record['token_lengths'])
-    tokens = _unit(transforms.widen(np.asarray(record['student_tokens'])))
-    for start, end in zip(ends - record['token_lengths'], ends, strict=True):
-      sentences.append(tokens[start : min(end, start + options.max_words)].mean(axis=0))
-      owners.append(index)
+    ends = np.cumsum(lengths)
+    tokens = _unit(transforms.widen(np.asarray(record['student_tokens']))).astype(float)
+    for start, end in zip(ends - lengths, ends, strict=True):
+      sentences.append(tokens[start : min(end, start + max_words)].mean(axis=0))
   return Corpus(
     np.concatenate(frames),
     np.array([len(rows) for rows in frames]),
-    anchors.unit(np.stack(sentences)),
-    np.array(owners),
-    np.concatenate(taught) if taught else None,
-    np.concatenate(texts) if texts else None,
+    anchors.unit(np.stack(sentences)) if sentences else np.zeros((0, 1)),
+    np.array(owners, int),
+    np.concatenate(taught_frames) if taught else None,
+    np.concatenate(texts).astype(float) if texts else None,
   )
 
 
+def _check(record: Record, taught: bool) -> None:
+  """Raises UserError, naming the video, where a record lacks what anchors are fitted on."""
+  video = sources.text(record['video_id'])
+  if len(record['student_frames']) == 0:
+    raise UserError(f'video {video!r} has no student frames; leave it out of the data set')
+  lengths = record['token_lengths']
+  if len(lengths) and np.min(lengths) < 1:
+    raise UserError(f'video {video!r} has a caption without tokens; leave the caption out')
+  if taught and (not sources.has_rows(record, 'teacher_frames') or len(record.get('teacher_text', ())) != len(lengths)):
+    raise UserError(
+      f'video {video!r} lacks features of the teacher; build the set with them, or do without (:anchored,no_teacher)'
+    )
+
+
 def _unit(rows: np.ndarray) -> np.ndarray:
-  return transforms.normalize_rows(rows.astype(np.float32, copy=False)).astype(np.float64)
+  return transforms.normalize_rows(rows.astype(np.float32, copy=False))
+
+
+def keep(
+  config: ml_collections.ConfigDict,
+  workdir: files.Path,
+  fitted: Fitted,
+  evaluate: Callable[[Any], EvaluationResult],
+  *,
+  start: Any,
+  trained: Any,
+) -> tuple[ml_collections.ConfigDict, bool]:
+  """Decides on validation what is kept of a training, and by which weights the branches are fused.
+
+  The anchors are, unless the trained student gains on them (`selection.prefer`); weights that are found for it gain on
+  those of the anchors where they do for captions that they were not found on.
+
+  Args:
+    config: the configuration of the run.
+    workdir: of the run; what changes of the weights is written to its `config.json`.
+    fitted: of the run.
+    evaluate: parameters → result on validation, with scores.
+    start: the parameters at step 0.
+    trained: those of the best epoch.
+
+  Returns:
+    The configuration, with the weights; whether the trained parameters are kept.
+  """
+  branches, refitted = tuple(config.model.branches), 'trained, with weights of its own'
+  rankings = {}
+  for name, params in (('anchors', start), ('trained', trained)):
+    result = evaluate(params)
+    rankings[name] = Ranking(result.scores, result.own_columns).halves()
+  weights = dict(zip(branches, fitted.weights, strict=True))
+  losses = {name: selection.surprise(each, weights) for name, each in rankings.items()}
+  if not fitted.given and len(branches) > 1:
+    losses[refitted] = selection.cross_fitted(rankings['trained'], branches)
+  taken, reason = selection.prefer(losses, selection.videos_of(rankings['trained']))
+  log(f'prefer {taken}: {reason}')
+  if taken == refitted:
+    betas = selection.best_betas(rankings['trained'], branches)
+    weights = selection.as_weights(betas, branches, branches)
+  config = _weighted(config, tuple(weights.values()))
+  multihost.on_main(lambda: files.write_json(workdir / 'config.json', json.loads(config.to_json_best_effort())))
+  return config, taken != 'anchors'

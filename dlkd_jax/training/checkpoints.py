@@ -111,7 +111,10 @@ class Checkpoints:
     return self._first_whole(lambda: sorted(self._steps(), reverse=True), required=True)
 
   def best_whole(self) -> int | None:
-    """Finds that with the best SumR on validation of those that are whole, as `newest_whole` does; None: none is."""
+    """Finds the best on validation of those that are whole, as `newest_whole` does; None: none is rated.
+
+    That is what the newest record says, which may be another than the one of the best SumR, or else the record before.
+    """
     return self._first_whole(lambda: sorted(self._ratings(), key=self._ratings().get, reverse=True))
 
   def save(self, step: int, state: Any, progress: Progress) -> None:
@@ -225,15 +228,15 @@ class Checkpoints:
     names = {path.name for path in files.listing(self._directory)}
     return sorted(int(name) for name in names if name.isdigit() and name + _PARTIAL not in names)
 
-  def _ratings(self) -> dict[int, tuple[float, int]]:
-    """Returns {step: (SumR, step)} of the checkpoints that were a new best, by their own record or a later one."""
+  def _ratings(self) -> dict[int, int]:
+    """Returns of the checkpoints that were the best {step: that of the last record that says so}."""
     ratings, steps = {}, self._steps()
     for step in steps:
       # One that is damaged will be found so when it is used.
       with contextlib.suppress(OSError, ValueError, TypeError):
         progress = self.progress(step)
-        if progress.best_step in steps:
-          ratings[progress.best_step] = progress.best_sum_r, progress.best_step
+        if progress.best_sum_r >= 0 and progress.best_step in steps:
+          ratings[progress.best_step] = step
     return ratings
 
   def _first_whole(self, candidates: Callable[[], list[int]], required: bool = False) -> int | None:
@@ -298,9 +301,9 @@ class Checkpoints:
     self._prune()
 
   def _prune(self) -> None:
-    """Removes all but the newest and the best."""
+    """Removes all but the newest, the best, and what the training began with where that was saved."""
     steps, ratings = self._steps(), self._ratings()
-    for step in set(steps) - {*steps[-_KEPT_NEWEST:], *sorted(ratings, key=ratings.get)[-1:]}:
+    for step in set(steps) - {0, *steps[-_KEPT_NEWEST:], *sorted(ratings, key=ratings.get)[-1:]}:
       self._begin(step)
       files.remove(self._folder(step, _PARTIAL))
 

@@ -19,8 +19,9 @@ from dlkd_jax.config_fields import TERM
 from dlkd_jax.data.batch import PipelineOptions
 from dlkd_jax.data.evaluation_blocks import EvaluationSplit
 from dlkd_jax.data.sources import Lengths, open_lengths, open_source, split_names
+from dlkd_jax.data.taught import WithTeacher
 from dlkd_jax.losses.total import Term, contrastive, distillation, triplet
-from dlkd_jax.models.students import Student, product_dtype
+from dlkd_jax.models.students import Student, product_dtype, teacher_features
 from dlkd_jax.models.students import make_student as make_student
 from dlkd_jax.retrieval.evaluate import EvaluationOptions, Evaluator, encoders_of
 from dlkd_jax.similarity.common import product_bytes
@@ -168,14 +169,18 @@ class _First(Sequence):
     return self._source[index]
 
 
-def open_split(config: ml_collections.ConfigDict, split: str):
+def open_split(config: ml_collections.ConfigDict, split: str, taught: bool = True):
   """Opens a split of the configured data set, cut to `config.data.max_videos` where that is set.
+
+  Where the student sees the teacher's features, they stand behind its own (`dlkd_jax.data.taught`), unless `taught` is
+  False.
 
   Raises:
     FileNotFoundError: the data set was not built; the message says how.
   """
   source = open_source(config.data.data_dir, config.data.dataset, split)
-  return source if config.data.max_videos is None else _First(source, config.data.max_videos)
+  source = source if config.data.max_videos is None else _First(source, config.data.max_videos)
+  return WithTeacher(source) if taught and teacher_features(config) else source
 
 
 def lengths_of(config: ml_collections.ConfigDict, split: str, source) -> Lengths | None:

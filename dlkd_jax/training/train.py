@@ -71,6 +71,7 @@ def train(config: ml_collections.ConfigDict, workdir: files.Path, stop: StopRequ
     tracer = stack.enter_context(StepTracer(workdir, config.logging.profile_steps if multihost.is_main() else ()))
 
     mesh = sharding.make_mesh(model=config.mesh.model)
+    config = anchoring.sized(config)
     student = recipe.make_student(config)
     config, source, fitted = anchoring.prepare(config, student, workdir, recipe.open_split(config, 'train'))
     teacher = open_teacher(config, mesh, source)
@@ -78,7 +79,8 @@ def train(config: ml_collections.ConfigDict, workdir: files.Path, stop: StopRequ
     sizes, per_epoch = recipe.feature_sizes(source), pipeline.steps_per_epoch
     init_key, step_key = keys_of_run(config.seed, mesh)
     optimizer, train_step = make_step(config, student, mesh, per_epoch, teacher)
-    state = create_state(lambda: anchoring.put(fitted, init_parameters(student, init_key, *sizes)), optimizer, mesh)
+    make_params = lambda: anchoring.put(fitted, init_parameters(student, init_key, *sizes))  # noqa: E731
+    state = create_state(make_params, optimizer, mesh)
     # The teacher is scored at the end alone, in what is read for the first evaluation.
     validator = recipe.make_evaluator(config, student, mesh, 'val', teacher=True, again=True)
     _describe(config, mesh, pipeline, state.params)
@@ -113,10 +115,27 @@ def train(config: ml_collections.ConfigDict, workdir: files.Path, stop: StopRequ
       stop=stop,
       rate_start=fitted is not None,
     )
-    if progress.best_sum_r >= 0 and progress.best_step != int(state.step):
-      state = checkpoints.restore(progress.best_step, state)[0]
-    best = averaged(state.opt_state) if progress.best_averaged else state.params
+    best = _best_parameters(checkpoints, state, progress)
+    if fitted is not None and progress.best_step > 0:
+      start, evaluate = make_params(), recipe.make_evaluator(config, student, mesh, 'val', keep_scores=True)
+      config, kept = anchoring.keep(config, workdir, fitted, evaluate, start=start, trained=best)
+      validator = recipe.make_evaluator(config, student, mesh, 'val', teacher=True)  # By the weights that were found.
+      best = best if kept else _take_back(start, checkpoints, int(state.step), progress)
     return final_report(config, workdir, student, best, mesh, progress, validator, stop.noted)
+
+
+def _take_back(start: Any, checkpoints: Checkpoints, step: int, progress: Progress) -> Any:
+  """Notes at the end of a training that what it began with is the best; returns that."""
+  progress.best_step, progress.best_epoch, progress.best_averaged = 0, 0, False
+  checkpoints.mark(step, progress)
+  return start
+
+
+def _best_parameters(checkpoints: Checkpoints, state: TrainState, progress: Progress) -> Any:
+  """Returns the parameters that were best on validation, which may be those at hand."""
+  if progress.best_sum_r >= 0 and progress.best_step != int(state.step):
+    state = checkpoints.restore(progress.best_step, state)[0]
+  return averaged(state.opt_state) if progress.best_averaged else state.params
 
 
 def fit(
@@ -270,9 +289,7 @@ def open_teacher(config: ml_collections.ConfigDict, mesh: Mesh, source) -> Onlin
 
 def open_pipeline(config: ml_collections.ConfigDict, mesh: Mesh, source) -> TrainPipeline:
   """Opens the stream of training batches, this process's share of each."""
-  # An anchored student had the teacher when it was fitted.
-  taught = config.loss.teacher and config.model.name != 'anchored'
-  options = recipe.make_pipeline_options(config, mesh.size, taught, pixels=config.teacher.online)
+  options = recipe.make_pipeline_options(config, mesh.size, config.loss.teacher, pixels=config.teacher.online)
   lengths = recipe.lengths_of(config, 'train', source)
   return train_pipeline(source, options, config.seed, jax.process_index(), jax.process_count(), lengths=lengths)
 
@@ -360,12 +377,13 @@ def _restore_or_start(
   state, progress = checkpoints.restore(step, state)
   batches.go_to(progress.iterator)
   log(f'resumed from the checkpoint of step {step} in {workdir}')
-  best, lost = checkpoints.best_whole() or 0, progress.best_step
+  best, lost = checkpoints.best_whole(), progress.best_step if progress.best_sum_r >= 0 else None
   if lost != best:
     # The best of the checkpoints that are left is taken for the best so far; that of the progress is lost.
-    left = checkpoints.progress(best) if best else Progress({}, best_epoch=progress.evaluated_epochs)
+    none = Progress({}, best_epoch=progress.evaluated_epochs)
+    left = none if best is None else checkpoints.progress(best)
     progress.best_sum_r, progress.best_epoch, progress.best_step = left.best_sum_r, left.best_epoch, left.best_step
     progress.best_averaged = left.best_averaged
-    instead = f'that of step {best} takes its place' if best else 'the next to be evaluated takes its place'
-    log(f'warning: the best checkpoint, of step {lost}, is damaged or gone; {instead}')
+    instead = 'the next to be evaluated' if best is None else f'that of step {best}'
+    log(f'warning: the best checkpoint, of step {lost}, is damaged or gone; {instead} takes its place')
   return state, progress

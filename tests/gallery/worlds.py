@@ -89,23 +89,28 @@ def data_set(
   return data_dir
 
 
-def config(dual: bool = True):
-  """The configuration of a small student."""
-  made = custom.get_config('' if dual else 'single')
+def config(dual: bool = True, taught: int = 0):
+  """The configuration of a small student; of an anchored one that sees so many features of the teacher."""
+  made = custom.get_config('' if taught else 'anchored=false' if dual else 'single')
   with made.unlocked():
     made.model.hidden, made.model.heads = HIDDEN, 2
     made.data.max_frames, made.data.frame_sizes = FRAMES, (4, 8, 12)
     made.data.max_words, made.data.word_sizes = WORDS, (3, 5)
+    if taught:
+      made.model.options.update(residual='linear', teacher_features=taught)
+      made.evaluation.weights = (0.1, 0.2, 0.3, 0.4)
   return made
 
 
-def run(workdir: pathlib.Path, seed: int = 0, dual: bool = True, data_dir: pathlib.Path | None = None) -> pathlib.Path:
+def run(
+  workdir: pathlib.Path, seed: int = 0, dual: bool = True, data_dir: pathlib.Path | None = None, taught: int = 0
+) -> pathlib.Path:
   """Writes the work directory of a run that was trained in `data_dir`: configuration, and random parameters."""
-  made = config(dual)
+  made = config(dual, taught)
   with made.unlocked():
     made.data.data_dir = str(data_dir or 'nowhere')
   student = recipe.make_student(made)
-  shapes = jax.eval_shape(lambda: init_parameters(student, jax.random.key(0), FRAME, TOKEN))
+  shapes = jax.eval_shape(lambda: init_parameters(student, jax.random.key(0), FRAME + taught, TOKEN + taught))
   rng = np.random.default_rng(seed)
   params = jax.tree.map(lambda x: rng.normal(0.0, 0.3, x.shape).astype(np.float32), shapes)
   checkpoints = Checkpoints(workdir)

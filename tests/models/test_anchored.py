@@ -10,7 +10,7 @@ from dlkd_jax.data.batch import unit_rows
 from dlkd_jax.errors import UserError
 from dlkd_jax.layout import Layout, padded_layout
 from dlkd_jax.models import anchors
-from dlkd_jax.models.anchored import AnchoredStudent
+from dlkd_jax.models.anchored import REACH, AnchoredStudent
 from dlkd_jax.models.students import init_parameters
 from dlkd_jax.training import anchoring
 from dlkd_jax.training.optimizer import bert_adam
@@ -36,14 +36,19 @@ TOKENS, CORPUS = corpus()
 @pytest.fixture(scope='module')
 def fitted():
   settings = anchors.Settings(size=H)
-  found = {name: anchors.FITS[name](CORPUS, settings) for name in STUDENT.branches}
+  return fit(settings, STUDENT.branches)
+
+
+def fit(settings, branches):
+  """Anchors by branch, and as a training has them."""
+  found = {name: anchors.fit(name, CORPUS, settings) for name in branches}
   arrays = {}
   fill = lambda x: np.pad(x, ((0, 0), (0, H - x.shape[1])))  # noqa: E731
   for name, each in found.items():
     arrays |= {f'{name}/sentence/mean': each.sentence_mean, f'{name}/sentence/scale': np.array(each.sentence_scale)}
     arrays |= {f'{name}/sentence/map': fill(each.sentence_map), f'{name}/frame/mean': each.frame_mean}
     arrays |= {f'{name}/frame/map': fill(each.frame_map)}
-  return found, anchoring.Fitted(arrays, np.zeros((20, 2 * H), np.float32), (0.5, 0.5))
+  return found, anchoring.Fitted(arrays, np.zeros((20, 2 * H), np.float32), CORPUS.owners, (0.5, 0.5))
 
 
 @pytest.fixture(scope='module')
@@ -69,7 +74,7 @@ def test_at_step_0_every_score_is_the_anchors(fitted, params):
   queries = encode(params, 'encode_tokens', TOKENS.astype(np.float32), np.ones((20, 3), bool))
   for name, anchor in fitted[0].items():
     cosines = np.where(mask, np.einsum('qh,vlh->qvl', queries[name], videos[name]), -2).max(2)
-    np.testing.assert_allclose(cosines, anchors.scores(anchor, CORPUS), atol=1e-5)
+    np.testing.assert_allclose(cosines, anchors.scores(name, anchor, CORPUS), atol=1e-5)
 
 
 def test_packed_as_padded(params):
@@ -96,7 +101,7 @@ def test_the_turn_is_bounded_and_starts_where_it_is_told(params):
   far = encode(turned(params, 100.0), 'encode_tokens', tokens, mask)
   for name in STUDENT.branches:
     cosines = np.sum(plain[name] * far[name], axis=1)
-    assert cosines.min() >= np.cos(np.arcsin(STUDENT.reach)) - 1e-5 and cosines.min() < 0.99
+    assert cosines.min() >= np.cos(np.arcsin(REACH['linear'])) - 1e-5 and cosines.min() < 0.99
   given = anchors.unit(RANDOM.normal(size=(20, 1, 2 * H))).astype(np.float32)
   layout = padded_layout(mask)
   found = encode(params, 'encode_tokens', tokens, layout, anchors=given)
@@ -142,3 +147,84 @@ def test_a_branch_without_an_anchor_is_refused():
   student = AnchoredStudent(H, 0.3, ('other',), jnp.float32)
   with pytest.raises(UserError, match='no branch other; expected some of inheritance, exploration'):
     init_parameters(student, jax.random.key(0), DV, DQ)
+
+
+FULL = AnchoredStudent(H, 0.3, STUDENT.branches, jnp.float32, 'full')
+
+
+@pytest.fixture(scope='module')
+def full(fitted):
+  return anchoring.put(fitted[1], init_parameters(FULL, jax.random.key(0), DV, DQ))
+
+
+def away(params, seed=0):
+  """Parameters whose turns are not 0."""
+  random = np.random.default_rng(seed)
+  fill = lambda path, x: x if '_anchor' in str(path) else random.normal(size=x.shape).astype(np.float32) / 3  # noqa: E731
+  return jax.tree_util.tree_map_with_path(fill, params)
+
+
+def test_a_full_student_starts_at_the_anchors(params, full):
+  frames, mask = padded(CORPUS.frames, CORPUS.counts)
+  tokens, words = TOKENS.astype(np.float32), np.ones((20, 3), bool)
+  for method, *inputs in (('encode_frames', frames, mask), ('encode_tokens', tokens, words)):
+    plain, found = encode(params, method, *inputs), FULL.apply({'params': full}, *inputs, method=method)
+    for name in FULL.branches:
+      np.testing.assert_allclose(found[name], plain[name], atol=1e-6)
+
+
+def plain_frames(own, start):
+  """Turned frames of one video `[n, H]`, frame by frame."""
+  own = jax.tree.map(np.asarray, own)
+  part = lambda name, x: x @ own[name]['kernel'] + own[name].get('bias', 0.0)  # noqa: E731
+  gelu = lambda x: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))  # noqa: E731
+  layer = part('layer', start)
+  query, key, value = (part(name, layer).reshape(len(start), 4, -1) for name in ('query', 'key', 'value'))
+  found = np.zeros_like(start)
+  for i in range(len(start)):
+    heads = []
+    for head in range(4):
+      logits = [
+        query[i, head] @ key[j, head] / np.sqrt(query.shape[-1]) + own['distance'][j - i + 16, head]
+        for j in range(len(start))
+      ]
+      shares = np.exp(logits) / np.exp(logits).sum()
+      heads.append(shares @ value[:, head])
+    hidden = layer[i] + np.concatenate(heads)
+    turn = start[i] @ own['linear']['kernel'] + gelu(hidden) @ own['turn']['kernel']
+    turn *= min(1.0, 1.5 / np.linalg.norm(turn))
+    found[i] = (start[i] + turn) / np.linalg.norm(start[i] + turn)
+  return found
+
+
+def test_full_turns_follow_the_plain_loops_packed_or_not(fitted, params, full):
+  own, counts = away(full), CORPUS.counts[:2]
+  total = sum(counts)
+  frames, mask = padded(CORPUS.frames[:total], counts)
+  starts = encode(params, 'encode_frames', frames, mask)
+  row = np.concatenate([CORPUS.frames[:total], np.ones((2, DV))])[None].astype(np.float32)
+  slot = np.array([[0] * counts[0] + [1] * counts[1] + [-1] * 2], np.int32)
+  position = np.array([[*range(counts[0]), *range(counts[1]), 0, 0]], np.int32)
+  layout = Layout(slot, position, np.array([[0, 1]], np.int32), np.array([0, 1], np.int32))
+  apart = FULL.apply({'params': own}, frames, mask, method='encode_frames')
+  packed = FULL.apply({'params': own}, row, layout, method='encode_frames')
+  for name in FULL.branches:
+    for video, count in enumerate(counts):
+      expected = plain_frames(own[name]['frame_turn'], np.asarray(starts[name][video, :count]))
+      np.testing.assert_allclose(apart[name][video, :count], expected, atol=1e-5)
+    np.testing.assert_allclose(packed[name][0, :total], apart[name][mask], atol=1e-5)
+
+
+def test_branches_of_the_teacher_see_what_stands_behind():
+  student = AnchoredStudent(H, 0.3, ('exploration', 'teacher_inheritance'), jnp.float32, 'linear', 4)
+  found, fitted = fit(anchors.Settings(size=H), student.branches)
+  joined = np.concatenate([3 * CORPUS.frames, CORPUS.teacher_frames], axis=1)
+  words = np.repeat(CORPUS.teacher_sentences[:, None], 3, axis=1)
+  frames, mask = padded(joined, CORPUS.counts)
+  tokens = np.asarray(unit_rows(np.concatenate([2 * TOKENS, words], axis=2)))
+  params = anchoring.put(fitted, init_parameters(student, jax.random.key(0), DV + 4, DQ + 4))
+  videos = student.apply({'params': params}, unit_rows(frames), mask, method='encode_frames')
+  queries = student.apply({'params': params}, tokens, np.ones((20, 3), bool), method='encode_tokens')
+  for name, anchor in found.items():
+    cosines = np.where(mask, np.einsum('qh,vlh->qvl', queries[name], videos[name]), -2).max(2)
+    np.testing.assert_allclose(cosines, anchors.scores(name, anchor, CORPUS), atol=1e-5)

@@ -130,7 +130,7 @@ def test_exploration_follows_the_plain_loops(world):
 def test_inheritance_distils_the_teacher_without_pairs(world):
   corpus = world.corpus
   found = anchors.inheritance(corpus, SETTINGS._replace(ridge=1e-9))
-  shuffled = corpus._replace(owners=np.random.default_rng(3).permutation(corpus.owners))
+  shuffled = dataclasses.replace(corpus, owners=np.random.default_rng(3).permutation(corpus.owners))
   again = anchors.inheritance(shuffled, SETTINGS._replace(ridge=1e-9))
   np.testing.assert_allclose(again.sentence_map, found.sentence_map)
   np.testing.assert_allclose(again.frame_map, found.frame_map)
@@ -140,12 +140,12 @@ def test_inheritance_distils_the_teacher_without_pairs(world):
   cosines = np.sum(anchors.unit(taught @ metric) * found.video_frames(corpus.frames, corpus.counts), axis=1)
   assert cosines.min() > 0.99
   with pytest.raises(ValueError, match='no features of a teacher'):
-    anchors.inheritance(corpus._replace(teacher_frames=None), SETTINGS)
+    anchors.inheritance(dataclasses.replace(corpus, teacher_frames=None), SETTINGS)
 
 
 def test_frames_of_the_teacher_itself_are_taken_as_they_are(world):
   sentences = np.random.default_rng(8).normal(size=(len(world.corpus.owners), 8))
-  corpus = world.corpus._replace(teacher_frames=world.corpus.frames, teacher_sentences=sentences)
+  corpus = dataclasses.replace(world.corpus, teacher_frames=world.corpus.frames, teacher_sentences=sentences)
   found = anchors.inheritance(corpus, SETTINGS)
   taught = anchors.smoothed(corpus.frames - corpus.frames.mean(0), corpus.counts)
   np.testing.assert_array_equal(found.frame_map, anchors.whitening(anchors.covariance(taught), 0.1, 0.5, 5))
@@ -154,34 +154,12 @@ def test_frames_of_the_teacher_itself_are_taken_as_they_are(world):
 def test_scores_are_the_best_cosine_over_the_frames(world):
   corpus = world.corpus
   anchor = anchors.exploration(corpus, SETTINGS)
-  found = anchors.scores(anchor, corpus)
+  found = anchors.scores('exploration', anchor, corpus)
   for caption in range(5):
     query = unit((corpus.sentences[caption] - anchor.sentence_mean) @ anchor.sentence_map)
     for video, own in enumerate(videos_of(corpus.frames, corpus.counts)):
       rows = plain_smoothing((own - anchor.frame_mean) @ anchor.frame_map)
       assert found[caption, video] == pytest.approx(max(query @ unit(row) for row in rows))
-
-
-def test_surprise_is_the_likelihood_of_the_own_video():
-  random = np.random.default_rng(4)
-  owners = random.integers(0, 9, 20)
-  found = anchors.surprise(random.normal(size=(20, 9)), owners)
-  assert found.mean() == pytest.approx(np.log(9), abs=0.35)  # No signal: the highest temperature nearly forgets it.
-  right = np.eye(9)[owners]
-  assert anchors.surprise(right, owners).max() < 1e-6
-  assert np.array_equal(anchors.surprise(5 * right + 3, owners), anchors.surprise(right, owners))
-
-
-def test_of_equals_the_simplest_is_taken():
-  random, owners = np.random.default_rng(5), np.repeat(np.arange(50), 2)
-  losses = random.normal(size=(3, 100)) + np.array([0.0, 0.0, 1.0])[:, None]
-  assert anchors.simplest_of_the_best(losses, owners) == 0
-  assert anchors.simplest_of_the_best(losses - np.array([0.0, 1.0, 0.0])[:, None], owners) == 1
-  # Noise that captions of a video share is no evidence of so many captions.
-  shared = np.repeat(random.normal(size=50), 2)
-  shared += 0.11 - shared.mean()
-  assert anchors.simplest_of_the_best(np.stack([shared, np.zeros(100)]), owners) == 0
-  assert anchors.simplest_of_the_best(np.stack([shared, np.zeros(100)]), np.arange(100)) == 1
 
 
 def test_parts_of_a_corpus(world):
@@ -192,28 +170,32 @@ def test_parts_of_a_corpus(world):
   for sentence, owner in zip(some.sentences, some.owners, strict=True):
     whole = np.flatnonzero((world.corpus.sentences == sentence).all(axis=1))[0]
     assert world.corpus.owners[whole] == [4, 2][owner]
+  both = some.joined(world.corpus.of(np.array([7])))
+  np.testing.assert_array_equal(both.owners, [*some.owners, *[2] * np.sum(world.corpus.owners == 7)])
+  np.testing.assert_array_equal(
+    both.teacher_frames[-world.corpus.counts[7] :], world.corpus.of(np.array([7])).teacher_frames
+  )
 
 
-def test_the_choice_finds_what_there_is_to_find():
-  world = make_world(120, seed=6)
-  other = make_world(40, seed=7, truth=world.truth)
-  found = anchors.choose({'exploration': world.corpus}, other.corpus, 8)
-  assert found.weights == {'exploration': 1.0}
-  assert found.settings['exploration'].rounds > 0  # One frame of each video has the caption.
-  assert found.losses['fused'] == pytest.approx(found.losses['exploration']) and found.losses['fused'] < np.log(40) - 1
-  assert found.blend == {} and 'teacher' not in found.losses
-  ranked = np.argmax(anchors.scores(found.anchors['exploration'], other.corpus), axis=1) == other.corpus.owners
-  assert ranked.mean() > 0.3  # By chance .025.
+def test_a_branch_of_the_teacher_sees_its_features(world):
+  corpus = world.corpus
+  found = anchors.fit('teacher_exploration', corpus, SETTINGS)
+  of_teacher = anchors.Corpus(corpus.teacher_frames, corpus.counts, corpus.teacher_sentences, corpus.owners)
+  again = anchors.exploration(of_teacher, SETTINGS)
+  np.testing.assert_array_equal(found.sentence_map, again.sentence_map)
+  np.testing.assert_array_equal(
+    anchors.scores('teacher_exploration', found, corpus), anchors.scores('exploration', again, of_teacher)
+  )
 
 
-def test_a_teacher_at_search_has_the_share_that_it_earns():
-  world = make_world(60, seed=8)
-  other = make_world(40, seed=9, truth=world.truth)
-  random = np.random.default_rng(10)
-  own, noise = other.corpus, random.normal(size=(len(other.corpus.owners), 8))
-  right = own._replace(teacher_frames=own.frames, teacher_sentences=own.sentences @ world.truth)
-  wrong = right._replace(teacher_sentences=noise)
-  good, bad = (anchors.choose({'exploration': world.corpus}, own, 8, taught) for taught in (right, wrong))
-  assert good.losses['teacher'] < good.losses['fused'] and good.losses['blend'] <= good.losses['teacher']
-  assert sum(good.blend.values()) == pytest.approx(1.0, abs=1e-3) and good.blend['teacher'] > bad.blend['teacher']
-  assert bad.losses['blend'] <= bad.losses['fused'] + 1e-9
+def test_the_teacher_itself_is_centred_and_smoothed(world):
+  corpus = world.corpus
+  found = anchors.fit('teacher_inheritance', corpus, SETTINGS._replace(power=0.0, size=7))
+  texts = corpus.teacher_sentences - corpus.teacher_sentences.mean(0)
+  np.testing.assert_allclose(found.held_out @ found.held_out.T / (texts @ texts.T), found.sentence_scale**2)
+  scores = anchors.scores('teacher_inheritance', found, corpus)
+  videos = videos_of(corpus.teacher_frames - corpus.teacher_frames.mean(0), corpus.counts)
+  for caption in range(4):
+    for video, own in enumerate(videos):
+      expected = max(unit(texts[caption]) @ unit(row) for row in plain_smoothing(own))
+      assert scores[caption, video] == pytest.approx(expected)

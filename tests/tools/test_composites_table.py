@@ -13,10 +13,10 @@ from tests.tools.composites.test_joining import write_clips
 def test_table_has_mean_and_deviation_of_a_sample():
   rows = [dict.fromkeys(composites_table.ROWS, dict.fromkeys(composites_table.COLUMNS, x)) for x in (1.0, 3.0)]
   lines = composites_table.markdown(rows).splitlines()
-  assert lines[0] == '| | R@1 | R@5 | R@10 | SumR | median_rank | mAP |' and len(lines) == 2 + 7
+  assert lines[0] == '| | R@1 | R@5 | R@10 | SumR | median_rank | mAP |' and len(lines) == 2 + 8
   assert lines[2] == '| chance |' + ' 2.0 ± 1.4 |' * 5 + ' 2.000 ± 1.414 |'
   del rows[0]['single']
-  assert len(composites_table.markdown(rows).splitlines()) == 2 + 6
+  assert len(composites_table.markdown(rows).splitlines()) == 2 + 7
   assert '±' not in composites_table.markdown(rows[:1])
 
 

@@ -1,0 +1,54 @@
+"""Records for students that see the teacher, too: its features stand behind the student's, in the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dlkd_jax.data import transforms
+from dlkd_jax.data.sources import Record, Source, has_rows, text
+from dlkd_jax.errors import UserError
+
+
+def with_teacher(record: Record) -> Record:
+  """Returns a record whose `student_frames` are `[n, Dv + Dt]` and whose `student_tokens` are `[m, Dq + Dt]`.
+
+  The teacher's frames are brought to the number of the student's, its sentence stands behind each of its tokens.
+
+  Raises:
+    UserError: the record has no such features; the message names the video.
+  """
+  frames, tokens, lengths = record['student_frames'], record['student_tokens'], np.asarray(record['token_lengths'])
+  texts = np.asarray(record.get('teacher_text', ()))
+  if not has_rows(record, 'teacher_frames') or len(texts) != len(lengths):
+    raise UserError(
+      f'video {text(record["video_id"])!r} lacks features of the teacher, which this student sees: build the set with '
+      'them, or leave the teacher out (:anchored,no_teacher, or --config.model.branches="(\'exploration\',)")'
+    )
+  behind = at_rows(np.asarray(record['teacher_frames']), len(frames))
+  joined = {'student_frames': np.concatenate([frames, behind], axis=1)}
+  if len(lengths):
+    joined['student_tokens'] = np.concatenate([tokens, np.repeat(texts, lengths, axis=0)], axis=1)
+  return {**record, **joined}
+
+
+def at_rows(rows: np.ndarray, count: int) -> np.ndarray:
+  """Brings rows `[n, D]` to so many: more of them are averaged, fewer are repeated evenly."""
+  if len(rows) > count:
+    return transforms.resample_frames(rows, count)
+  return rows[((np.arange(count) + 0.5) * len(rows) / max(count, 1)).astype(int)]
+
+
+class WithTeacher(Sequence):
+  """The records of a source, each as `with_teacher` makes it."""
+
+  def __init__(self, source: Source):
+    """Takes the records."""
+    self._source = source
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> Record:
+    return with_teacher(self._source[index])
