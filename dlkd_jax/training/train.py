@@ -81,7 +81,6 @@ def train(config: ml_collections.ConfigDict, workdir: files.Path, stop: StopRequ
     optimizer, train_step = make_step(config, student, mesh, per_epoch, teacher)
     make_params = lambda: anchoring.put(fitted, init_parameters(student, init_key, *sizes))  # noqa: E731
     state = create_state(make_params, optimizer, mesh)
-    # The teacher is scored at the end alone, in what is read for the first evaluation.
     validator = recipe.make_evaluator(config, student, mesh, 'val', teacher=True, again=True)
     _describe(config, mesh, pipeline, state.params)
     multihost.on_main(lambda: _write_description(config, workdir, state.params))
@@ -119,7 +118,7 @@ def train(config: ml_collections.ConfigDict, workdir: files.Path, stop: StopRequ
     if fitted is not None and progress.best_step > 0:
       start, evaluate = make_params(), recipe.make_evaluator(config, student, mesh, 'val', keep_scores=True)
       config, kept = anchoring.keep(config, workdir, fitted, evaluate, start=start, trained=best)
-      validator = recipe.make_evaluator(config, student, mesh, 'val', teacher=True)  # By the weights that were found.
+      validator = recipe.make_evaluator(config, student, mesh, 'val', teacher=True)
       best = best if kept else _take_back(start, checkpoints, int(state.step), progress)
     return final_report(config, workdir, student, best, mesh, progress, validator, stop.noted)
 
