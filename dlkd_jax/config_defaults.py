@@ -58,8 +58,6 @@ ARGUMENTS = {
   'seed': 0,
   'epochs': 0,  # 0: the recipe's own.
 }
-# Arguments that say how a student learns that starts from nothing.
-_OF_A_NETWORK = ('hard', 'plus', 'random_split', 'single', 'uniform_negatives')
 
 
 def finish(config: ml_collections.ConfigDict, arg: str | None, anchored: bool = False) -> ml_collections.ConfigDict:
@@ -75,6 +73,9 @@ def finish(config: ml_collections.ConfigDict, arg: str | None, anchored: bool = 
   """
   arguments = parse_arguments(arg, **ARGUMENTS)
   given = {item.partition('=')[0] for item in (arg or '').split(',')}
+  # These arguments are of a student that starts from nothing.
+  anchored = anchored and not given & {'anchored', 'hard', 'plus', 'random_split', 'single', 'uniform_negatives', *PLUS}
+  anchored = anchored or arguments.anchored
   if 'seed' in given:
     config.seed = arguments.seed
   if 'hard' in given:
@@ -85,7 +86,7 @@ def finish(config: ml_collections.ConfigDict, arg: str | None, anchored: bool = 
     config.evaluation.weights = (1.0,) if arguments.single else paper.evaluation.weights
   if 'no_teacher' in given:
     config.loss.teacher = not arguments.no_teacher
-  if arguments.anchored or (anchored and not given & {'anchored', *_OF_A_NETWORK}):
+  if anchored:
     _start_from_anchors(config)
   if 'random_split' in given:
     config.loss.random_split = arguments.random_split

@@ -168,6 +168,14 @@ def test_plus_is_what_was_kept_of_its_pieces_for_the_length_of_the_training():
   assert get_config('tvr', 'clips').model.options.to_dict() == {'frames_per_clip': 4}
 
 
+def test_recipes_of_own_videos_start_from_anchors():
+  for name in ('custom', 'composites'):
+    names = [get_config(name, arg).model.name for arg in (None, 'seed=1', 'anchored=false', 'hard', 'single')]
+    assert names == ['anchored', 'anchored', 'dldkd', 'dldkd', 'dldkd']
+  assert get_config('custom').model.branches[2:] == ('teacher_inheritance', 'teacher_exploration')
+  assert get_config('custom', 'no_teacher').model.branches == ('exploration',)
+
+
 def set_field(config, field, value):
   """Puts in whatever the type of the field; recipes can."""
   with config.unlocked(), config.ignore_type():
