@@ -28,6 +28,7 @@ setup(
     'fsspec',
     'grain>=0.2.18',
     'h5py',
+    'scipy',  # jax needs it in any case.
     'huggingface_hub>=1',  # Models by name; tokenizers needs it in any case.
     'importlib_resources',  # tensorflow-datasets imports it without requiring it.
     'jax>=0.10',
