@@ -32,6 +32,7 @@ LONG = (
   'test_readme.py',
   'test_sharding.py',
   'test_processes.py',
+  'training/test_plus.py',
   'extensions/test_extensions.py',
   'reporting/test_whole_report.py',
   'training/test_anchoring.py',
