@@ -41,7 +41,7 @@ class Records(Collection):
   def of(cls, videos):
     names = ('student', 'tokens', 'teacher')
     options, sizes = dict.fromkeys(names, 'words:8'), {'Dv': 4, 'Dq': 8, 'Dt': WIDTH}
-    return cls('data', 'custom_prvr', ('test',), options, sizes, {'test': len(videos)}, pathlib.Path(), True, videos)
+    return cls('data', 'custom_prvr', ('test',), options, sizes, {'test': len(videos)}, pathlib.Path(), videos=videos)
 
   def digests(self):
     return {video: f'{version:032x}' for video, version in self.videos.items()}

@@ -28,7 +28,7 @@ def run(index, **environment):
   return subprocess.run(
     [sys.executable, '-c', _SEARCH.format(index=index, unused=_UNUSED)],
     cwd=repository(),
-    env={k: v for k, v in os.environ.items() if not k.startswith('JAX_COMP')} | environment,
+    env={k: v for k, v in os.environ.items() if not k.startswith(('JAX_COMP', 'JAX_PERSISTENT'))} | environment,
     capture_output=True,
     text=True,
   )
