@@ -19,8 +19,8 @@ def get_config(arg=None):
   config.data.word_sizes = (16,)  # lengths that the tokens of a block of evaluation are padded to
   config.model.hidden = 128  # size of the space in which queries and frames meet
   config.model.input_dropout = 0.1  # share of input features dropped
-  config.loss.hard_negative_start_epoch = 24  # negatives are drawn among all wrong ones
+  config.loss.hard_negative_start_epoch = 16  # negatives are drawn among all wrong ones
   config.optimizer.learning_rate = 1e-3  # highest rate
-  config.training.epochs = 24  # at most
-  config.training.patience = 24  # epochs without a new best SumR on validation before the training stops
+  config.training.epochs = 16  # at most
+  config.training.patience = 16  # epochs without a new best SumR on validation before the training stops
   return config_defaults.finish(config, arg)
