@@ -132,6 +132,8 @@ def _take_back(start: Any, checkpoints: Checkpoints, step: int, progress: Progre
 
 def _best_parameters(checkpoints: Checkpoints, state: TrainState, progress: Progress) -> Any:
   """Returns the parameters that were best on validation, which may be those at hand."""
+  if progress.best_sum_r >= 0 and progress.best_step == 0:  # Step 0 is rated where a student starts from anchors.
+    log(f'prefer anchors: none of {progress.evaluated_epochs} epochs of training was better on validation')
   if progress.best_sum_r >= 0 and progress.best_step != int(state.step):
     state = checkpoints.restore(progress.best_step, state)[0]
   return averaged(state.opt_state) if progress.best_averaged else state.params

@@ -112,7 +112,8 @@ def evaluated(workdir):
 
 
 def test_the_anchor_alone_is_where_a_training_starts(anchored, trained, tmp_path):
-  anchored.run(*anchored.training(tmp_path, '--config.training.epochs=0'))
+  printed = anchored.run(*anchored.training(tmp_path, '--config.training.epochs=0'))
+  assert 'prefer anchors: none of 0 epochs of training was better on validation' in printed
   results = [json.loads((each / 'results.json').read_text()) for each in (tmp_path, trained)]
   assert (results[0]['best_epoch'], results[0]['epochs'], results[1]['epochs']) == (0, 0, 2)
   of_anchor, of_run = evaluated(tmp_path), evaluated(trained)
