@@ -12,7 +12,7 @@ import json
 import pathlib
 import shutil
 import urllib.parse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 import h5py
@@ -106,10 +106,11 @@ class _Writer:
       return
     if split not in self._captions:
       self._captions[split] = self._text_file(self._text / f'{self._collection}{split}.caption.txt')
-    for number, (text, tokens) in enumerate(zip(record['captions'], _tokens_of(record), strict=True)):
+    tokens = np.split(record['student_tokens'], np.cumsum(record['token_lengths'])[:-1])
+    for number, (text, rows) in enumerate(zip(record['captions'], tokens, strict=True)):
       caption = f'{video}#enc#{number}'
       self._captions[split].write(f'{caption} {" ".join(_plain(text).split())}\n')
-      self._tokens[caption] = _float32(tokens)
+      self._tokens[caption] = _float32(rows)
       times = (*record['moments'][number], record['duration'])
       self._moments[caption] = [None if np.isnan(time) else float(time) for time in times]
       if len(record.get('teacher_text', ())):
@@ -138,10 +139,3 @@ def _plain(text: str | bytes) -> str:
 
 def _float32(rows: np.ndarray) -> np.ndarray:
   return np.asarray(rows, np.float32)
-
-
-def _tokens_of(record: Mapping[str, Any]) -> Iterator[np.ndarray]:
-  """Yields the tokens of each caption."""
-  ends = np.cumsum(record['token_lengths'])
-  for start, end in zip([0, *ends], ends, strict=False):
-    yield record['student_tokens'][start:end]

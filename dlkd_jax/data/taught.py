@@ -19,18 +19,23 @@ def with_teacher(record: Record) -> Record:
   Raises:
     UserError: the record has no such features; the message names the video.
   """
+  check_taught(record)
   frames, tokens, lengths = record['student_frames'], record['student_tokens'], np.asarray(record['token_lengths'])
-  texts = np.asarray(record.get('teacher_text', ()))
-  if not has_rows(record, 'teacher_frames') or len(texts) != len(lengths):
-    raise UserError(
-      f'video {text(record["video_id"])!r} lacks features of the teacher, which this student sees: build the set with '
-      'them, or leave the teacher out (:anchored,no_teacher, or --config.model.branches="(\'exploration\',)")'
-    )
   behind = at_rows(np.asarray(record['teacher_frames']), len(frames))
   joined = {'student_frames': np.concatenate([frames, behind], axis=1)}
   if len(lengths):
-    joined['student_tokens'] = np.concatenate([tokens, np.repeat(texts, lengths, axis=0)], axis=1)
+    texts = np.repeat(np.asarray(record['teacher_text']), lengths, axis=0)
+    joined['student_tokens'] = np.concatenate([tokens, texts], axis=1)
   return {**record, **joined}
+
+
+def check_taught(record: Record) -> None:
+  """Raises UserError, naming the video, where a record lacks features of the teacher."""
+  if not has_rows(record, 'teacher_frames') or len(record.get('teacher_text', ())) != len(record['token_lengths']):
+    raise UserError(
+      f'video {text(record["video_id"])!r} lacks features of the teacher, which this student needs: build the set with '
+      'them, or leave the teacher out (:anchored,no_teacher, or --config.model.branches="(\'exploration\',)")'
+    )
 
 
 def at_rows(rows: np.ndarray, count: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from dlkd_jax.losses.pairs import MASKED, global_sum, masked_mean, mean_and_count
 from dlkd_jax.losses.total import LossInputs
-from dlkd_jax.similarity.common import inverse_norm
+from dlkd_jax.similarity.common import unit
 
 _NEVER = 4.0  # Costs more than any cosine can.
 
@@ -32,9 +32,8 @@ def diverse(inputs: LossInputs, branch: str, key: jax.Array, *, margin: float, s
     The loss, and as its part `same_video_cosine`, the mean of cos_ij.
   """
   del key
-  own, queries = inputs.text, inputs.branches[branch].own_queries.astype(jnp.float32)
-  unit = queries * inverse_norm(queries)[:, None]
-  cosine = unit @ unit.T
+  own, queries = inputs.text, unit(inputs.branches[branch].own_queries)
+  cosine = queries @ queries.T
   together = (own.labels[:, None] == own.labels[None]) & own.captions[:, None] & own.captions[None]
   together &= own.caption_ordinals[:, None] != own.caption_ordinals[None]
   terms = jnp.where(together, (1.0 + cosine) * jax.nn.softplus(sharpness * (cosine + margin)), 0.0)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from dlkd_jax.losses.pairs import global_sum, masked_mean, random_ranks
 from dlkd_jax.losses.total import LossInputs
-from dlkd_jax.similarity.common import inverse_norm
+from dlkd_jax.similarity.common import unit
 
 _SAME = 1e-6  # Squared distance below which two vectors are one, whose distance has no gradient.
 _ANGLE_KEY = 1
@@ -75,21 +75,16 @@ def text_angle(inputs: LossInputs, branch: str, key: jax.Array, *, captions: int
   return global_sum(loss, axes) / jnp.maximum(jnp.minimum(count, drawn.shape[0]), 1).astype(jnp.float32) ** 3, {}
 
 
-def _unit(vectors: jax.Array) -> jax.Array:
-  vectors = vectors.astype(jnp.float32)
-  return vectors * inverse_norm(vectors)[..., None]
-
-
 def _distances(rows: jax.Array, columns: jax.Array) -> jax.Array:
   """Distances of unit vectors, `[q, Q]`."""
-  squares = 2.0 - 2.0 * (_unit(rows) @ _unit(columns).T)
+  squares = 2.0 - 2.0 * (unit(rows) @ unit(columns).T)
   return jnp.where(squares > _SAME, jnp.sqrt(jnp.maximum(squares, _SAME)), 0.0)
 
 
 def _angles(vectors: jax.Array) -> jax.Array:
   """Angles of all triples, `[K, K, K]`, the corner first."""
-  unit = _unit(vectors)
-  edges = _unit(unit[None] - unit[:, None])
+  directions = unit(vectors)
+  edges = unit(directions[None] - directions[:, None])
   return jnp.einsum('ijh,ikh->ijk', edges, edges)
 
 

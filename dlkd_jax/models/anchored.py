@@ -23,7 +23,7 @@ from dlkd_jax.errors import UserError
 from dlkd_jax.layout import Array, Layout, padded_layout
 from dlkd_jax.models.anchors import BRANCHES, TEACHER, time_weights
 from dlkd_jax.models.dropout import Dropout, dropping
-from dlkd_jax.models.layers import PADDED_KEY_BIAS
+from dlkd_jax.models.layers import attention_bias
 
 _SENTENCE_LENGTH = 5.0  # Mean length of what D sees: about a quarter in each of 384 features.
 _EPSILON = 1e-12
@@ -112,9 +112,7 @@ class FrameTurn(nn.Module):
     position = jnp.asarray(layout.position)
     apart = jnp.clip(position[:, None, :] - position[:, :, None], -_FAR, _FAR) + _FAR
     near = jnp.moveaxis(jnp.take(self.distance, apart, axis=0, mode='clip'), 3, 1)
-    same = (layout.slot[:, :, None] == layout.slot[:, None, :]) & jnp.asarray(layout.mask)[:, None, :]
-    bias = jnp.where(same, 0.0, PADDED_KEY_BIAS)[:, None]
-    shares = nn.softmax(scores / jnp.sqrt(float(query.shape[-1])) + near + bias, axis=-1)
+    shares = nn.softmax(scores / jnp.sqrt(float(query.shape[-1])) + near + attention_bias(layout), axis=-1)
     return jnp.einsum('rhqk,rkhd->rqhd', shares.astype(self.dtype), value).reshape(x.shape)
 
 

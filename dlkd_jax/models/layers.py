@@ -18,7 +18,7 @@ from dlkd_jax.models.dropout import Dropout
 
 LAYER_NORM_EPSILON = 1e-5
 # Added to attention scores at keys of padding and of other sequences; finite, so that a row of padding stays finite.
-PADDED_KEY_BIAS = -10000.0
+_PADDED_KEY_BIAS = -10000.0
 _INIT = nn.initializers.normal(stddev=0.02)
 
 
@@ -30,6 +30,12 @@ def dense(features: int, name: str | None = None, use_bias: bool = True, dtype: 
 def layer_norm(name: str, dtype: Any = jnp.float32) -> nn.LayerNorm:
   """Returns a layer normalisation with the two-pass variance; `dtype` is that of its output."""
   return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, dtype=dtype, name=name)
+
+
+def attention_bias(layout: Layout) -> jax.Array:
+  """Returns `[R, 1, T, T]` to add to attention scores: 0 where a position may attend, at those of its own sequence."""
+  same = layout.slot[:, :, None] == layout.slot[:, None, :]
+  return jnp.where(same & layout.mask[:, None, :], 0.0, _PADDED_KEY_BIAS)[:, None]
 
 
 class SelfAttention(nn.Module):
@@ -50,10 +56,8 @@ class SelfAttention(nn.Module):
     key = dense(self.hidden, 'key', dtype=self.dtype)(inputs).reshape(split)
     value = dense(self.hidden, 'value', dtype=self.dtype)(inputs).reshape(split)
 
-    same = layout.slot[:, :, None] == layout.slot[:, None, :]
-    bias = jnp.where(same & layout.mask[:, None, :], 0.0, PADDED_KEY_BIAS)[:, None]
     scores = jnp.einsum('rqhd,rkhd->rhqk', query, key, preferred_element_type=jnp.float32)
-    probabilities = nn.softmax(scores / jnp.sqrt(float(size)) + bias, axis=-1)
+    probabilities = nn.softmax(scores / jnp.sqrt(float(size)) + attention_bias(layout), axis=-1)
     probabilities = Dropout(self.dropout, name='probability_dropout')(probabilities, deterministic)
     context = jnp.einsum('rhqk,rkhd->rqhd', probabilities.astype(self.dtype), value).reshape(inputs.shape)
 

@@ -21,7 +21,7 @@ from dlkd_jax.errors import UserError
 from dlkd_jax.layout import Array, Layout, padded_layout
 from dlkd_jax.models.dldkd import Branch, DlDkdStudent
 from dlkd_jax.models.dropout import Dropout
-from dlkd_jax.models.layers import PADDED_KEY_BIAS, dense, layer_norm
+from dlkd_jax.models.layers import attention_bias, dense, layer_norm
 
 # A width of 1 is a Gaussian whose standard deviation is a ninth of so many frames, as in GMMFormer v2.
 _WIDTH_FRAMES = 128
@@ -54,10 +54,9 @@ class WidthsAttention(nn.Module):
     query, key, value = (
       dense(self.hidden, name, dtype=self.dtype)(inputs).reshape(split) for name in ('query', 'key', 'value')
     )
-    same = layout.slot[:, :, None] == layout.slot[:, None, :]
-    bias = jnp.where(same & layout.mask[:, None, :], 0.0, PADDED_KEY_BIAS)[:, None]
     scores = jnp.einsum('rqhd,rkhd->rhqk', query, key, preferred_element_type=jnp.float32) / jnp.sqrt(float(split[3]))
     apart = (layout.position[:, :, None] - layout.position[:, None, :]) * (self.frames / _WIDTH_FRAMES)
+    bias = attention_bias(layout)
     # One mask for all widths.
     drop = Dropout(self.dropout, name='probability_dropout'), Dropout(self.dropout, name='output_dropout')
     norm, found = layer_norm('norm', self.dtype), []

@@ -111,29 +111,16 @@ class TextTower(nn.Module):
     return TextOutput(features.astype(jnp.float32), x.astype(jnp.float32))
 
 
-class Siglip(nn.Module):
-  """Both towers, and what makes logits of their cosines: exp(`logit_scale`)·cosine + `logit_bias`; as `clip.Clip`.
+class Siglip(clip.Clip):
+  """Both towers, and what makes logits of their cosines: exp(`logit_scale`)·cosine + `logit_bias`.
 
   A ranking of images by one text, or of texts by one image, needs neither scale nor bias.
   """
 
   config: SiglipConfig
-  dtype: Any = jnp.float32
 
   def setup(self):
     self.image = ImageTower(self.config.image, self.config.features, self.dtype)
     self.text = TextTower(self.config.text, self.config.features, self.dtype)
     self.logit_scale = self.param('logit_scale', nn.initializers.constant(clip.LOGIT_SCALE), ())
     self.logit_bias = self.param('logit_bias', nn.initializers.zeros, ())
-
-  def encode_image(self, pixels: jax.Array, layers: int | None = None) -> ImageOutput:
-    """Encodes normalised images `[N, S, S, 3]`; see `ImageTower`."""
-    return self.image(pixels, layers)
-
-  def encode_text(self, ids: jax.Array) -> TextOutput:
-    """Encodes token ids `[N, T]`; see `TextTower`."""
-    return self.text(ids)
-
-  def __call__(self, pixels: jax.Array, ids: jax.Array) -> tuple[ImageOutput, TextOutput]:
-    """Encodes both."""
-    return self.image(pixels), self.text(ids)

@@ -190,6 +190,10 @@ class Evaluator:
     gallery = self._encode_videos(params, TEACHER in queries.vectors, should_stop)
     return self._rank(queries, gallery, should_stop)
 
+  def again(self, options: EvaluationOptions) -> Evaluator:
+    """Returns one with other options for the same split, whose blocks are not read again where they were kept."""
+    return Evaluator(self.encoders, self._split, options)
+
   def compile_ahead(self, params: Any) -> None:
     """Compiles the encoders for all blocks of the split, which stay in memory where they fit, and parameters as these.
 

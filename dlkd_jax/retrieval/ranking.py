@@ -25,7 +25,7 @@ from dlkd_jax.errors import UserError
 from dlkd_jax.multihost import Processes
 from dlkd_jax.retrieval.metrics import FUSED
 from dlkd_jax.sharding import encoding_mesh, local_mesh, over_devices, split_rows
-from dlkd_jax.similarity.common import inverse_norm, product_bytes
+from dlkd_jax.similarity.common import product_bytes, unit
 
 Array = Any  # numpy on the host, jax.Array on the device.
 
@@ -151,11 +151,6 @@ class GalleryBuilder:
     return jax.tree.map(view, segment)
 
 
-def _unit(vectors: jax.Array) -> jax.Array:
-  vectors = vectors.astype(jnp.float32)
-  return vectors * inverse_norm(vectors)[..., None]
-
-
 @functools.partial(jax.jit, static_argnames='mesh')
 def prepare_frames(
   frames: Mapping[str, jax.Array], masks: Mapping[str, jax.Array], *, mesh: Mesh
@@ -168,7 +163,7 @@ def prepare_frames(
 
   def prepare(array, mask):
     first = jnp.take_along_axis(array, jnp.argmax(mask, axis=1)[:, None, None], axis=1)
-    return _unit(jnp.where(mask[..., None], array, first)).astype(array.dtype)
+    return unit(jnp.where(mask[..., None], array, first)).astype(array.dtype)
 
   split = over_devices(mesh)
   apply = lambda arrays, masks: {name: prepare(arrays[name], masks[name]) for name in arrays}  # noqa: E731
@@ -241,7 +236,7 @@ def score_segment(
   def score(rows, videos):
     (block, hidden), (count, length, _) = rows.shape, videos.shape
     tile = video_tile(count, length, query_tile, most_bytes)
-    tiles = _unit(rows).astype(videos.dtype).reshape(block // query_tile, query_tile, hidden)
+    tiles = unit(rows).astype(videos.dtype).reshape(block // query_tile, query_tile, hidden)
 
     def product(some, vectors):
       # Queries come last, so that the maximum runs over whole vectors of queries.

@@ -32,6 +32,12 @@ def inverse_norm(vectors: jax.Array) -> jax.Array:
   return jax.lax.rsqrt(jnp.maximum(squares, NORM_EPSILON**2))
 
 
+def unit(vectors: jax.Array) -> jax.Array:
+  """Returns vectors divided by their lengths over the last axis, float32; zero vectors stay."""
+  vectors = vectors.astype(jnp.float32)
+  return vectors * inverse_norm(vectors)[..., None]
+
+
 @flax.struct.dataclass
 class SlotTable:
   """Where the frames of each slot lie, and which column of the result each slot fills.

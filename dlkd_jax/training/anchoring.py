@@ -15,7 +15,7 @@ import numpy as np
 from dlkd_jax import files, multihost
 from dlkd_jax.data import sources, transforms
 from dlkd_jax.data.sources import Record, Source
-from dlkd_jax.data.taught import at_rows
+from dlkd_jax.data.taught import at_rows, check_taught
 from dlkd_jax.errors import UserError
 from dlkd_jax.models import anchors
 from dlkd_jax.models.anchored import AnchoredStudent
@@ -242,10 +242,8 @@ def _check(record: Record, taught: bool) -> None:
   lengths = record['token_lengths']
   if len(lengths) and np.min(lengths) < 1:
     raise UserError(f'video {video!r} has a caption without tokens; leave the caption out')
-  if taught and (not sources.has_rows(record, 'teacher_frames') or len(record.get('teacher_text', ())) != len(lengths)):
-    raise UserError(
-      f'video {video!r} lacks features of the teacher; build the set with them, or do without (:anchored,no_teacher)'
-    )
+  if taught:
+    check_taught(record)
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

@@ -108,7 +108,7 @@ def make_pipeline_options(
 
 
 def make_evaluation_options(
-  config: ml_collections.ConfigDict, mesh, teacher: bool, keep_scores: bool = False
+  config: ml_collections.ConfigDict, mesh, teacher: bool = False, keep_scores: bool = False
 ) -> EvaluationOptions:
   """Makes the options of the evaluation."""
   weights = dict(zip(config.model.branches, config.evaluation.weights, strict=True))

@@ -11,7 +11,7 @@ over videos says that it gains: the 10 % quantile of its gain is above 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -261,8 +261,9 @@ def _best_settings(parts: Sequence, branch: str, now: Settings) -> tuple[Setting
 
   def attempt(settings: Settings) -> np.ndarray:
     if settings not in tried:
-      fits: Callable = lambda each: anchors.scores(branch, anchors.fit(branch, each[0], settings), each[1])  # noqa: E731
-      tried[settings] = [fits(each).astype(np.float32) for each in parts]
+      tried[settings] = [
+        anchors.scores(branch, anchors.fit(branch, own, settings), ranked).astype(np.float32) for own, ranked in parts
+      ]
     return surprise(rankings_of(tried[settings]), {branch: 1.0})
 
   def rankings_of(scores: list[np.ndarray]) -> list[Ranking]:

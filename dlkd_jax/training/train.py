@@ -116,9 +116,9 @@ def train(config: ml_collections.ConfigDict, workdir: files.Path, stop: StopRequ
     )
     best = _best_parameters(checkpoints, state, progress)
     if fitted is not None and progress.best_step > 0:
-      start, evaluate = make_params(), recipe.make_evaluator(config, student, mesh, 'val', keep_scores=True)
+      start, evaluate = make_params(), validator.again(recipe.make_evaluation_options(config, mesh, keep_scores=True))
       config, kept = anchoring.keep(config, workdir, fitted, evaluate, start=start, trained=best)
-      validator = recipe.make_evaluator(config, student, mesh, 'val', teacher=True)
+      validator = validator.again(recipe.make_evaluation_options(config, mesh, teacher=True))
       best = best if kept else _take_back(start, checkpoints, int(state.step), progress)
     return final_report(config, workdir, student, best, mesh, progress, validator, stop.noted)
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
+from dlkd_jax.video.picture_statistics import SIDE, averaged_down, cells, standardised
 from dlkd_jax.video.spans import Span
 
-_SIDE = 48  # Pictures are averaged down to this many pixels a side, whatever their shape.
 _GRID = 4  # Cells a side.
 _FLAT = 1e-4  # Of squared gradients: where a picture is flatter than that, its motion is not to be told.
 _AT_REST = 1e-3  # Change of a picture that is none.
-_DOWN, _RIGHT = np.mgrid[-1 : 1 : _SIDE * 1j, -1 : 1 : _SIDE * 1j].astype(np.float32)
+_DOWN, _RIGHT = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j].astype(np.float32)
 # Mean and scale of each part, rounded from films of many kinds; see `picture_statistics`.
 _USUAL = (
   (0.15, 0.2),  # Change of each cell.
@@ -40,8 +39,7 @@ class MotionStatistics:
 
   def prepare(self, image: np.ndarray) -> np.ndarray:
     """Returns a picture, uint8 [H, W, 3], as [48, 48, 3] from 0 to 1."""
-    small = Image.fromarray(image).resize((_SIDE, _SIDE), Image.Resampling.BOX)
-    return np.asarray(small, np.float32) / 255
+    return averaged_down(image)
 
   def encode(self, prepared: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     """Returns features, float32 [N, D], of N times three prepared pictures."""
@@ -59,21 +57,19 @@ def _features(before: np.ndarray, now: np.ndarray, after: np.ndarray) -> np.ndar
   over_time = (grey[2] - grey[0]) / 2
   down, right = np.gradient(grey[1])
   parts = (np.sqrt(energy), _flow(right, down, over_time), _whole(right, down, over_time), _course(changes))
-  standard = [((part - mean) / scale).ravel() for part, (mean, scale) in zip(parts, _USUAL, strict=True)]
-  return np.concatenate(standard).astype(np.float32)
+  return standardised(parts, _USUAL)
 
 
 def _cells(values: np.ndarray) -> np.ndarray:
   """Returns the means [4, 4] of [S, S]."""
-  size = _SIDE // _GRID
-  return values.reshape(_GRID, size, _GRID, size).mean(axis=(1, 3))
+  return cells(values, _GRID).mean(axis=(1, 3))
 
 
 def _blurred(picture: np.ndarray) -> np.ndarray:
   """Smooths [S, S] with the weights 1, 2, 1 along both axes: differences are of slopes then, not of single pixels."""
   for axis in (0, 1):
     wide = np.pad(picture, [(1, 1) if axis == own else (0, 0) for own in (0, 1)], mode='edge')
-    before, after = (np.take(wide, np.arange(_SIDE) + shift, axis) for shift in (0, 2))
+    before, after = (np.take(wide, np.arange(SIDE) + shift, axis) for shift in (0, 2))
     picture = (before + 2 * picture + after) / 4
   return picture
 
@@ -91,7 +87,7 @@ def _whole(right: np.ndarray, down: np.ndarray, over_time: np.ndarray) -> np.nda
   weight = np.abs(over_time)
   x, y = (place - (weight * place).sum() / (weight.sum() + _AT_REST) for place in (_RIGHT, _DOWN))
   columns = np.stack([right, right * x, right * y, down, down * x, down * y], axis=-1).reshape(-1, 6)
-  sums = columns.T @ columns + _SIDE**2 * _FLAT / 20 * np.eye(6)
+  sums = columns.T @ columns + SIDE**2 * _FLAT / 20 * np.eye(6)
   way_right, x_by_x, x_by_y, way_down, y_by_x, y_by_y = np.linalg.solve(sums, -columns.T @ over_time.ravel())
   return np.tanh(np.array([way_right, way_down, x_by_x + y_by_y, y_by_x - x_by_y]))
 

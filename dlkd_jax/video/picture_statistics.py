@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-_SIDE = 48  # Pictures are averaged down to this many pixels a side, whatever their shape.
+SIDE = 48  # Pictures are averaged down to this many pixels a side, whatever their shape.
 _GRID = 4  # Cells a side for means and contrasts.
 _COARSE = 3  # Cells a side for orientations.
 _ORIENTATIONS = 8
@@ -38,13 +38,10 @@ class PictureStatistics:
 
   def prepare(self, image: np.ndarray) -> np.ndarray:
     """Returns the features [D] of a picture, uint8 [H, W, 3]; all the work is done here."""
-    small = Image.fromarray(image).resize((_SIDE, _SIDE), Image.Resampling.BOX)
-    pixels = np.asarray(small, np.float32) / 255
+    pixels = averaged_down(image)
     grey = pixels.mean(axis=2)
-    parts = (_cells(pixels, _GRID).mean(axis=(1, 3)), _cells(grey, _GRID).std(axis=(1, 3)))
-    parts += (_histogram(pixels), _orientations(grey), _hues(pixels))
-    standard = [((part - mean) / scale).ravel() for part, (mean, scale) in zip(parts, _USUAL, strict=True)]
-    return np.concatenate(standard).astype(np.float32)
+    parts = (cells(pixels, _GRID).mean(axis=(1, 3)), cells(grey, _GRID).std(axis=(1, 3)))
+    return standardised((*parts, _histogram(pixels), _orientations(grey), _hues(pixels)), _USUAL)
 
   def encode(self, prepared: Sequence[np.ndarray]) -> np.ndarray:
     """Returns prepared pictures as rows, [N, D]."""
@@ -55,9 +52,21 @@ class PictureStatistics:
     return self.encode([self.prepare(image) for image in images])
 
 
-def _cells(pixels: np.ndarray, grid: int) -> np.ndarray:
-  """Returns [S, S, …] as [grid, S / grid, grid, S / grid, …]."""
-  size = _SIDE // grid
+def averaged_down(image: np.ndarray) -> np.ndarray:
+  """Returns a picture, uint8 [H, W, 3], as float32 [SIDE, SIDE, 3] from 0 to 1."""
+  small = Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BOX)
+  return np.asarray(small, np.float32) / 255
+
+
+def standardised(parts: Sequence[np.ndarray], usual: Sequence[tuple]) -> np.ndarray:
+  """Returns float32 [D], all numbers of the parts, of each less its usual mean and by its usual scale."""
+  each = [((part - mean) / scale).ravel() for part, (mean, scale) in zip(parts, usual, strict=True)]
+  return np.concatenate(each).astype(np.float32)
+
+
+def cells(pixels: np.ndarray, grid: int) -> np.ndarray:
+  """Returns [SIDE, SIDE, …] as [grid, SIDE / grid, grid, SIDE / grid, …]."""
+  size = SIDE // grid
   return pixels.reshape(grid, size, grid, size, *pixels.shape[2:])
 
 
@@ -73,7 +82,7 @@ def _orientations(grey: np.ndarray) -> np.ndarray:
   down, right = np.gradient(grey)
   strength, angle = np.hypot(down, right), np.arctan2(down, right)
   which = np.round(angle / (2 * np.pi) * _ORIENTATIONS).astype(np.int64) % _ORIENTATIONS
-  bins = _cells((which[..., None] == np.arange(_ORIENTATIONS)) * strength[..., None], _COARSE)
+  bins = cells((which[..., None] == np.arange(_ORIENTATIONS)) * strength[..., None], _COARSE)
   return np.sqrt(bins.mean(axis=(1, 3)))
 
 
@@ -85,10 +94,10 @@ def _hues(pixels: np.ndarray) -> np.ndarray:
   which = np.round(hue / (2 * np.pi) * _HUES).astype(np.int64) % _HUES
   weight = np.where(which[..., None] == np.arange(_HUES), (high - low)[..., None], 0)  # Of grey: none.
   total = weight.sum(axis=(0, 1))
-  place = np.linspace(-1, 1, _SIDE)
-  rows = [np.sqrt(total / _SIDE**2)]
+  place = np.linspace(-1, 1, SIDE)
+  rows = [np.sqrt(total / SIDE**2)]
   # A trace of a hue has no place: it moves from the middle as there is more of it.
-  trust = total / (total + _SIDE**2 / 200)
+  trust = total / (total + SIDE**2 / 200)
   for along in (weight.sum(axis=0), weight.sum(axis=1)):
     centre = (along * place[:, None]).sum(axis=0) / (total + 1e-6)
     extent = np.sqrt((along * (place[:, None] - centre) ** 2).sum(axis=0) / (total + 1e-6))

@@ -98,6 +98,17 @@ def test_without_the_teacher():
   assert set(result.metrics) == {'inheritance', 'exploration', 'fused'} and not result.scores
 
 
+def test_other_options_for_the_same_split():
+  world = worlds.make_world()
+  split = world.split()
+  first = Evaluator(worlds.linear_encoders(), split, made.evaluation_options(teacher=True))
+  again, fresh = first.again(KEEP), Evaluator(worlds.linear_encoders(), split, KEEP)
+  found, expected = again(worlds.linear_parameters(), teacher=False), fresh(worlds.linear_parameters(), teacher=False)
+  assert list(found.scores) == ['inheritance', 'exploration', 'fused']
+  for name, scores in expected.scores.items():
+    np.testing.assert_array_equal(found.scores[name], scores)
+
+
 def test_a_single_branch_is_its_own_primary_result():
   params = {'inheritance': worlds.linear_parameters()['inheritance']}
   result = _run(worlds.make_world(), params=params)
