@@ -26,7 +26,7 @@ STUDENTS = {
   'anchored': 'dlkd_jax.models.anchored:AnchoredStudent',
   'plus': 'dlkd_jax.models.plus:PlusStudent',
 }
-# Fields of `config.model` that are no field of a student; a Flax module has a name of its own.
+# Fields of `config.model` that are no field of a student.
 _NOT_OF_A_STUDENT = ('name', 'options', 'precision')
 
 
@@ -101,7 +101,11 @@ def make_student(config: ml_collections.ConfigDict, platform: str | None = None)
     raise UserError(f'the student {model.name!r} has no option {", ".join(odd)} (config.model.options).')
   given = {name: value for name, value in model.items() if name not in _NOT_OF_A_STUDENT}
   given |= {'max_frames': data.max_frames, 'max_words': data.max_words, 'dtype': product_dtype(config, platform)}
-  return kind(**{name: value for name, value in given.items() if name in fields}, **model.options)
+  if kind is DlDkdStudent:  # The fields of `config.model` are its own.
+    del given['distilled']
+  else:
+    given = {name: value for name, value in given.items() if name in fields}
+  return kind(**given, **model.options)
 
 
 def teacher_features(config: ml_collections.ConfigDict) -> int:
