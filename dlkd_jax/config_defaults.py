@@ -178,7 +178,7 @@ PLUS = {
   'diversity': _diversity,
   'relations': _relations,
 }
-# What `plus` switches on; the README has the measurements.
+# What `plus` switches on; dlkd_jax/reporting/README.md has the measurements.
 KEPT = ('budget', 'widths')
 
 

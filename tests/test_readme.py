@@ -1,4 +1,4 @@
-"""What the README says: its commands exist as written, and its path from a pack to an evaluation runs."""
+"""What the READMEs say: their commands exist as written, and the path from a pack to an evaluation runs."""
 
 import importlib.util
 import json
@@ -18,17 +18,23 @@ from tests.paths import repository
 from tests.tfds_builders import pack_writer
 from tests.video import films
 
-README = (repository() / 'README.md').read_text(encoding='utf-8')
+ROOMS = sorted((repository() / 'dlkd_jax').glob('*/README.md'))
+OTHERS = [repository() / room / 'README.md' for room in ('configs', 'tfds_builders')]
+FILES = [repository() / 'README.md', *ROOMS, *OTHERS]
+TEXTS = {str(path.relative_to(repository())): path.read_text(encoding='utf-8') for path in FILES}
+README = TEXTS['README.md']
 
 
-def commands():
-  """Every command line of the README's shell blocks, with continued lines joined and comments cut."""
-  blocks = re.findall(r'```sh\n(.*?)```', README, re.DOTALL)
+def commands(text):
+  """Every command line of a document's shell blocks, with continued lines joined and comments cut."""
+  blocks = re.findall(r'```sh\n(.*?)```', text, re.DOTALL)
   lines = ''.join(blocks).replace('\\\n', ' ').splitlines()
   return [line.split('  #')[0].strip() for line in lines if line.strip() and not line.startswith('#')]
 
 
-PYTHON = [line for line in commands() if line.startswith('python -m ') and ' venv ' not in line]
+PYTHON = [
+  line for text in TEXTS.values() for line in commands(text) if line.startswith('python -m ') and ' venv ' not in line
+]
 
 
 def run(line, cwd, *more):
@@ -37,23 +43,38 @@ def run(line, cwd, *more):
 
 
 def test_modules_and_files_exist():
-  assert len(PYTHON) >= 6
+  assert len(PYTHON) >= 30
   for line in PYTHON:
     assert importlib.util.find_spec(shlex.split(line)[2]) is not None, line
     for config in re.findall(r'--config=(configs/\w+\.py)', line):
       assert (repository() / config).is_file(), line
 
 
-def test_linked_files_exist():
-  for target in re.findall(r'\]\((?!http)([^)#]+)\)', README):
-    assert (repository() / target).exists(), target
+def _anchor(heading):
+  """The anchor that GitHub gives a heading."""
+  return re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-')
+
+
+@pytest.mark.parametrize('name', TEXTS)
+def test_linked_files_and_headings_exist(name):
+  here = repository() / name
+  for target, anchor in re.findall(r'\]\((?!http)([^)#]*)#?([^)]*)\)', TEXTS[name]):
+    path = (here.parent / target).resolve() if target else here
+    assert path.exists(), target
+    if anchor:
+      headings = re.findall(r'^#+ (.*)$', path.read_text(encoding='utf-8'), re.MULTILINE)
+      assert anchor in map(_anchor, headings), (target, anchor)
+
+
+def test_the_door_is_short():
+  assert len(README.splitlines()) <= 200
 
 
 def test_configuration_fields_exist():
   from configs import tvr
 
   config = tvr.get_config()
-  table = README.split('## Configuration')[1].split('Where to find what')[0]
+  table = TEXTS['configs/README.md'].split('## Fields')[1].split('\n## ')[0]
   for group, text in re.findall(r'^\| `(\w+)` \| (.*) \|$', table, re.MULTILINE):
     for field in re.findall(r'`(\w+)`', text):
       assert field in config[group], f'{group}.{field}'
@@ -61,11 +82,10 @@ def test_configuration_fields_exist():
 
 
 def test_from_a_pack_to_an_evaluation(tmp_path):
-  """The commands of Data, Training, Evaluation and Reports for Charades, on a tiny pack and with the debug model."""
+  """The commands of "Reproduce the paper", on a tiny pack and with the debug model."""
   pack_writer.write(tmp_path / 'packs', pack_writer.Variant('charades', 'i3d_rgb_lgi', videos=(40, 6, 8)))
   shutil.copytree(repository() / 'configs', tmp_path / 'configs')
-  others = '--help|charades.py:|sweep'
-  chosen = [line for line in dict.fromkeys(PYTHON) if 'charades' in line and not re.search(others, line)]
+  chosen = commands(README.split('## Reproduce the paper')[1].split('\n## ')[0])
   assert len(chosen) == 4
   outputs = []
   for line in chosen:
@@ -79,7 +99,7 @@ def test_from_a_pack_to_an_evaluation(tmp_path):
 
 def test_your_own_videos(tmp_path):
   """The commands of that section as they stand, on the captions that it shows and more; the model is the debug one."""
-  section = README.split('## Your own videos')[1].split('\n## ')[0]
+  section = TEXTS['dlkd_jax/video/README.md'].split('## A data set of your own films')[1].split('\n## ')[0]
   (example,) = re.findall(r'```json\n(.*?)```', section, re.DOTALL)
   shown = [json.loads(line) for line in example.splitlines()]
   more = [

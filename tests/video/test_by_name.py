@@ -1,4 +1,4 @@
-"""The commands of "Models by name" in the README as they stand, from a hub that the test serves, then without it."""
+"""The commands of "Models by name" in its README as they stand, from a hub that the test serves, then without it."""
 
 import re
 import shlex
@@ -16,7 +16,7 @@ def _contents(folder):
 
 
 def test_from_names_to_a_moment(tmp_path):
-  section = (repository() / 'README.md').read_text().split('### Models by name')[1]
+  section = (repository() / 'dlkd_jax/video/README.md').read_text().split('## Models by name')[1]
   extract, index = re.search(r'```sh\n(.*?)```', section, re.DOTALL)[1].splitlines()
   teacher, tokens = re.findall(r'=hf:([\w./-]+)', extract)
   (tmp_path / 'films').mkdir()
