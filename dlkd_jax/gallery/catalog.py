@@ -1,6 +1,7 @@
 """What an index knows of its videos, in one SQLite file: nothing is read before it is asked for.
 
-    videos    place, id, title, path, start, duration, split, frames, metadata (JSON), digest, dataset
+    videos    place, id, title, path, start, duration, split, frames, metadata (JSON), digest, dataset,
+              size (bytes), written (nanoseconds since 1970)
     captions  number, id, video, text, start, "end"
 
 A place is the number of a video through all segments, in the order of the manifest; places of removed videos are not
@@ -26,7 +27,7 @@ from dlkd_jax.gallery.segments import Caption, Entry, IndexFolderError, Segment
 if TYPE_CHECKING:
   from dlkd_jax.gallery.index_folder import IndexFolder
 
-_ENTRY = 'id, title, path, start, duration, split, metadata, digest, dataset'
+_ENTRY = 'id, title, path, start, duration, split, metadata, digest, dataset, size, written'
 _CAPTION = 'id, video, text, start, "end"'
 # What SQLite calls errors of a query, and are of the file.
 _DAMAGES = ('decode to UTF-8', 'malformed', 'no such table', 'no such column', 'disk I/O error')
@@ -58,6 +59,7 @@ class Catalog:
     self._connection, self._lock = connection, threading.Lock()
     connection.create_function('casefold', 1, _casefold, deterministic=True)
     filter_sql.add_functions(connection)
+    catalog_file.complete(connection)
     self._folder = None if videos is None else pathlib.Path(videos).absolute()
     self.starts, self.caption_starts = (
       np.cumsum([0, *(about[what] for about in abouts)], dtype=np.int64) for what in ('videos', 'captions')
@@ -199,7 +201,7 @@ class Catalog:
         yield last, row
 
   def _entry(self, row: Sequence[Any]) -> Entry:
-    video, title, path, start, duration, split, metadata, digest, dataset = row
+    video, title, path, start, duration, split, metadata, digest, dataset, size, written = row
     if self._folder is not None:
       path = str(self._folder / video)
     return Entry(
@@ -213,6 +215,8 @@ class Catalog:
       start_known=start is not None,
       digest=digest,
       dataset=dataset,
+      size=size,
+      written=written,
     )
 
 

@@ -24,7 +24,8 @@ _SCHEMA = f"""
 PRAGMA application_id = {_MARK};
 CREATE TABLE videos(
   place INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, title TEXT NOT NULL, path TEXT, start REAL, duration REAL,
-  split TEXT NOT NULL, frames INTEGER NOT NULL, metadata TEXT NOT NULL, digest TEXT NOT NULL, dataset TEXT NOT NULL);
+  split TEXT NOT NULL, frames INTEGER NOT NULL, metadata TEXT NOT NULL, digest TEXT NOT NULL, dataset TEXT NOT NULL,
+  size INTEGER, written INTEGER);
 CREATE TABLE captions(
   number INTEGER PRIMARY KEY, id TEXT NOT NULL, video TEXT NOT NULL, text TEXT NOT NULL, start REAL, "end" REAL);
 CREATE INDEX captions_by_id ON captions(id);
@@ -76,6 +77,13 @@ def fill(connection: sqlite3.Connection, segments: Sequence[Segment]) -> None:
   _insert(connection, segments, 0, 0)
 
 
+def complete(connection: sqlite3.Connection) -> None:
+  """Lets a catalog that was written before sizes and dates of files were noted answer as one that knows none."""
+  if 'size' not in {name for _, name, *_ in connection.execute('PRAGMA main.table_info(videos)')}:
+    connection.execute('PRAGMA temp_store = MEMORY')
+    connection.execute('CREATE TEMP VIEW videos AS SELECT *, NULL AS size, NULL AS written FROM main.videos')
+
+
 def is_catalog(file: pathlib.Path) -> bool:
   """Whether a file is a catalog, or the beginning of one."""
   with file.open('rb') as content:
@@ -113,7 +121,7 @@ def _derive(
 
 def _insert(connection: sqlite3.Connection, segments: Sequence[Segment], place: int, number: int) -> None:
   for segment in segments:
-    connection.executemany(f'INSERT INTO videos VALUES ({", ".join("?" * 11)})', _video_rows(segment, place))
+    connection.executemany(f'INSERT INTO videos VALUES ({", ".join("?" * 13)})', _video_rows(segment, place))
     connection.executemany(
       'INSERT INTO captions VALUES (?, ?, ?, ?, ?, ?)',
       (
@@ -142,6 +150,8 @@ def _video_rows(segment: Segment, place: int) -> Iterator[tuple[Any, ...]]:
       json.dumps({name: _plain(value) for name, value in entry.metadata.items()}, ensure_ascii=False),
       entry.digest,
       entry.dataset,
+      entry.size,
+      entry.written,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import os
 import pathlib
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -227,12 +228,13 @@ class Knowledge:
     """Returns what is known of a record's video; `before`, what an index says of it that takes it anew."""
     video = sources.text(record['video_id'])
     title, known = self.said(video, before)
-    path = before.path if before is not None else None
+    path = str(self.videos / video) if self.videos is not None else before.path if before is not None else None
+    size, written = _stat(path)
     duration, start = float(record['duration']), float(record.get('start', np.nan))
     return Entry(
       video_id=video,
       title=title,
-      path=str(self.videos / video) if self.videos is not None else path,
+      path=path,
       duration=duration if np.isfinite(duration) else None,
       split=split,
       metadata=known,
@@ -240,7 +242,18 @@ class Knowledge:
       start_known=bool(np.isfinite(start)),
       digest=digest,
       dataset=dataset,
+      size=size,
+      written=written,
     )
+
+
+def _stat(path: str | None) -> tuple[int | None, int | None]:
+  """Returns size and time of a film's file, of an `Entry`; None where it is not at hand."""
+  try:
+    status = os.stat(path) if path is not None else None
+  except OSError:
+    status = None
+  return (None, None) if status is None else (status.st_size, status.st_mtime_ns)
 
 
 def read_metadata(path: pathlib.Path) -> dict[str, dict[str, Any]]:

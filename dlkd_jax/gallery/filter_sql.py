@@ -25,6 +25,9 @@ _COLUMNS = {
   'path': ("'text'", 'videos.path'),
   'split': ("'text'", 'videos.split'),
   'duration': ("'real'", 'videos.duration'),
+  'length': ("'real'", 'videos.duration'),
+  'size': ("'integer'", 'videos.size'),
+  'date': ("'text'", "strftime('%Y-%m-%dT%H:%M:%SZ', videos.written / 1000000000, 'unixepoch')"),
   'folder': ("'text'", "rtrim(rtrim(videos.id, replace(videos.id, '/', '')), '/')"),
 }
 
@@ -215,10 +218,14 @@ def passes(filtered: Any, entry: Any) -> bool:
   if not hasattr(_local, 'connection'):
     _local.connection = sqlite3.connect(':memory:', isolation_level=None)
     add_functions(_local.connection)
-    _local.connection.execute('CREATE TABLE videos (id TEXT, title, path, split, duration REAL, metadata TEXT)')
-  row = (entry.video_id, entry.title, entry.path, entry.split, entry.duration, json.dumps(_plain(entry.metadata)))
+    _local.connection.execute(
+      'CREATE TABLE videos (id TEXT, title, path, split, duration REAL, size, written, metadata TEXT)'
+    )
+  row = (entry.video_id, entry.title, entry.path, entry.split, entry.duration, entry.size, entry.written)
   _local.connection.execute('DELETE FROM videos')
-  _local.connection.execute('INSERT INTO videos VALUES (?, ?, ?, ?, ?, ?)', row)
+  _local.connection.execute(
+    'INSERT INTO videos VALUES (?, ?, ?, ?, ?, ?, ?, ?)', (*row, json.dumps(_plain(entry.metadata)))
+  )
   found = _local.connection.execute(f'SELECT 1 FROM videos WHERE {filtered.sql}', filtered.parameters)
   return found.fetchone() is not None
 

@@ -8,8 +8,9 @@
 | `field in (a, b)`, `field not in (a, b)` | equal to one of them |
 | `and`, `or`, `not`, `( )` | `not` binds most closely, then `and` |
 
-Fields are those of the videos' metadata, and id, title, split, duration (seconds), path, and folder: that of the video
-below the folder of all videos; `folder = a` has those of a/b, too. What metadata name so comes first. A name with
+Fields are those of the videos' metadata, and id, title, split, path, length (seconds; also duration), size and date of
+the file (bytes; when it was written to last), and folder: that of the video below the folder of all videos;
+`folder = a` has those of a/b, too. What metadata name so comes first. A name with
 spaces or signs is quoted.
 
 Values have types, and none is read as one of another type:

@@ -58,6 +58,8 @@ class Entry:
     start_known: whether the record said so; 0 is an assumption otherwise.
     digest: of the record that it was made of; '' where unknown.
     dataset: name of the data set that it came from; '' where unknown.
+    size: bytes of its file when that was looked at; None where it was not.
+    written: when its file was written to last, nanoseconds since 1970; None likewise.
   """
 
   video_id: str
@@ -70,6 +72,8 @@ class Entry:
   start_known: bool = False
   digest: str = ''
   dataset: str = ''
+  size: int | None = None
+  written: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

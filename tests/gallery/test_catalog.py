@@ -1,18 +1,20 @@
 """What an index knows of its videos: the same from the file, from memory and from the segments; never half written."""
 
 import concurrent.futures
+import contextlib
 import json
 import shutil
+import sqlite3
 import time
 
 import numpy as np
 import pytest
 
-from dlkd_jax.gallery import building, catalog_file, quantization
+from dlkd_jax.gallery import building, catalog_file, filters, quantization
 from dlkd_jax.gallery.catalog import Catalog
 from dlkd_jax.gallery.gallery import Gallery
 from dlkd_jax.gallery.index_folder import IndexFolder, IndexFolderError
-from dlkd_jax.gallery.segments import Caption, Entry
+from dlkd_jax.gallery.segments import Caption, Entry, describe_file
 from tests.gallery.test_index_folder import create, damaged, fill
 
 
@@ -32,6 +34,7 @@ def from_segments(folder):
         n = int(segment.offsets[own + 1] - segment.offsets[own])
         about = (start, entry.duration, entry.split, n, json.dumps(dict(entry.metadata), ensure_ascii=False))
         videos.append((place, entry.video_id, entry.title, entry.path, *about, entry.digest, entry.dataset))
+        videos[-1] += (entry.size, entry.written)
       place += 1
     for caption in segment.captions:
       if caption.video_id not in segment.removed:
@@ -109,6 +112,24 @@ def test_an_index_without_one(tmp_path):
   assert [row[1] for row in content(IndexFolder.open(folder.path))[0]] == ['b'], 'a stale one is not believed'
   fill(IndexFolder.open(folder.path), ['c'], seed=2)
   assert len(check(folder.path)) == 2
+
+
+def test_one_that_was_written_before_facts_of_files(tmp_path):
+  folder = create(tmp_path / 'index')
+  fill(folder, ['a', 'b'])
+  file = folder.path / folder.manifest['catalog']['file']
+  with contextlib.closing(sqlite3.connect(file)) as connection:
+    connection.executescript('ALTER TABLE videos DROP COLUMN size; ALTER TABLE videos DROP COLUMN written;')
+  damaged(folder.path, lambda manifest: manifest['catalog'].update(describe_file(file)))
+  found = Catalog.open(IndexFolder.open(folder.path))
+  assert content(folder) == from_segments(folder) and found.videos['a'].size is None
+  keep = filters.parse('size > 5 or date > 2020-01-01')
+  assert not found.select(keep.sql, keep.parameters).any()
+  fill(IndexFolder.open(folder.path), ['c'], seed=2)
+  assert len(check(folder.path)) == 3
+  assert 'size' in {
+    row[1] for row in Catalog.open(IndexFolder.open(folder.path)).rows('PRAGMA main.table_info(videos)')
+  }
 
 
 def test_a_damaged_one_is_named(tmp_path):

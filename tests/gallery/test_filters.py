@@ -178,6 +178,28 @@ def test_values_are_never_part_of_the_condition():
 
 
 # The oracle: trees are lists, and the text is written from them in any way that means the same.
+@pytest.mark.parametrize(
+  ('where', 'expected'),
+  [
+    ('size >= 1000', True),
+    ('size < 1000', False),
+    ('length > 60', True),
+    ('length <= 60', False),
+    ('date = 2024-05-01', True),
+    ('date >= 2024-05-02', False),
+    ('date < 2024-05-01T12:00:01Z and date > 2024-05-01T11:59:59Z', True),
+    ('date ~ 2024-05', True),
+    ('folder = a', True),
+  ],
+)
+def test_facts_of_the_file(where, expected):
+  noon = int(datetime.datetime(2024, 5, 1, 12, tzinfo=datetime.UTC).timestamp())
+  film = Entry('a/b.mp4', 'b', None, 90.0, size=1000, written=noon * 10**9 + 5)
+  assert filters.parse(where)(film) is expected
+  unknown = Entry('c.mp4', 'c')
+  assert not filters.parse(where)(unknown) and filters.parse(f'not ({where})')(unknown)
+
+
 FIELDS = ('f', 'g', 'title', 'duration', 'two words')
 WORDS = (
   '1',
