@@ -18,6 +18,7 @@ import logging
 import os
 import pathlib
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from dlkd_jax import annotations
@@ -146,6 +147,44 @@ class Corpus:
   left: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
+@dataclasses.dataclass(frozen=True)
+class Below:
+  """What lies below a folder: name, which is the path from there, with slashes → path, or why it cannot be taken.
+
+  Attributes:
+    videos: files that are videos by their names.
+    others: other files.
+    refused, left: as of a `Corpus`.
+  """
+
+  videos: dict[str, pathlib.Path]
+  others: dict[str, pathlib.Path]
+  refused: dict[str, str]
+  left: dict[str, str]
+
+
+def below(folder: pathlib.Path) -> Below:
+  """Lists what lies below a folder.
+
+  Raises:
+    UserError: it is absent.
+  """
+  listing = files.walk(folder)
+
+  def named(paths: Iterable[pathlib.Path]) -> dict[str, pathlib.Path]:
+    return {path.relative_to(folder).as_posix(): path for path in paths}
+
+  refused, left = (
+    {path.relative_to(folder).as_posix(): why for path, why in each.items()} for each in (listing.refused, listing.left)
+  )
+  found = Below(named(listing.videos), named(listing.others), refused, left)
+  for names_of in (found.videos, found.others):
+    for name in [name for name in names_of if not is_text(name)]:
+      refused[name] = 'has a name that is no UTF-8 text, and a record needs one; rename it'
+      del names_of[name]
+  return found
+
+
 def find(folder: pathlib.Path, captions: pathlib.Path | None) -> Corpus:
   """Finds the videos below a folder and joins the captions.
 
@@ -156,24 +195,15 @@ def find(folder: pathlib.Path, captions: pathlib.Path | None) -> Corpus:
       none of the videos.
     FileNotFoundError: there is no such file of captions.
   """
-  listing = files.walk(folder)
-  refused, left = (
-    {path.relative_to(folder).as_posix(): why for path, why in each.items()} for each in (listing.refused, listing.left)
-  )
-  paths = {}
-  for path in (*listing.videos, *listing.others):
-    name = path.relative_to(folder).as_posix()
-    if is_text(name):
-      paths[name] = path
-    else:
-      refused[name] = 'has a name that is no UTF-8 text, and a record needs one; rename it'
+  there = below(folder)
+  paths, refused = there.videos | there.others, there.refused
   said = _read_captions(captions) if captions is not None else {}
   book = names.Names(list(paths), folder)
   named, missing = _join(said, book, captions)
   nearest = {video: book.nearest(video, _NEAREST) for video in list(missing)[:_NEAREST_OF]}
   if said and not named:
     _refuse_all(nearest, len(missing), folder, captions)
-  wanted = {path.relative_to(folder).as_posix() for path in listing.videos} & paths.keys() | named.keys()
+  wanted = there.videos.keys() | named.keys()
   if not wanted and not refused:
     raise UserError(f'{folder} holds no videos (found {len(paths)} other files); give the folder that does')
   jobs = []
@@ -184,7 +214,7 @@ def find(folder: pathlib.Path, captions: pathlib.Path | None) -> Corpus:
   read = os.path.realpath(captions) if captions is not None else None
   own = {name for name in paths.keys() - wanted if read is not None and os.path.realpath(paths[name]) == read}
   skipped = tuple(sorted(paths.keys() - wanted - own))
-  return Corpus(tuple(jobs), skipped, missing, nearest, refused, left)
+  return Corpus(tuple(jobs), skipped, missing, nearest, refused, there.left)
 
 
 def _join(

@@ -8,14 +8,10 @@ that the records are the same however often it was stopped.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import functools
-import itertools
 import math
-import os
 import pathlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -24,17 +20,15 @@ import tensorflow_datasets as tfds
 from dlkd_jax import annotations, files
 from dlkd_jax.errors import UserError
 from dlkd_jax.progress import Progress
-from dlkd_jax.video import ahead, backbones, corpus, decoding, tasks, work_folder
+from dlkd_jax.video import backbones, corpus, reading, tasks, work_folder
 from dlkd_jax.video.extraction_models import Models
+from dlkd_jax.video.reading import MAX_SIDE, SETTLE_SECONDS, Task
 from dlkd_jax.video.report import WRITTEN, Entry, Report
-from dlkd_jax.video.tasks import Task
 from tfds_builders import base_builder, options, release_writer
 from tfds_builders.custom_prvr import custom_prvr_dataset_builder as custom
 
 FOLDER = 'custom_prvr_extracted'
 REPORT = 'report.json'
-MAX_SIDE = 1024  # Backbones see a few hundred pixels; memory and time of larger pictures are lost.
-_ROUNDED = 0.5  # Seconds that a declared length may be short of the last frame's end.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,14 +62,14 @@ class Request:
   teacher: str | None = None
   student: str | None = None
   tokens: str | None = None
-  rate: float = 1.0
+  rate: float = reading.How.rate
   max_side: int | None = None
-  batch: int = 32
-  readers: int = min(4, os.cpu_count() or 1)
+  batch: int = reading.How.batch
+  readers: int = reading.How.readers
   dtype: str = 'float16'
   keep_pixels: bool = False
   update: bool = False
-  settle_seconds: float = 60.0
+  settle_seconds: float = SETTLE_SECONDS
   release_layout: pathlib.Path | None = None
 
   def __post_init__(self):
@@ -139,7 +133,7 @@ def extract(request: Request) -> Result:
     folder.begin(_options(request, models), models.sizes(), before, models.where())
     packed = custom.packed_videos(built) if built else {}
     todo, changed = tasks.sort_out(found, folder, packed, request.update, request.settle_seconds, report)
-    _extract_all(request, models, folder, tasks.settled(todo, report), report)
+    _extract_all(request, models, folder, reading.settled(todo, report), report)
     tasks.note_others(found, folder, packed, report)
     report.write(folder.path / REPORT)
     anew = [
@@ -183,20 +177,15 @@ def _extract_all(
   """Writes a file for each video that can be decoded, and notes what became of each."""
   tally = annotations.Tally()
   todo = _say_anew(models, folder, todo, report, tally)
-  threads = max(1, (os.cpu_count() or 1) // request.readers)
-  found = [decoding.Findings() for _ in todo]
-  most = max(view.span.pictures for view in models.views())
-  batch = max(1, request.batch // most)  # Samples, so that memory has the bound of so many pictures.
-  makes = [
-    functools.partial(_read, request, task.job.path, models, threads, findings)
-    for task, findings in zip(todo, found, strict=True)
-  ]
-  with (
-    contextlib.closing(ahead.read_ahead(makes, request.readers, room=2 * batch)) as readings,
-    Progress(len(todo), 'videos', disable=not todo) as bar,
-  ):
-    for task, reading, findings in zip(todo, readings, found, strict=True):
-      report.add(_extract_one(request, models, folder, task, reading, batch, findings, bar, tally))
+  how = reading.How(request.rate, request.max_side or None, request.batch, request.readers)
+  with Progress(len(todo), 'videos', disable=not todo) as bar:
+    for task, film in reading.read(todo, models, how, lambda video, share, _: bar.part(video, share)):
+      if isinstance(film, reading.Film):
+        about = {'duration': film.duration, 'start': film.start, 'damage': film.damage, 'notes': film.notes}
+        made = {name: str(value) for name, value in about.items()}
+        report.add(_write(models, folder, task, film.arrays, made, tally))
+      else:
+        report.add(film)
       bar.step(task.job.split)
   if tally.cut + tally.dropped:
     report.notes.append(str(tally))
@@ -217,45 +206,6 @@ def _say_anew(
   return left
 
 
-def _extract_one(
-  request: Request,
-  models: Models,
-  folder: work_folder.WorkFolder,
-  task: Task,
-  reading: Iterator[Any],
-  batch_size: int,
-  findings: decoding.Findings,
-  bar: Progress,
-  tally: annotations.Tally,
-) -> Entry:
-  """Makes the features of one video as it is read, and writes them."""
-  times: list[float] = []
-  features: list[dict[str, np.ndarray]] = []
-  info = damage = None
-  try:
-    info = next(reading)
-    for batch in _batches(reading, batch_size):
-      times += [second for second, _ in batch]
-      features.append(models.encode([seen for _, seen in batch]))
-      bar.part(task.job.video, times[-1] / max(info.duration, 1e-6))
-  except decoding.VideoError as error:
-    damage = error.reason
-  if not task.job.is_as(task.seen):
-    return task.waits('was written to while it was read')
-  if task.young and (damage or not times):
-    return task.waits(damage or 'has no frame')
-  if not times:
-    return task.entry('failed', damage or 'has no frame')
-  # What a file declares may be wrong, but a muxer's rounding is none.
-  end = findings.end or times[-1] + 1 / request.rate
-  exact = damage is None and end <= info.duration + _ROUNDED
-  duration = info.duration if exact else end if damage is None else min(info.duration, end)
-  arrays = {name: np.concatenate([each[name] for each in features]) for name in features[0]}
-  arrays['times'] = np.array(times, np.float32)
-  metadata = {'duration': duration, 'start': times[0], 'damage': damage or '', 'notes': '; '.join(findings.notes)}
-  return _write(models, folder, task, arrays, {name: str(value) for name, value in metadata.items()}, tally)
-
-
 def _write(
   models: Models,
   folder: work_folder.WorkFolder,
@@ -273,42 +223,6 @@ def _write(
   damage = metadata['damage']
   reason = '; '.join(text for text in (damage, metadata['notes']) if text)
   return task.entry('truncated' if damage else task.status, reason, len(arrays['times']), duration)
-
-
-def _read(
-  request: Request, path: pathlib.Path, models: Models, threads: int, findings: decoding.Findings
-) -> Iterator[Any]:
-  """Yields what the file says of itself, then each sample of `decoding.sample_views`; runs in a thread.
-
-  Raises:
-    VideoError: whatever goes wrong with this file.
-  """
-  try:
-    yield decoding.probe(path)
-    yield from decoding.sample_views(path, request.rate, models.views(), request.max_side or None, threads, findings)
-  except decoding.VideoError:
-    raise
-  except Exception as error:  # One odd file must not end the extraction of all others.
-    raise decoding.VideoError(path, f'{type(error).__name__}: {error}') from error
-
-
-def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-  """Groups items; where the items end in a VideoError, it is raised after the last of them was handed out."""
-  items = iter(items)
-  error = None
-
-  def whole() -> Iterator[Any]:
-    nonlocal error
-    try:
-      yield from items
-    except decoding.VideoError as found:
-      error = found
-
-  source = whole()
-  while batch := list(itertools.islice(source, size)):
-    yield batch
-  if error is not None:
-    raise error
 
 
 def _pack(

@@ -14,21 +14,25 @@ from dlkd_jax.video import backbones, spans
 class Models:
   """The backbones of a request, and what they made."""
 
-  def __init__(self, student: str, tokens: str, teacher: str | None, keep_pixels: bool = False):
-    """Opens them by their names, which are those of a `Request`; errors are of `backbones.open_frame_backbone`."""
-    self.student = backbones.open_frame_backbone(student)
-    self.text = backbones.open_text_backbone(tokens)
+  def __init__(self, student: str | None, tokens: str | None, teacher: str | None, keep_pixels: bool = False):
+    """Opens them by their names, which are those of a `Request`; errors are of `backbones.open_frame_backbone`.
+
+    Without `tokens` there are none of sentences, the teacher's neither; without `student` the teacher alone sees films.
+    """
+    self.student = backbones.open_frame_backbone(student) if student is not None else None
+    self.text = backbones.open_text_backbone(tokens) if tokens is not None else None
     self.teacher = self.teacher_text = None
     if teacher is not None:
       self.teacher = self.student if teacher == student else backbones.open_frame_backbone(teacher)
-      self.teacher_text = self.text if teacher == tokens else backbones.open_text_backbone(teacher)
-      if self.teacher.features != self.teacher_text.sentence_features:
+      if tokens is not None:
+        self.teacher_text = self.text if teacher == tokens else backbones.open_text_backbone(teacher)
+      if self.teacher_text is not None and self.teacher.features != self.teacher_text.sentence_features:
         raise UserError(
           f'teacher {teacher!r} gives {self.teacher.features} features of a picture and '
           f'{self.teacher_text.sentence_features} of a sentence; a teacher needs one space for both'
         )
     backbones.forget_files()
-    self._parts = backbones.parts_of(self.student)
+    self._parts = backbones.parts_of(self.student) if self.student is not None else ()
     self.captions, self.cut, self.unknown = 0, 0, 0
     self.pixels = self._side(teacher) if keep_pixels else None
 
@@ -42,14 +46,14 @@ class Models:
 
   def sizes(self) -> dict[str, int | None]:
     """Returns Dv, Dq and Dt, and S where pictures are kept."""
-    teacher = self.teacher.features if self.teacher else None
-    pixels = {'S': self.pixels} if self.pixels else {}
-    return {'Dv': self.student.features, 'Dq': self.text.token_features, 'Dt': teacher} | pixels
+    parts = (('Dv', self.student, 'features'), ('Dq', self.text, 'token_features'), ('Dt', self.teacher, 'features'))
+    sizes = {name: getattr(model, size) if model else None for name, model, size in parts}
+    return sizes | ({'S': self.pixels} if self.pixels else {})
 
   def fingerprints(self) -> dict[str, str | None]:
     """Returns what tells the models from others."""
-    teacher = self.teacher.fingerprint if self.teacher else None
-    return {'teacher': teacher, 'student': self.student.fingerprint, 'tokens': self.text.fingerprint}
+    models = {'teacher': self.teacher, 'student': self.student, 'tokens': self.text}
+    return {name: model.fingerprint if model else None for name, model in models.items()}
 
   def where(self) -> dict[str, str]:
     """Returns where the models' files are, of those that have any, and know."""
@@ -65,7 +69,7 @@ class Models:
     """Returns the features of samples, each the prepared pictures of each view, by name as in a record."""
     columns = list(zip(*samples, strict=True))
     rows = [_encoded(part, column) for part, column in zip(self._parts, columns, strict=False)]
-    features = {'student_frames': rows[0] if len(rows) == 1 else self.student.join(rows)}
+    features = {'student_frames': rows[0] if len(rows) == 1 else self.student.join(rows)} if rows else {}
     if self.teacher is not None:
       own = len(columns) > len(rows)
       features['teacher_frames'] = _encoded(self.teacher, columns[-1]) if own else features['student_frames']

@@ -2,41 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import time
-
 from dlkd_jax import files
 from dlkd_jax.video import corpus, work_folder
 from dlkd_jax.video.files import VideoError
+from dlkd_jax.video.reading import Task
 from dlkd_jax.video.report import Entry, Report
 from tfds_builders.custom_prvr import extracted
-
-GLANCE_SECONDS = 2.0  # Between two looks at files that were written to a moment ago.
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-  """A video to extract, as it was when it was looked at.
-
-  Attributes:
-    job, seen: the video, and its file.
-    status: what it will be where all goes well.
-    young: whether it was written to a moment ago.
-  """
-
-  job: corpus.Job
-  seen: corpus.Seen
-  status: str
-  young: bool
-
-  def entry(self, status: str, reason: str = '', frames: int = 0, duration: float | None = None) -> Entry:
-    """Returns what became of it."""
-    job = self.job
-    return Entry(job.video, status, reason, job.split, frames, len(job.captions), duration)
-
-  def waits(self, reason: str) -> Entry:
-    """Returns that it is left to the next run."""
-    return self.entry('waiting', f'{reason} ({max(self.seen.age(), 0):.0f} s after it was written to)')
 
 
 def sort_out(
@@ -92,15 +63,6 @@ def _what_changed(packed: str, seen: corpus.Seen) -> str:
   if not film:
     return 'its file, captions or split changed'
   return 'its captions or split changed' if film == seen.film else 'its file changed'
-
-
-def settled(todo: list[Task], report: Report) -> list[Task]:
-  """Returns the videos that nobody writes to: young ones are looked at again, all together, after a moment."""
-  if any(task.young for task in todo):
-    time.sleep(GLANCE_SECONDS)
-  growing = [task for task in todo if task.young and not task.job.is_as(task.seen)]
-  report.add(*(task.waits('is being written to') for task in growing))
-  return [task for task in todo if task not in growing]
 
 
 def note_others(found: corpus.Corpus, folder: work_folder.WorkFolder, packed: dict[str, str], report: Report) -> None:

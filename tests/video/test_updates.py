@@ -15,7 +15,7 @@ import pytest
 
 from dlkd_jax.data import sources
 from dlkd_jax.errors import UserError
-from dlkd_jax.video import decoding, extraction, tasks, work_folder
+from dlkd_jax.video import decoding, extraction, reading, work_folder
 from tests.video import films
 from tfds_builders import base_builder
 
@@ -198,7 +198,7 @@ def test_a_set_of_before_is_gone_on_with(collection, monkeypatch):
 
 
 def test_a_film_that_is_still_copied_waits(collection, monkeypatch):
-  monkeypatch.setattr(tasks, 'GLANCE_SECONDS', 0.01)
+  monkeypatch.setattr(reading, 'GLANCE_SECONDS', 0.01)
   whole = (collection.rendered / 'other.mp4').read_bytes()
   collection.put('other.mp4', whole[: len(whole) // 2], age=1)
   collection.put('empty.mp4', b'', age=1)
@@ -217,14 +217,14 @@ def test_a_film_that_is_still_copied_waits(collection, monkeypatch):
 def test_a_film_that_grows_between_two_looks_waits(collection, monkeypatch):
   whole = (collection.rendered / 'other.mp4').read_bytes()
   collection.put('other.mp4', whole, age=1)
-  monkeypatch.setattr(tasks.time, 'sleep', lambda _: (collection.films / 'other.mp4').open('ab').write(b'more'))
+  monkeypatch.setattr(reading.time, 'sleep', lambda _: (collection.films / 'other.mp4').open('ab').write(b'more'))
   assert collection.extract()['other.mp4'] == 'waiting'
   assert 'is being written to' in collection.reason('other.mp4')
 
 
 @pytest.mark.parametrize('age', [1, 3600])
 def test_a_film_that_is_written_to_while_it_is_read_waits(age, collection, monkeypatch):
-  monkeypatch.setattr(tasks, 'GLANCE_SECONDS', 0.01)
+  monkeypatch.setattr(reading, 'GLANCE_SECONDS', 0.01)
   collection.put('other.mp4', age=age)
   real = decoding.sample_views
 
