@@ -1,14 +1,17 @@
 """Packaging of dlkd_jax; `constraints.txt` pins the versions that the tests ran with."""
 
 import pathlib
+import re
 
 from setuptools import find_packages, setup
 
+HERE = pathlib.Path(__file__).parent
+
 setup(
   name='dlkd_jax',
-  version='0.1.0',
+  version=re.search(r"__version__ = '(.+)'", (HERE / 'dlkd_jax/__init__.py').read_text(encoding='utf-8'))[1],
   description='Partially relevant video retrieval: DL-DKD++ in JAX and Flax.',
-  long_description=pathlib.Path(__file__).with_name('README.md').read_text(encoding='utf-8'),
+  long_description=(HERE / 'README.md').read_text(encoding='utf-8'),
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   python_requires='>=3.11',
@@ -16,6 +19,7 @@ setup(
   packages=[*find_packages(include=['dlkd_jax*', 'tfds_builders*']), 'dlkd_jax.configs'],
   package_dir={'dlkd_jax.configs': 'configs'},
   package_data={'dlkd_jax.page': ['static/*'], 'tfds_builders': ['**/*.md', '**/*.bib']},
+  entry_points={'console_scripts': ['dlkd = dlkd_jax.__main__:main']},
   install_requires=[
     'absl-py',
     'array_record',

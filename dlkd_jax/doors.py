@@ -5,6 +5,8 @@ Exit codes: 0 done; 1 an error, with a message; 75 stopped by SIGTERM and 130 by
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import os
 import pathlib
@@ -17,12 +19,12 @@ import traceback
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
 
-from dlkd_jax import files
+from dlkd_jax import command_help, files
 from dlkd_jax.config_fields import REPLACED
 from dlkd_jax.errors import UserError
 
@@ -67,23 +69,80 @@ def DEFINE_multi_path(name: str, help: str) -> flags.FlagHolder[list[pathlib.Pat
   return flags.DEFINE_multi(_PathParser(), _Paths(), name, None, help)
 
 
-def run(main: Callable[[list[str]], int | None], required: Sequence[str] = (), stopped: str | None = None) -> NoReturn:
+def DEFINE_index() -> flags.FlagHolder[files.Path]:
+  """Defines the flag that names an index."""
+  default = os.environ.get('DLKD_INDEX') or 'index'
+  return DEFINE_path('index', default, 'Folder of the index; default: $DLKD_INDEX, or index in this folder.')
+
+
+class Command(NamedTuple):
+  """One of several commands of a module.
+
+  Attributes:
+    work: what it does, and its help; gets the arguments that are no flags, and returns an exit code or None.
+    flags: those that mean something to it, besides those that no command names.
+    names: what the arguments that are no flags are called; '' where it takes none.
+  """
+
+  work: Callable[[list[str]], int | None]
+  flags: Sequence[flags.FlagHolder] = ()
+  names: str = ''
+
+
+def run(
+  main: Callable[[list[str]], int | None] | Mapping[str, Command],
+  required: Sequence[str] = (),
+  stopped: str | None = None,
+  names: str = '',
+) -> NoReturn:
   """Parses the flags, runs a command and exits.
 
   A `UserError`, and an error of the system (a file that is absent, a disk that is full), is one line and exit code 1;
   `--verbosity=1` adds the traceback. Everything else is a bug and keeps its traceback.
 
   Args:
-    main: the command; gets the arguments that are no flags, and returns an exit code or None.
+    main: the command; gets the arguments that are no flags, and returns an exit code or None. Or several by name, of
+      which the first of these arguments chooses one.
     required: names of flags that must be given.
     stopped: what to say after SIGTERM or Ctrl-C, where the command lets itself be stopped that way.
+    names: what the arguments that are no flags are called; '' where the command takes none.
   """
   absl_logging.set_verbosity(absl_logging.WARNING)
   escape_output()
   if required:
     flags.mark_flags_as_required(required)
-  code = guarded(lambda: app.run(lambda argv: sys.exit(_run(main, argv, stopped)), flags_parser=_parse))
+  several = main if isinstance(main, Mapping) else {}
+  work = functools.partial(_one_of, several) if several else functools.partial(_alone, main, names)
+  parse = functools.partial(_parse, lambda typed, full: _help(several, required, typed, full))
+  code = guarded(lambda: app.run(lambda argv: sys.exit(_run(work, argv, stopped)), flags_parser=parse))
   sys.exit(code)
+
+
+def _alone(work: Callable[[list[str]], int | None], names: str, given: list[str]) -> int | None:
+  """Runs the only command of a module."""
+  if given and not names:
+    raise UserError(f'unexpected arguments: {" ".join(given)}; --help shows what there is')
+  return work(given)
+
+
+def _one_of(several: Mapping[str, Command], given: list[str]) -> int | None:
+  """Runs one command of several."""
+  name, *given = given or [None]
+  if name not in several:
+    raise UserError(f'the command is {name!r}; expected one of {", ".join(several)}; --help explains them')
+  only(name, {each: command.flags for each, command in several.items()})
+  return _alone(several[name].work, several[name].names, given)
+
+
+def _help(several: Mapping[str, Command], required: Sequence[str], typed: Sequence[str], full: bool) -> str:
+  """Returns the help of a module, or of the command of it that was typed."""
+  text, options = sys.modules['__main__'].__doc__ or '', flags.FLAGS.get_key_flags_for_module(sys.argv[0])
+  if name := next((each for each in typed if each in several), None):
+    others = {holder.name for command in several.values() for holder in command.flags}
+    others -= {holder.name for holder in several[name].flags}
+    options = [flag for flag in options if flag.name not in others]
+    text = inspect.getdoc(several[name].work) or ''
+  return command_help.screen(text, options, required, full, name)
 
 
 def escape_output() -> None:
@@ -148,16 +207,6 @@ def describe(error: BaseException) -> str:
   return str(error)
 
 
-def no_arguments(names: Sequence[str]) -> None:
-  """Refuses arguments that are no flags.
-
-  Raises:
-    UserError: there are some.
-  """
-  if names:
-    raise UserError(f'unexpected arguments: {" ".join(names)}; --help shows what there is')
-
-
 def only(command: str, meant: Mapping[str, Sequence[flags.FlagHolder]]) -> None:
   """Refuses flags that were given and mean nothing to a command.
 
@@ -200,12 +249,11 @@ def config_of(holder: flags.FlagHolder) -> Any:
     raise UserError(f'{given}: there is no such recipe; expected a file, as configs/charades.py') from error
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(helping: Callable[[list[str], bool], str], argv: list[str]) -> list[str]:
   """Parses the flags; returns what is left, the program first."""
   typed = argv[1 : argv.index('--')] if '--' in argv else argv[1:]
   if any(arg in _HELP for arg in typed):
-    app.usage(shorthelp=not any('full' in arg for arg in typed), writeto_stdout=True)
-    sys.stdout.flush()
+    print(helping(typed, any('full' in arg for arg in typed)), flush=True)
     sys.exit(0)
   try:
     return flags.FLAGS([_expanded(arg) for arg in argv])

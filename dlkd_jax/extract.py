@@ -1,17 +1,15 @@
-"""Makes a data set of your own videos: features of their pictures and captions, packed for training and search.
+"""Makes a data set of your own films: features of their pictures and captions, packed for training.
 
-    python -m dlkd_jax.extract --videos=films --captions=captions.jsonl --clip=clip-vit-base-patch32 --data_dir=data
-    python -m dlkd_jax.extract --videos=films --clip=hf:google/siglip2-base-patch16-224 --data_dir=data        a gallery
+  dlkd extract --videos=films --captions=captions.jsonl --clip=clip-vit-base-patch32 --data_dir=data
+  dlkd extract --videos=films --clip=hf:google/siglip2-base-patch16-224 --data_dir=data    a gallery
 
 Captions are JSON, one a line; start and end (seconds) and split (train, val, test) may be left out:
 
-    {"video": "lake.mp4", "text": "a dog jumps into a lake", "start": 12.5, "end": 17.0, "split": "test"}
+  {"video": "lake.mp4", "text": "a dog jumps into a lake", "start": 12.5, "end": 17.0, "split": "test"}
 
-The same command goes on where it was stopped, and adds videos that are new; with --update it takes those anew that
-changed. It ends with an account of every file.
-
-Exit codes: 0 there is a data set; 1 an error, with a message, or no video could be extracted; 75 stopped by SIGTERM and
-130 by Ctrl-C, with all saved that the same command needs to go on.
+The same command goes on where it was stopped, and adds videos that are new; with --update it takes those
+anew that changed. It ends with an account of every file; the exit code is 1 where no video could be
+extracted. For a search alone, `dlkd add` needs no data set.
 """
 
 from absl import flags
@@ -96,7 +94,6 @@ def _request():
 
 def main(names):
   """Extracts, packs and reports."""
-  doors.no_arguments(names)
   # Imported here, so that --help answers at once.
   from dlkd_jax import allocation
   from dlkd_jax.video import extraction

@@ -1,22 +1,13 @@
-"""Makes an index of videos to search in, and changes it.
+"""Puts a trained student and its data set into an index, and changes what an index holds.
 
-    python -m dlkd_jax.index build --workdir=runs/custom --data_dir=data --videos=films --clip=DIR --index=index
-    python -m dlkd_jax.index build --data_dir=data --clip=DIR --index=index      without a training: the teacher alone
-    python -m dlkd_jax.index add --index=index [--update] [--prune] [--again]    what is new in the data set
-    python -m dlkd_jax.index remove lake.mp4 --index=index [--compact]
-    python -m dlkd_jax.index info --index=index [--verify] [--captions] [--json]
-    python -m dlkd_jax.index tune --data_dir=data --split=val --index=index      the teacher's weight that finds most
-    python -m dlkd_jax.index accelerate --index=index                            for search --two_stage, once
+  dlkd index build --workdir=runs/custom --data_dir=data --videos=films
+  dlkd index build --data_dir=data --clip=DIR             without a training: the teacher alone
+  dlkd index add --update --prune                         what is new in the data set
+  dlkd index accelerate                                   for search --two_stage, once
 
-build takes the best checkpoint of --workdir and the records of a data set, as `python -m dlkd_jax.extract` or
-`python -m tfds_builders.build` made it. The index holds all that a search needs but the CLIP, which is looked for where
---clip said. add looks for films and metadata where they were before, unless it is told otherwise. It names what changed
-since it was indexed (--update takes it anew), whose film or record went (--prune removes it), and what was removed
-before (--again takes it back). Stopped or killed, the same command goes on; what is searched meanwhile is the index as
+The other commands are `dlkd info`, `dlkd remove` and `dlkd tune`; `dlkd index COMMAND --help` has the
+options of each. Stopped or killed, the same command goes on; what is searched meanwhile is the index as
 it was before.
-
-Exit codes: 0 done; 1 an error, with a message, or nothing was there of what was to be removed; 75 stopped by SIGTERM
-and 130 by Ctrl-C.
 """
 
 import dataclasses
@@ -27,7 +18,7 @@ from absl import flags
 from dlkd_jax import doors
 from dlkd_jax.errors import UserError
 
-_INDEX = doors.DEFINE_path('index', None, 'Folder of the index.')
+_INDEX = doors.DEFINE_index()
 _WORKDIR = doors.DEFINE_path('workdir', None, 'build: work directory of a training; without, the teacher alone scores.')
 _DATA_DIR = doors.DEFINE_path('data_dir', None, "Folder of data sets; default: the training's, or the index's.")
 _DATASET = flags.DEFINE_string(
@@ -82,10 +73,19 @@ def _with_progress(collection, work):
     return work(bar.step)
 
 
-def _build(index):
+def _build(names):
+  """Makes an index of the records of a data set, for a trained student or for the teacher alone.
+
+    dlkd index build --workdir=runs/custom --data_dir=data --videos=films
+    dlkd index build --data_dir=data --clip=DIR             the teacher alone scores
+
+  It takes the best checkpoint of --workdir and the records of a data set, as `dlkd extract` or `dlkd build`
+  made it. The index holds all that a search needs but the CLIP, which is looked for where --clip said.
+  """
   from dlkd_jax.gallery import account, building, runs, weights
   from dlkd_jax.gallery.collection import Knowledge
 
+  index = _INDEX.value
   workdir = _WORKDIR.value
   dataset, data_dir = 'custom_prvr', 'data'
   if workdir is not None:
@@ -107,11 +107,21 @@ def _build(index):
   print(account.describe_account(done, str(index)))
 
 
-def _add(index):
+def _add(names):
+  """Adds what is new in the data set of an index.
+
+    dlkd index add
+    dlkd index add --update --prune
+
+  Films and metadata are looked for where they were before, unless it is told otherwise. It names what
+  changed since it was indexed (--update takes it anew), whose film or record went (--prune removes it),
+  and what was removed before (--again takes it back).
+  """
   from dlkd_jax.gallery import account, building
   from dlkd_jax.gallery.collection import Knowledge
   from dlkd_jax.gallery.index_folder import IndexFolder
 
+  index = _INDEX.value
   made = IndexFolder.open(index).manifest['settings']
   collection = _collection(made['dataset'], made['data_dir'])
   knowledge = Knowledge.read(_VIDEOS.value, _METADATA.value)
@@ -131,13 +141,22 @@ def _add(index):
   print(account.describe_account(done, str(index)))
 
 
-def _remove(index, names):
+def _remove(names):
+  """Takes films out of an index.
+
+    dlkd remove lake.mp4 holiday/beach.mp4
+    dlkd remove --where="year<2000" --compact
+
+  They are not found any more at once; their frames stay on disk until --compact. `dlkd index add` leaves
+  them out, unless it is told --again. The exit code is 1 where nothing was there of what was to be removed.
+  """
   import numpy as np
 
   from dlkd_jax.gallery import building, filters
   from dlkd_jax.gallery.catalog import Catalog
   from dlkd_jax.gallery.index_folder import IndexFolder
 
+  index = _INDEX.value
   if not names and not _WHERE.value and not _COMPACT.value:
     raise UserError('say what is to be removed: ids of videos, or --where=key=value')
   code = 0
@@ -160,11 +179,18 @@ def _remove(index, names):
   return code
 
 
-def _info(index):
+def _info(names):
+  """Shows what an index holds.
+
+  dlkd info
+  dlkd info --verify         every file is read, and its check sum compared
+  dlkd info --captions       ids of captions, for search --caption
+  """
   from dlkd_jax.gallery import account
   from dlkd_jax.gallery.catalog import Catalog
   from dlkd_jax.gallery.index_folder import IndexFolder
 
+  index = _INDEX.value
   folder = IndexFolder.open(index)
   summary = account.summarize(folder)
   if _VERIFY.value:
@@ -184,10 +210,18 @@ def _info(index):
       print('every file is what was written')
 
 
-def _tune(index):
+def _tune(names):
+  """Chooses the weight of the teacher that finds most captions of a split, and prints the others.
+
+    dlkd tune --data_dir=data --split=val
+
+  The index is changed: what is searched from here on is weighed so. Choose on a split that no result is
+  reported of.
+  """
   from dlkd_jax.gallery import tuning
   from dlkd_jax.gallery.index_folder import IndexFolder
 
+  index = _INDEX.value
   made = IndexFolder.open(index).manifest['settings']
   collection = _collection(made['dataset'], made['data_dir'], [_SPLIT.value])
   curve = tuning.tune(index, collection)
@@ -197,44 +231,33 @@ def _tune(index):
     print(tuning.describe(curve, str(index)))
 
 
-def _accelerate(index):
+def _accelerate(names):
+  """Prepares an index for searching in two stages.
+
+  dlkd index accelerate
+  """
   from dlkd_jax.gallery import acceleration
 
-  print(f'{acceleration.accelerate(index)} segments of {index} prepared for searching in two stages')
+  print(f'{acceleration.accelerate(_INDEX.value)} segments of {_INDEX.value} prepared for searching in two stages')
 
 
-# Command → what it does, and the flags that mean something to it.
 _COMMANDS = {
-  'build': (
+  'build': doors.Command(
     _build,
     [
       *(_WORKDIR, _DATA_DIR, _DATASET, _SPLITS, _VIDEOS, _METADATA, _CLIP, _SCORERS, _WEIGHTS, _DTYPE, _LONG),
       _SEGMENT_FRAMES,
     ],
   ),
-  'add': (
-    _add,
-    [_DATA_DIR, _DATASET, _SPLITS, _VIDEOS, _METADATA, _SEGMENT_FRAMES, _UPDATE, _PRUNE, _AGAIN],
+  'add': doors.Command(
+    _add, [_DATA_DIR, _DATASET, _SPLITS, _VIDEOS, _METADATA, _SEGMENT_FRAMES, _UPDATE, _PRUNE, _AGAIN]
   ),
-  'remove': (_remove, [_WHERE, _COMPACT]),
-  'info': (_info, [_VERIFY, _CAPTIONS, _JSON]),
-  'tune': (_tune, [_DATA_DIR, _DATASET, _SPLIT, _JSON]),
-  'accelerate': (_accelerate, []),
+  'remove': doors.Command(_remove, [_WHERE, _COMPACT], 'VIDEO…'),
+  'info': doors.Command(_info, [_VERIFY, _CAPTIONS, _JSON]),
+  'tune': doors.Command(_tune, [_DATA_DIR, _DATASET, _SPLIT, _JSON]),
+  'accelerate': doors.Command(_accelerate),
 }
 
 
-def main(names):
-  """Dispatches to one of the commands."""
-  command, *names = names or [None]
-  if command not in _COMMANDS:
-    raise UserError(f'the command is {command!r}; expected one of {", ".join(_COMMANDS)}; --help explains them')
-  work, _ = _COMMANDS[command]
-  doors.only(command, {name: known for name, (_, known) in _COMMANDS.items()})
-  if command == 'remove':
-    return work(_INDEX.value, names)
-  doors.no_arguments(names)
-  return work(_INDEX.value)
-
-
 if __name__ == '__main__':
-  doors.run(main, ['index'], stopped='stopped: the index is whole; the same command goes on')
+  doors.run(_COMMANDS, stopped='stopped: the index is whole; the same command goes on')

@@ -1,19 +1,19 @@
 """Trains or evaluates a student.
 
-    python -m dlkd_jax.main --config=configs/charades.py --workdir=runs/charades
-    python -m dlkd_jax.main --workdir=runs/charades --mode=eval
+  dlkd train --config=configs/charades.py --workdir=runs/charades
+  dlkd train --config=configs/charades.py:hard,seed=1 --workdir=runs/hard --config.training.epochs=20
+  dlkd eval --workdir=runs/charades
 
-The first command resumes a run that was stopped, too. Arguments of the recipe follow a colon
-(`--config=configs/charades.py:hard,seed=1`), single fields are overridden by name (`--config.training.epochs=20`).
-A run is evaluated with its own settings; behind a recipe some can be set anew by name, as `--config.data.data_dir` and
-`--config.evaluation.weights`.
+The first command resumes a run that was stopped, too. Arguments of the recipe follow a colon, single
+fields are overridden by name. A run is evaluated with its own settings; behind a recipe some can be set
+anew by name, as --config.data.data_dir and --config.evaluation.weights.
 
-On several machines the same command runs on each, with a --workdir that all of them see. SLURM, mpirun and a TPU slice
-that names its workers in the environment are noticed; elsewhere give --distributed, or --coordinator_address,
---num_processes and --process_id.
+On several machines the same command runs on each, with a --workdir that all of them see. SLURM, mpirun
+and a TPU slice that names its workers in the environment are noticed; elsewhere give --distributed, or
+--coordinator_address, --num_processes and --process_id.
 
-Exit codes: 0 done; 1 an error, with a message; 75 stopped by SIGTERM and 130 by Ctrl-C, within one step and with all
-saved that the same command needs to go on.
+SIGTERM (exit code 75) and Ctrl-C (130) stop it within one step and with all saved that the same command
+needs to go on.
 """
 
 import traceback
@@ -43,7 +43,6 @@ _PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Of several processes: wh
 
 def main(names):
   """Dispatches to training or evaluation."""
-  doors.no_arguments(names)
   # Imported here, so that --help answers at once.
   from dlkd_jax import multihost
   from dlkd_jax.training import evaluate_run, train

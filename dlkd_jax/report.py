@@ -1,20 +1,22 @@
 """An evaluation to publish, of one trained run or of several: a page that opens offline, Markdown and JSON.
 
-    python -m dlkd_jax.report --workdir=runs/charades
-    python -m dlkd_jax.report --workdir=runs/soft_0 --workdir=runs/soft_1 --workdir=runs/hard_0 --output=runs/compared
-    python -m dlkd_jax.report --workdir=runs/charades --split=test --relevant=relevant.jsonl
+  dlkd report --workdir=runs/charades
+  dlkd report --workdir=runs/soft_0 --workdir=runs/soft_1 --workdir=runs/hard_0 --output=runs/compared
+  dlkd report --workdir=runs/charades --split=test --relevant=relevant.jsonl
 
-It evaluates the best checkpoint again and writes, to --output, `report.html` (one file, figures in it), `report.md`
-with `figures/`, and `report.json`: all metrics of every branch, fused and of the teacher alone, with bootstrap
-intervals over videos and over captions; slices; whether the best frame lies in the annotated moment; fusion weights
-chosen on validation; curves of the training; best and worst queries with their frame curves. Several runs are set side
-by side, with paired tests; runs that differ in their seed alone are also averaged.
+It evaluates the best checkpoint again and writes, to --output, `report.html` (one file, figures in it),
+`report.md` with `figures/`, and `report.json`: all metrics of every branch, fused and of the teacher
+alone, with bootstrap intervals over videos and over captions; slices; whether the best frame lies in the
+annotated moment; fusion weights chosen on validation; curves of the training; best and worst queries with
+their frame curves. Several runs are set side by side, with paired tests; runs that differ in their seed
+alone are also averaged.
 
 --relevant names a file of captions with several relevant videos, JSON, one a line:
 
-    {"caption": "vid7#3", "videos": ["vid7", "vid9"]}
+  {"caption": "vid7#3", "videos": ["vid7", "vid9"]}
 
-Nothing in the work directories is changed, but for the folder `report` of the first where --output is not given.
+Nothing in the work directories is changed, but for the folder `report` of the first where --output is not
+given.
 """
 
 from absl import flags
@@ -68,7 +70,6 @@ def _report():
 
 def main(names):
   """Reports."""
-  doors.no_arguments(names)
   for path in _report():
     print(path)
 

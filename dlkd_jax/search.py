@@ -1,14 +1,13 @@
-"""Searches an index: which video, and when in it.
+"""Finds films, and when in them, by a sentence.
 
-    python -m dlkd_jax.search "a red square moves left" --index=index
-    python -m dlkd_jax.search "a dog" --index=index --top=5 --moments=3 --where="year>=2019" --threshold=0.4 --json
-    python -m dlkd_jax.search --queries=sentences.txt --index=index --json       a sentence a line
-    python -m dlkd_jax.search --caption="lake.mp4#0" --index=index               a caption that came with the videos
+  dlkd search "a red square moves left"
+  dlkd search "a dog" --top=5 --moments=3 --where="year>=2019" --threshold=0.4 --json
+  dlkd search --queries=sentences.txt --json         a sentence a line
+  dlkd search --caption="lake.mp4#0" --index=other   a caption that came with the videos
 
-Queries in a file may be JSON lines as well: {"text": "a dog"}, or {"caption": "lake.mp4#0"}, with any "id", which the
-JSON output repeats. With --json one object a query is printed, one a line for several queries.
-
-Exit codes: 0 searched, whether or not something was found; 1 an error, with a message.
+Queries in a file may be JSON lines as well: {"text": "a dog"}, or {"caption": "lake.mp4#0"}, with any
+"id", which the JSON output repeats. With --json one object a query is printed, one a line for several
+queries. The exit code is 0 whether or not something was found.
 """
 
 import sys
@@ -18,7 +17,7 @@ from absl import flags
 from dlkd_jax import doors, files
 from dlkd_jax.errors import UserError
 
-_INDEX = doors.DEFINE_path('index', None, 'Folder of the index.')
+_INDEX = doors.DEFINE_index()
 _TOP = flags.DEFINE_integer('top', 10, 'Most hits a query.')
 _OFFSET = flags.DEFINE_integer('offset', 0, 'Hits to pass over: --offset=10 is the second page of ten.')
 _MOMENTS = flags.DEFINE_integer('moments', 1, 'Most moments of a video.')
@@ -95,4 +94,4 @@ def _search(sentences):
 
 
 if __name__ == '__main__':
-  doors.run(_search, required=['index'])
+  doors.run(_search, names='SENTENCE…')

@@ -1,13 +1,11 @@
-"""A page on which a gallery is searched with sentences, and the found videos play at the found second.
+"""A page on which an index is searched with sentences, and the found films play at the found second.
 
-    python -m dlkd_jax.index build --index=index …        makes the index
-    python -m dlkd_jax.serve --index=index                then open http://127.0.0.1:8000/
+  dlkd serve                              then open http://127.0.0.1:8000/
+  dlkd serve --index=other --port=8080
 
-Only this machine can reach it, unless --host says otherwise; there is no password, so do that in networks that you
-trust. It serves the videos of the index and nothing else. Ctrl-C stops it. A proxy may show it below any path, if it
-takes that path away.
-
-Exit codes: 0 stopped by Ctrl-C or SIGTERM; 1 an error, with a message.
+Only this machine can reach it, unless --host says otherwise; there is no password, so do that in
+networks that you trust. It serves the films of the index and nothing else. A proxy may show it below
+any path, if it takes that path away. Ctrl-C and SIGTERM stop it, with exit code 0.
 """
 
 import signal
@@ -17,7 +15,7 @@ from absl import flags
 from dlkd_jax import doors
 from dlkd_jax.errors import UserError
 
-_INDEX = doors.DEFINE_path('index', None, 'Folder of the index.')
+_INDEX = doors.DEFINE_index()
 _HOST = flags.DEFINE_string('host', '127.0.0.1', 'Address to listen at; 0.0.0.0 lets other machines in.')
 _PORT = flags.DEFINE_integer('port', 8000, 'Port to listen at; 0 takes a free one.', 0, 65535)
 _ALLOW_HOST = flags.DEFINE_multi_string('allow_host', [], 'Name that this server may be called by, besides localhost.')
@@ -63,7 +61,6 @@ def _settings(gallery):
 
 def main(names):
   """Opens the index and serves until it is stopped."""
-  doors.no_arguments(names)
   signal.signal(signal.SIGTERM, signal.default_int_handler)  # As Ctrl-C.
   try:
     # Imported here, so that --help answers at once, and a port that is taken is known before much is loaded.
@@ -85,4 +82,4 @@ def main(names):
 
 
 if __name__ == '__main__':
-  doors.run(main, required=['index'])
+  doors.run(main)

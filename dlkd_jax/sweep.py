@@ -1,24 +1,23 @@
 """Ablations of a recipe: trains its variants over several seeds and makes one table of them.
 
-    python -m dlkd_jax.sweep --config=configs/charades.py --workdir=runs/sweep
-    python -m dlkd_jax.sweep --config=configs/charades.py --workdir=runs/sweep --epochs=6 --only=recipe,single
-    python -m dlkd_jax.sweep --config=configs/charades.py --workdir=runs/sweep --list
-    python -m dlkd_jax.sweep --config=configs/charades.py --workdir=runs/ladder --ladder
+  dlkd sweep --config=configs/charades.py --workdir=runs/sweep
+  dlkd sweep --config=configs/charades.py --workdir=runs/sweep --epochs=6 --only=recipe,single
+  dlkd sweep --config=configs/charades.py --workdir=runs/sweep --list
+  dlkd sweep --config=configs/charades.py --workdir=runs/ladder --ladder
 
 Variants are changes of the recipe that --config names, with its own arguments and fields
-(`--config=configs/charades.py:uniform_negatives --config.data.data_dir=/data`): hard or soft labels, one branch, no
-teacher, shapes of the distillation's decay, hard or uniform negatives, forms of the divergence, how rows are split.
-What the recipe does already is left out. --list shows them, and how far each run is.
+(`--config=configs/charades.py:uniform_negatives --config.data.data_dir=/data`): hard or soft labels, one
+branch, no teacher, shapes of the distillation's decay, hard or uniform negatives, forms of the
+divergence, how rows are split. What the recipe does already is left out. --list shows them, and how far
+each run is.
 
-With --ladder the variants are the pieces of the argument `plus` instead: added to the recipe one after the other, each
-row compared with the one before it, and all of them but one, compared with all.
+With --ladder the variants are the pieces of the argument `plus` instead: added to the recipe one after
+the other, each row compared with the one before it, and all of them but one, compared with all.
 
-Every run is an ordinary training in `<workdir>/<variant>/seed_<n>`. Seed after seed all variants are trained. The same
-command leaves finished runs alone, goes on with one that was stopped, and prints the table again; it is kept in
-`sweep.txt`, `sweep.md` and `sweep.json`, and shows all finished runs of the folder.
-
-Exit codes: 0 done; 1 an error, with a message, or a run failed; 75 stopped by SIGTERM and 130 by Ctrl-C, with all saved
-that the same command needs to go on.
+Every run is an ordinary training in `<workdir>/<variant>/seed_<n>`, seed after seed. The same command
+leaves finished runs alone, goes on with one that was stopped, and prints the table again; it is kept in
+`sweep.txt`, `sweep.md` and `sweep.json`, and shows all finished runs of the folder. The exit code is 1
+where a run failed.
 """
 
 import sys
@@ -75,7 +74,6 @@ def _sweep(stop):
 
 def main(names):
   """Dispatches."""
-  doors.no_arguments(names)
   # Imported here, so that --help answers at once.
   from dlkd_jax import multihost
 

@@ -60,7 +60,7 @@ def main(names):
 
 
 if __name__ == '__main__':
-  doors.run(main, stopped='stopped: the same command goes on')
+  doors.run(main, stopped='stopped: the same command goes on', names='WORD…')
 """
 
 

@@ -15,6 +15,7 @@ FILES = sorted(path for package in PACKAGES for path in (repository() / package)
 EVERYWHERE = (
   'dlkd_jax.allocation',
   'dlkd_jax.annotations',
+  'dlkd_jax.commands',
   'dlkd_jax.errors',
   'dlkd_jax.file_kinds',
   'dlkd_jax.files',

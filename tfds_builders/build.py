@@ -1,4 +1,4 @@
-"""Builds a data set: `python -m tfds_builders.build charades --manual_dir=… --data_dir=…`."""
+"""Builds a data set: `dlkd build charades --manual_dir=… --data_dir=…`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import tensorflow_datasets as tfds
 from absl import logging
 
-from dlkd_jax import doors
+from dlkd_jax import commands, doors
 from dlkd_jax.files import expand
 from tfds_builders.base_builder import PrvrBuilder
 from tfds_builders.custom_prvr.custom_prvr_dataset_builder import Builder as CustomPrvr
@@ -23,8 +23,8 @@ _DESCRIPTION = """\
 Builds one data set for partially relevant video retrieval: sharded array_record files with one
 video a record, read by TFDS without TensorFlow.
 
-  python -m tfds_builders.build COLLECTION [options]
-  python -m tfds_builders.build COLLECTION --help      all options of one collection
+  dlkd build COLLECTION [options]
+  dlkd build COLLECTION --help      all options of one collection
 """
 
 _PACK_EPILOG = """\
@@ -37,10 +37,10 @@ what --manual_dir must hold:
   {name}/TextData/{name}.moments.json               optional: caption -> [start, end, duration] in s
 
 examples:
-  python -m tfds_builders.build {name} --manual_dir=packs --data_dir=data
-  python -m tfds_builders.build {name} --manual_dir=packs --data_dir=data32 --dtype=float32
-  python -m tfds_builders.build {name} --manual_dir=packs --data_dir=alone --no_teacher
-  python -m tfds_builders.build {name} --manual_dir=packs --data_dir=data_l14 \\
+  dlkd build {name} --manual_dir=packs --data_dir=data
+  dlkd build {name} --manual_dir=packs --data_dir=data32 --dtype=float32
+  dlkd build {name} --manual_dir=packs --data_dir=alone --no_teacher
+  dlkd build {name} --manual_dir=packs --data_dir=data_l14 \\
       --teacher_frames=clip_ViT_L_14_{name}_vid_features.hdf5 \\
       --teacher_text=clip_ViT_L_14_{name}_query_feat.hdf5
 
@@ -50,8 +50,8 @@ finished: run the same command again.
 
 _CUSTOM_EPILOG = """\
 --manual_dir is the folder that an extraction leaves beside a data set; the extraction packs it itself:
-  python -m dlkd_jax.extract --videos=films --captions=captions.jsonl --data_dir=data
-  python -m tfds_builders.build custom --manual_dir=data/custom_prvr_extracted --data_dir=other
+  dlkd extract --videos=films --captions=captions.jsonl --data_dir=data
+  dlkd build custom --manual_dir=data/custom_prvr_extracted --data_dir=other
 
 Videos that the newest version of the set lacks make a new version, 1.0.1, 1.0.2, …: files are added, none is rewritten.
 With --update, changed videos make one, too: files that held them are written again without them.
@@ -59,9 +59,9 @@ With --update, changed videos make one, too: files that held them are written ag
 
 _SYNTHETIC_EPILOG = """\
 examples:
-  python -m tfds_builders.build synthetic --data_dir=data                     the small set, for tests
-  python -m tfds_builders.build synthetic --data_dir=data --config=demo       the one of run.sh
-  python -m tfds_builders.build synthetic --data_dir=data --config=demo --num_train=5000 --seed=7
+  dlkd build synthetic --data_dir=data                     the small set, for tests
+  dlkd build synthetic --data_dir=data --config=demo       the one of run.sh
+  dlkd build synthetic --data_dir=data --config=demo --num_train=5000 --seed=7
 
 Changed numbers make a folder of their own, named after them.
 """
@@ -71,10 +71,10 @@ def make_parser() -> argparse.ArgumentParser:
   """Returns the parser of the command line."""
   raw = argparse.RawDescriptionHelpFormatter
   parser = argparse.ArgumentParser(
-    prog='python -m tfds_builders.build',
-    description=_DESCRIPTION,
+    prog=commands.as_called('dlkd build'),
+    description=commands.as_called(_DESCRIPTION),
     formatter_class=raw,
-    epilog='example:\n  python -m tfds_builders.build charades --manual_dir=packs --data_dir=data',
+    epilog=commands.as_called('example:\n  dlkd build charades --manual_dir=packs --data_dir=data'),
   )
   collections = parser.add_subparsers(dest='collection', required=True, metavar='COLLECTION')
   for name, builder in PACKS.items():
@@ -83,16 +83,16 @@ def make_parser() -> argparse.ArgumentParser:
       help=f'{name}_prvr from a feature pack',
       description=f'Builds {name}_prvr from a feature pack in the release layout.',
       formatter_class=raw,
-      epilog=_PACK_EPILOG.format(name=name, feature=builder.COLLECTION.feature),
+      epilog=commands.as_called(_PACK_EPILOG).format(name=name, feature=builder.COLLECTION.feature),
     )
     _add_pack_options(sub, builder.COLLECTION.feature)
     _add_common_options(sub)
   sub = collections.add_parser(
     'custom',
-    help='custom_prvr, your own videos, from what dlkd_jax.extract left',
+    help='custom_prvr, your own videos, from what an extraction left',
     description='Builds custom_prvr from the features that were extracted from videos, or adds what is new of them.',
     formatter_class=raw,
-    epilog=_CUSTOM_EPILOG,
+    epilog=commands.as_called(_CUSTOM_EPILOG),
   )
   sub.add_argument('--manual_dir', type=expand, required=True, help='folder that the extraction left')
   sub.add_argument('--update', action='store_true', help='write records anew of which the features changed')
@@ -102,7 +102,7 @@ def make_parser() -> argparse.ArgumentParser:
     help='synthetic_prvr, generated: needs no files',
     description='Generates synthetic_prvr, a world of moments, backgrounds and captions.',
     formatter_class=raw,
-    epilog=_SYNTHETIC_EPILOG,
+    epilog=commands.as_called(_SYNTHETIC_EPILOG),
   )
   _add_common_options(sub)
   _add_synthetic_options(sub)

@@ -1,8 +1,11 @@
-"""From nothing to a table: renders films, pretrains a teacher, extracts features, trains students and compares them.
+"""From nothing to a table: renders films, pretrains a teacher, extracts features, trains students and
+compares them.
 
-    python -m dlkd_jax.demo --workdir=runs/demo
+  dlkd demo
+  dlkd demo --size=tiny --workdir=runs/tiny      the whole path in a few minutes, not a result
+  dlkd demo --until=films                        stops behind that stage
 
-Each stage is done once: the same command goes on where it was stopped. `--until=films` stops behind that stage.
+Each stage is done once: the same command goes on where it was stopped.
 """
 
 import dataclasses
@@ -21,7 +24,6 @@ _SIZE = flags.DEFINE_enum('size', 'whole', ['whole', 'tiny'], 'tiny: a check of 
 
 def main(names):
   """Runs the stages."""
-  doors.no_arguments(names)
   from dlkd_jax.demo import account
   from dlkd_jax.demo.settings import SIZES
 

@@ -84,7 +84,7 @@ def read_manifest(path: pathlib.Path) -> dict[str, Any]:
   if not file.is_file():
     there = 'does not exist' if not path.is_dir() else f'has no {MANIFEST}'
     raise FileNotFoundError(
-      f'{path} is no index: it {there}; make one with `python -m dlkd_jax.index build --index={path} …`'
+      f'{path} is no index: it {there}; `dlkd add FOLDER --index={path}` makes one of the films in a folder'
     )
   try:
     manifest = dict(json.loads(file.read_text(encoding='utf-8')))

@@ -99,7 +99,7 @@ def test_add_remove_info_tune(folder, index):
 
 def test_errors_are_one_line(folder, index):
   for module, arguments, message in (
-    ('search', ('a', '--index=nowhere'), 'nowhere is no index: it does not exist; make one with'),
+    ('search', ('a', '--index=nowhere'), 'nowhere is no index: it does not exist; `dlkd add FOLDER --index=nowhere`'),
     ('search', ('a', index, '--zero_shot', '--weights=teacher=1'), 'contradict'),
     ('index', ('build', '--data_dir=data', index), 'made otherwise'),
     ('index', ('build', '--data_dir=nowhere', '--index=new'), 'No built data set in nowhere'),
@@ -107,3 +107,22 @@ def test_errors_are_one_line(folder, index):
     said = run(folder, f'dlkd_jax.{module}', *arguments, code=1)
     assert said.count('\n') == 1 and said.startswith('error: ') and message in said, said
   assert not (folder / 'new').exists()
+
+
+def test_the_index_is_the_one_of_the_folder_or_of_the_environment(folder, index, tmp_path):
+  def info(where, code=0, **more):
+    done = forked.run('dlkd_jax', ('info',), environment(**more), where)
+    assert done.returncode == code, done.stderr
+    return done.stdout or done.stderr
+
+  assert info(folder).startswith('index      index, ')
+  assert info(tmp_path, DLKD_INDEX=str(folder / 'index')).startswith(f'index      {folder}/index, ')
+  assert info(tmp_path, code=1) == (
+    'error: index is no index: it does not exist; `dlkd add FOLDER --index=index` makes one of the films in a folder\n'
+  )
+
+
+def test_a_command_is_what_its_module_is(folder, index):
+  asked = ('a red square', '--top=2', '--json')
+  one, other = run(folder, 'dlkd_jax', 'search', *asked), run(folder, 'dlkd_jax.search', *asked, index)
+  assert '"total": 16' in one and one.partition('"seconds"')[0] == other.partition('"seconds"')[0]

@@ -102,7 +102,7 @@ def test_everything_is_checked_on_opening(world, tmp_path):
     shutil.rmtree(tmp_path / 'index', ignore_errors=True)
     return shutil.copytree(world.index, tmp_path / 'index')
 
-  with pytest.raises(FileNotFoundError, match=r'is no index.*dlkd_jax\.index build'):
+  with pytest.raises(FileNotFoundError, match=r'is no index.*dlkd add FOLDER'):
     IndexFolder.open(tmp_path)
   with pytest.raises(FileNotFoundError, match='does not exist'):
     IndexFolder.open(tmp_path / 'nowhere')
