@@ -36,10 +36,9 @@ _MOMENTS = flags.DEFINE_integer('moments', 3, 'Moments that are shown of a video
 _EXAMPLE = flags.DEFINE_multi_string('example', [], 'Sentence that the empty page suggests; default: some captions.')
 
 
-def _settings(gallery):
+def _settings():
   from dlkd_jax.gallery import weights
-  from dlkd_jax.page import opening
-  from dlkd_jax.page.settings import Settings
+  from dlkd_jax.page.server import Settings
 
   for folder in _VIDEOS.value or ():
     if not folder.is_dir():
@@ -53,7 +52,7 @@ def _settings(gallery):
     threshold=_THRESHOLD.value,
     weights={'teacher': 1.0} if _ZERO_SHOT.value else chosen,
     exact=False if _TWO_STAGE.value else None,
-    examples=tuple(_EXAMPLE.value) or opening.examples(gallery),
+    examples=tuple(_EXAMPLE.value),
     top=_TOP.value,
     moments=_MOMENTS.value,
   )
@@ -64,18 +63,18 @@ def main(names):
   signal.signal(signal.SIGTERM, signal.default_int_handler)  # As Ctrl-C.
   try:
     # Imported here, so that --help answers at once, and a port that is taken is known before much is loaded.
-    from dlkd_jax.page import running
+    from dlkd_jax.page import server as server_lib
 
-    server = running.listen(_HOST.value, _PORT.value)
+    server = server_lib.listen(_HOST.value, _PORT.value)
     from dlkd_jax.gallery.gallery import Gallery
-    from dlkd_jax.page import opening
+    from dlkd_jax.page import app, live
 
     doors.keep_compiled()
     gallery = Gallery.open(_INDEX.value, clip=_CLIP.value)
-    settings = _settings(gallery)
-    application = opening.prepare(gallery, settings)
-    what = f'{len(gallery)} videos, files {opening.served(gallery, settings)}'
-    running.run(application, server, lambda url: print(f'{url}  {what}; Ctrl-C stops', flush=True))
+    settings = _settings()
+    application = app.prepare(gallery, settings)
+    what = f'{len(gallery)} videos, files {live.served(gallery, settings)}'
+    server_lib.run(application, server, lambda url: print(f'{url}  {what}; Ctrl-C stops', flush=True))
   except KeyboardInterrupt:
     pass
   print('stopped', flush=True)

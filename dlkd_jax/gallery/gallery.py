@@ -93,7 +93,7 @@ class Gallery:
     self.videos, self.captions = self._catalog.videos, self._catalog.captions_by_id
     self._encoder: SentenceEncoder | None = None
     self._compressed: acceleration.TwoStages | None = None
-    self._clip, self._opening = clip, threading.Lock()
+    self._clip, self._videos, self._opening = clip, videos, threading.Lock()
 
   @classmethod
   def open(
@@ -124,6 +124,20 @@ class Gallery:
   def manifest(self) -> Mapping[str, Any]:
     """What the index says of itself."""
     return self._folder.manifest
+
+  def is_changed(self) -> bool:
+    """Whether the index on the disk is another one by now; errors are those of `open`."""
+    return self._folder.is_changed()
+
+  def reopen(self) -> Gallery:
+    """Opens the index as it is now, beside this one, which stays what it is; errors are those of `open`.
+
+    What encodes sentences is taken over, where it is the same.
+    """
+    newer = Gallery(IndexFolder.open(self.path), self._clip, self._videos, self._mesh)
+    if all(newer.manifest[key] == self.manifest[key] for key in ('text', 'student', 'scorers')):
+      newer._encoder = self._encoder
+    return newer
 
   @property
   def sentences(self) -> SentenceEncoder:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dlkd_jax.gallery.results import Hit, SearchResult
-from dlkd_jax.page.media import VideoFiles
+from dlkd_jax.page.files import VideoFiles
 
 
 def thin_curve(times: np.ndarray, curve: np.ndarray, points: int) -> tuple[np.ndarray, np.ndarray]:

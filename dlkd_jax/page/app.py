@@ -13,8 +13,8 @@ All addresses below are relative to that of the page, so that a proxy may put it
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import functools
 import math
 import urllib.parse
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -33,19 +33,15 @@ from starlette.staticfiles import StaticFiles
 from dlkd_jax.errors import UserError
 from dlkd_jax.gallery import filters
 from dlkd_jax.gallery.results import SearchResult
-from dlkd_jax.page import answers, refusal
+from dlkd_jax.page import answers, guards
 from dlkd_jax.page.batching import Batcher, Window
-from dlkd_jax.page.guards import Guard
-from dlkd_jax.page.limits import RateLimit
-from dlkd_jax.page.media import VideoFiles, noted_roots
-from dlkd_jax.page.ranges import FileResponse
-from dlkd_jax.page.refusal import Json, RefusalError
-from dlkd_jax.page.settings import Settings
+from dlkd_jax.page.files import FileResponse, VideoFiles
+from dlkd_jax.page.guards import Guard, Json, RateLimit, RefusalError
+from dlkd_jax.page.live import Live, Opened, first_searches
+from dlkd_jax.page.server import Settings
 from dlkd_jax.page.thumbnails import Thumbnails
 from dlkd_jax.video.files import VideoError
 
-# Names of metadata that the page suggests for filters.
-_KEYS = 20
 # Seconds; clocks of recorded broadcasts count from 1970.
 _LATEST = 5e9
 
@@ -56,7 +52,7 @@ def make_app(gallery: Any, settings: Settings | None = None) -> Starlette:
   Args:
     gallery: has `videos` (id → entry with `path`, `duration`), and `search`, which one thread at a time calls as
       `search(queries, top=, offset=, moments=, threshold=, weights=, exact=) -> list[SearchResult]`, and with `where=`
-      where there is a filter.
+      where there is a filter. One with `path`, `is_changed` and `reopen` is replaced when the index changes.
     settings: limits; see there.
   """
   page = _Page(gallery, settings or Settings())
@@ -73,11 +69,17 @@ def make_app(gallery: Any, settings: Settings | None = None) -> Starlette:
       Route('/thumbnail', page.thumbnail, methods=methods),
     ],
     middleware=[Middleware(Guard, hosts=page.settings.hosts)],
-    exception_handlers={RefusalError: refusal.handle, HTTPException: refusal.handle_http},
+    exception_handlers={RefusalError: guards.handle_refusal, HTTPException: guards.handle_http},
     lifespan=page.lifespan,
   )
   app.router.redirect_slashes = False  # It would lead to where the server is, not to where a proxy shows it.
   return app
+
+
+def prepare(gallery: Any, settings: Settings) -> Starlette:
+  """Returns the application after first searches, see `first_searches`, whose errors are this one's."""
+  first_searches(gallery, settings)
+  return make_app(gallery, settings)
 
 
 def _client(request: Request) -> str:
@@ -105,8 +107,7 @@ class _Page:
   """The routes, and what they share."""
 
   def __init__(self, gallery: Any, settings: Settings):
-    self.gallery, self.settings = gallery, settings
-    self.files = VideoFiles(gallery.videos, settings.roots, noted_roots(gallery))
+    self.settings, self.live = settings, Live(gallery, settings)
     # Installers may put links to a cache in place of the files.
     self.static = _Static(packages=[('dlkd_jax.page', 'static')], follow_symlink=True)
     self.queries = RateLimit(settings.query_rate, settings.query_burst)
@@ -122,16 +123,22 @@ class _Page:
     self.looking = anyio.CapacityLimiter(2)
     self.batcher = Batcher(self._search, settings.batch, settings.waiting)
     self.thumbnails = Thumbnails(
-      settings.thumbnail_side, settings.thumbnail_bytes, settings.waiting, opened=self.files.decodable
+      settings.thumbnail_side,
+      settings.thumbnail_bytes,
+      settings.waiting,
+      opened=lambda path: self.live.now.files.decodable(path),
     )
+    watch = asyncio.create_task(self.live.watch())
     try:
       yield
     finally:
+      watch.cancel()
       self.thumbnails.close()
       await self.batcher.close()
 
-  def _search(self, queries: Sequence[str], window: Window) -> list[SearchResult]:
-    return self.gallery.search(queries, **window.options, **self.settings.wishes)
+  def _search(self, queries: Sequence[str], window: Window) -> list[tuple[SearchResult, Opened]]:
+    now = self.live.now
+    return [(result, now) for result in now.gallery.search(queries, **window.options, **self.settings.wishes)]
 
   async def index(self, request: Request) -> Response:
     return await self.static.get_response('index.html', request.scope)
@@ -139,26 +146,11 @@ class _Page:
   async def icon(self, request: Request) -> Response:
     return await self.static.get_response('favicon.svg', request.scope)
 
-  @functools.cached_property
-  def _info(self) -> dict[str, Any]:
-    videos, settings = self.gallery.videos, self.settings
-    seconds, keys = 0.0, set()
-    for video in videos.values():
-      seconds += float(video.duration or 0)
-      keys.update(map(str, video.metadata))
-    return {
-      'videos': len(videos),
-      'seconds': round(seconds),
-      'examples': list(settings.examples),
-      'top': settings.top,
-      'most_characters': settings.most_characters,
-      'most_offset': settings.furthest,
-      'keys': sorted(keys)[:_KEYS],
-    }
-
   async def info(self, request: Request) -> Response:
     del request
-    return Json(await anyio.to_thread.run_sync(lambda: self._info))  # The first time it reads what there is of all.
+    now = self.live.now
+    # The first time it reads what there is of all.
+    return Json(await anyio.to_thread.run_sync(lambda: now.info | {'adding': self.live.addition()}))
 
   async def search(self, request: Request) -> Response:
     settings = self.settings
@@ -180,11 +172,11 @@ class _Page:
     self.queries.check(_client(request))
     assert self.batcher is not None, 'the application has not started'
     try:
-      result = await self.batcher(query, window)
+      result, now = await self.batcher(query, window)
     except UserError as error:  # What the gallery says of a query that it cannot search for.
       raise RefusalError(400, 'refused', str(error)) from error
-    content = answers.result_json(result, self.files, window.offset, settings.curve_points)
-    return Json(content)
+    content = answers.result_json(result, now.files, window.offset, settings.curve_points)
+    return Json(content | {'state': now.number, 'arrived': now.arrived})
 
   def _filters(self, request: Request) -> tuple[str, ...]:
     """Reads the filters of an address, so that what is wrong with one is said before anything is searched."""
@@ -200,12 +192,11 @@ class _Page:
     return texts
 
   async def account(self, request: Request) -> Response:
-    content = await self._of_file(request, self.files.account, self.looking)
+    content = await self._of_file(request, VideoFiles.account, self.looking)
     return Json(content)
 
   async def video(self, request: Request) -> Response:
-    file = await self._of_file(request, self.files.open)
-    return FileResponse(file, request.headers, request.method)
+    return FileResponse(await self._of_file(request, VideoFiles.open), request.headers)
 
   async def thumbnail(self, request: Request) -> Response:
     text = request.query_params.get('at', '0')
@@ -215,7 +206,7 @@ class _Page:
       time = math.nan
     if not 0 <= time < _LATEST:
       raise RefusalError(400, 'bad_number', f'at is {text[:20]!r}; expected seconds of the video.')
-    path, etag = await self._of_file(request, self.files.path)
+    path, etag = await self._of_file(request, VideoFiles.path)
     assert self.thumbnails is not None, 'the application has not started'
     try:
       data = await self.thumbnails.get(path, etag, time)
@@ -226,9 +217,9 @@ class _Page:
     return Response(data, media_type='image/jpeg', headers={'cache-control': 'private, max-age=3600'})
 
   async def _of_file(
-    self, request: Request, function: Callable[[str], Any], limiter: anyio.CapacityLimiter | None = None
+    self, request: Request, function: Callable[[VideoFiles, str], Any], limiter: anyio.CapacityLimiter | None = None
   ) -> Any:
-    """Calls a function of a video's id in a thread, as often as the client may."""
+    """Calls a function of the files and a video's id in a thread, as often as the client may."""
     self.media.check(_client(request))
     # Not as Starlette reads it: a name that is no UTF-8 has to come out as the index has it.
     query = urllib.parse.parse_qs(
@@ -237,4 +228,4 @@ class _Page:
     ids = query.get('id', [])
     if len(ids) != 1:
       raise RefusalError(400, 'no_id', 'Give one id=VIDEO.')
-    return await anyio.to_thread.run_sync(function, ids[0], limiter=limiter)
+    return await anyio.to_thread.run_sync(function, self.live.now.files, ids[0], limiter=limiter)

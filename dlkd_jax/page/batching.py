@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from dlkd_jax.gallery.results import SearchResult
-from dlkd_jax.page.refusal import RefusalError
+from dlkd_jax.page.guards import RefusalError
 
 
 class Window(NamedTuple):

@@ -1,16 +1,22 @@
-"""What holds for every request: whom it may come from, and what the browser is told to refuse."""
+"""Who may ask, and how often, what the browser is told to refuse, and what is said where a request is not answered."""
 
 from __future__ import annotations
 
 import asyncio
+import collections
 import ipaddress
+import json
 import logging
-from collections.abc import Iterable
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from dlkd_jax.page.refusal import RefusalError, response
 
 # Of the one script that stands in the page itself.
 _INLINE = 'sha256-oyHvpn5O37cH/tiwcHDTNhLT+CdMDZgSpasVPUOvmQQ='
@@ -25,6 +31,93 @@ HEADERS = {
   'cross-origin-opener-policy': 'same-origin',
   'permissions-policy': 'camera=(), geolocation=(), microphone=()',
 }
+
+
+class RefusalError(Exception):
+  """A request that is not answered.
+
+  Attributes:
+    status: of HTTP.
+    code: one word, for programs.
+    message: a sentence or two, for people.
+    wait: seconds after which it may be tried again; None where that would not help.
+  """
+
+  def __init__(self, status: int, code: str, message: str, wait: float | None = None):
+    super().__init__(message)
+    self.status, self.code, self.message, self.wait = status, code, message, wait
+
+
+class Json(JSONResponse):
+  """JSON that is never stored, in ASCII: a name that is no UTF-8 must not end the answer that it is in."""
+
+  def __init__(self, content: Any, status: int = 200, headers: dict[str, str] | None = None):
+    super().__init__(content, status, {'cache-control': 'no-store', **(headers or {})})
+
+  def render(self, content: Any) -> bytes:
+    """Returns the content as it is sent."""
+    return json.dumps(content, allow_nan=False, separators=(',', ':')).encode('ascii')
+
+
+def response(refusal: RefusalError) -> Response:
+  """Returns the refusal as JSON: `{"error": {"code": …, "message": …}}`."""
+  headers = {}
+  content: dict[str, object] = {'code': refusal.code, 'message': refusal.message}
+  if refusal.wait is not None:
+    headers['retry-after'] = str(max(1, math.ceil(refusal.wait)))
+    content['wait'] = round(refusal.wait, 2)
+  return Json({'error': content}, refusal.status, headers)
+
+
+async def handle_refusal(request: Request, error: Exception) -> Response:
+  """Starlette's handler of `RefusalError`."""
+  del request
+  assert isinstance(error, RefusalError)
+  return response(error)
+
+
+async def handle_http(request: Request, error: Exception) -> Response:
+  """Starlette's handler of its own refusals: no such address, or not with this method."""
+  assert isinstance(error, HTTPException)
+  path, method = request.scope['path'][:100], request.method
+  if error.status_code == 405:
+    answer = response(RefusalError(405, 'method', f'{path} is for GET and HEAD, not for {method[:20]}.'))
+  else:
+    answer = response(RefusalError(error.status_code, 'unknown', f'There is nothing at {path}.'))
+  answer.headers.update(error.headers or {})
+  return answer
+
+
+class RateLimit:
+  """A bucket of tokens a client: `burst` at once, and `rate` a second in the long run.
+
+  It remembers `clients` of them; one that was forgotten because others came starts with a full bucket.
+  """
+
+  def __init__(self, rate: float, burst: int, clients: int = 4096, clock: Callable[[], float] = time.monotonic):
+    """`clock` returns seconds."""
+    self._rate, self._burst, self._clients, self._clock = rate, burst, clients, clock
+    self._buckets: collections.OrderedDict[str, tuple[float, float]] = collections.OrderedDict()
+
+  def wait(self, client: str) -> float:
+    """Takes a token and returns 0, or returns the seconds until there is one."""
+    now = self._clock()
+    tokens, since = self._buckets.pop(client, (float(self._burst), now))
+    tokens = min(float(self._burst), tokens + (now - since) * self._rate)
+    enough = tokens >= 1
+    self._buckets[client] = (tokens - 1 if enough else tokens, now)
+    if len(self._buckets) > self._clients:
+      self._buckets.popitem(last=False)
+    return 0.0 if enough else (1 - tokens) / self._rate
+
+  def check(self, client: str) -> None:
+    """Takes a token.
+
+    Raises:
+      RefusalError: there is none; it says how long to wait.
+    """
+    if wait := self.wait(client):
+      raise RefusalError(429, 'too_often', f'Too many requests at once. Try again in {max(1, round(wait))} s.', wait)
 
 
 def host_of(header: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from dlkd_jax.page.refusal import RefusalError
+from dlkd_jax.page.guards import RefusalError
 from dlkd_jax.video.picture_at import picture_at
 
 _STEP = 0.5  # Seconds from one picture of a film to the next.

@@ -19,7 +19,7 @@ from dlkd_jax import doors, search
 from absl import flags
 flags.FLAGS(['search', '--index={index}', '--top=1', '--where=split=test'])
 search._search(['a red square'])
-from dlkd_jax.page import app, opening, running
+from dlkd_jax.page import app, server
 print([name for name in {unused} if name in sys.modules])
 """
 

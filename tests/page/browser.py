@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dlkd_jax.page.settings import Settings
+from dlkd_jax.page.server import Settings
 
 # Two results a page, and as many queries as a test makes.
 RELAXED = Settings(query_burst=1000, top=2, examples=('a tiny star', 'a red ball grows'))

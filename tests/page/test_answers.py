@@ -7,7 +7,7 @@ import pytest
 
 from dlkd_jax.gallery.results import Hit, Moment, SearchResult
 from dlkd_jax.page import answers
-from dlkd_jax.page.media import VideoFiles
+from dlkd_jax.page.files import VideoFiles
 from tests.page.memory_gallery import Video
 
 

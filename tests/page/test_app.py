@@ -14,10 +14,9 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from dlkd_jax.errors import UserError
-from dlkd_jax.page import media
+from dlkd_jax.page import files
 from dlkd_jax.page.app import make_app
-from dlkd_jax.page.running import serving
-from dlkd_jax.page.settings import Settings
+from dlkd_jax.page.server import Settings, serving
 from tests.page.memory_gallery import MemoryGallery
 from tests.video.films import read, render, steady
 
@@ -39,7 +38,17 @@ def test_page_and_its_files(client):
   assert page.status_code == 200 and page.headers['content-type'] == 'text/html; charset=utf-8'
   assert "default-src 'none'" in page.headers['content-security-policy']
   assert page.headers['x-content-type-options'] == 'nosniff'
-  for name in ('page.css', 'page.js', 'player.js', 'results.js', 'plot.js', 'text.js', 'api.js', 'favicon.svg'):
+  for name in (
+    'page.css',
+    'page.js',
+    'player.js',
+    'results.js',
+    'plot.js',
+    'text.js',
+    'api.js',
+    'live.js',
+    'favicon.svg',
+  ):
     file = client.get(f'/static/{name}')
     assert file.status_code == 200 and file.content, name
   again = client.get('/static/page.js', headers={'if-none-match': client.get('/static/page.js').headers['etag']})
@@ -227,7 +236,7 @@ def test_bad_thumbnails(client, films):
 
 
 def test_a_thumbnail_of_a_file_that_vanishes_meanwhile(client, films, monkeypatch):
-  opened, open_first = [], media.VideoFiles._open
+  opened, open_first = [], files.VideoFiles._open
 
   def once(self, path):
     opened.append(path)
@@ -235,7 +244,7 @@ def test_a_thumbnail_of_a_file_that_vanishes_meanwhile(client, films, monkeypatc
       raise FileNotFoundError(path)
     return open_first(self, path)
 
-  monkeypatch.setattr(media.VideoFiles, '_open', once)
+  monkeypatch.setattr(files.VideoFiles, '_open', once)
   error(client.get('/thumbnail', params={'id': f'{films[0].name}.mp4', 'at': 1}), 410, 'gone')
 
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from dlkd_jax.page.batching import Batcher, Window
-from dlkd_jax.page.refusal import RefusalError
+from dlkd_jax.page.guards import RefusalError
 
 FIRST = Window(10, 0, 1)
 

@@ -6,8 +6,7 @@ import shutil
 import pytest
 
 from dlkd_jax.page.app import make_app
-from dlkd_jax.page.running import serving
-from dlkd_jax.page.settings import Settings
+from dlkd_jax.page.server import Settings, serving
 from tests.page.browser import RELAXED, active, complaints, find, playing, press, rows, text, until, view
 from tests.page.films import add_films, told
 from tests.page.memory_gallery import MemoryGallery

@@ -6,9 +6,8 @@ import time
 import pytest
 
 from dlkd_jax.page.app import make_app
-from dlkd_jax.page.limits import RateLimit
-from dlkd_jax.page.refusal import RefusalError
-from dlkd_jax.page.running import serving
+from dlkd_jax.page.guards import RateLimit, RefusalError
+from dlkd_jax.page.server import serving
 from tests.page.browser import RELAXED, active, find, playing, press, rows, text, until
 from tests.page.films import told
 from tests.page.proxy import proxied

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from dlkd_jax.page.app import make_app
-from dlkd_jax.page.running import serving
-from dlkd_jax.page.settings import Settings
+from dlkd_jax.page.server import Settings, serving
 from dlkd_jax.video import decoding
 from dlkd_jax.video.picture_at import picture_at
 from tests.page.browser import chromium, until

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dlkd_jax.page import thumbnails
-from dlkd_jax.page.refusal import RefusalError
+from dlkd_jax.page.guards import RefusalError
 from dlkd_jax.page.thumbnails import Thumbnails
 from dlkd_jax.video.files import VideoError
 from tests.video import films

@@ -1,6 +1,7 @@
 // The page: what is searched for, what is shown, and the address that says so.
 
 import * as api from './api.js';
+import { Live } from './live.js';
 import { Player } from './player.js';
 import { scale } from './plot.js';
 import { result, skeletons } from './results.js';
@@ -16,6 +17,7 @@ const TRIES = 3;
 const LONGEST = 30;
 const state = {
   query: '', where: '', hits: [], total: 0, range: null, info: null, asked: null, shown: -1, retry: null, leaving: null,
+  arrived: false,
 };
 
 // Searching.
@@ -60,8 +62,11 @@ function show(answer, first) {
     state.range = answer.hits.length ? scale(answer.hits) : null;
   }
   const before = state.hits.length;
-  state.hits.push(...answer.hits);
-  list.append(...answer.hits.map((hit, n) => result(
+  const there = new Set(state.hits.map((hit) => hit.video_id)); // The index may have changed since the last page.
+  const hits = answer.hits.filter((hit) => !there.has(hit.video_id));
+  if (first) live.saw(answer);
+  state.hits.push(...hits);
+  list.append(...hits.map((hit, n) => result(
     hit, before + n + 1, state.range, (number, seconds) => play(before + n, number, seconds),
   )));
   // Of a large index the server does not count what it only estimates: then there is more while a page is full.
@@ -152,8 +157,8 @@ function examples() {
 
 function emptyIndex() {
   say('');
-  tell('This index has no videos yet', ['Add some, and start the server again:'],
-    make('pre', {}, 'python -m dlkd_jax.index add --index=DIR …'));
+  tell('This index has no videos yet', ['Add some; they can be found here as they come:'],
+    make('pre', {}, 'dlkd add FOLDER --index=DIR'));
 }
 
 function welcome() {
@@ -223,6 +228,17 @@ async function arrive(event = null) {
   const chosen = moments.findIndex((one) => Math.abs(one.start - seconds) < 0.06);
   return play(number, Math.max(0, chosen), chosen < 0 && Number.isFinite(seconds) ? seconds : null, false);
 }
+
+// The index.
+
+const live = new Live(at('live'), {
+  onInfo: (info) => {
+    state.info = info;
+    footer();
+    if (state.arrived && !state.query) welcome();
+  },
+  onAgain: () => go(state.query, false),
+});
 
 // Playing.
 
@@ -328,10 +344,6 @@ document.querySelector('.mark').addEventListener('click', (event) => {
 });
 
 if (!new URLSearchParams(location.search).get('q') && !TOUCH.matches) input.focus();
-try {
-  state.info = await api.info();
-  footer();
-} catch {
-  // The search, or the welcome without numbers, says enough.
-}
+await live.look();
+state.arrived = true;
 if (!state.asked) await arrive(); // Unless somebody was faster.

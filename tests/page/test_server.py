@@ -10,10 +10,9 @@ import urllib.request
 
 import pytest
 
-from dlkd_jax.page import running
+from dlkd_jax.page import server as server_lib
 from dlkd_jax.page.app import make_app
-from dlkd_jax.page.running import address, listen, serving
-from dlkd_jax.page.settings import Settings
+from dlkd_jax.page.server import Settings, address, listen, serving
 
 
 def test_addresses():
@@ -111,7 +110,7 @@ def test_clients_that_stop_reading_do_not_keep_others_out(gallery, large):
 
 def test_a_request_has_a_deadline(gallery, monkeypatch):
   """Also one that comes byte by byte, the second on a connection, and the content that nobody asked for."""
-  monkeypatch.setattr(running, '_REQUEST_WITHIN', 0.6)
+  monkeypatch.setattr(server_lib, '_REQUEST_WITHIN', 0.6)
   with serving(make_app(gallery)) as url:
     for before in (b'', GET + b'\r\n', GET + b'Content-Length: 100000\r\n\r\n'):
       with connect(url) as client:
@@ -127,7 +126,7 @@ def test_a_request_has_a_deadline(gallery, monkeypatch):
 
 
 def test_what_is_asked_for_must_be_taken(gallery, large, monkeypatch):
-  monkeypatch.setattr(running, '_TAKEN_WITHIN', 0.6)
+  monkeypatch.setattr(server_lib, '_TAKEN_WITHIN', 0.6)
   with serving(make_app(gallery)) as url, connect(url) as slow, connect(url) as stopped:
     stopped.sendall(large)
     slow.sendall(large)
@@ -145,8 +144,8 @@ def test_what_is_asked_for_must_be_taken(gallery, large, monkeypatch):
 
 def test_connections_that_are_used_stay(gallery, monkeypatch):
   """Neither the deadline nor the number of others ends one that is being answered."""
-  monkeypatch.setattr(running, '_REQUEST_WITHIN', 0.5)
-  monkeypatch.setattr(running, '_CONNECTIONS', 5)
+  monkeypatch.setattr(server_lib, '_REQUEST_WITHIN', 0.5)
+  monkeypatch.setattr(server_lib, '_CONNECTIONS', 5)
   gallery.delay = 2.0
   with serving(make_app(gallery)) as url, connect(url) as waiting, contextlib.ExitStack() as clients:
     waiting.sendall(b'GET /api/search?q=x HTTP/1.1\r\nHost: localhost\r\n\r\n')
@@ -236,13 +235,13 @@ class Said(logging.Handler):
 @pytest.fixture
 def said(monkeypatch):
   handler = Said()
-  serve = running._Server.serve
+  serve = server_lib._Server.serve
 
   async def listened(self, sockets=None):
     logging.getLogger('uvicorn.error').addHandler(handler)  # Once the server has set up its log.
     await serve(self, sockets)
 
-  monkeypatch.setattr(running._Server, 'serve', listened)
+  monkeypatch.setattr(server_lib._Server, 'serve', listened)
   yield handler.lines
   logging.getLogger('uvicorn.error').removeHandler(handler)
 

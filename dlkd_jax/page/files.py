@@ -1,4 +1,4 @@
-"""The video files of a gallery: by id, never by path, and only files below the folders that are served."""
+"""The video files of a gallery, by id, never by path, only those below the folders that are served; their sending."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from dlkd_jax.page.refusal import RefusalError
+from starlette import responses
+from starlette.types import Receive, Scope, Send
+
+from dlkd_jax.page.guards import RefusalError
 from dlkd_jax.video import decoding
 from dlkd_jax.video.files import SUFFIXES, VideoError
 
@@ -29,6 +32,8 @@ _PLAYED = 'Browsers play H.264, VP8, VP9 and AV1 in .mp4 or .webm files.'
 # Where Linux shows open files by number: what was opened and checked can be opened again, whatever its path is by then.
 _OPENED = '/proc/self/fd' if hasattr(os, 'O_PATH') and os.path.isdir('/proc/self/fd') else None
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+# Seconds since 1970 that HTTP can write as a date; file systems may have others.
+_DATES = 0, 253_402_300_799
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,6 +225,34 @@ class VideoFiles:
       return
     logging.getLogger(__name__).warning('not served: %r is %r', os.fspath(named), os.fspath(real))
     raise RefusalError(403, 'outside', message)
+
+
+class FileResponse(responses.FileResponse):
+  """An open file, or the parts of it that a player asks for (RFC 9110: 200, 206, 304 or 416). It closes the file."""
+
+  def __init__(self, file: VideoFile, request_headers: Mapping[str, str], **options: Any):
+    """`request_headers` as Starlette has them; `options` are of Starlette's response, as `filename`."""
+    self._file = file
+    tags = [tag.strip().removeprefix('W/') for tag in request_headers.get('if-none-match', '').split(',')]
+    self._unchanged = file.etag in tags or tags == ['*']
+    modified = min(max(file.modified, _DATES[0]), _DATES[1])
+    super().__init__(
+      file.decodable,
+      headers={'etag': file.etag, 'cache-control': 'private, no-cache'},
+      media_type=file.media_type,
+      stat_result=os.stat_result((stat.S_IFREG, 0, 0, 1, 0, 0, file.size, 0, modified, 0)),
+      **options,
+    )
+
+  async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    """Sends it, a chunk at a time, until the client has it or has left."""
+    try:
+      if self._unchanged:
+        await responses.Response(status_code=304, headers=self.headers)(scope, receive, send)
+      else:
+        await super().__call__(scope, receive, send)
+    finally:
+      os.close(self._file.descriptor)
 
 
 def noted_roots(gallery: Any) -> tuple[str, ...]:

@@ -7,11 +7,12 @@ import shutil
 import pytest
 from starlette.testclient import TestClient
 
-from dlkd_jax.page import media, opening
+from dlkd_jax.page import files as files_lib
+from dlkd_jax.page import live
 from dlkd_jax.page.app import make_app
-from dlkd_jax.page.media import VideoFiles
-from dlkd_jax.page.refusal import RefusalError
-from dlkd_jax.page.settings import Settings
+from dlkd_jax.page.files import VideoFiles
+from dlkd_jax.page.guards import RefusalError
+from dlkd_jax.page.server import Settings
 from dlkd_jax.video.files import open_video
 from tests.page.memory_gallery import MemoryGallery
 
@@ -101,8 +102,8 @@ def test_nothing_else_is_served(client, route, video, code):
     '/video/../../secret.mp4',
     '/video?id=..%2F..%2Fsecret.mp4',
     '/video?id=%252e%252e%252fsecret.mp4',
-    '/static/..%2f..%2fmedia.py',
-    '/static/%2e%2e/media.py',
+    '/static/..%2f..%2ffiles.py',
+    '/static/%2e%2e/files.py',
     '//etc/passwd',
     '/..%5c..%5csecret.mp4',
   ],
@@ -157,8 +158,8 @@ def test_accounts(corpus, tmp_path):
 def either(request, monkeypatch):
   """On systems that show open files by number, and on others."""
   if request.param == 'paths':
-    monkeypatch.setattr(media, '_OPENED', None)
-  elif media._OPENED is None:
+    monkeypatch.setattr(files_lib, '_OPENED', None)
+  elif files_lib._OPENED is None:
     pytest.skip('this system does not show open files by number')
 
 
@@ -185,10 +186,10 @@ def test_folders_noted_in_the_index(either, corpus, tmp_path):
   (folder / 'link.mp4').unlink()
   (folder / 'link.mp4').symlink_to(tmp_path / 'kept elsewhere' / 'real.mp4')
   gallery.manifest = {'roots': [str(folder), str(tmp_path / 'kept elsewhere')]}
-  noted = VideoFiles(gallery.videos, (), media.noted_roots(gallery))
+  noted = VideoFiles(gallery.videos, (), files_lib.noted_roots(gallery))
   assert content(noted, 'link.mp4') == content(noted, ids[0])
   outside(noted, 'passwd')
-  given = VideoFiles(gallery.videos, (str(folder),), media.noted_roots(gallery))
+  given = VideoFiles(gallery.videos, (str(folder),), files_lib.noted_roots(gallery))
   message = outside(given, 'link.mp4')
   assert f"--videos={folder} '--videos={tmp_path / 'kept elsewhere'}'" in message
   both = VideoFiles(gallery.videos, (str(folder), str(tmp_path / 'kept elsewhere')))
@@ -201,9 +202,9 @@ def test_folders_noted_in_the_index(either, corpus, tmp_path):
 def test_the_application_asks_the_index_for_its_folders(corpus, tmp_path):
   gallery, folder, ids = corpus
   gallery.manifest = {'roots': [str(folder), str(tmp_path)]}
-  assert opening.served(gallery, Settings()) == f'below {folder}, {tmp_path}'
-  assert opening.served(gallery, Settings(roots=(str(folder),))) == f'below {folder}'
-  assert opening.served(MemoryGallery(), Settings()) == 'in the folders that the index names'
+  assert live.served(gallery, Settings()) == f'below {folder}, {tmp_path}'
+  assert live.served(gallery, Settings(roots=(str(folder),))) == f'below {folder}'
+  assert live.served(MemoryGallery(), Settings()) == 'in the folders that the index names'
   with TestClient(make_app(gallery), base_url='http://127.0.0.1') as client:
     for video in ('link.mp4', 'through', 'dots', ids[0]):
       assert client.get('/video', params={'id': video}).status_code == 200, video
@@ -288,7 +289,7 @@ def test_a_file_that_is_exchanged_while_it_is_opened(either, corpus, tmp_path, m
 
 
 def test_pictures_and_accounts_are_of_the_file_that_was_opened(corpus, tmp_path):
-  if media._OPENED is None:
+  if files_lib._OPENED is None:
     pytest.skip('this system does not show open files by number')
   gallery, folder, ids = corpus
   files = VideoFiles(gallery.videos, (str(folder),))
