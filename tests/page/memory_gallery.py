@@ -23,6 +23,8 @@ class Video:
   duration: float | None
   metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   split: str = 'test'
+  size: int | None = None
+  written: int | None = None
 
 
 def sentence_vector(text: str, scorer: str) -> np.ndarray:
