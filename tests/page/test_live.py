@@ -61,7 +61,14 @@ class DiskGallery(MemoryGallery):
   def __init__(self, path):
     super().__init__()
     self.path, self.later, self.opened = path, None, 0
+    self.begun, self.goes_on = threading.Event(), threading.Event()
+    self.goes_on.set()
     self.write()
+
+  def search(self, *arguments, **options):
+    self.begun.set()
+    assert self.goes_on.wait(30)
+    return super().search(*arguments, **options)
 
   def write(self):
     (self.path / 'manifest.tmp').write_text(str(time.monotonic_ns()))
@@ -90,21 +97,21 @@ def growing(tmp_path):
 
 def test_a_search_under_way_ends_on_what_it_began_with(growing):
   one, two = growing
-  one.delay = 0.5
   application = app.make_app(one, Settings(look=0.02))
   with TestClient(application, base_url='http://127.0.0.1') as client:
     found = lambda: sorted(hit['id'] for hit in client.get('/api/search?q=dog').json()['hits'])  # noqa: E731
     assert client.get('/api/info').json()['state'] == 0
     early = []
+    one.goes_on.clear()
     thread = threading.Thread(target=lambda: early.append(found()))
     thread.start()
-    time.sleep(0.2)
+    assert one.begun.wait(30)
     one.later = two
     one.write()
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while (info := client.get('/api/info').json())['state'] == 0:
       assert time.monotonic() < end
-    assert not early  # It was replaced while that search ran.
+    one.goes_on.set()  # It was replaced while that search ran.
     thread.join()
     assert early == [['a', 'b']] and found() == ['b', 'c', 'd']
     assert (info['videos'], info['arrived']) == (3, 2) and client.get('/api/search?q=dog').json()['arrived'] == 2
