@@ -104,18 +104,6 @@ def _disagreements(config: ml_collections.ConfigDict) -> Iterable[str]:
   yield from expected(not online or config.loss.teacher, 'loss.teacher', 'True, since teacher.online is')
 
 
-def differences(saved: dict[str, Any], current: dict[str, Any], prefix: str = '') -> list[str]:
-  """Lists the fields in which two configurations differ, as lines `field: saved → current`."""
-  lines = []
-  for name in sorted(set(saved) | set(current)):
-    old, new, field = saved.get(name, '(absent)'), current.get(name, '(absent)'), f'{prefix}{name}'
-    if isinstance(old, dict) and isinstance(new, dict):
-      lines += differences(old, new, f'{field}.')
-    elif old != new:
-      lines.append(f'{field}: {old!r} → {new!r}')
-  return lines
-
-
 class RunConfig(NamedTuple):
   """A configuration that follows from that of a run.
 

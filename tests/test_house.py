@@ -15,12 +15,14 @@ FILES = sorted(path for package in PACKAGES for path in (repository() / package)
 EVERYWHERE = (
   'dlkd_jax.allocation',
   'dlkd_jax.annotations',
+  'dlkd_jax.begun',
   'dlkd_jax.commands',
   'dlkd_jax.errors',
   'dlkd_jax.file_kinds',
   'dlkd_jax.files',
   'dlkd_jax.plugins',
   'dlkd_jax.progress',
+  'dlkd_jax.tables',
 )
 # A room may import rooms named before it and itself; similarities and losses know arrays only.
 ROOMS = {

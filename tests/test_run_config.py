@@ -6,8 +6,8 @@ import json
 import pytest
 
 from configs import charades, common, tvr
+from dlkd_jax import begun, config_fields
 from dlkd_jax import config as config_lib
-from dlkd_jax import config_fields
 from dlkd_jax.errors import UserError
 from dlkd_jax.training import recipe
 
@@ -163,7 +163,7 @@ def test_an_evaluation_refuses_what_makes_the_run_another(config, tmp_path, fiel
 
 def test_fields_that_appeared_or_went_are_differences():
   saved, current = {'a': {'x': 1, 'old': 2}, 'b': 3}, {'a': {'x': 1, 'new': 4}, 'b': {'y': 1}}
-  lines = config_lib.differences(saved, current)
+  lines = begun.differences(saved, current)
   assert lines == ["a.new: '(absent)' → 4", "a.old: 2 → '(absent)'", "b: 3 → {'y': 1}"]
 
 

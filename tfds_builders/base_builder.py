@@ -22,7 +22,7 @@ from absl import logging
 from array_record.python import array_record_module
 from tensorflow_datasets.core import dataset_metadata, example_serializer
 
-from dlkd_jax import files
+from dlkd_jax import begun, files
 from dlkd_jax.progress import Progress
 from tfds_builders.earlier import EarlierVersion, link
 from tfds_builders.errors import BuiltDifferentlyError, BusyError
@@ -160,14 +160,14 @@ class PrvrBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
   def _check_like(self, info: tfds.core.DatasetInfo, manual_dir: pathlib.Path | None) -> None:
     """Checks that the finished set of `info` was made as this builder would; arguments and errors of `check_same`."""
     built = json.loads(json.dumps(dict(info.metadata.items())))
-    differences = _differences(built.get('options', {}), self._requested())
+    differences = begun.differences(begun.given(built.get('options', {})), begun.given(self._requested()))
     read = self._source_files(manual_dir)
     if read is not None:
       before = built.get('source', {}).get('files', {})
-      differences += [f'bytes of {text}' for text in _differences(before, read)]
+      differences += [f'bytes of {text}' for text in begun.differences(before, read)]
     if differences:
       raise BuiltDifferentlyError(
-        f'{self.data_dir}: {self.name} is already built here, but differently: '
+        f'{self.data_dir}: {self.name} is already built here, but differently (there → here): '
         f'{"; ".join(differences[:6])}. Ask for the same, choose another --data_dir, or remove the '
         'folder to build it anew'
       )
@@ -293,15 +293,6 @@ def _write_shard(path: os.PathLike[str], examples: Iterator[bytes]) -> None:
     if os.fspath(path) not in str(error):  # It is not the library's, which names the file.
       raise
     raise OSError(f'{path}: cannot be written ({" ".join(str(error).split())[:300]})') from error
-
-
-def _differences(built: dict[str, Any], asked: dict[str, Any]) -> list[str]:
-  """Returns a text for each key with another value."""
-  return [
-    f'{key} is {built.get(key)!r} there and {asked.get(key)!r} here'
-    for key in sorted({*built, *asked})
-    if built.get(key) != asked.get(key)
-  ]
 
 
 @contextlib.contextmanager

@@ -9,9 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from dlkd_jax import files
+from dlkd_jax import begun, files
 from dlkd_jax.demo.settings import Settings
-from dlkd_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,27 +34,11 @@ def claim(workdir: pathlib.Path, settings: Settings) -> None:
   """Notes the settings in a work directory, or compares them with those that are there.
 
   Raises:
-    ValueError: the work directory was begun with other settings; the message lists the differences.
+    UserError: the work directory was begun with other settings; the message lists the differences.
     OSError: it cannot be written.
   """
-  path, own = workdir / 'settings.json', json.loads(json.dumps(dataclasses.asdict(settings)))
-  del own['students']  # More seeds can be added to a demonstration.
-  if not path.exists():
-    files.write_json(path, own)
-    return
-  try:
-    there = dict(json.loads(path.read_text(encoding='utf-8')))
-    there.pop('students', None)
-  except (ValueError, TypeError) as error:
-    raise UserError(f'{path} is damaged ({error}); remove {workdir}, or choose another --workdir') from error
-  differences = [
-    f'{name}: {there.get(name)} there, {own.get(name)} asked for'
-    for name in sorted(there.keys() | own.keys())
-    if there.get(name) != own.get(name)
-  ]
-  if differences:
-    listed = '; '.join(differences)
-    raise UserError(f'{workdir} was begun with other settings ({listed}); remove it, or choose another --workdir')
+  # More seeds can be added to a demonstration.
+  begun.note(workdir / 'settings.json', dataclasses.asdict(settings), grows='students')
 
 
 def run(stages: list[Stage], workdir: pathlib.Path, say: Callable[[str], None]) -> dict[str, float]:

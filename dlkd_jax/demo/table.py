@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from dlkd_jax import tables
 from dlkd_jax.reporting import bootstrap
 from dlkd_jax.retrieval.metrics import chance_metrics
 
@@ -37,19 +38,15 @@ def markdown(
     videos: size of the gallery, for chance.
   """
   chance = chance_metrics(videos).as_dict()
-  lines = [
-    *_header(f'test split, {videos} films', COLUMNS),
-    _row('chance', [f'{chance[name]:.1f}' for name in COLUMNS]),
-  ]
+  found = [(f'test split, {videos} films', *COLUMNS), ('chance', *(f'{chance[name]:.1f}' for name in COLUMNS))]
   for label, (kind, scorer) in _ROWS.items():
     # The teacher is not trained, so that seeds do not change it.
     seeds = results[kind][:1] if scorer == 'teacher' else results[kind]
-    lines.append(_row(label, [_spread([seed[f'test/{scorer}/{name}'] for seed in seeds]) for name in COLUMNS]))
-  lines += ['', *_header('the fused student is above … by', _COMPARED)]
-  for label, row in _ROWS.items():
-    if row != _FUSED:
-      lines.append(_row(label, _difference(ranks, row)))
-  return '\n'.join(lines)
+    found.append((label, *(tables.plus_minus([seed[f'test/{scorer}/{name}'] for seed in seeds]) for name in COLUMNS)))
+  above = [(label, *_difference(ranks, row)) for label, row in _ROWS.items() if row != _FUSED]
+  return '\n\n'.join(
+    [tables.as_markdown(found), tables.as_markdown([('the fused student is above … by', *_COMPARED), *above])]
+  )
 
 
 def _difference(ranks: Mapping[str, Sequence[Mapping[str, np.ndarray]]], row: tuple[str, str]) -> list[str]:
@@ -61,21 +58,4 @@ def _difference(ranks: Mapping[str, Sequence[Mapping[str, np.ndarray]]], row: tu
     np.mean([mine[name] - other[name] for mine, other in zip(ours, theirs, strict=True)], axis=0) for name in _COMPARED
   ]
   intervals = bootstrap.mean_intervals(np.stack(columns, axis=1), ranks[_FUSED[0]][0]['test/video'])
-  return [
-    f'{column.mean():+.1f} [{low:+.1f}, {high:+.1f}]' for column, (low, high) in zip(columns, intervals, strict=True)
-  ]
-
-
-def _spread(values: Sequence[float]) -> str:
-  """Returns mean ± standard deviation of a sample; the value where there is one alone."""
-  if len(values) == 1:
-    return f'{values[0]:.1f}'
-  return f'{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}'
-
-
-def _header(first: str, columns: Sequence[str]) -> list[str]:
-  return [_row(first, columns), f'|---|{"---:|" * len(columns)}']
-
-
-def _row(label: str, cells: Sequence[str]) -> str:
-  return f'| {" | ".join((label, *cells))} |'
+  return [tables.with_interval(each.mean(), interval) for each, interval in zip(columns, intervals, strict=True)]

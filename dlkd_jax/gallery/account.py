@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from dlkd_jax import tables
 from dlkd_jax.gallery import acceleration
 from dlkd_jax.gallery.catalog import Catalog
 from dlkd_jax.gallery.index_folder import IndexFolder
@@ -32,16 +33,6 @@ def span(moment: Moment, hit: Hit) -> str:
   return f'{clock(moment.start)}{_DASH}{clock(moment.end)}'
 
 
-def table(rows: Sequence[Sequence[str]], left: Sequence[int] = ()) -> str:
-  """Aligns rows of text in columns, the first row being the heading; columns in `left` to the left."""
-  widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-  lines = []
-  for row in rows:
-    cells = [t.ljust(w) if n in left else t.rjust(w) for n, (t, w) in enumerate(zip(row, widths, strict=True))]
-    lines.append('  '.join(cells).rstrip())
-  return '\n'.join(lines)
-
-
 def describe_result(result: SearchResult, offset: int = 0) -> str:
   """Returns one query's hits as a table: rank, score, video, moments and the scores of each scorer."""
   first = f'“{result.query}”'
@@ -57,7 +48,7 @@ def describe_result(result: SearchResult, offset: int = 0) -> str:
     rows.append([str(rank), f'{hit.score:.3f}', hit.video_id, *([hit.title] if titled else []), moments, *scores])
   left = range(2, len(heading) - len(scorers))
   videos = 'many videos' if result.total is None else f'{result.total:,} video{"" if result.total == 1 else "s"}'
-  return f'{first}: {videos}, {result.seconds:.2f} s\n{table(rows, left)}'
+  return f'{first}: {videos}, {result.seconds:.2f} s\n{tables.as_text(rows, left, rule=False)}'
 
 
 def describe_account(account: Account, index: str) -> str:

@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dlkd_jax import config as config_lib
+from dlkd_jax import begun
 from dlkd_jax.errors import UserError
 from dlkd_jax.gallery import changing, encoding, index_folder, runs, sentences, weights
 from dlkd_jax.gallery.adding import SEGMENT_FRAMES, Account, Step, take
@@ -153,7 +153,7 @@ def check_features(folder: IndexFolder, collection: Collection) -> None:
   Raises:
     IndexFolderError: it was not; the message lists the differences.
   """
-  if lines := config_lib.differences(folder.manifest['features'], collection.features()):
+  if lines := begun.differences(folder.manifest['features'], collection.features()):
     raise IndexFolderError(
       f'{collection.dataset} in {collection.data_dir} was made otherwise than what is in {folder.path} (there → here): '
       f'{"; ".join(lines)}. All videos of an index need the same features: extract these with the same options, or '

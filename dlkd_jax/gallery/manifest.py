@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dlkd_jax.config import differences
+from dlkd_jax.begun import differences
 from dlkd_jax.gallery.segments import IndexFolderError
 
 FORMAT, VERSION = 'dlkd_jax gallery', 1

@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from dlkd_jax import tables
 from dlkd_jax.data import sources
 from dlkd_jax.errors import UserError
-from dlkd_jax.gallery import account, building, encoding, exact, index_folder, quantization
+from dlkd_jax.gallery import building, encoding, exact, index_folder, quantization
 from dlkd_jax.gallery.collection import Collection
 from dlkd_jax.gallery.encoding import TEACHER
 from dlkd_jax.gallery.index_folder import IndexFolder
@@ -102,7 +103,7 @@ def describe(curve: Curve, index: str) -> str:
     rows.append([f'{share:.2f}', f'{value:.1f}', bar + (' best' if number == curve.best else '')])
   stored = ', '.join(f'{name} {weight:.2f}' for name, weight in curve.weights[curve.best].items())
   heading = f'{curve.origin}: {curve.captions:,} captions, {curve.videos:,} videos'
-  return f'{heading}\n{account.table(rows, left=(2,))}\nstored in {index}: {stored}'
+  return f'{heading}\n{tables.as_text(rows, left=(2,), rule=False)}\nstored in {index}: {stored}'
 
 
 def _scores(folder: IndexFolder, collection: Collection) -> tuple[dict[str, np.ndarray], np.ndarray]:

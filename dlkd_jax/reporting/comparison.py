@@ -11,7 +11,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from dlkd_jax import config as config_lib
+from dlkd_jax import begun
 from dlkd_jax.config_fields import ROUNDING_ALONE
 from dlkd_jax.reporting import significance
 from dlkd_jax.reporting.analysis import Options
@@ -77,9 +77,7 @@ def compare_runs(
   # Runs keep what 'auto' meant to them; those that were begun before this was so keep 'auto'.
   contents = [json.loads(recipe.resolved(config).to_json_best_effort()) for config in configs]
   names = [found.name for found in findings]
-  differences = {
-    name: config_lib.differences(contents[0], content) for name, content in zip(names, contents, strict=True)
-  }
+  differences = {name: begun.differences(contents[0], content) for name, content in zip(names, contents, strict=True)}
   groups = _groups(findings, contents)
   obstacle = _obstacle(findings)
   if obstacle:
@@ -128,7 +126,7 @@ def _groups(findings: Sequence[RunFindings], contents: Sequence[Mapping[str, Any
   gathered: list[tuple[Mapping[str, Any], list[RunFindings]]] = []
   for found, content in zip(findings, contents, strict=True):
     for other, members in gathered:
-      lines = config_lib.differences(dict(other), dict(content))
+      lines = begun.differences(dict(other), dict(content))
       # A field that one of them does not know is of an older or newer version of the program.
       if all(line.startswith(_NOT_THE_RECIPE) or '(absent)' in line for line in lines):
         members.append(found)
@@ -160,10 +158,3 @@ def _values(members: Sequence[RunFindings], scorer: str | None) -> dict[str, lis
     if all(x.first for x in judged):
       values[BEST_FRAME_FIRST] = [x.first[COLUMNS[0]].value for x in judged]
   return values
-
-
-def spread(values: Sequence[float], digits: int = 1) -> str:
-  """Returns mean ± standard deviation of a sample, the value alone where there is one."""
-  if len(values) == 1:
-    return f'{values[0]:.{digits}f}'
-  return f'{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}'

@@ -7,6 +7,7 @@ import html
 import re
 from collections.abc import Sequence
 
+from dlkd_jax import tables
 from dlkd_jax.errors import UserError
 
 # A number, with an interval if there is one.
@@ -193,13 +194,10 @@ def _markdown_section(section: Section, level: int, figures: str) -> list[str]:
 def _markdown_table(table: Table) -> str:
   # Numbers with their interval begin no list and are no link: they stay as people read them in the file itself.
   shown = lambda cell: cell if _NUMBERS.fullmatch(cell) else _escape(cell)  # noqa: E731
-  line = lambda cells: f'| {" | ".join(map(shown, cells))} |'  # noqa: E731
-  marks = ['---' if i == 0 or i in table.text else '---:' for i in range(len(table.heading))]
-  rows = [line(row) for row in table.rows]
+  rows = [[shown(cell) for cell in row] for row in (table.heading, *table.rows)]
   for number in table.strong:
-    first, *others = table.rows[number]
-    rows[number] = f'| {_bold(first)} {line(others)}'
-  return '\n'.join([_bold(table.title), '', line(table.heading), f'|{"|".join(marks)}|', *rows])
+    rows[number + 1][0] = _bold(table.rows[number][0])
+  return f'{_bold(table.title)}\n\n{tables.as_markdown(rows, left=(0, *table.text))}'
 
 
 def _bold(text: str) -> str:

@@ -6,8 +6,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from dlkd_jax import files
-from dlkd_jax.reporting import comparison, document, plots, sections
+from dlkd_jax import files, tables
+from dlkd_jax.reporting import document, plots, sections
 from dlkd_jax.reporting.analysis import Options
 from dlkd_jax.reporting.comparison import BEST_FRAME, BEST_FRAME_FIRST, RunComparison
 from dlkd_jax.reporting.document import Document, Figure, Section, Table, Text
@@ -62,7 +62,7 @@ def _groups(compared: RunComparison) -> Section:
   digits = {'mAP': 3}
 
   def row(text: str, values) -> tuple[str, ...]:
-    return (text, *(comparison.spread(values[m], digits.get(m, 1)) if m in values else '' for m in names))
+    return (text, *(tables.plus_minus(values[m], digits.get(m, 1)) if m in values else '' for m in names))
 
   rows = [row(group.name, group.values) for group in compared.groups]
   rows += [row('teacher alone', group.teacher) for group in compared.groups[:1] if group.teacher]

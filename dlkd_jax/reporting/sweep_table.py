@@ -9,7 +9,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from dlkd_jax import files
+from dlkd_jax import files, tables
 from dlkd_jax.reporting import bootstrap
 from dlkd_jax.reporting.sweeping import Run
 from dlkd_jax.reporting.variants import RECIPE, Variant
@@ -98,38 +98,28 @@ def _interval(pairs: Sequence[tuple[Run, Run]], split: str) -> bootstrap.Interva
 
 def cells(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
   """Returns the cells of the table: the heading, chance, the teacher alone, and a row for each variant."""
-  rows: list[tuple[str, ...]] = [('', 'seeds', *COLUMNS, *summary['branches'], f'SumR over {_compared(summary)}')]
+  columns = (*COLUMNS, *summary['branches'])
+  rows: list[tuple[str, ...]] = [('', 'seeds', *columns, f'SumR over {_compared(summary)}')]
+
+  def shown(values: Mapping[str, Sequence[float]]) -> list[str]:
+    return [tables.plus_minus(values[x], 4 if x == 'mAP' else 1) if x in values else '' for x in columns]
+
   for label, values in (('chance', summary['chance']), ('teacher alone', summary['teacher'])):
     if values:
-      rows.append(
-        (label, '', *(_number(values[name], name) for name in COLUMNS), *[''] * (1 + len(summary['branches'])))
-      )
+      rows.append((label, '', *shown({name: [value] for name, value in values.items()}), ''))
   for row in summary['rows']:
-    values = row['values']
-    shown = [spread(values[name], name) if name in values else '' for name in (*COLUMNS, *summary['branches'])]
-    difference = spread(row['difference'], 'SumR', sign='+') if row['difference'] else ''
+    difference = tables.plus_minus(row['difference'], sign='+') if row['difference'] else ''
     if row['interval']:
-      difference += ' [{}, {}]'.format(*(_number(x, 'SumR', '+') for x in row['interval']))
+      difference += ' [{:+.1f}, {:+.1f}]'.format(*row['interval'])
     if _compared(summary) != RECIPE and row['difference']:
       difference += f' {row["against"]}'
-    rows.append((row['variant'], str(len(row['seeds'])), *shown, difference))
+    rows.append((row['variant'], str(len(row['seeds'])), *shown(row['values']), difference))
   return rows
 
 
 def _compared(summary: Mapping[str, Any]) -> str:
   """Names what rows are compared with: the recipe, or others, as each row says."""
   return RECIPE if all(row['against'] == RECIPE for row in summary['rows']) else 'another row'
-
-
-def spread(values: Sequence[float], name: str = 'SumR', sign: str = '') -> str:
-  """Returns mean ± standard deviation of a sample, the value alone where there is one."""
-  if len(values) == 1:
-    return _number(values[0], name, sign)
-  return f'{_number(float(np.mean(values)), name, sign)} ± {_number(float(np.std(values, ddof=1)), name)}'
-
-
-def _number(value: float, name: str, sign: str = '') -> str:
-  return f'{value:{sign}.{4 if name == "mAP" else 1}f}'
 
 
 def notes(config: ml_collections.ConfigDict, summary: Mapping[str, Any]) -> list[str]:
@@ -153,22 +143,12 @@ def notes(config: ml_collections.ConfigDict, summary: Mapping[str, Any]) -> list
 
 def as_text(summary: Mapping[str, Any], remarks: Sequence[str]) -> str:
   """Returns the table as aligned text."""
-  rows = cells(summary)
-  widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-  lines = [
-    '  '.join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
-    for row in rows
-  ]
-  lines.insert(1, '-' * sum(w + 2 for w in widths))
-  return '\n'.join([*lines, '', *remarks])
+  return '\n'.join([tables.as_text(cells(summary)), '', *remarks])
 
 
 def as_markdown(summary: Mapping[str, Any], remarks: Sequence[str]) -> str:
   """Returns the table in Markdown."""
-  rows = cells(summary)
-  lines = [f'| {" | ".join(row)} |' for row in rows]
-  lines.insert(1, '|---|' + '---:|' * (len(rows[0]) - 1))
-  return '\n'.join([*lines, '', *remarks])
+  return '\n'.join([tables.as_markdown(cells(summary)), '', *remarks])
 
 
 def write(workdir: pathlib.Path, config: ml_collections.ConfigDict, summary: Mapping[str, Any]) -> str:

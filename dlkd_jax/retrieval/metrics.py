@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from dlkd_jax import tables
+
 # Names of scorers that are no branch of the student.
 TEACHER = 'teacher'
 FUSED = 'fused'
@@ -188,21 +190,12 @@ def table_rows(metrics: Mapping[str, RetrievalMetrics], videos: int) -> list[tup
 
 def text_table(metrics: Mapping[str, RetrievalMetrics], videos: int) -> str:
   """Returns the table as aligned text, without a final newline. See `table_rows`."""
-  rows = table_rows(metrics, videos)
-  first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
-  lines = []
-  for label, *cells in rows:
-    numbers = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
-    lines.append('  '.join([label.ljust(first), *numbers]))
-  lines.insert(1, '-' * len(lines[0]))
-  return '\n'.join(lines)
+  return tables.as_text(table_rows(metrics, videos))
 
 
 def markdown_table(metrics: Mapping[str, RetrievalMetrics], videos: int) -> str:
   """Returns the table in Markdown, without a final newline. See `table_rows`."""
-  rows = [f'| {" | ".join(row)} |' for row in table_rows(metrics, videos)]
-  rows.insert(1, '|---|' + '---:|' * len(COLUMNS))
-  return '\n'.join(rows)
+  return tables.as_markdown(table_rows(metrics, videos))
 
 
 def _cells(label: str, m: RetrievalMetrics) -> tuple[str, ...]:

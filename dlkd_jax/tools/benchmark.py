@@ -31,6 +31,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+from dlkd_jax import tables
 from dlkd_jax.files import expand
 from dlkd_jax.tools import benchmark_search
 
@@ -148,9 +149,8 @@ def main(arguments: list[str] | None = None) -> None:
         continue
       found.setdefault(section, []).append(result)
       table += rows(section, result)
-  print(f'\n{platform.processor() or platform.machine()}\n\n| benchmark | measured |\n|---|---|')
-  for name, measured in table:
-    print(f'| {name} | {measured} |')
+  print(f'\n{platform.processor() or platform.machine()}\n')
+  print(tables.as_markdown([('benchmark', 'measured'), *table], left=(0, 1)))
   if flags.json:
     flags.json.write_text(json.dumps(found, indent=2) + '\n', encoding='utf-8')
   if failed:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from dlkd_jax import files
+from dlkd_jax import begun, files
 from dlkd_jax.errors import UserError
 from dlkd_jax.models import parameter_files
 from dlkd_jax.video.corpus import Job, Seen
@@ -164,13 +164,8 @@ def _read_options(path: pathlib.Path) -> dict[str, Any]:
 
 def _refuse_others(before: dict[str, Any], now: dict[str, Any], where: str) -> None:
   """Raises UserError where two sets of options differ."""
-  lines = [
-    f'  {key}: {before.get(key)!r} before, {now.get(key)!r} now'
-    for key in sorted({*before, *now})
-    if before.get(key) != now.get(key)
-  ]
-  if lines:
+  if lines := begun.differences(begun.given(before), begun.given(now)):
     raise UserError(
-      f'{where} was extracted with other options:\n' + '\n'.join(lines) + '\nAll videos of a set need the same '
-      'features: use the same options, or another --data_dir'
+      f'{where} was extracted with other options (before → now):\n  ' + '\n  '.join(lines) + '\nAll videos of a set '
+      'need the same features: use the same options, or another --data_dir'
     )

@@ -38,7 +38,7 @@ def test_other_settings_are_refused(tmp_path):
   settings = SIZES['tiny']
   stages.claim(tmp_path, settings)
   stages.claim(tmp_path, settings)
-  with pytest.raises(ValueError, match='steps: 4 there, 5 asked for'):
+  with pytest.raises(ValueError, match='steps: 4 → 5'):
     stages.claim(tmp_path, dataclasses.replace(settings, steps=5))
   (tmp_path / 'settings.json').write_text('{')
   with pytest.raises(ValueError, match='damaged'):

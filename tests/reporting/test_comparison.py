@@ -80,7 +80,3 @@ def test_groups_have_names_of_their_own():
 def test_seeds_alone_are_compared():
   _, result = compare([('a_0', 'seed=0'), ('a_1', 'seed=1')])
   assert len(result.runs) == 4 and not result.of_groups
-
-
-def test_spread():
-  assert comparison.spread([1.0, 3.0]) == '2.0 ± 1.4' and comparison.spread([0.25], 2) == '0.25'

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from configs import charades, common
+from dlkd_jax import begun, config_defaults
 from dlkd_jax import config as config_lib
-from dlkd_jax import config_defaults
 from dlkd_jax.reporting import variants
 
 
@@ -48,7 +48,7 @@ def test_only_named_fields_change_and_all_are_valid():
   for variant in found.values():
     changed = variants.configure(config, variant, config.seed)
     config_lib.validate(changed)
-    lines = config_lib.differences(fields(config), fields(changed))
+    lines = begun.differences(fields(config), fields(changed))
     assert {line.split(':')[0] for line in lines} == set(variant.changes)
 
 

@@ -143,10 +143,10 @@ def test_what_differs_is_refused(tmp_path):
   folder, data = _begin(tmp_path / 'extracted'), tmp_path / 'data'
   _write(folder, 'a')
   _build(folder, data)
-  with pytest.raises(errors.BuiltDifferentlyError, match="dtype is 'float16' there and 'float32' here"):
+  with pytest.raises(errors.BuiltDifferentlyError, match="dtype: 'float16' → 'float32'"):
     _build(folder, data, dtype='float32')
   _write(folder, 'b')
-  with pytest.raises(errors.BuiltDifferentlyError, match=r'rate is 2\.0 there and 3\.0 here'):
+  with pytest.raises(errors.BuiltDifferentlyError, match=r'rate: 2\.0 → 3\.0'):
     _build(_begin(folder, rate=3.0), data)
   assert [path.name for path in (data / 'custom_prvr').glob('[0-9]*')] == ['1.0.0']
 

@@ -49,5 +49,5 @@ def test_a_teacher_that_sees_no_pictures_is_refused(request_of_one_film, teacher
 
 def test_a_set_without_pictures_takes_none(request_of_one_film):
   extraction.extract(request_of_one_film(keep_pixels=False))
-  with pytest.raises(ValueError, match='other options:\n  pixels: None before, 16 now'):
+  with pytest.raises(ValueError, match=r"other options \(before → now\):\n  pixels: '\(absent\)' → 16"):
     extraction.extract(request_of_one_film())

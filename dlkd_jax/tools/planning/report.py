@@ -9,6 +9,7 @@ from typing import Any
 
 import ml_collections
 
+from dlkd_jax import tables
 from dlkd_jax.errors import UserError
 from dlkd_jax.tools.planning import programs
 from dlkd_jax.tools.planning.cost import Cost, DoesNotFitError, RefusedError, estimate
@@ -161,15 +162,15 @@ def account(entry: Entry) -> str:
 
 def table(entries: Sequence[Entry]) -> str:
   """Returns a Markdown table of all programs."""
-  return '\n'.join([_line(_HEADER), _line(['---'] * len(_HEADER)), *map(row, entries)])
+  return tables.as_markdown([_HEADER, *map(row, entries)], left=range(len(_HEADER)))
 
 
-def row(entry: Entry) -> str:
-  """Returns one program's row of the table."""
+def row(entry: Entry) -> list[str]:
+  """Returns the cells of one program in the table."""
   chip, cost = entry.topology.chip, entry.cost
   start = [f'{entry.topology.name} ({len(entry.topology.devices)})', entry.title]
   if cost is None:
-    return _line([*start, entry.refusal, *[''] * (len(_HEADER) - 3)])
+    return [*start, entry.refusal, *[''] * (len(_HEADER) - 3)]
   sent = sum(collective.sent for collective in cost.collectives)
   rate = f'{entry.videos / cost.roofline.seconds:,.0f}' if entry.videos else ''
   cells = [
@@ -181,7 +182,7 @@ def row(entry: Entry) -> str:
     cost.roofline.limit,
     rate,
   ]
-  return _line([*start, *cells])
+  return [*start, *cells]
 
 
 def assumptions(entries: Sequence[Entry]) -> str:
@@ -201,10 +202,6 @@ def assumptions(entries: Sequence[Entry]) -> str:
       'temporaries and memory traffic are of the CPU compiler.'
     )
   return '\n'.join(lines)
-
-
-def _line(cells: Sequence[str]) -> str:
-  return f'| {" | ".join(cells)} |'
 
 
 def _products(cost: Cost) -> str:
