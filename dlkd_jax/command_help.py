@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Collection, Iterable, Iterator
+from typing import NamedTuple
 
 from absl import flags
 
@@ -21,24 +22,77 @@ _VALUES = {
   'comma separated list of strings': 'A,B',
   'config object': 'RECIPE',
 }
+EXIT_CODES = {
+  0: 'done',
+  1: 'an error, with a message',
+  75: 'stopped by SIGTERM: the same command goes on',
+  130: 'stopped by Ctrl-C: the same command goes on',
+  141: 'nobody reads the output any more',
+}
+ENVIRONMENT = {
+  'DLKD_INDEX': 'folder of the index where --index is not given',
+  'JAX_PLATFORMS': 'the device that computes: cpu, cuda or tpu; unset: the best there is',
+  'JAX_COMPILATION_CACHE_DIR': 'folder of compiled programs; unset: below XDG_CACHE_HOME, or in that of a training',
+  'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': 'programs that compile faster are not kept; unset: 0',
+  'XDG_CACHE_HOME': 'folder of what can be made again; unset: ~/.cache',
+  'HF_HOME': 'folder that models given as hf:OWNER/NAME are kept in; unset: huggingface below the caches',
+}
 _SENTENCE = re.compile(r'(?<=\.) (?=[A-Z])')
 
 
-def usage(flag: flags.Flag) -> str:
-  """Returns an option as it is written: `--json`, `--top=10` with its default, or `--clip=TEXT`."""
+class Option(NamedTuple):
+  """What is to be known of an option.
+
+  Attributes:
+    usage: as it is written, `--json` or `--top=N`.
+    default: what it is where it is not given; '' where that is nothing.
+    meaning: what it is.
+    required: whether it must be given.
+  """
+
+  usage: str
+  default: str
+  meaning: str
+  required: bool
+
+
+class Page(NamedTuple):
+  """What is to be known of a command.
+
+  Attributes:
+    text: what it does, with examples that say `dlkd …`.
+    arguments: what those that are no options are called; '' where it takes none.
+    options: those that must be given first, then those that matter most.
+  """
+
+  text: str
+  arguments: str
+  options: tuple[Option, ...]
+
+
+def page(
+  text: str, arguments: str, options: Iterable[flags.Flag], required: Collection[str], command: str | None = None
+) -> Page:
+  """Returns the page of a command; `command`, which one of its module it is, whose flags begin with whose they are."""
+  found = [Option(_usage(flag), _default(flag), _meaning(flag, command), flag.name in required) for flag in options]
+  return Page(text.strip(), arguments, tuple(sorted(found, key=lambda option: not option.required)))
+
+
+def _usage(flag: flags.Flag) -> str:
   if flag.boolean:
     return f'--[no]{flag.name}' if flag.default else f'--{flag.name}'
-  default = flag.default
-  if default is None or default == []:
-    kind = flag.flag_type().removeprefix('multi ')
-    return f'--{flag.name}={_VALUES.get(kind, "TEXT")}'
-  return f'--{flag.name}={",".join(map(str, default)) if isinstance(default, list) else default}'
+  return f'--{flag.name}={_VALUES.get(flag.flag_type().removeprefix("multi "), "TEXT")}'
 
 
-def meaning(flag: flags.Flag, command: str | None = None) -> str:
-  """Returns what an option is, and which values it takes; of `command`, where the text begins with whose it is."""
+def _default(flag: flags.Flag) -> str:
+  if flag.boolean or flag.default is None:
+    return ''
+  return ','.join(map(str, flag.default)) if isinstance(flag.default, list) else str(flag.default)
+
+
+def _meaning(flag: flags.Flag, command: str | None) -> str:
   text, several, _ = flag.help.partition(';\n    repeat this option')
-  text = re.sub(r'^<[^>]*>: ', '', ' '.join(text.split()))
+  text = re.sub(r'^<[^>]*>: ', '', ' '.join(text.split()))  # The values of an enumeration.
   if command:
     text = re.sub(rf'^(\w+, )*{command}(, \w+)*: (.)', lambda found: found[3].upper(), text)
   if values := getattr(flag.parser, 'enum_values', None):
@@ -46,29 +100,22 @@ def meaning(flag: flags.Flag, command: str | None = None) -> str:
   return text + (' May be given several times.' if several and 'several' not in text.lower() else '')
 
 
-def screen(
-  text: str, options: Iterable[flags.Flag], required: Collection[str], full: bool, command: str | None = None
-) -> str:
-  """Returns the help of a command.
-
-  Args:
-    text: what it does, with examples that say `dlkd …`.
-    options: the flags, those that matter first.
-    required: names of the flags that must be given.
-    full: whether all of every option is shown, or what fits on a screen: the first sentence of the first of them.
-    command: which one of its module it is.
-  """
-  found = [commands.as_called(text.strip()), '', 'Options:']
-  options = sorted(options, key=lambda flag: flag.name not in required)
-  for number, flag in enumerate(options):
-    text = meaning(flag, command)
-    text = (text if full else _SENTENCE.split(text)[0]) + (' Required.' if flag.name in required else '')
-    lines = [*_lines(usage(flag), text)]
+def screen(page: Page, full: bool) -> str:
+  """Returns the help of a command: all of every option, or what fits on a screen: first sentences of the first ones."""
+  found = [commands.as_called(page.text), '', 'Options:']
+  for number, option in enumerate(page.options):
+    text = option.meaning if full else _SENTENCE.split(option.meaning)[0]
+    written = option.usage.partition('=')[0] + f'={option.default}' if option.default else option.usage
+    lines = [*_lines(written, text + (' Required.' if option.required else ''))]
     if not full and sum(each.count('\n') + 1 for each in found) + len(lines) > SCREEN - 2:
-      found.append(f'  … and {len(options) - number} more')
+      found.append(f'  … and {len(page.options) - number} more')
       break
     found += lines
-  return '\n'.join([*found, '  --helpfull              all of this in full; --verbosity=1 shows where an error arose.'])
+  if not full:
+    return '\n'.join([*found, '  --helpfull              All of this in full.'])
+  for title, listed in (('Exit codes', EXIT_CODES), ('Environment variables', ENVIRONMENT)):
+    found += ['', f'{title}:', *(line for name, what in listed.items() for line in _lines(str(name), what))]
+  return '\n'.join(found)
 
 
 def _lines(written: str, text: str) -> Iterator[str]:

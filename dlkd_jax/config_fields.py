@@ -76,79 +76,92 @@ _STEPS = Rule(
 )
 _DECAYS = 'none', 'exp', 'linear', 'sigmoid'
 
-# Field → default, and what it may hold. A type in place of a default: unset, or a value of this type.
-FIELDS: dict[str, tuple[Any, Rule]] = {
-  'seed': (0, _whole(0, 2**32 - 1)),  # of initialisation, data order, dropout and draws
-  'data.dataset': ('', _TEXT),  # name that tfds_builders.build gave it, as charades_prvr
-  'data.data_dir': ('data', _TEXT),  # folder that the data sets were built in
-  'data.batch_videos': (128, _whole(1)),  # videos a batch, with all their captions
-  'data.max_frames': (128, _whole(1)),  # longer videos are resampled to this many frames
-  'data.max_words': (30, _whole(1)),  # longer captions are cut to this many tokens
-  'data.packing': (True, _FLAG),  # several videos share a row of max_frames frames, several captions a row of tokens
-  'data.row_words': (60, _whole(1)),  # tokens of such a row
-  'data.slots': (8, _whole(1)),  # most videos, or captions, that share a row
-  'data.frame_sizes': ((32, 64, 96, 128), _sizes()),  # lengths that videos are padded to in evaluation
-  'data.word_sizes': ((16, 30), _sizes()),  # lengths that captions are padded to in evaluation
-  'data.sort_by_captions': (True, _FLAG),  # order a batch by captions per video, as the release does
-  'data.max_videos': (int, _whole(1)),  # use only the first so many videos of each split
-  'data.read_threads': (4, _whole(1, 4096)),  # threads that read one batch
-  'data.prefetch_batches': (2, _whole(0, 4096)),  # batches made ahead
-  # The student: dldkd, anchored, plus, or 'package.module:Class' (dlkd_jax/models/students.py).
-  'model.name': ('dldkd', _TEXT),
-  'model.hidden': (384, _whole(1)),  # size of the space in which queries and frames meet
-  'model.heads': (4, _whole(1)),  # attention heads
-  'model.input_dropout': (0.2, _DROPOUT),  # share of input features dropped
-  'model.dropout': (0.2, _DROPOUT),  # share of inner features dropped
-  'model.branches': (('inheritance', 'exploration'), _branches(1)),  # each of its own parameters, losses and scores
-  'model.distilled': (('inheritance',), _branches(0)),  # those of them that learn from the teacher
-  # Of matrix products; auto: bfloat16 on a TPU or GPU, float32 elsewhere.
-  'model.precision': ('auto', _one_of('auto', 'float32', 'bfloat16')),
-  # auto: pallas on a TPU, blocked elsewhere.
-  'similarity.form': ('auto', _one_of('auto', 'plain', 'blocked', 'pallas')),
-  'similarity.block_rows': (int, _whole(1)),  # rows of frames a block; unset: by memory
-  # Of the triplet loss.
-  'loss.margin': (0.1, _number(lambda x: 0.0 <= x <= 2.0, 'a difference of cosines in [0, 2]')),
-  'loss.hard_pool': (20, _whole(1)),  # best-scoring wrong videos among which a negative is drawn
-  'loss.hard_negative_start_epoch': (0, _whole(0)),  # negatives are drawn among all wrong ones before this epoch
-  'loss.triplet_weight': (1.0, _WEIGHT),  # weight of each branch's triplet loss
-  'loss.nce_weight': (0.04, _WEIGHT),  # weight of each branch's contrastive loss
-  'loss.distillation_weight': (0.1, _WEIGHT),  # weight of the distillation, times the scheduled w
-  'loss.soft_labels': (True, _FLAG),  # soft alignment (DL-DKD++); False: hard labels (DL-DKD)
-  'loss.random_split': (False, _FLAG),  # draw the rows that keep hard labels at random
-  'loss.stop_target_gradient': (False, _FLAG),  # no gradient through soft targets that follow the student itself
-  'loss.kl_captions': (float, _POSITIVE),  # mean divergence a caption times this; unset: the sum
-  'loss.temperature': (0.2, _POSITIVE),  # of the frame distributions, in cosine
-  'loss.teacher_temperature': (float, _POSITIVE),  # of the teacher's soft targets; unset: 1 and 0.2
-  'loss.teacher': (True, _FLAG),  # distil from the teacher
-  'teacher.online': (False, _FLAG),  # encode the records' pictures in each step, instead of reading frozen features
-  'teacher.name': ('clip', _TEXT),  # what encodes them: clip, or 'package.module:function' (training/online_teacher.py)
-  'teacher.clip': (str, _TEXT),  # folder, or hf:OWNER/NAME, of the CLIP or SigLIP that encodes them
-  'teacher.micro_batch': (64, _whole(1)),  # pictures that a device encodes at once
-  'schedules.distillation': ('exp', _one_of(*_DECAYS)),  # w
-  'schedules.alpha': ('sigmoid', _one_of(*_DECAYS, 'cosine')),  # share of hard labels
-  'schedules.alpha_start': (0.8, _SHARE),  # alpha at epoch 0
-  'schedules.beta': ('sigmoid', _one_of(*_DECAYS, 'cosine')),  # one-hot part of soft labels
-  'schedules.beta_start': (0.8, _SHARE),  # beta at epoch 0
-  'schedules.epochs': (120, _whole(1)),  # length of the linear and cosine curves, in epochs
-  'optimizer.learning_rate': (3e-4, _POSITIVE),  # highest rate
-  'optimizer.warmup': (0.01, _SHARE_BELOW_ONE),  # share of all steps over which the rate rises from 0
-  'optimizer.weight_decay': (0.01, _WEIGHT),  # decoupled, on all but biases and LayerNorm parameters
-  'optimizer.max_norm': (1.0, _POSITIVE),  # largest gradient norm of one parameter tensor
-  'training.epochs': (120, _whole(0)),  # at most
-  'training.patience': (10, _whole(1)),  # epochs without a new best SumR on validation before the training stops
-  'training.min_epochs': (0, _whole(0)),  # it does not stop before so many
-  # Decay, a step, of averaged parameters, which are validated, too; 0: none.
-  'training.average': (0.0, _SHARE_BELOW_ONE),
-  'training.micro_batches': (1, _whole(1)),  # parts that a batch is encoded in; the losses see it whole all the same
-  'training.checkpoint_every_steps': (0, _whole(0)),  # besides one after each epoch; 0: only those
-  # Devices that share the parameters, each holding a part; 1: every device holds them whole.
-  'mesh.model': (1, _whole(1)),
-  # Of each of model.branches in the fused score; (): fitted with the anchors.
-  'evaluation.weights': ((0.7, 0.3), Rule(_weights, 'numbers of 0 or more, not all 0, as (0.7,0.3), or ()')),
-  'evaluation.block_videos': (32, _whole(1)),  # videos encoded at once
-  'evaluation.block_captions': (128, _whole(1)),  # captions encoded at once
-  'logging.every_steps': (20, _whole(1)),  # steps between two progress lines and log records
-  'logging.profile_steps': ((), _STEPS),  # (first step, how many) to write a profiler trace of; empty: none
+# Field → default, what it may hold, and what it is. A type in place of a default: unset, or a value of this type.
+FIELDS: dict[str, tuple[Any, Rule, str]] = {
+  'seed': (0, _whole(0, 2**32 - 1), 'of initialisation, data order, dropout and draws'),
+  'data.dataset': ('', _TEXT, 'name that tfds_builders.build gave it, as charades_prvr'),
+  'data.data_dir': ('data', _TEXT, 'folder that the data sets were built in'),
+  'data.batch_videos': (128, _whole(1), 'videos a batch, with all their captions'),
+  'data.max_frames': (128, _whole(1), 'longer videos are resampled to this many frames'),
+  'data.max_words': (30, _whole(1), 'longer captions are cut to this many tokens'),
+  'data.packing': (True, _FLAG, 'several videos share a row of max_frames frames, several captions a row of tokens'),
+  'data.row_words': (60, _whole(1), 'tokens of such a row'),
+  'data.slots': (8, _whole(1), 'most videos, or captions, that share a row'),
+  'data.frame_sizes': ((32, 64, 96, 128), _sizes(), 'lengths that videos are padded to in evaluation'),
+  'data.word_sizes': ((16, 30), _sizes(), 'lengths that captions are padded to in evaluation'),
+  'data.sort_by_captions': (True, _FLAG, 'order a batch by captions per video, as the release does'),
+  'data.max_videos': (int, _whole(1), 'use only the first so many videos of each split'),
+  'data.read_threads': (4, _whole(1, 4096), 'threads that read one batch'),
+  'data.prefetch_batches': (2, _whole(0, 4096), 'batches made ahead'),
+  'model.name': ('dldkd', _TEXT, "dldkd, anchored, plus, or 'package.module:Class' of a student of your own"),
+  'model.hidden': (384, _whole(1), 'size of the space in which queries and frames meet'),
+  'model.heads': (4, _whole(1), 'attention heads'),
+  'model.input_dropout': (0.2, _DROPOUT, 'share of input features dropped'),
+  'model.dropout': (0.2, _DROPOUT, 'share of inner features dropped'),
+  'model.branches': (('inheritance', 'exploration'), _branches(1), 'each of its own parameters, losses and scores'),
+  'model.distilled': (('inheritance',), _branches(0), 'those of them that learn from the teacher'),
+  'model.precision': (
+    'auto',
+    _one_of('auto', 'float32', 'bfloat16'),
+    'of matrix products; auto: bfloat16 on a TPU or GPU, float32 elsewhere',
+  ),
+  'similarity.form': (
+    'auto',
+    _one_of('auto', 'plain', 'blocked', 'pallas'),
+    'auto: pallas on a TPU, blocked elsewhere',
+  ),
+  'similarity.block_rows': (int, _whole(1), 'rows of frames a block; unset: by memory'),
+  'loss.margin': (0.1, _number(lambda x: 0.0 <= x <= 2.0, 'a difference of cosines in [0, 2]'), 'of the triplet loss'),
+  'loss.hard_pool': (20, _whole(1), 'best-scoring wrong videos among which a negative is drawn'),
+  'loss.hard_negative_start_epoch': (0, _whole(0), 'negatives are drawn among all wrong ones before this epoch'),
+  'loss.triplet_weight': (1.0, _WEIGHT, "weight of each branch's triplet loss"),
+  'loss.nce_weight': (0.04, _WEIGHT, "weight of each branch's contrastive loss"),
+  'loss.distillation_weight': (0.1, _WEIGHT, 'weight of the distillation, times the scheduled w'),
+  'loss.soft_labels': (True, _FLAG, 'soft alignment (DL-DKD++); False: hard labels (DL-DKD)'),
+  'loss.random_split': (False, _FLAG, 'draw the rows that keep hard labels at random'),
+  'loss.stop_target_gradient': (False, _FLAG, 'no gradient through soft targets that follow the student itself'),
+  'loss.kl_captions': (float, _POSITIVE, 'mean divergence a caption times this; unset: the sum'),
+  'loss.temperature': (0.2, _POSITIVE, 'of the frame distributions, in cosine'),
+  'loss.teacher_temperature': (float, _POSITIVE, "of the teacher's soft targets; unset: 1 and 0.2"),
+  'loss.teacher': (True, _FLAG, 'distil from the teacher'),
+  'teacher.online': (False, _FLAG, "encode the records' pictures in each step, instead of reading frozen features"),
+  'teacher.name': ('clip', _TEXT, "what encodes them: clip, or 'package.module:function' (training/online_teacher.py)"),
+  'teacher.clip': (str, _TEXT, 'folder, or hf:OWNER/NAME, of the CLIP or SigLIP that encodes them'),
+  'teacher.micro_batch': (64, _whole(1), 'pictures that a device encodes at once'),
+  'schedules.distillation': ('exp', _one_of(*_DECAYS), 'shape of w, the weight of the distillation over the epochs'),
+  'schedules.alpha': ('sigmoid', _one_of(*_DECAYS, 'cosine'), 'share of hard labels'),
+  'schedules.alpha_start': (0.8, _SHARE, 'alpha at epoch 0'),
+  'schedules.beta': ('sigmoid', _one_of(*_DECAYS, 'cosine'), 'one-hot part of soft labels'),
+  'schedules.beta_start': (0.8, _SHARE, 'beta at epoch 0'),
+  'schedules.epochs': (120, _whole(1), 'length of the linear and cosine curves, in epochs'),
+  'optimizer.learning_rate': (3e-4, _POSITIVE, 'highest rate'),
+  'optimizer.warmup': (0.01, _SHARE_BELOW_ONE, 'share of all steps over which the rate rises from 0'),
+  'optimizer.weight_decay': (0.01, _WEIGHT, 'decoupled, on all but biases and LayerNorm parameters'),
+  'optimizer.max_norm': (1.0, _POSITIVE, 'largest gradient norm of one parameter tensor'),
+  'training.epochs': (120, _whole(0), 'at most'),
+  'training.patience': (10, _whole(1), 'epochs without a new best SumR on validation before the training stops'),
+  'training.min_epochs': (0, _whole(0), 'it does not stop before so many'),
+  'training.average': (
+    0.0,
+    _SHARE_BELOW_ONE,
+    'decay, a step, of averaged parameters, which are validated, too; 0: none',
+  ),
+  'training.micro_batches': (1, _whole(1), 'parts that a batch is encoded in; the losses see it whole all the same'),
+  'training.checkpoint_every_steps': (0, _whole(0), 'besides one after each epoch; 0: only those'),
+  'mesh.model': (
+    1,
+    _whole(1),
+    'devices that share the parameters, each holding a part; 1: every device holds them whole',
+  ),
+  'evaluation.weights': (
+    (0.7, 0.3),
+    Rule(_weights, 'numbers of 0 or more, not all 0, as (0.7,0.3), or ()'),
+    'of each of model.branches in the fused score; (): fitted with the anchors',
+  ),
+  'evaluation.block_videos': (32, _whole(1), 'videos encoded at once'),
+  'evaluation.block_captions': (128, _whole(1), 'captions encoded at once'),
+  'logging.every_steps': (20, _whole(1), 'steps between two progress lines and log records'),
+  'logging.profile_steps': ((), _STEPS, '(first step, how many) to write a profiler trace of; empty: none'),
 }
 # Groups that take fields of any name: those of a student and of a teacher of another name.
 _OPEN_GROUPS = 'model.options', 'teacher.options'
@@ -160,13 +173,13 @@ def _rule(default: Any, rule: Rule) -> Rule:
   return Rule(lambda x: x is None or rule.holds(x), f'unset, or {rule.expected}')
 
 
-RULES = {field: _rule(*entry) for field, entry in FIELDS.items()}
+RULES = {field: _rule(default, rule) for field, (default, rule, _) in FIELDS.items()}
 
 
 def base(dataset: str) -> ml_collections.ConfigDict:
   """Returns what the paper's recipes share, for one data set: the defaults."""
   config = ml_collections.ConfigDict()
-  for field, (default, _) in FIELDS.items():
+  for field, (default, *_) in FIELDS.items():
     group, _, name = field.rpartition('.')
     if group and group not in config:
       config[group] = ml_collections.ConfigDict()

@@ -111,9 +111,14 @@ def run(
   escape_output()
   if required:
     flags.mark_flags_as_required(required)
-  several = main if isinstance(main, Mapping) else {}
-  work = functools.partial(_one_of, several) if several else functools.partial(_alone, main, names)
-  parse = functools.partial(_parse, lambda typed, full: _help(several, required, typed, full))
+  several = isinstance(main, Mapping)
+  work = functools.partial(_one_of, main) if several else functools.partial(_alone, main, names)
+
+  def helped(typed: list[str], full: bool) -> str:
+    command = next((each for each in typed if each in main), None) if several else None
+    return command_help.screen(page(main, required, names, command), full)
+
+  parse = functools.partial(_parse, helped)
   code = guarded(lambda: app.run(lambda argv: sys.exit(_run(work, argv, stopped)), flags_parser=parse))
   sys.exit(code)
 
@@ -134,15 +139,15 @@ def _one_of(several: Mapping[str, Command], given: list[str]) -> int | None:
   return _alone(several[name].work, several[name].names, given)
 
 
-def _help(several: Mapping[str, Command], required: Sequence[str], typed: Sequence[str], full: bool) -> str:
-  """Returns the help of a module, or of the command of it that was typed."""
+def page(main: Any, required: Sequence[str], names: str, command: str | None = None) -> command_help.Page:
+  """Returns what is to be known of the program that runs, or of one command of several; arguments are as of `run`."""
   text, options = sys.modules['__main__'].__doc__ or '', flags.FLAGS.get_key_flags_for_module(sys.argv[0])
-  if name := next((each for each in typed if each in several), None):
-    others = {holder.name for command in several.values() for holder in command.flags}
-    others -= {holder.name for holder in several[name].flags}
+  if command:
+    text, names = inspect.getdoc(main[command].work) or '', main[command].names
+    others = {holder.name for each in main.values() for holder in each.flags}
+    others -= {holder.name for holder in main[command].flags}
     options = [flag for flag in options if flag.name not in others]
-    text = inspect.getdoc(several[name].work) or ''
-  return command_help.screen(text, options, required, full, name)
+  return command_help.page(text, names, options, required, command)
 
 
 def escape_output() -> None:

@@ -70,17 +70,6 @@ def test_the_door_is_short():
   assert len(README.splitlines()) <= 200
 
 
-def test_configuration_fields_exist():
-  from configs import tvr
-
-  config = tvr.get_config()
-  table = TEXTS['configs/README.md'].split('## Fields')[1].split('\n## ')[0]
-  for group, text in re.findall(r'^\| `(\w+)` \| (.*) \|$', table, re.MULTILINE):
-    for field in re.findall(r'`(\w+)`', text):
-      assert field in config[group], f'{group}.{field}'
-    assert set(config[group]) == set(re.findall(r'`(\w+)`', text)), group
-
-
 def test_from_a_pack_to_an_evaluation(tmp_path):
   """The commands of "Reproduce the paper", on a tiny pack and with the debug model."""
   pack_writer.write(tmp_path / 'packs', pack_writer.Variant('charades', 'i3d_rgb_lgi', videos=(40, 6, 8)))
