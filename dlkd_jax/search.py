@@ -4,12 +4,16 @@
   dlkd search "a dog" --top=5 --moments=3 --where="year>=2019" --threshold=0.4 --json
   dlkd search --queries=sentences.txt --json         a sentence a line
   dlkd search --caption="lake.mp4#0" --index=other   a caption that came with the videos
+  dlkd search --picture=dog.jpg                      what looks like a picture
+  dlkd search "in the snow" --like=lake.mp4@12.5     more like a moment, with these words
+  dlkd search "a dog" --without="a ball"             a dog, but not a ball
 
 Queries in a file may be JSON lines as well: {"text": "a dog"}, or {"caption": "lake.mp4#0"}, with any
 "id", which the JSON output repeats. With --json one object a query is printed, one a line for several
 queries. The exit code is 0 whether or not something was found.
 """
 
+import dataclasses
 import sys
 
 from absl import flags
@@ -40,6 +44,14 @@ _TWO_STAGE = flags.DEFINE_bool(
 )
 _QUERIES = doors.DEFINE_path('queries', None, 'File of queries, one a line; - is the standard input.')
 _CAPTION = flags.DEFINE_multi_string('caption', [], 'Id of a caption of the index to search with.')
+_PICTURE = doors.DEFINE_path(
+  'picture',
+  None,
+  'PNG, JPEG or WebP file that the frames are to look like, alone or with the sentence; the teacher scores.',
+)
+_LIKE = flags.DEFINE_string('like', None, 'VIDEO@SECONDS: more like this moment, alone or with the sentence.')
+_OWN = flags.DEFINE_bool('own', False, 'With --like: the video of that moment may be among the hits, too.')
+_WITHOUT = flags.DEFINE_multi_string('without', [], 'A sentence about what must not be there.')
 _CLIP = flags.DEFINE_string('clip', None, "The index's CLIP, a folder or hf:OWNER/NAME, where it has moved.")
 _VIDEOS = doors.DEFINE_path('videos', None, 'Folder of the video files, where it has moved.')
 _JSON = flags.DEFINE_bool('json', False, 'Print JSON.')
@@ -47,23 +59,33 @@ _CURVE = flags.DEFINE_bool('curve', False, 'With --json: also the times of the f
 
 
 def _queries(sentences):
-  """Returns a list of ('text' or 'caption', its content, an id or None)."""
-  found = [('text', sentence, None) for sentence in sentences] + [('caption', name, None) for name in _CAPTION.value]
-  if _QUERIES.value:
-    from dlkd_jax.gallery import queries
+  """Returns the queries."""
+  from dlkd_jax.gallery import pictures, queries
+  from dlkd_jax.gallery.queries import Query
 
+  more = {'without': tuple(_WITHOUT.value), 'own': _OWN.value}
+  if _PICTURE.value:
+    more['picture'] = queries.Picture(pictures.read_file(_PICTURE.value), _PICTURE.value.name)
+  if _LIKE.value is not None:
+    more['like'] = queries.moment_of(_LIKE.value, '--like')
+  found = [Query(text, **more) for text in sentences] + [Query(caption=name, **more) for name in _CAPTION.value]
+  if _QUERIES.value:
     stdin = str(_QUERIES.value) == '-'
     content = sys.stdin.buffer.read() if stdin else _QUERIES.value.read_bytes()
     origin = 'the standard input' if stdin else str(_QUERIES.value)
-    found += queries.parse(files.decode(content, origin), origin)
+    found += [dataclasses.replace(each, **more) for each in queries.parse(files.decode(content, origin), origin)]
+  if not found and ('picture' in more or 'like' in more):
+    found = [Query(**more)]
   if not found:
-    raise UserError('there is no query: give a sentence, --queries=FILE or --caption=ID')
+    raise UserError(
+      'there is no query: give a sentence, --queries=FILE, --caption=ID, --picture=FILE or --like=VIDEO@SECONDS'
+    )
   return found
 
 
 def _search(sentences):
   """Searches and prints."""
-  from dlkd_jax.gallery import queries, weights
+  from dlkd_jax.gallery import result_text, weights
   from dlkd_jax.gallery.gallery import Gallery
 
   doors.keep_compiled()
@@ -84,13 +106,13 @@ def _search(sentences):
     'exact': not _TWO_STAGE.value,
     'flat': _FLAT.value,
   }
-  results = queries.search(gallery, asked, wishes)
-  for number, ((_, _, name), result) in enumerate(zip(asked, results, strict=True)):
+  results = gallery.search(asked, **wishes)
+  for number, (query, result) in enumerate(zip(asked, results, strict=True)):
     if _JSON.value:
-      content = result.to_json(_CURVE.value) | ({} if name is None else {'id': name})
+      content = result.to_json(_CURVE.value) | ({} if query.id is None else {'id': query.id})
       doors.print_json(content, indent=2 if len(asked) == 1 else None)
     else:
-      print(('\n' if number else '') + queries.describe(gallery, result, asked[number], wishes))
+      print(('\n' if number else '') + result_text.describe(gallery, result, query, wishes))
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Results and indexes as text that a person reads."""
+"""Indexes, and what was done to them, as text that a person reads."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dlkd_jax import tables
 from dlkd_jax.gallery import acceleration
 from dlkd_jax.gallery.catalog import Catalog
 from dlkd_jax.gallery.index_folder import IndexFolder
-from dlkd_jax.gallery.results import Hit, Moment, SearchResult
+from dlkd_jax.gallery.results import Hit, Moment
 
 if TYPE_CHECKING:
   from dlkd_jax.gallery.building import Account
@@ -31,24 +30,6 @@ def span(moment: Moment, hit: Hit) -> str:
   if hit.duration is None:
     return f'frame {round(moment.start)}{_DASH}{round(moment.end)}'
   return f'{clock(moment.start)}{_DASH}{clock(moment.end)}'
-
-
-def describe_result(result: SearchResult, offset: int = 0) -> str:
-  """Returns one query's hits as a table: rank, score, video, moments and the scores of each scorer."""
-  first = f'“{result.query}”'
-  if not result.hits:
-    return f'{first}: nothing found'
-  scorers = list(result.hits[0].scores)
-  titled = any(not hit.video_id.startswith(hit.title) for hit in result.hits)
-  heading = ['rank', 'score', 'video', *(['title'] if titled else []), 'moment', *scorers]
-  rows = [heading]
-  for rank, hit in enumerate(result.hits, offset + 1):
-    moments = ', '.join(span(moment, hit) for moment in hit.moments)
-    scores = [f'{hit.scores[name]:.3f}' for name in scorers]
-    rows.append([str(rank), f'{hit.score:.3f}', hit.video_id, *([hit.title] if titled else []), moments, *scores])
-  left = range(2, len(heading) - len(scorers))
-  videos = 'many videos' if result.total is None else f'{result.total:,} video{"" if result.total == 1 else "s"}'
-  return f'{first}: {videos}, {result.seconds:.2f} s\n{tables.as_text(rows, left, rule=False)}'
 
 
 def describe_account(account: Account, index: str) -> str:

@@ -11,7 +11,6 @@ of these. The frame curve of a video is the same weighted sum at each frame.
 from __future__ import annotations
 
 import dataclasses
-import math
 import pathlib
 import threading
 import time
@@ -25,44 +24,24 @@ from jax.sharding import Mesh
 from dlkd_jax import files, sharding
 from dlkd_jax.errors import UserError
 from dlkd_jax.gallery import acceleration, exact, filters
+from dlkd_jax.gallery import queries as queries_lib
 from dlkd_jax.gallery import weights as weights_lib
 from dlkd_jax.gallery.encoding import open_student
 from dlkd_jax.gallery.index_folder import IndexFolder
-from dlkd_jax.gallery.moments import LEVEL, find_moments
-from dlkd_jax.gallery.results import Hit, Moment, SearchResult
-from dlkd_jax.gallery.segments import Entry, Segment
+from dlkd_jax.gallery.moments import LEVEL
+from dlkd_jax.gallery.pictures import PictureEncoder
+from dlkd_jax.gallery.queries import Query
+from dlkd_jax.gallery.ranking import Ranking, Wish
+from dlkd_jax.gallery.results import Hit, SearchResult
+from dlkd_jax.gallery.segments import Entry
 from dlkd_jax.gallery.sentences import SentenceEncoder
 
 # Which videos count: a filter, as it is written or read, or a function.
 Where = filters.Filter | Callable[[Entry], bool] | Sequence[str] | Mapping[str, Any] | str | None
 # Queries whose scores are held at once.
 _QUERIES = 64
-# Of hits and moments; nobody asks for more.
-_MOST = 10**9
 # A flat search in two stages asks for this many videos at least, and looks among the moments of twice as many.
 _FLAT_VIDEOS = 250
-
-
-@dataclasses.dataclass(frozen=True)
-class _Wish:
-  """What is asked of a ranking; see `Gallery.search`."""
-
-  top: int
-  offset: int
-  moments: int
-  weights: Mapping[str, float]
-  threshold: float | None
-  allowed: np.ndarray
-  flat: bool
-  level: float
-
-  def __post_init__(self):
-    for name, least in (('top', 1), ('offset', 0), ('moments', 1)):
-      value = getattr(self, name)
-      if not isinstance(value, int | np.integer) or not least <= value <= _MOST:
-        raise UserError(f'{name} is {value!r}; expected a whole number from {least} to {_MOST:,}')
-    if self.threshold is not None and not math.isfinite(self.threshold):
-      raise UserError(f'threshold is {self.threshold}; expected a number, as scores are from -1 to 1')
 
 
 class Gallery:
@@ -87,9 +66,8 @@ class Gallery:
     self._segments = [segment for segment in segments if segment.entries]
     self._mesh = _mesh() if mesh is None else mesh
     self._searches = [exact.ExactSearch(segment.rows, segment.offsets, self._mesh) for segment in self._segments]
-    # Ties are broken by name, so that the order in which videos were added does not matter.
-    self._names = self._catalog.ranks()
-    self._alive = self._names >= 0
+    self._ranking = Ranking(segments, self._catalog, self.scorers)
+    self._alive = self._ranking.names >= 0
     self.videos, self.captions = self._catalog.videos, self._catalog.captions_by_id
     self._encoder: SentenceEncoder | None = None
     self._compressed: acceleration.TwoStages | None = None
@@ -148,9 +126,14 @@ class Gallery:
         self._encoder = SentenceEncoder(self._folder.manifest['text'], self.scorers, student, self._clip)
       return self._encoder
 
+  @property
+  def pictures(self) -> PictureEncoder:
+    """Turns pictures into query vectors of the teacher."""
+    return PictureEncoder(self._folder.manifest, self._clip)
+
   def search(
     self,
-    queries: Sequence[str],
+    queries: Sequence[str | Query] | str | Query,
     top: int = 10,
     offset: int = 0,
     moments: int = 1,
@@ -161,40 +144,50 @@ class Gallery:
     flat: bool = False,
     level: float = LEVEL,
   ) -> list[SearchResult]:
-    """Searches with sentences.
+    """Searches with sentences, and whatever else a `Query` can be.
 
     Args:
-      queries: sentences; a lone one will do.
-      top, offset, moments, weights, threshold, where, exact, flat, level: as of `search_vectors`.
+      queries: sentences, or queries; a lone one will do.
+      top, offset, moments, weights, threshold, where, exact, flat, level: as of `search_vectors`. Where a query has a
+        picture, which only the teacher can score, weights of others mean nothing.
 
     Returns:
       A result a query.
 
     Raises:
-      ValueError: a sentence is empty, or an argument is out of range.
-      IndexFolderError: sentences cannot be encoded: the text backbone of the index is unknown or not there.
+      ValueError: a sentence is empty, there is no such caption or video, or an argument is out of range.
+      IndexFolderError: sentences or pictures cannot be encoded: the backbone of the index is unknown or not there.
     """
     start = time.perf_counter()
-    queries = [queries] if isinstance(queries, str) else list(queries)
-    if not queries:
-      return []
-    vectors = self.sentences(queries)
-    results = self.search_vectors(
-      vectors, queries, top, offset, moments, weights, threshold, where, exact, flat, level, started=start
-    )
-    used = [name for name, weight in weights_lib.choose(self.scorers, weights, self.weights).items() if weight]
-    return [dataclasses.replace(result, notes=self.sentences.notes(result.query, used)) for result in results]
+    listed = [queries] if isinstance(queries, str | Query) else list(queries)
+    asked = [Query(query) if isinstance(query, str) else query for query in listed]
+    vectors = queries_lib.encode(self, asked)
+    results: list[SearchResult | None] = [None] * len(asked)
+    for scorers in dict.fromkeys(tuple(each) for each in vectors):
+      numbers = [number for number, each in enumerate(vectors) if tuple(each) == scorers]
+      some = [asked[number] for number in numbers]
+      together = {name: np.stack([vectors[number][name] for number in numbers]) for name in scorers}
+      chosen = weights_lib.among(scorers, weights_lib.choose(self.scorers, weights, self.weights))
+      names = [query.label(self.captions) for query in some]
+      skipped = [query.like[0] if query.like and not query.own else None for query in some]
+      found = self.search_vectors(
+        together, names, top, offset, moments, chosen, threshold, where, exact, flat, level, start, skipped
+      )
+      used = [name for name, weight in chosen.items() if weight]
+      for number, query, result in zip(numbers, some, found, strict=True):
+        said = () if query.text is None else self.sentences.notes(query.text, used)
+        results[number] = dataclasses.replace(result, notes=said, asked=query)
+    return results
 
   def search_captions(self, caption_ids: Sequence[str], top: int = 10, **wishes: Any) -> list[SearchResult]:
-    """Searches with captions that came with the videos; needs no text backbone.
+    """Searches with captions that came with the videos; needs no text backbone. As `search` of `Query(caption=…)`."""
+    return self.search([Query(caption=name) for name in caption_ids], top, **wishes)
 
-    Args:
-      caption_ids: ids of `captions`.
-      top: most hits a query.
-      **wishes: as of `search_vectors`.
+  def caption_vectors(self, caption_ids: Sequence[str]) -> dict[str, np.ndarray]:
+    """Returns the query vectors of captions, scorer → `[q, H]` float32.
 
     Raises:
-      ValueError: there is no such caption, or an argument is out of range.
+      ValueError: there is no such caption.
     """
     for name in caption_ids:
       files.check_characters(name, 'the id of a caption')
@@ -203,13 +196,6 @@ class Gallery:
         f'there is no caption {odd[0]!r} in this index, which has {len(self.captions)}; '
         '`python -m dlkd_jax.index info --captions` lists them'
       )
-    if not caption_ids:
-      return []
-    vectors = self.caption_vectors(caption_ids)
-    return self.search_vectors(vectors, [self.captions[name].text for name in caption_ids], top, **wishes)
-
-  def caption_vectors(self, caption_ids: Sequence[str]) -> dict[str, np.ndarray]:
-    """Returns the query vectors of captions, scorer → `[q, H]` float32."""
     places = [self._catalog.caption_place(name) for name in caption_ids]
     return {
       name: np.stack([self._all_segments[s].caption_vectors[name][number] for s, number in places]).astype(np.float32)
@@ -230,6 +216,7 @@ class Gallery:
     flat: bool = False,
     level: float = LEVEL,
     started: float | None = None,
+    skipped: Sequence[str | None] | None = None,
   ) -> list[SearchResult]:
     """Searches with query vectors.
 
@@ -247,6 +234,7 @@ class Gallery:
       flat: a hit is one moment, and videos may come several times, instead of one hit a video.
       level: of `find_moments`.
       started: `time.perf_counter()` at which the search is said to have begun.
+      skipped: for each query the id of a video that does not count, or None.
 
     Returns:
       A result a query. Its `total` counts videos before `top` and `offset`; None where they were not all scored.
@@ -262,11 +250,12 @@ class Gallery:
       raise UserError(f'there are {len(names)} names of queries, and vectors of {count}')
     if odd := [name for name, weight in weights.items() if weight and name not in vectors]:
       raise UserError(f'there is a weight for {odd[0]}, and there are query vectors of {sorted(vectors)}')
-    wish = _Wish(top, offset, moments, weights, threshold, self._allowed(where), flat, level)
+    out = [None if video is None else self._catalog.place_of(video) for video in skipped or [None] * count]
+    wish = Wish(top, offset, moments, weights, threshold, self._allowed(where), flat, level)
     hits: list[tuple[tuple[Hit, ...], int | None]] = []
     for first in range(0, count, _QUERIES):
       some = {name: np.asarray(array)[first : first + _QUERIES] for name, array in vectors.items()}
-      hits += self._rank(some, wish, exact)
+      hits += self._rank(some, wish, exact, out[first : first + _QUERIES])
     seconds = time.perf_counter() - start
     return [SearchResult(name, found, total, seconds) for name, (found, total) in zip(names, hits, strict=True)]
 
@@ -279,31 +268,32 @@ class Gallery:
     keep = where if isinstance(where, filters.Filter) else filters.parse(where)
     return self._catalog.select(keep.sql, keep.parameters)
 
-  def _rank(self, vectors: Mapping[str, np.ndarray], wish: _Wish, is_exact: bool | None):
+  def _rank(self, vectors: Mapping[str, np.ndarray], wish: Wish, is_exact: bool | None, skipped: Sequence[int | None]):
     """Returns for each query its hits, and how many videos the whole ranking has, None where that is not known."""
     used = {name: vectors[name] for name, weight in wish.weights.items() if weight}
     fused = self._in_two_stages(used, wish) if is_exact is False else self._exactly(used, wish)
     least = np.finfo(np.float32).min if wish.threshold is None else wish.threshold
     ranked = []
-    for query in range(len(fused)):
-      places = np.flatnonzero(wish.allowed & (fused[query] >= least))
+    for query, out in enumerate(skipped):
+      allowed = wish.allowed if out is None else wish.allowed & (np.arange(len(wish.allowed)) != out)
+      places = np.flatnonzero(allowed & (fused[query] >= least))
       if wish.threshold is None:
-        total: int | None = int(wish.allowed.sum())
+        total: int | None = int(allowed.sum())
       else:
-        total = len(places) if np.isfinite(fused[query][wish.allowed]).all() else None
+        total = len(places) if np.isfinite(fused[query][allowed]).all() else None
       own = {name: array[query] for name, array in vectors.items()}
-      pick = self._moments if wish.flat else self._page
+      pick = self._ranking.moments if wish.flat else self._ranking.page
       ranked.append((pick(own, fused[query], places, wish), total))
     return ranked
 
-  def _exactly(self, used: Mapping[str, np.ndarray], wish: _Wish) -> np.ndarray:
+  def _exactly(self, used: Mapping[str, np.ndarray], wish: Wish) -> np.ndarray:
     """Returns the scores `[q, V]` of all videos."""
     parts = [search.video_scores(used) for search in self._searches]
     count = len(next(iter(used.values())))
     scores = {name: np.concatenate([np.zeros((count, 0), np.float32), *(p[name] for p in parts)], 1) for name in used}
     return exact.fuse(scores, wish.weights)
 
-  def _in_two_stages(self, used: Mapping[str, np.ndarray], wish: _Wish) -> np.ndarray:
+  def _in_two_stages(self, used: Mapping[str, np.ndarray], wish: Wish) -> np.ndarray:
     """Returns the scores `[q, V]` of the best videos, minus infinity for all others.
 
     Raises:
@@ -319,73 +309,13 @@ class Gallery:
       return self._exactly(used, wish)
     return self._compressed.scores(used, wish.weights, candidates, wish.allowed)
 
-  def _page(self, query: Mapping[str, np.ndarray], scores: np.ndarray, places: np.ndarray, wish: _Wish):
-    """Returns the hits of one page of the ranking of some videos."""
-    order = self._first(scores, places, wish.offset + wish.top)[wish.offset :]
-    return tuple(self._hit(query, int(place), float(scores[place]), wish) for place in order)
-
-  def _moments(self, query: Mapping[str, np.ndarray], scores: np.ndarray, places: np.ndarray, wish: _Wish):
-    """Returns one page of the ranking of moments.
-
-    No frame of a video scores more than the video, whose scorers may be best at different frames. So videos are taken
-    in the order of their scores until the next one cannot change the page.
-    """
-    wanted, found, done = wish.offset + wish.top, [], 0
-    while done < len(places):
-      order = self._first(scores, places, min(len(places), max(wanted, 2 * done)))
-      for place in order[done:]:
-        if len(found) >= wanted and sorted((m.score for _, m in found), reverse=True)[wanted - 1] > scores[place]:
-          done = len(places)
-          break
-        hit = self._hit(query, int(place), float(scores[place]), wish)
-        found += [(hit, m) for m in hit.moments if wish.threshold is None or m.score >= wish.threshold]
-      done = max(done, len(order))
-    found.sort(key=lambda pair: (-pair[1].score, pair[0].video_id, pair[1].start))
-    page = found[wish.offset : wanted]
-    return tuple(dataclasses.replace(hit, score=moment.score, moments=(moment,)) for hit, moment in page)
-
-  def _first(self, scores: np.ndarray, places: np.ndarray, count: int) -> np.ndarray:
-    """Returns the first so many of some places, best first, of equal ones the one whose name comes first."""
-    count = min(count, len(places))
-    if not count:
-      return places[:0]
-    values = scores[places]
-    least = np.partition(values, len(values) - count)[len(values) - count]
-    reach = places[values >= least]
-    return reach[np.lexsort((self._names[reach], -scores[reach]))][:count]
-
-  def _hit(self, query: Mapping[str, np.ndarray], place: int, score: float, wish: _Wish) -> Hit:
-    segment, video = self._where(place)
-    one = {name: vector[None] for name, vector in query.items()}
-    curves = {name: c[0] for name, c in exact.frame_scores(segment.rows, segment.offsets, video, one).items()}
-    curve = exact.fuse(curves, wish.weights)
-    times, entry = np.array(segment.times[segment.frames(video)]), self._catalog.entry(place)
-    found: tuple[Moment, ...] = find_moments(times, curve, entry.duration, wish.moments, wish.level)
-    return Hit(
-      video_id=entry.video_id,
-      score=score,
-      scores={name: float(curves[name].max()) for name in self.scorers if name in curves},
-      moments=found,
-      times=times,
-      curve=curve,
-      title=entry.title,
-      path=entry.path,
-      duration=entry.duration,
-      metadata=dict(entry.metadata),
-    )
-
-  def _where(self, place: int) -> tuple[Segment, int]:
-    """Returns the segment of a video and its number there."""
-    number, video = self._catalog.segment_of(place)
-    return self._all_segments[number], video
-
   def frames(self, video_id: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Returns the times of a video's frames, `[n]` seconds, and scorer → `[n, H]` float32 unit vectors of them.
 
     Raises:
       KeyError: there is no such video.
     """
-    segment, video = self._where(self._catalog.place_of(video_id))
+    segment, video = self._ranking.where(self._catalog.place_of(video_id))
     rows = {name: part.decode() for name, part in segment.rows_of(video).items()}
     return np.array(segment.times[segment.frames(video)]), rows
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+  from dlkd_jax.gallery.queries import Query
 
 
 def json_value(value: Any) -> Any:
@@ -111,6 +114,7 @@ class SearchResult:
       threshold has not scored all: many.
     seconds: that the search took; queries that were searched together share the time.
     notes: what the reader should know of the query, as that only a part of a long sentence was read.
+    asked: the query; None where it was a vector.
   """
 
   query: str
@@ -118,11 +122,13 @@ class SearchResult:
   total: int | None
   seconds: float
   notes: tuple[str, ...] = ()
+  asked: Query | None = None
 
   def to_json(self, curve: bool = False) -> dict[str, Any]:
     """Returns the result as JSON knows values."""
     return {
       'query': self.query,
+      'asked': None if self.asked is None else self.asked.to_json(),
       'total': None if self.total is None else int(self.total),
       'seconds': round(float(self.seconds), 6),
       'notes': list(self.notes),

@@ -38,3 +38,9 @@ def choose(scorers: Sequence[str], given: Mapping[str, float] | None, default: M
   if any(not 0 <= value < float('inf') for value in weights.values()) or not any(weights.values()):
     raise UserError(f'weights are {weights}; expected numbers from 0, not all 0')
   return {name: float(weights.get(name, 0.0)) for name in scorers}
+
+
+def among(scorers: Sequence[str], weights: Mapping[str, float]) -> dict[str, float]:
+  """Returns the weights of some scorers, those that a query has vectors for; all alike where these have none."""
+  own = {name: weights[name] for name in scorers}
+  return own if any(own.values()) else dict.fromkeys(scorers, 1.0)

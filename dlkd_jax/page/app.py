@@ -5,7 +5,8 @@ All addresses below are relative to that of the page, so that a proxy may put it
 /                       the page
 /static/NAME            its own files
 /api/info               what is searched: videos, hours, examples, limits
-/api/search             q, where, top, offset, moments: results with moments and frame curves
+/api/search             q, without, like, own, where, top, offset, moments: results with moments and frame curves;
+                        of a POST the body is a picture, which the frames are to look like
 /api/video              id: what may be wrong with a video that did not play
 /video                  id: the file, in parts where a player asks for parts
 /thumbnail              id, at (seconds): a picture
@@ -16,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import urllib.parse
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -32,8 +32,9 @@ from starlette.staticfiles import StaticFiles
 
 from dlkd_jax.errors import UserError
 from dlkd_jax.gallery import filters
+from dlkd_jax.gallery.queries import Query
 from dlkd_jax.gallery.results import SearchResult
-from dlkd_jax.page import answers, guards
+from dlkd_jax.page import answers, asking, guards
 from dlkd_jax.page.batching import Batcher, Window
 from dlkd_jax.page.files import FileResponse, VideoFiles
 from dlkd_jax.page.guards import Guard, Json, RateLimit, RefusalError
@@ -63,7 +64,7 @@ def make_app(gallery: Any, settings: Settings | None = None) -> Starlette:
       Mount('/static', page.static),
       Route('/favicon.ico', page.icon, methods=methods),
       Route('/api/info', page.info, methods=methods),
-      Route('/api/search', page.search, methods=methods),
+      Route('/api/search', page.search, methods=['GET', 'POST']),
       Route('/api/video', page.account, methods=methods),
       Route('/video', page.video, methods=methods),
       Route('/thumbnail', page.thumbnail, methods=methods),
@@ -136,7 +137,7 @@ class _Page:
       self.thumbnails.close()
       await self.batcher.close()
 
-  def _search(self, queries: Sequence[str], window: Window) -> list[tuple[SearchResult, Opened]]:
+  def _search(self, queries: Sequence[str | Query], window: Window) -> list[tuple[SearchResult, Opened]]:
     now = self.live.now
     return [(result, now) for result in now.gallery.search(queries, **window.options, **self.settings.wishes)]
 
@@ -154,15 +155,6 @@ class _Page:
 
   async def search(self, request: Request) -> Response:
     settings = self.settings
-    query = ' '.join(request.query_params.get('q', '').split())
-    if not query:
-      raise RefusalError(400, 'no_query', 'There is no query: give q=SENTENCE.')
-    if len(query) > settings.most_characters:
-      raise RefusalError(
-        400,
-        'too_long',
-        f'The query has {len(query)} characters; at most {settings.most_characters} are searched. Shorten it.',
-      )
     window = Window(
       top=_whole(request, 'top', settings.top, 1, settings.most_top),
       offset=_whole(request, 'offset', 0, 0, settings.furthest),
@@ -170,6 +162,7 @@ class _Page:
       where=self._filters(request),
     )
     self.queries.check(_client(request))
+    query = await asking.query_of(request, settings.most_characters, self.looking)
     assert self.batcher is not None, 'the application has not started'
     try:
       result, now = await self.batcher(query, window)
@@ -221,11 +214,7 @@ class _Page:
   ) -> Any:
     """Calls a function of the files and a video's id in a thread, as often as the client may."""
     self.media.check(_client(request))
-    # Not as Starlette reads it: a name that is no UTF-8 has to come out as the index has it.
-    query = urllib.parse.parse_qs(
-      request.scope['query_string'].decode('latin-1'), keep_blank_values=True, errors='surrogateescape'
-    )
-    ids = query.get('id', [])
+    ids = asking.values(request, 'id')
     if len(ids) != 1:
       raise RefusalError(400, 'no_id', 'Give one id=VIDEO.')
     return await anyio.to_thread.run_sync(function, self.live.now.files, ids[0], limiter=limiter)

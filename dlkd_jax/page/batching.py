@@ -8,6 +8,7 @@ import concurrent.futures
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from dlkd_jax.gallery.queries import Query
 from dlkd_jax.gallery.results import SearchResult
 from dlkd_jax.page.guards import RefusalError
 
@@ -31,7 +32,7 @@ class Window(NamedTuple):
 
 
 class _Waiting(NamedTuple):
-  query: str
+  query: str | Query
   window: Window
   answer: asyncio.Future
 
@@ -43,7 +44,7 @@ class Batcher:
   """
 
   def __init__(
-    self, search: Callable[[Sequence[str], Window], list[SearchResult]], batch: int = 32, waiting: int = 256
+    self, search: Callable[[Sequence[str | Query], Window], list[SearchResult]], batch: int = 32, waiting: int = 256
   ):
     """`search` answers several queries; `batch` of them at most. More than `waiting` are refused."""
     self._search, self._batch, self._most = search, batch, waiting
@@ -53,7 +54,7 @@ class Batcher:
     self._closed = False
     self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix='search')
 
-  async def __call__(self, query: str, window: Window) -> SearchResult:
+  async def __call__(self, query: str | Query, window: Window) -> SearchResult:
     """Returns the query's result.
 
     Raises:
@@ -95,7 +96,7 @@ class Batcher:
     """Takes from the queue what goes with the first one that is still waited for."""
     taken: list[_Waiting] = []
     kept: list[_Waiting] = []
-    queries: set[str] = set()
+    queries: set[str | Query] = set()
     while self._queue:
       one = self._queue.popleft()
       if one.answer.done():  # Nobody waits any more.
@@ -109,7 +110,7 @@ class Batcher:
     self._queue.extend(kept)
     return taken
 
-  async def _answers(self, queries: list[str], window: Window) -> dict[str, Any]:
+  async def _answers(self, queries: list[str | Query], window: Window) -> dict[str | Query, Any]:
     loop = asyncio.get_running_loop()
     try:
       return dict(zip(queries, await loop.run_in_executor(self._thread, self._search, queries, window), strict=True))

@@ -81,7 +81,8 @@ async def handle_http(request: Request, error: Exception) -> Response:
   assert isinstance(error, HTTPException)
   path, method = request.scope['path'][:100], request.method
   if error.status_code == 405:
-    answer = response(RefusalError(405, 'method', f'{path} is for GET and HEAD, not for {method[:20]}.'))
+    known = ' and '.join(sorted(each.strip() for each in (error.headers or {}).get('Allow', 'GET, HEAD').split(',')))
+    answer = response(RefusalError(405, 'method', f'{path} is for {known}, not for {method[:20]}.'))
   else:
     answer = response(RefusalError(error.status_code, 'unknown', f'There is nothing at {path}.'))
   answer.headers.update(error.headers or {})

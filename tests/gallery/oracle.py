@@ -58,7 +58,7 @@ class Oracle:
     return {name: _unit(vector) for name, vector in vectors.items()} | {'teacher': _unit(sentence)}
 
   def curves(self, query, video):
-    return {name: rows @ query[name] for name, rows in self.frames[video].items()}
+    return {name: rows @ query[name] for name, rows in self.frames[video].items() if name in query}
 
   def scores(self, query, weights):
     """Returns [(fused score, video)], best first."""

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from dlkd_jax.gallery import acceleration, account, building, two_stage
+from dlkd_jax.gallery import acceleration, building, result_text, two_stage
 from dlkd_jax.gallery.collection import Collection
 from dlkd_jax.gallery.gallery import Gallery
 from dlkd_jax.gallery.index_folder import IndexFolder
@@ -56,7 +56,7 @@ def test_totals_and_pages(world, tmp_path, monkeypatch):
       assert [h.video_id for h in page.hits] == [h.video_id for h in whole.hits[offset : offset + 2]]
     (some,) = gallery.search(SENTENCES[:1], top=2, threshold=least, exact=False)
     assert some.total == known and some.to_json()['total'] == known
-    assert ('many videos' in account.describe_result(some)) == (known is None)
+    assert ('many videos' in result_text.describe_result(some)) == (known is None)
     (own,) = gallery.search(SENTENCES[:1], top=2, where='split=gallery', exact=False)
     assert own.total == 4
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from configs import charades
-from dlkd_jax.gallery import account, building
+from dlkd_jax.gallery import account, building, result_text
 from dlkd_jax.gallery.collection import Collection
 from dlkd_jax.gallery.gallery import Gallery
 from dlkd_jax.models.students import init_parameters
@@ -47,7 +47,7 @@ def test_search(index):
   assert len(result.hits) == 6 and set(result.hits[0].scores) == set(gallery.scorers)
   for hit in result.hits:
     if hit.duration is None:  # Moments are told by the numbers of frames.
-      assert hit.moments[0].peak == int(hit.moments[0].peak) and 'frame ' in account.describe_result(result)
+      assert hit.moments[0].peak == int(hit.moments[0].peak) and 'frame ' in result_text.describe_result(result)
   with pytest.raises(ValueError, match='a typed sentence cannot be searched here'):
     gallery.search(['a person opens a door'])
   assert 'cannot be typed' in account.describe_index(account.summarize(gallery._folder), 'index')

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from dlkd_jax.gallery import building, queries, sentences
+from dlkd_jax.gallery import building, result_text, sentences
 from dlkd_jax.gallery.gallery import Gallery
 from dlkd_jax.gallery.segments import IndexFolderError
 from tests.gallery import worlds
@@ -80,7 +80,7 @@ def test_sentences_that_are_cut_are_said_so(world):
   (zero_shot,) = gallery.search([long.query], weights={'teacher': 1.0})
   assert zero_shot.notes == long.notes[1:] and zero_shot.to_json()['notes'] == list(zero_shot.notes)
   wishes = {'offset': 0, 'threshold': None, 'where': None}
-  described = queries.describe(gallery, long, ('text', long.query, None), wishes)
+  described = result_text.describe(gallery, long, long.asked, wishes)
   assert [line for line in described.splitlines() if line.startswith('note: ')] == [f'note: {x}' for x in long.notes]
 
 

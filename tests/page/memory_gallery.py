@@ -70,6 +70,7 @@ class MemoryGallery:
 
   def _one(self, query, top, offset, moments, weights, threshold, allowed):
     begin = time.perf_counter()
+    query, asked = (query, None) if isinstance(query, str) else (query.label({}), query)
     hits = []
     for video_id, (times, rows) in self.frames.items():
       if not allowed(self.videos[video_id]):
@@ -85,4 +86,4 @@ class MemoryGallery:
       )
     hits = sorted((hit for hit in hits if threshold is None or hit.score >= threshold), key=lambda hit: -hit.score)
     total = len(hits) if self.counts else None
-    return SearchResult(query, tuple(hits[offset : offset + top]), total, time.perf_counter() - begin)
+    return SearchResult(query, tuple(hits[offset : offset + top]), total, time.perf_counter() - begin, asked=asked)

@@ -123,6 +123,51 @@ def test_searches_with_different_filters_are_not_joined(gallery):
   assert [answer['hits'][0]['metadata']['year'] for answer in answers] == [2000, 2001, 2002, 2003] * 2
 
 
+def png(**options):
+  Image.new('RGB', (8, 6), 'red').save(buffer := io.BytesIO(), 'PNG', **options)
+  return buffer.getvalue()
+
+
+def test_a_picture_is_posted(client, gallery):
+  own = {'origin': 'http://127.0.0.1'}
+  answer = client.post('/api/search', params={'top': 2}, content=png(), headers=own)
+  assert answer.status_code == 200 and len(answer.json()['hits']) == 2, answer.text
+  ((query,), _) = gallery.calls[-1]
+  assert query.text is None and query.picture.pixels.shape == (6, 8, 3)
+  assert query.picture.pixels[0, 0].tolist() == [255, 0, 0]
+  asked = {'q': ' in  the snow', 'without': ['a dog', ' '], 'where': 'id ~ 0'}
+  assert client.post('/api/search', params=asked, content=png(), headers=own).status_code == 200
+  ((query,), _) = gallery.calls[-1]
+  assert query.text == 'in the snow' and query.without == ('a dog',) and query.picture is not None
+  searched = len(gallery.calls)
+  for content, status, code in (
+    (b'', 400, 'no_picture'),
+    (b'GIF89a', 400, 'no_picture'),
+    (png()[:45], 400, 'no_picture'),
+    (bytes((20 << 20) + 1), 413, 'too_large'),
+  ):
+    error(client.post('/api/search', params={'q': 'x'}, content=content, headers=own), status, code)
+  for headers in ({}, {'origin': 'http://evil.example'}, {'origin': 'null'}, {**own, 'sec-fetch-site': 'cross-site'}):
+    error(client.post('/api/search', content=png(), headers=headers), 403, 'foreign_site')
+  assert len(gallery.calls) == searched
+
+
+def test_more_like_a_moment_and_without(client, gallery):
+  assert client.get('/api/search', params={'like': 'a@b.mp4@1:02.5'}).status_code == 200
+  ((query,), _) = gallery.calls[-1]
+  assert query.like == ('a@b.mp4', 62.5) and not query.own and query.text is None
+  client.get('/api/search?like=caf%E9.mp4@3&own=1&q=dog')
+  ((query,), _) = gallery.calls[-1]
+  assert query.like == ('caf\udce9.mp4', 3.0) and query.own and query.text == 'dog'
+  client.get('/api/search', params={'q': 'a dog', 'without': ['a ball', 'a  cat']})
+  ((query,), _) = gallery.calls[-1]
+  assert query.without == ('a ball', 'a cat') and query.to_json()['text'] == 'a dog'
+  error(client.get('/api/search', params={'q': 'a dog', 'without': 'x' * 296}), 400, 'too_long')
+  error(client.get('/api/search', params={'without': 'a dog'}), 400, 'no_query')
+  for odd in ('v.mp4', 'v.mp4@', '@3', 'v.mp4@-1', 'v.mp4@nan', 'v.mp4@1e999'):
+    assert 'expected a video and a second' in error(client.get('/api/search', params={'like': odd}), 400, 'refused')
+
+
 def test_a_total_that_is_not_known_is_null(client, gallery):
   gallery.counts = False
   assert client.get('/api/search', params={'q': 'x'}).json()['total'] is None
@@ -223,7 +268,7 @@ def test_info(client, films):
 
 def test_only_reading(client):
   for method in ('POST', 'PUT', 'DELETE', 'PATCH', 'OPTIONS'):
-    answer = client.request(method, '/api/search?q=x', headers={'origin': 'http://127.0.0.1'})
+    answer = client.request(method, '/api/info', headers={'origin': 'http://127.0.0.1'})
     assert 'GET' in error(answer, 405, 'method') and set(answer.headers['allow'].split(', ')) == {'GET', 'HEAD'}
 
 
