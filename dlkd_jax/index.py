@@ -3,7 +3,7 @@
   dlkd index build --workdir=runs/custom --data_dir=data --videos=films
   dlkd index build --data_dir=data --clip=DIR             without a training: the teacher alone
   dlkd index add --update --prune                         what is new in the data set
-  dlkd index accelerate                                   for search --two_stage, once
+  dlkd index accelerate                                   two stages for a small index, too
 
 The other commands are `dlkd info`, `dlkd remove` and `dlkd tune`; `dlkd index COMMAND --help` has the
 options of each. Stopped or killed, the same command goes on; what is searched meanwhile is the index as

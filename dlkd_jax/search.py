@@ -39,9 +39,9 @@ _WEIGHTS = flags.DEFINE_string(
   'weights', None, "Weights of the scorers, as BRANCH=0.7,teacher=0.3; default: the index's."
 )
 _ZERO_SHOT = flags.DEFINE_bool('zero_shot', False, 'The teacher alone scores: --weights=teacher=1.')
-_TWO_STAGE = flags.DEFINE_bool(
-  'two_stage', False, 'Search an approximate index of the frames first; for large galleries.'
-)
+_EXACT = flags.DEFINE_bool('exact', False, 'Score every frame; else large indexes are searched in two stages.')
+_TWO_STAGE = flags.DEFINE_bool('two_stage', False, 'Search in two stages also where that costs more.')
+flags.mark_bool_flags_as_mutual_exclusive(['exact', 'two_stage'])
 _QUERIES = doors.DEFINE_path('queries', None, 'File of queries, one a line; - is the standard input.')
 _CAPTION = flags.DEFINE_multi_string('caption', [], 'Id of a caption of the index to search with.')
 _PICTURE = doors.DEFINE_path(
@@ -103,7 +103,7 @@ def _search(sentences):
     'weights': {'teacher': 1.0} if _ZERO_SHOT.value else chosen,
     'threshold': _THRESHOLD.value,
     'where': _WHERE.value or None,
-    'exact': not _TWO_STAGE.value,
+    'exact': True if _EXACT.value else False if _TWO_STAGE.value else None,
     'flat': _FLAT.value,
   }
   results = gallery.search(asked, **wishes)

@@ -27,9 +27,9 @@ _WEIGHTS = flags.DEFINE_string(
   'weights', None, "Weights of the scorers, as BRANCH=0.7,teacher=0.3; default: the index's."
 )
 _ZERO_SHOT = flags.DEFINE_bool('zero_shot', False, 'The teacher alone scores: --weights=teacher=1.')
-_TWO_STAGE = flags.DEFINE_bool(
-  'two_stage', False, 'Search an approximate index of the frames first; for large galleries.'
-)
+_EXACT = flags.DEFINE_bool('exact', False, 'Score every frame; else large indexes are searched in two stages.')
+_TWO_STAGE = flags.DEFINE_bool('two_stage', False, 'Search in two stages also where that costs more.')
+flags.mark_bool_flags_as_mutual_exclusive(['exact', 'two_stage'])
 _THRESHOLD = flags.DEFINE_float('threshold', None, 'Videos that score less are no match.')
 _TOP = flags.DEFINE_integer('top', 10, 'Results that are shown at a time.', 1, 50)
 _MOMENTS = flags.DEFINE_integer('moments', 3, 'Moments that are shown of a video.', 1, 8)
@@ -51,7 +51,7 @@ def _settings():
     roots=tuple(map(str, _VIDEOS.value or ())),
     threshold=_THRESHOLD.value,
     weights={'teacher': 1.0} if _ZERO_SHOT.value else chosen,
-    exact=False if _TWO_STAGE.value else None,
+    exact=True if _EXACT.value else False if _TWO_STAGE.value else None,
     examples=tuple(_EXAMPLE.value),
     top=_TOP.value,
     moments=_MOMENTS.value,

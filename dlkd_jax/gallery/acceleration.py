@@ -1,13 +1,14 @@
-"""Searching in two stages: compressed frames beside those of each segment, made where they are wanted.
+"""Searching in two stages: compressed frames beside those of each segment, made where they pay or are asked for.
 
-An index for which they were asked once has them for every segment that is added, too.
+Segments of large indexes get them before they are put into the index (`IndexFolder.commit`), those of small ones where
+they were asked for once. Segments without are scored exactly.
 """
 
 from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,14 +17,20 @@ from dlkd_jax.gallery import exact, index_folder
 from dlkd_jax.gallery.exact import ExactSearch
 from dlkd_jax.gallery.index_folder import IndexFolder
 from dlkd_jax.gallery.quantization import JoinedRows
-from dlkd_jax.gallery.segments import Segment, add_codes, codes_name, has_codes
+from dlkd_jax.gallery.segments import MANY_FRAMES, Segment, codes_name, has_codes
+
+if TYPE_CHECKING:
+  from dlkd_jax.gallery.frame_index import FrameIndex
 
 # Numbers of videos of which the first stage leaves one to the second.
 _CANDIDATES = (500, 2000)
+# A first stage pays where at most one video in so many is scored exactly after it: that costs several times as much a
+# frame as to score all. For so many queries at once, of which exact search costs a third, it pays from more frames on.
+_SHARE, _TOGETHER = 8, 8
 
 
 def accelerate(path: pathlib.Path) -> int:
-  """Prepares an index for searching in two stages; what is prepared is left alone.
+  """Prepares an index for searching in two stages; what is prepared and whole is left alone.
 
   Returns:
     Segments that were prepared.
@@ -34,29 +41,53 @@ def accelerate(path: pathlib.Path) -> int:
   with index_folder.writing(path):
     folder = IndexFolder.open(path)
     folder.manifest['settings']['two_stage'] = True
-    done = prepare(folder)
+    for about, segment in zip(folder.manifest['segments'], folder.segments(), strict=True):
+      if about['frames'] and has_codes(about, segment.rows) and not _are_whole(folder, segment):
+        about['files'] = {name: file for name, file in about['files'].items() if not name.endswith(codes_name(''))}
+    done = folder.compress(folder.write_manifest)
     folder.write_manifest()
     return done
 
 
-def prepare(folder: IndexFolder) -> int:
-  """Compresses the frames of the segments that lack it, where the index wants it; the caller holds the lock."""
-  if not folder.manifest['settings'].get('two_stage'):
-    return 0
-  done = 0
-  for number, segment in enumerate(folder.segments()):
-    about = folder.manifest['segments'][number]
-    if not has_codes(about, segment.rows):
-      folder.manifest['segments'][number] = about = dict(about)
-      add_codes(folder.segment_path(about['name']), about, segment.rows)
-      folder.write_manifest()
-      done += 1
-  return done
+def _are_whole(folder: IndexFolder, segment: Segment) -> bool:
+  """Whether the compressed frames of a segment can be read."""
+  try:
+    _read(folder, segment)
+  except UserError:
+    return False
+  return True
+
+
+def _read(folder: IndexFolder, segment: Segment) -> dict[str, FrameIndex]:
+  """Returns scorer → compressed frames of a segment."""
+  from dlkd_jax.gallery.frame_index import FrameIndex  # FAISS takes a while to load.
+
+  where = folder.segment_path(segment.name)
+  return {
+    name: FrameIndex.load(where / codes_name(name), len(rows), rows.hidden) for name, rows in segment.rows.items()
+  }
 
 
 def is_ready(manifest: Mapping[str, Any]) -> bool:
   """Returns whether an index can be searched in two stages; segments that are not prepared yet are scored exactly."""
-  return bool(manifest['settings'].get('two_stage'))
+  return bool(manifest['settings'].get('two_stage')) or ready_frames(manifest) > 0
+
+
+def ready_frames(manifest: Mapping[str, Any]) -> int:
+  """Returns how many frames of an index are compressed."""
+  return sum(about['frames'] for about in manifest['segments'] if has_codes(about, manifest['scorers']))
+
+
+def pays(frames: int, videos: int, count: int, queries: int) -> bool:
+  """Whether two stages cost less than exact search.
+
+  Args:
+    frames: that are compressed.
+    videos: V of the index.
+    count: videos scored exactly after the first stage.
+    queries: that are searched together.
+  """
+  return frames >= MANY_FRAMES * (1 if queries < _TOGETHER else 3) and videos >= _SHARE * count
 
 
 def candidates(count: int) -> int | None:
@@ -71,8 +102,8 @@ def candidates(count: int) -> int | None:
 class JoinedFrames:
   """Compressed frames of several segments, numbered through."""
 
-  def __init__(self, parts: Sequence[Any]):
-    """Takes one `FrameIndex` a segment."""
+  def __init__(self, parts: Sequence[FrameIndex]):
+    """Takes those of each segment."""
     self._parts = list(parts)
     self._starts = np.cumsum([0, *(len(part) for part in parts)])
     self.hidden: int = parts[0].hidden
@@ -117,8 +148,9 @@ class TwoStages:
     """
     if not is_ready(folder.manifest):
       raise UserError(
-        f'{folder.path} is not prepared for searching in two stages; do it once with '
-        f'`python -m dlkd_jax.index accelerate --index={folder.path}`, or search exactly'
+        f'{folder.path} is not prepared for searching in two stages, as no index of fewer than {MANY_FRAMES:,} '
+        'frames is; leave --two_stage out, or prepare it with '
+        f'`python -m dlkd_jax.index accelerate --index={folder.path}`'
       )
     files = {about['name']: about['files'] for about in folder.manifest['segments']}
     ready = [all(codes_name(name) in files[segment.name] for name in segment.rows) for segment in segments]
@@ -128,20 +160,12 @@ class TwoStages:
     if not any(ready):
       return
     from dlkd_jax.gallery import two_stage
-    from dlkd_jax.gallery.frame_index import FrameIndex
 
     segments = [segment for segment, is_done in zip(segments, ready, strict=True) if is_done]
     self._search = two_stage.search
     self._stored = {name: JoinedRows([s.rows[name] for s in segments]) for name in segments[0].rows}
-    self._indexes = {
-      name: JoinedFrames(
-        [
-          FrameIndex.load(folder.segment_path(s.name) / codes_name(name), len(s.rows[name]), s.rows[name].hidden)
-          for s in segments
-        ]
-      )
-      for name in self._stored
-    }
+    parts = [_read(folder, segment) for segment in segments]
+    self._indexes = {name: JoinedFrames([part[name] for part in parts]) for name in self._stored}
     lengths = np.concatenate([np.diff(segment.offsets) for segment in segments])
     self._offsets = np.concatenate([[0], np.cumsum(lengths)])
 

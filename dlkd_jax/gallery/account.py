@@ -104,7 +104,7 @@ def describe_index(summary: Mapping[str, Any], index: str) -> str:
   removed = f', {summary["removed"]:,} removed (--compact frees their room)' if summary['removed'] else ''
   if summary['forgotten']:
     removed += f'; {summary["forgotten"]:,} are not added again'
-  prepared = '; ready for --two_stage' if summary['two_stage'] else ''
+  prepared = '; searched in two stages where that costs less' if summary['two_stage'] else ''
   splits = ', '.join(f'{name} {count:,}' for name, count in summary['splits'].items())
   sentences = ', '.join(f'{about["fingerprint"]}' for about in text.values() if about)
   scorers = ', '.join(

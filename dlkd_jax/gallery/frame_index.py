@@ -26,7 +26,7 @@ _TRAINING_ROWS = 1 << 14
 _BLOCK_ROWS = 1 << 14
 _FOOTER = struct.Struct('<8sQI')
 _MAGIC = b'dlkdfrms'
-_KIND = b'IPfs'  # What FAISS begins an IndexPQFastScan with.
+_TAIL = struct.Struct('<3i3Q')  # What FAISS writes between the centres and the codes.
 
 
 @contextlib.contextmanager
@@ -60,9 +60,7 @@ class FrameIndex:
     """
     if not len(rows):
       raise UserError('there are no rows to build an index of; add videos to the gallery first.')
-    index = faiss.IndexPQFastScan(
-      rows.hidden, rows.hidden // 2 if rows.hidden % 2 == 0 else rows.hidden, _BITS, faiss.METRIC_INNER_PRODUCT
-    )
+    index = _empty(rows.hidden)
     index.pq.cp.seed = seed
     index.pq.cp.min_points_per_centroid = 1  # A warning about small galleries, whose exact search is fast anyway.
     chosen = np.sort(np.random.default_rng(seed).permutation(len(rows))[:_TRAINING_ROWS])
@@ -140,13 +138,16 @@ class FrameIndex:
       file.write(_FOOTER.pack(_MAGIC, len(content), zlib.crc32(content)))
 
   @classmethod
-  def load(cls, path: pathlib.Path, rows: int | None = None, hidden: int | None = None) -> FrameIndex:
+  def load(cls, path: pathlib.Path, rows: int, hidden: int) -> FrameIndex:
     """Reads an index into memory: FAISS keeps the codes in an order of its own, and maps none of them.
+
+    FAISS is not made for files of strangers: it reads a file only if everything in it but the codes' centres and the
+    codes themselves, which may be any numbers, is what `save` would write of such vectors.
 
     Args:
       path: a file that `save` wrote.
-      rows: vectors that it must have, if given.
-      hidden: the size that they must have, if given.
+      rows: vectors that it must have.
+      hidden: the size that they must have.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -155,10 +156,29 @@ class FrameIndex:
     content = np.fromfile(path, np.uint8)
     body, footer = content[: -_FOOTER.size], content[-_FOOTER.size :].tobytes()
     whole = len(footer) == _FOOTER.size and _FOOTER.unpack(footer) == (_MAGIC, len(body), zlib.crc32(body))
-    # Of other kinds, some name files that FAISS would open: only this one, which holds numbers alone, is handed to it.
-    index = faiss.deserialize_index(body) if whole and body[:4].tobytes() == _KIND else None
-    if not isinstance(index, faiss.IndexPQFastScan):
-      raise UserError(f'{path} is not a whole index of frames; build it again.')
-    found = cls(index)
-    found.check(len(found) if rows is None else rows, found.hidden if hidden is None else hidden, str(path))
-    return found
+    head, centres, tail, codes = _layout(rows, hidden)
+    end = len(head) + centres
+    expected = end + len(tail) + codes
+    if not whole or len(body) != expected or (body[: len(head)].tobytes(), body[end:-codes].tobytes()) != (head, tail):
+      raise UserError(
+        f'{path} is not a whole index of frames, of {rows} vectors of {hidden}; write it anew with '
+        '`python -m dlkd_jax.index accelerate`'
+      )
+    return cls(faiss.deserialize_index(body))
+
+
+def _empty(hidden: int) -> faiss.IndexPQFastScan:
+  """Returns an index for vectors of a size: four bits for two numbers, or for each where they are odd in number."""
+  return faiss.IndexPQFastScan(hidden, hidden // 2 if hidden % 2 == 0 else hidden, _BITS, faiss.METRIC_INNER_PRODUCT)
+
+
+def _layout(rows: int, hidden: int) -> tuple[bytes, int, bytes, int]:
+  """Returns what FAISS writes: its head, bytes of the codes' centres, what stands behind them, bytes of the codes."""
+  index = _empty(hidden)
+  index.is_trained, index.ntotal = True, rows
+  index.ntotal2 = -(-rows // index.bbs) * index.bbs
+  codes = index.ntotal2 * index.M2 * _BITS // 8
+  blank = faiss.serialize_index(index).tobytes()  # The last number in it is that of the codes: none.
+  centres = 4 * index.pq.centroids.size()
+  end = len(blank) - _TAIL.size
+  return blank[: end - centres], centres, blank[end:-8] + struct.pack('<Q', codes), codes

@@ -23,9 +23,10 @@ from jax.sharding import Mesh
 
 from dlkd_jax import files, sharding
 from dlkd_jax.errors import UserError
-from dlkd_jax.gallery import acceleration, exact, filters
+from dlkd_jax.gallery import filters
 from dlkd_jax.gallery import queries as queries_lib
 from dlkd_jax.gallery import weights as weights_lib
+from dlkd_jax.gallery.backends import Backends
 from dlkd_jax.gallery.encoding import open_student
 from dlkd_jax.gallery.index_folder import IndexFolder
 from dlkd_jax.gallery.moments import LEVEL
@@ -63,14 +64,11 @@ class Gallery:
     self.scorers = tuple(folder.manifest['scorers'])
     self.weights: dict[str, float] = dict(folder.manifest['weights'])
     self._all_segments = segments
-    self._segments = [segment for segment in segments if segment.entries]
-    self._mesh = _mesh() if mesh is None else mesh
-    self._searches = [exact.ExactSearch(segment.rows, segment.offsets, self._mesh) for segment in self._segments]
+    self._backends = Backends(folder, segments, _mesh() if mesh is None else mesh)
     self._ranking = Ranking(segments, self._catalog, self.scorers)
     self._alive = self._ranking.names >= 0
     self.videos, self.captions = self._catalog.videos, self._catalog.captions_by_id
     self._encoder: SentenceEncoder | None = None
-    self._compressed: acceleration.TwoStages | None = None
     self._clip, self._videos, self._opening = clip, videos, threading.Lock()
 
   @classmethod
@@ -229,8 +227,8 @@ class Gallery:
       weights: scorer → weight, 0 where not named; None: those of the index. `{'teacher': 1}` is zero-shot.
       threshold: least score of a hit.
       where: which videos count: a filter as `filters.parse` reads it, or a function of an `Entry`.
-      exact: False searches in two stages, which must have been prepared; None and True exactly. Pages far behind the
-        first ones are ranked exactly in either case.
+      exact: True scores all videos, False the best after a first stage, for which the index must be prepared; None:
+        whichever costs less. Pages far behind the first ones are ranked exactly in any case.
       flat: a hit is one moment, and videos may come several times, instead of one hit a video.
       level: of `find_moments`.
       started: `time.perf_counter()` at which the search is said to have begun.
@@ -271,7 +269,10 @@ class Gallery:
   def _rank(self, vectors: Mapping[str, np.ndarray], wish: Wish, is_exact: bool | None, skipped: Sequence[int | None]):
     """Returns for each query its hits, and how many videos the whole ranking has, None where that is not known."""
     used = {name: vectors[name] for name, weight in wish.weights.items() if weight}
-    fused = self._in_two_stages(used, wish) if is_exact is False else self._exactly(used, wish)
+    count = wish.offset + wish.top
+    # A moment's score says less of its video's than a video's own.
+    count = max(count, _FLAT_VIDEOS) if wish.flat else count
+    fused = self._backends.scores(used, wish.weights, count, wish.allowed, is_exact)
     least = np.finfo(np.float32).min if wish.threshold is None else wish.threshold
     ranked = []
     for query, out in enumerate(skipped):
@@ -286,28 +287,6 @@ class Gallery:
       ranked.append((pick(own, fused[query], places, wish), total))
     return ranked
 
-  def _exactly(self, used: Mapping[str, np.ndarray], wish: Wish) -> np.ndarray:
-    """Returns the scores `[q, V]` of all videos."""
-    parts = [search.video_scores(used) for search in self._searches]
-    count = len(next(iter(used.values())))
-    scores = {name: np.concatenate([np.zeros((count, 0), np.float32), *(p[name] for p in parts)], 1) for name in used}
-    return exact.fuse(scores, wish.weights)
-
-  def _in_two_stages(self, used: Mapping[str, np.ndarray], wish: Wish) -> np.ndarray:
-    """Returns the scores `[q, V]` of the best videos, minus infinity for all others.
-
-    Raises:
-      UserError: the index is not prepared for it.
-    """
-    with self._opening:
-      if self._compressed is None:
-        self._compressed = acceleration.TwoStages(self._folder, self._segments, self._searches)
-    count = wish.offset + wish.top
-    # A moment's score says less of its video's than a video's own.
-    candidates = acceleration.candidates(max(count, _FLAT_VIDEOS) if wish.flat else count)
-    if candidates is None:
-      return self._exactly(used, wish)
-    return self._compressed.scores(used, wish.weights, candidates, wish.allowed)
 
   def frames(self, video_id: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Returns the times of a video's frames, `[n]` seconds, and scorer → `[n, H]` float32 unit vectors of them.

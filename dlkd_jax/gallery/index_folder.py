@@ -27,13 +27,16 @@ from dlkd_jax.gallery import catalog_file
 from dlkd_jax.gallery.locking import clear_segment, foreign_files, student_file, writing
 from dlkd_jax.gallery.manifest import CATALOG, DTYPES, FORMAT, MANIFEST, VERSION, is_plain, read_manifest, refuse_others
 from dlkd_jax.gallery.segments import (
+  MANY_FRAMES,
   IndexFolderError,
   Segment,
   SegmentWriter,
+  add_codes,
   check_content,
   check_contents,
   check_size,
   describe_file,
+  has_codes,
   open_segment,
 )
 
@@ -205,13 +208,40 @@ class IndexFolder:
     while os.path.lexists(folder := self.segment_path(f'{self.manifest["next_segment"]:06d}')):
       self.manifest['next_segment'] += 1  # Whatever it is, it is not ours to write to.
     self.manifest['next_segment'] += 1
-    codes = bool(self.manifest['settings'].get('two_stage'))
-    return SegmentWriter(folder, self.manifest['scorers'], self.manifest['dtype'], codes)
+    return SegmentWriter(folder, self.manifest['scorers'], self.manifest['dtype'], self._codes_from())
+
+  def _codes_from(self) -> int:
+    """Returns how many frames a segment needs for them to be compressed: then the index is large, or it was asked."""
+    if self.manifest['settings'].get('two_stage'):
+      return 0
+    return max(0, MANY_FRAMES - sum(about['frames'] for about in self.manifest['segments']))
+
+  def compress(self, each: Callable[[], None] = lambda: None) -> int:
+    """Compresses the frames of segments that lack it, if the index is large or it was asked; the caller holds the lock.
+
+    Args:
+      each: called after each segment, of which the manifest in memory says so.
+
+    Returns:
+      Segments that were compressed.
+    """
+    done = 0
+    if self._codes_from() > 0:
+      return done
+    for number, about in enumerate(self.manifest['segments']):
+      if not has_codes(about, self.manifest['scorers']):
+        self.manifest['segments'][number] = about = dict(about)
+        add_codes(self.segment_path(about['name']), about, self.open_segment(about).rows)
+        each()
+        done += 1
+    return done
 
   def commit(
     self, added: Sequence[Mapping[str, Any]], replace: bool = False, dropped: Collection[str] | None = None
   ) -> None:
     """Puts finished segments into the index, or in the place of others; the caller holds the lock.
+
+    An index that has become large is prepared for searching in two stages before.
 
     Args:
       added: what `SegmentWriter.finish` returned.
@@ -222,6 +252,7 @@ class IndexFolder:
     gone = {about['name'] for about in there} if replace else set(dropped or ())
     kept = [about for about in there if about['name'] not in gone]
     self.manifest['segments'] = [*kept, *(dict(about) for about in added)]
+    self.compress()
     self.write_manifest()
     if gone:
       self.clear_away()

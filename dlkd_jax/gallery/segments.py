@@ -11,7 +11,7 @@ A segment of V videos with n frames in all is a folder of
 | <scorer>.scales | `[n]` float32 | with int8: what a row is multiplied by |
 | captions.jsonl | k lines | id, video, text, start and end (seconds, null where unknown) |
 | <scorer>.captions | `[k, H]` float16 | unit vectors of the captions |
-| <scorer>.frames | | compressed frames for searching in two stages, where asked for; see `frame_index` |
+| <scorer>.frames | | compressed frames for searching in two stages, in large indexes; see `frame_index` |
 
 Nothing in it changes once it is written; compressed frames may be added. A search reads no line of it: what the lines
 say stands in the `catalog`, too.
@@ -36,6 +36,8 @@ from dlkd_jax.gallery.quantization import Rows
 
 # The first row of the first video, in the bytes of `offsets`.
 FIRST = bytes(8)
+# Frames of an index from which on a first stage makes a search cheaper (README.md has the numbers).
+MANY_FRAMES = 200_000
 SUFFIXES = {'offsets': 'offsets.i64', 'times': 'times.f32', 'videos': 'videos.jsonl', 'captions': 'captions.jsonl'}
 
 
@@ -159,17 +161,17 @@ class SegmentWriter:
     videos, frames: how many were added so far.
   """
 
-  def __init__(self, folder: pathlib.Path, scorers: Mapping[str, int], dtype: str, codes: bool = False):
+  def __init__(self, folder: pathlib.Path, scorers: Mapping[str, int], dtype: str, codes_from: int | None = None):
     """Makes the folder.
 
     Args:
       folder: must not exist.
       scorers: name → H.
       dtype: 'float16' or 'int8', of the frames.
-      codes: whether the frames are compressed, too, for searching in two stages.
+      codes_from: if it gets so many frames, they are compressed, too, for searching in two stages; None: never.
     """
     folder.mkdir(parents=True)
-    self._folder, self._scorers, self._dtype, self._codes = folder, dict(scorers), np.dtype(dtype), codes
+    self._folder, self._scorers, self._dtype, self._codes_from = folder, dict(scorers), np.dtype(dtype), codes_from
     names = [*SUFFIXES.values(), *(f'{name}.{kind}' for name in scorers for kind in self._kinds())]
     self._files = {name: _HashedFile(folder / name) for name in names}
     self._files[SUFFIXES['offsets']].write(FIRST)
@@ -230,7 +232,7 @@ class SegmentWriter:
       'removed': [],
       'files': {name: file.close() for name, file in self._files.items()},
     }
-    if self._codes:
+    if self._codes_from is not None and self.frames >= self._codes_from:
       add_codes(self._folder, about, open_segment(self._folder, about, self._scorers, self._dtype).rows)
     for folder in (self._folder, self._folder.parent):
       sync(folder)

@@ -13,7 +13,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from dlkd_jax.errors import UserError
 from dlkd_jax.gallery.exact import check_queries, first_of
@@ -24,8 +27,9 @@ from dlkd_jax.gallery.windows import check_offsets
 # Videos scored exactly for a query, and frames of each scorer that name them.
 CANDIDATES = 500
 FRAMES = 2000
-# Rows scored at once: their float32 copies stay in the cache.
-_BLOCK_ROWS = 1 << 11
+# Rows scored at once, padded to one of these numbers; each is one compilation.
+_BLOCK_SIZES = (1 << 11, 1 << 13)
+_BLOCK_ROWS = _BLOCK_SIZES[-1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,21 +173,38 @@ def _rescore(
 
 def _exact(rows: Rows | JoinedRows, offsets: np.ndarray, videos: np.ndarray, query: np.ndarray) -> np.ndarray:
   """Returns `[m]` float32, the largest cosine over the frames of each of the videos."""
-  found = np.empty(len(videos), np.float32)
-  starts, ends = offsets[videos], offsets[videos + 1]
-  lengths = ends - starts
-  blocks = np.cumsum(lengths) // _BLOCK_ROWS
-  for block in np.unique(blocks):
-    own = blocks == block
-    cosines = _cosines(rows.gather(starts[own], ends[own]), query)
-    found[own] = np.maximum.reduceat(cosines, np.cumsum(lengths[own]) - lengths[own])
-  return found
+  if not len(videos):
+    return np.empty(0, np.float32)
+  starts = offsets[videos]
+  ends = np.cumsum(offsets[videos + 1] - starts)  # Of each video among the frames of all these.
+  begins = np.concatenate([[0], ends[:-1]])
+  cosines = np.empty(ends[-1], np.float32)
+  for first in range(0, len(cosines), _BLOCK_ROWS):
+    last = min(first + _BLOCK_ROWS, len(cosines))
+    part = slice(np.searchsorted(ends, first, 'right'), np.searchsorted(begins, last, 'left'))
+    shift = starts[part] - begins[part]
+    block = rows.gather(np.maximum(begins[part], first) + shift, np.minimum(ends[part], last) + shift)
+    cosines[first:last] = _cosines(block, query)
+  return np.maximum.reduceat(cosines, begins)
 
 
 def _cosines(rows: Rows, query: np.ndarray) -> np.ndarray:
-  """Returns `[n]` float32; the scales of int8 rows come after the product, where there is less to multiply."""
-  cosines = rows.values.astype(np.float32) @ query
+  """Returns `[n]` float32; the scales of int8 rows come after the product, where there is less to multiply.
+
+  By XLA: NumPy takes twice as long to widen float16, and its product waits for other processes where cores are busy.
+  """
+  size = next(size for size in _BLOCK_SIZES if size >= len(rows))
+  values = np.pad(rows.values, ((0, size - len(rows)), (0, 0)))
+  cosines = np.asarray(_products(values, query))[: len(rows)]
   return cosines if rows.scales is None else cosines * rows.scales
+
+
+@jax.jit
+def _products(values: jax.Array, query: jax.Array) -> jax.Array:
+  """Returns `[n]` products of rows `[n, H]` with a query `[H]`, in float32; rows multiplied at once fit the cache."""
+  tiles = values.reshape(-1, _BLOCK_SIZES[0], values.shape[1])
+  product = lambda tile: jnp.dot(tile.astype(jnp.float32), query, precision=lax.Precision.HIGHEST)  # noqa: E731
+  return lax.map(product, tiles).reshape(-1)
 
 
 def _check_weights(weights, queries, indexes, stored) -> dict[str, float]:

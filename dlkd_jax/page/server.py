@@ -37,7 +37,8 @@ class Settings:
       the folders that it noted when it was made.
     threshold: videos whose score is below it are no match; None leaves all in.
     weights: scorer → weight of the fused score; None is the gallery's own choice.
-    exact: False searches in two stages, which the index must be prepared for; None is the gallery's own choice.
+    exact: True scores every frame, False searches in two stages, which the index must be prepared for; None is
+      whichever costs less.
     examples: sentences that the empty page suggests; empty: some captions of the index.
     top, most_top: results of an answer, unless asked otherwise, and at most.
     moments, most_moments: moments of a result, the same.

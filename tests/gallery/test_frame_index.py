@@ -1,6 +1,7 @@
 """Compressed frame vectors: near products, growing without rebuilding, and files that are whole or refused."""
 
 import os
+import zlib
 
 import faiss
 import numpy as np
@@ -59,10 +60,12 @@ def test_parts_give_the_index_of_the_whole(stored, index, rows):
 
 
 @pytest.mark.parametrize(('count', 'hidden'), [(1, 4), (3, 6), (40, 5), (40, 7)])
-def test_few_rows_and_odd_sizes(count, hidden):
+def test_few_rows_and_odd_sizes(tmp_path, count, hidden):
   rows = quantization.encode(np.random.default_rng(0).standard_normal((count, hidden)), 'float16')
   index = FrameIndex.build(rows)
   _, found = index.search(rows.decode()[:1], count)
+  index.save(tmp_path / 'frames')
+  assert len(FrameIndex.load(tmp_path / 'frames', count, hidden)) == count
   assert len(index) == count and set(found[0]) <= {-1, *range(count)}
   assert count < 40 or found[0, 0] == 0
 
@@ -87,31 +90,51 @@ def test_files_that_are_not_whole_or_of_another_gallery_are_refused(tmp_path, in
   path = tmp_path / 'frames'
   index.save(path)
   content = path.read_bytes()
-  with pytest.raises(ValueError, match=rf'{path} has {len(index)} vectors of 32, and the gallery 9 of 32'):
-    FrameIndex.load(path, rows=9)
-  with pytest.raises(ValueError, match=r'vectors of 32, and the gallery [0-9]+ of 16'):
-    FrameIndex.load(path, hidden=16)
+  for rows, hidden in ((9, 32), (len(index), 16), (len(index) + 1, 32)):
+    with pytest.raises(ValueError, match=rf'{path} is not a whole index of frames, of {rows} vectors of {hidden}; '):
+      FrameIndex.load(path, rows, hidden)
   changed = bytearray(content)
   changed[len(content) // 2] ^= 1
   for bad in (content[:-1], content[:1000], content[:5], b'', bytes(changed), content[:-20], b'x' * 4000):
     path.write_bytes(bad)
-    with pytest.raises(ValueError, match='is not a whole index of frames; build it again'):
-      FrameIndex.load(path)
+    with pytest.raises(ValueError, match='is not a whole index of frames'):
+      FrameIndex.load(path, len(index), 32)
   with pytest.raises(FileNotFoundError):
-    FrameIndex.load(tmp_path / 'none')
+    FrameIndex.load(tmp_path / 'none', len(index), 32)
+
+
+def test_only_centres_and_codes_are_left_to_the_library(tmp_path, index, monkeypatch):
+  """A file with a check sum that fits, in which any other number was changed, is not handed to FAISS."""
+  path = tmp_path / 'frames'
+  index.save(path)
+  content = path.read_bytes()[: -frame_index._FOOTER.size]
+  centres, codes = 4 * 32 * 16, index.nbytes
+  numbers = {*range(len(content) - codes - centres - 36), *range(len(content) - codes - 36, len(content) - codes)}
+  assert len(numbers) == 69 + 36
+  monkeypatch.setattr(faiss, 'deserialize_index', lambda body: 'read')
+  for place in (*sorted(numbers), 69, len(content) - 1):
+    changed = bytearray(content)
+    changed[place] ^= 0x41
+    footer = frame_index._FOOTER.pack(frame_index._MAGIC, len(changed), zlib.crc32(changed))
+    path.write_bytes(bytes(changed) + footer)
+    if place in numbers:
+      with pytest.raises(ValueError, match='is not a whole index of frames'):
+        FrameIndex.load(path, len(index), 32)
+    else:
+      FrameIndex.load(path, len(index), 32)
 
 
 def test_other_indexes_are_refused(tmp_path):
   FrameIndex(faiss.IndexFlatIP(4)).save(tmp_path / 'flat')
   with pytest.raises(ValueError, match='not a whole index of frames'):
-    FrameIndex.load(tmp_path / 'flat')
+    FrameIndex.load(tmp_path / 'flat', 0, 4)
 
 
 def test_other_kinds_are_not_handed_to_the_library(tmp_path, monkeypatch):
   FrameIndex(faiss.IndexFlatIP(8)).save(tmp_path / 'other.frames')
   monkeypatch.setattr(faiss, 'deserialize_index', lambda body: pytest.fail('was read'))
   with pytest.raises(ValueError, match='not a whole index of frames'):
-    FrameIndex.load(tmp_path / 'other.frames')
+    FrameIndex.load(tmp_path / 'other.frames', 0, 8)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, index, monkeypatch):
