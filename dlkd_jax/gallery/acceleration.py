@@ -150,7 +150,7 @@ class TwoStages:
       raise UserError(
         f'{folder.path} is not prepared for searching in two stages, as no index of fewer than {MANY_FRAMES:,} '
         'frames is; leave --two_stage out, or prepare it with '
-        f'`python -m dlkd_jax.index accelerate --index={folder.path}`'
+        f'`dlkd index accelerate --index={folder.path}`'
       )
     files = {about['name']: about['files'] for about in folder.manifest['segments']}
     ready = [all(codes_name(name) in files[segment.name] for name in segment.rows) for segment in segments]

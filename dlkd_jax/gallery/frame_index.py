@@ -162,7 +162,7 @@ class FrameIndex:
     if not whole or len(body) != expected or (body[: len(head)].tobytes(), body[end:-codes].tobytes()) != (head, tail):
       raise UserError(
         f'{path} is not a whole index of frames, of {rows} vectors of {hidden}; write it anew with '
-        '`python -m dlkd_jax.index accelerate`'
+        '`dlkd index accelerate`'
       )
     return cls(faiss.deserialize_index(body))
 

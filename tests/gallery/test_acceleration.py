@@ -38,7 +38,7 @@ def test_two_stages(world, tmp_path):
   index = tmp_path / 'index'
   part = Collection.open(str(world.data), 'custom_prvr', ['test'])
   building.build(index, part, world.run, building.Settings(clip=str(world.clip)), segment_frames=60)
-  with pytest.raises(ValueError, match=r'not prepared.*fewer than 200,000 frames is.*dlkd_jax\.index accelerate'):
+  with pytest.raises(ValueError, match=r'not prepared.*fewer than 200,000 frames is.*dlkd index accelerate'):
     Gallery.open(index).search(SENTENCES, exact=False)
   segments = len(IndexFolder.open(index).manifest['segments'])
   assert acceleration.accelerate(index) == segments > 1 and acceleration.accelerate(index) == 0
