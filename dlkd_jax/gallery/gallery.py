@@ -287,7 +287,6 @@ class Gallery:
       ranked.append((pick(own, fused[query], places, wish), total))
     return ranked
 
-
   def frames(self, video_id: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Returns the times of a video's frames, `[n]` seconds, and scorer → `[n, H]` float32 unit vectors of them.
 
