@@ -27,10 +27,15 @@ FLOATS = ('float32', 'float16', 'bfloat16', 'float64')
 OTHER_WEIGHTS = ('.bin', '.pth', '.pt', '.ckpt', '.h5', '.msgpack', '.npz', '.onnx')
 
 
-def write_parameters(params: Any, path: pathlib.Path, heads: int | None = None) -> None:
-  """Writes a pytree of parameters; the file says the attention heads, where known, since no shape shows them."""
+def write_parameters(params: Any, path: pathlib.Path, heads: int | None = None, student: str | None = None) -> None:
+  """Writes a pytree of parameters; the file says what no shape shows, where it is known.
+
+  That are the attention heads, and which student they are of (`config.model.name`).
+  """
   flat = flax.traverse_util.flatten_dict(params, sep='/')
-  save_arrays(flat, path, {'format': 'dlkd_jax'} | ({'heads': str(heads)} if heads else {}))
+  said = {'heads': str(heads)} if heads else {}
+  said |= {'student': student} if student else {}
+  save_arrays(flat, path, {'format': 'dlkd_jax'} | said)
 
 
 def save_arrays(arrays: Mapping[str, Any], path: pathlib.Path, metadata: dict[str, str]) -> None:

@@ -113,6 +113,12 @@ def teacher_features(config: ml_collections.ConfigDict) -> int:
   return config.model.options.get('teacher_features') or 0
 
 
+def learns_from_teacher(config: ml_collections.ConfigDict) -> bool:
+  """Whether a student learns from the teacher: in its training, or in the anchors that it starts from."""
+  anchored = config.model.name == 'anchored' and {*config.model.branches} != {'exploration'}
+  return config.loss.teacher or anchored
+
+
 def init_parameters(student: Student, key: jax.Array, frame_features: int, token_features: int) -> Any:
   """Draws the parameters of a student, a pytree of float32, for inputs of the sizes Dv and Dq."""
   frames, tokens = jnp.zeros((1, 1, frame_features)), jnp.zeros((1, 1, token_features))

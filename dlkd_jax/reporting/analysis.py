@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dlkd_jax.models.students import learns_from_teacher
 from dlkd_jax.reporting import bootstrap, examples, fusion, moment_accuracy, relevance, significance, slices
 from dlkd_jax.reporting.findings import (
   Estimate,
@@ -113,7 +114,7 @@ def _about(run: TrainedRun, data: SplitData) -> dict[str, Any]:
     'seed': run.config.seed,
     'soft_labels': run.config.loss.soft_labels,
     'branches': list(run.config.model.branches),
-    'teacher': run.config.loss.teacher,
+    'teacher': learns_from_teacher(run.config),
     'weights': {name: float(weight) for name, weight in data.weights.items()},
   }
 

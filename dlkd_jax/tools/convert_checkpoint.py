@@ -14,7 +14,8 @@ Of a run (its best checkpoint) to such a file; and of either to the release's na
 
 A .ckpt needs PyTorch (`pip install 'dlkd_jax[torch]'`), nothing else does. It is a pickle, of which tensors and plain
 values are read and nothing is executed. The number of attention heads cannot be seen from parameters, and a wrong one
-loads without an error and gives wrong scores; a .ckpt, a run and our own files say it, other files do not.
+loads without an error and gives wrong scores; a .ckpt, a run and our own files say it, other files do not. The release
+has names for the paper's student alone: a run of another one (plus, anchored) becomes a file of ours, and nothing else.
 """
 
 from __future__ import annotations
@@ -43,14 +44,21 @@ from dlkd_jax.models.parameter_files import read_arrays, read_metadata, save_arr
 from dlkd_jax.models.release_parameters import BRANCHES, from_release, to_release
 from dlkd_jax.models.students import init_parameters
 
+PAPER = 'dldkd'  # The name of the paper's student.
+
 
 class Source(NamedTuple):
-  """Parameters that were read (a pytree of numpy arrays), where from, and what else is known; epochs count from 0."""
+  """Parameters that were read (a pytree of numpy arrays), where from, and what else is known; epochs count from 0.
+
+  `student` is `config.model.name`, `workdir` of the run that they are of.
+  """
 
   name: str
   params: dict[str, Any]
   heads: int | None = None
   epoch: int | None = None
+  student: str = PAPER
+  workdir: pathlib.Path | None = None
 
 
 def load_torch_checkpoint(path: pathlib.Path, expected: str = 'the .ckpt of the release') -> Any:
@@ -127,13 +135,15 @@ def read_file(path: pathlib.Path, ours: bool) -> Source:
     raise FileNotFoundError(f'there is no file {path}.')
   if path.suffix != '.safetensors' and not ours:
     return parse_release(load_torch_checkpoint(path), str(path))
-  heads = read_metadata(path).get('heads')  # Checks first that the file is whole.
+  said = read_metadata(path)  # Checks first that the file is whole.
+  heads = said.get('heads')
   arrays = read_arrays(path)
   if ours != any('/' in name for name in arrays):
     hint = 'not ours; leave --to_release out' if ours else 'ours already; evaluate it, or convert it with --to_release'
     raise UserError(f'the parameter names in {path} are {hint}.')
   if ours:
-    return Source(str(path), flax.traverse_util.unflatten_dict(arrays, sep='/'), int(heads) if heads else None)
+    params = flax.traverse_util.unflatten_dict(arrays, sep='/')
+    return Source(str(path), params, int(heads) if heads else None, student=said.get('student', PAPER))
   return parse_release({'model': arrays}, str(path))
 
 
@@ -146,8 +156,9 @@ def read_best_checkpoint(workdir: pathlib.Path) -> Source:
   from dlkd_jax.training.checkpoints import read_best  # Here, since it takes seconds.
 
   params, step = read_best(workdir)
-  config = json.loads((workdir / 'config.json').read_text(encoding='utf-8'))
-  return Source(f'checkpoint of step {step} in {workdir}', jax.device_get(params), config['model']['heads'])
+  model = json.loads((workdir / 'config.json').read_text(encoding='utf-8'))['model']
+  name = f'checkpoint of step {step} in {workdir}'
+  return Source(name, jax.device_get(params), model['heads'], student=model.get('name', PAPER), workdir=workdir)
 
 
 def student_sizes(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,7 +210,21 @@ def overrides(sizes: Mapping[str, Any], heads: int | None) -> list[str]:
 
 
 def convert(source: Source, target: pathlib.Path, release: bool) -> None:
-  """Writes the parameters and prints what they are and how to use them; the file appears only when it is whole."""
+  """Writes the parameters and prints what they are and how to use them; the file appears only when it is whole.
+
+  Raises:
+    UserError: they are not those of the paper's student, as a file under the release's names needs.
+  """
+  if source.student != PAPER:
+    if release:
+      raise UserError(
+        f"{source.name} is of the student {source.student!r}, and the release has names for the paper's alone "
+        f'(model.name {PAPER!r}); leave --to_release out for a file that this program reads.'
+      )
+    write_parameters(source.params, target, source.heads, source.student)
+    command = ['python', '-m', 'dlkd_jax.main', f'--workdir={source.workdir}', '--mode=eval', f'--params={target}']
+    print(f'wrote {target}, of the student {source.student}; evaluate it beside its run by\n  {shlex.join(command)}')
+    return
   sizes = student_sizes(source.params)
   heads = source.heads or 'unknown, parameters do not show it'
   epoch = '' if source.epoch is None else f'epoch {source.epoch} (from 0), '

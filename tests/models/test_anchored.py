@@ -6,12 +6,13 @@ import numpy as np
 import optax
 import pytest
 
+from dlkd_jax.config_defaults import load_recipe
 from dlkd_jax.data.batch import unit_rows
 from dlkd_jax.errors import UserError
 from dlkd_jax.layout import Layout, padded_layout
 from dlkd_jax.models import anchors
 from dlkd_jax.models.anchored import REACH, AnchoredStudent
-from dlkd_jax.models.students import init_parameters
+from dlkd_jax.models.students import init_parameters, learns_from_teacher
 from dlkd_jax.training import anchoring
 from dlkd_jax.training.optimizer import bert_adam
 
@@ -141,6 +142,16 @@ def test_dropout_follows_the_caption_not_its_place(params):
   for name in STUDENT.branches:
     np.testing.assert_allclose(packed[name][0], single[name][:, 0], atol=1e-6)
     assert np.abs(single[name] - plain[name]).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+  ('argument', 'learns'),
+  [('', True), ('no_teacher', False), ('plus', True), ('anchored', True), ('anchored,no_teacher', False)],
+)
+def test_who_learns_from_the_teacher(argument, learns):
+  config = load_recipe('charades', argument)
+  assert learns_from_teacher(config) is learns
+  assert not argument.startswith('anchored') or config.loss.teacher is False
 
 
 def test_a_branch_without_an_anchor_is_refused():

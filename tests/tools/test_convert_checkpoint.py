@@ -208,6 +208,22 @@ def test_best_checkpoint_of_a_run(tmp_path, capsys):
   assert unfinished.is_dir(), 'a checkpoint that a training is writing was removed'
 
 
+def test_other_students_have_no_names_in_the_release(tmp_path, capsys):
+  params = {'exploration': {'turn': {'kernel': np.ones((2, 3), np.float32)}}}
+  checkpoints = Checkpoints(tmp_path)
+  make = create_state(lambda: params, optax.adam(1e-3), sharding.make_mesh())
+  checkpoints.save(1, make, Progress({}, best_sum_r=50.0, best_step=1))
+  checkpoints.wait()
+  (tmp_path / 'config.json').write_text(json.dumps({'model': {'heads': 4, 'name': 'plus'}}))
+  ours, theirs = tmp_path / 'ours.safetensors', tmp_path / 'theirs.safetensors'
+  wanted = "of the student 'plus', and the release has names for the paper's alone"
+  assert wanted in fail(capsys, f'--workdir={tmp_path}', '--to_release', theirs)
+  convert_checkpoint.main([f'--workdir={tmp_path}', str(ours)])
+  assert f'--workdir={tmp_path} --mode=eval --params={ours}' in capsys.readouterr().out
+  assert_same(read_parameters(ours, like=params, heads=4), params)
+  assert wanted in fail(capsys, '--to_release', ours, theirs) and not theirs.exists()
+
+
 # With torch.
 
 
