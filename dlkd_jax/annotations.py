@@ -102,3 +102,8 @@ class Tally:
       f'{self.cut + self.dropped:,} annotated moments cannot be in their videos: {self.cut:,} end behind the video and '
       f'were cut to it, {self.dropped:,} count as unknown; the first is {self._first}'
     )
+
+
+def even_times(frames: int, duration: float) -> np.ndarray:
+  """Returns times for frames that have none, `[n]` seconds: each in the middle of its share of the duration."""
+  return (np.arange(frames) + 0.5) * duration / frames

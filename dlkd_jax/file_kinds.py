@@ -1,4 +1,4 @@
-"""What a file really is that cannot be read as what its name promises."""
+"""What the name of a file promises, and what a file really is that cannot be read as that."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import os
 import pathlib
 import stat
 
+_VIDEOS = """
+  3g2 3gp asf avi divx f4v flv gif m2ts m2v m4v mkv mov mp4 mpe mpeg mpg mts mxf nut ogv rm rmvb ts vob webm wmv y4m
+"""
+VIDEO_SUFFIXES = frozenset(f'.{name}' for name in _VIDEOS.split())
 _KINDS = {
   b'version https://git-lfs.github.com/spec/': 'a Git LFS pointer and not the file; run `git lfs pull` in its folder',
   b'\x89HDF\r\n\x1a\n': 'an HDF5 file',

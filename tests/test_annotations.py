@@ -48,3 +48,7 @@ def test_a_slightly_long_moment_is_no_fault():
   assert not str(tally)
   tally.take(np.array([[1, 9.0], [7, 8]]), 5.0, ['a#1', 'a#2'])
   assert '2 annotated' in str(tally) and "'a#1' from 1 to 9 s in a video of 5 s" in str(tally)
+
+
+def test_even_times():
+  np.testing.assert_allclose(annotations.even_times(4, 10.0), [1.25, 3.75, 6.25, 8.75])

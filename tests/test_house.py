@@ -23,6 +23,7 @@ EVERYWHERE = (
   'dlkd_jax.plugins',
   'dlkd_jax.progress',
   'dlkd_jax.tables',
+  'dlkd_jax.vectors',
 )
 # A room may import rooms named before it and itself; similarities and losses know arrays only.
 ROOMS = {

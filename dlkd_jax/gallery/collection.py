@@ -7,6 +7,7 @@ import hashlib
 import math
 import os
 import pathlib
+import posixpath
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,10 +16,9 @@ import numpy as np
 from dlkd_jax import annotations, files
 from dlkd_jax.data import sources
 from dlkd_jax.errors import UserError
+from dlkd_jax.file_kinds import VIDEO_SUFFIXES
 from dlkd_jax.gallery.encoding import TEACHER
 from dlkd_jax.gallery.segments import Caption, Entry
-
-_SUFFIXES = ('.mp4', '.mkv', '.webm', '.avi', '.mov', '.m4v', '.mpg', '.mpeg', '.ts', '.ogv', '.flv', '.wmv', '.3gp')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,4 +293,5 @@ def captions_of(record: Mapping[str, Any]) -> list[Caption]:
 
 
 def _title(video: str) -> str:
-  return next((video[: -len(suffix)] for suffix in _SUFFIXES if video.lower().endswith(suffix)), video) or video
+  stem, suffix = posixpath.splitext(video)
+  return stem if suffix.lower() in VIDEO_SUFFIXES else video

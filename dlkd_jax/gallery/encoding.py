@@ -19,8 +19,8 @@ import jax
 import ml_collections
 import numpy as np
 
+from dlkd_jax import annotations, sharding
 from dlkd_jax import config as config_lib
-from dlkd_jax import sharding
 from dlkd_jax.data import sources, transforms
 from dlkd_jax.data.taught import with_teacher
 from dlkd_jax.errors import UserError
@@ -29,6 +29,7 @@ from dlkd_jax.layout import padded_layout
 from dlkd_jax.models import parameter_files
 from dlkd_jax.models.anchors import TEACHER as BEHIND
 from dlkd_jax.models.students import Student, init_parameters, make_student, teacher_features
+from dlkd_jax.vectors import unit
 
 TEACHER = 'teacher'
 LONG_VIDEOS = ('windows', 'resample')
@@ -46,12 +47,6 @@ class EncodedVideo:
 
   times: np.ndarray
   rows: Mapping[str, np.ndarray]
-
-
-def unit(rows: np.ndarray) -> np.ndarray:
-  """Divides rows `[n, H]` by their norm, in float32; rows of zeros stay so."""
-  rows = np.asarray(rows, np.float32)
-  return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
 
 
 def windows(frames: int, size: int) -> list[tuple[int, int, int, int]]:
@@ -93,7 +88,7 @@ def frame_times(record: Mapping[str, Any], count: int) -> np.ndarray:
   duration = float(record['duration'])
   if not np.isfinite(duration):
     return np.arange(count, dtype=np.float32)
-  return ((np.arange(count) + 0.5) * duration / count).astype(np.float32)
+  return annotations.even_times(count, duration).astype(np.float32)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

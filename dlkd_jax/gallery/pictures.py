@@ -16,9 +16,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from dlkd_jax.errors import UserError
-from dlkd_jax.gallery.encoding import TEACHER, unit
+from dlkd_jax.gallery.encoding import TEACHER
 from dlkd_jax.gallery.segments import IndexFolderError
 from dlkd_jax.models import hub
+from dlkd_jax.vectors import unit
 from dlkd_jax.video import backbones, spans
 
 FORMATS = ('PNG', 'JPEG', 'WEBP')

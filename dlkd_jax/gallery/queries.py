@@ -24,7 +24,8 @@ import numpy as np
 
 from dlkd_jax import files
 from dlkd_jax.errors import UserError
-from dlkd_jax.gallery.encoding import TEACHER, unit
+from dlkd_jax.gallery.encoding import TEACHER
+from dlkd_jax.vectors import unit
 
 if TYPE_CHECKING:
   from dlkd_jax.gallery.gallery import Gallery

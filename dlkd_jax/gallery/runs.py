@@ -16,16 +16,23 @@ from dlkd_jax.gallery.collection import Collection
 from dlkd_jax.models.students import teacher_features
 
 
-def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+def read_config(workdir: pathlib.Path, data_dir: str | None = None) -> ml_collections.ConfigDict:
   """Reads the configuration of a training from its work directory.
+
+  Args:
+    workdir: of the training.
+    data_dir: where its data set lies now; None: where it lay.
 
   Raises:
     FileNotFoundError: it holds none.
-    ValueError: it is damaged, or lacks what the student needs.
+    UserError: it is damaged, or lacks what the student needs.
   """
   config, notes, _ = config_lib.read_run(workdir)
   for note in notes:
     print(f'note: {note}', flush=True)
+  if data_dir is not None:
+    with config.unlocked():
+      config.data.data_dir = str(data_dir)
   return config
 
 

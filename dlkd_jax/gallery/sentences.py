@@ -14,9 +14,10 @@ import numpy as np
 
 from dlkd_jax import files
 from dlkd_jax.errors import UserError
-from dlkd_jax.gallery.encoding import TEACHER, StudentEncoder, unit
+from dlkd_jax.gallery.encoding import TEACHER, StudentEncoder
 from dlkd_jax.gallery.segments import IndexFolderError
 from dlkd_jax.models import hub
+from dlkd_jax.vectors import unit
 from dlkd_jax.video import backbones
 
 

@@ -26,6 +26,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dlkd_jax.vectors import unit
+
 SMOOTHING = 1.0  # Standard deviation of the smoothing in time, in frames.
 KEPT = 0.25  # Share of a video's mean in the target of a caption; the rest is of the frames that fit it.
 SHARPNESS = 0.05  # Temperature of the weights of the frames, in cosine.
@@ -179,11 +181,6 @@ class Anchor(NamedTuple):
     """Maps `[F, Dv]` to unit rows `[F, d]`, smoothed in time within each video."""
     mean, matrix = (x.astype(frames.dtype) for x in (self.frame_mean, self.frame_map))
     return unit(smoothed((frames - mean) @ matrix, counts))
-
-
-def unit(rows: np.ndarray) -> np.ndarray:
-  """Returns rows of length 1; rows of zeros stay."""
-  return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), _TINY)
 
 
 def time_weights(deviation: float = SMOOTHING) -> np.ndarray:

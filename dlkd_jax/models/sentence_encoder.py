@@ -30,6 +30,7 @@ from dlkd_jax.file_kinds import whose_kind
 from dlkd_jax.models.clip_inputs import Reading
 from dlkd_jax.models.fields import Fields, read_fields
 from dlkd_jax.models.parameter_files import FLOATS, open_arrays
+from dlkd_jax.vectors import unit
 
 _PADDED_KEY_BIAS = -1e9  # Added to attention scores at padding; finite, so that a row of padding stays finite.
 _BATCH, _STEP = 64, 16  # Texts encoded at once, and what their length is rounded up to: few programs are compiled.
@@ -155,8 +156,7 @@ class SentenceEncoder:
 
   def sentences(self, texts: list[str]) -> np.ndarray:
     """Returns the mean of each text's token states, scaled to length 1: `[N, H]` float32."""
-    means = np.stack([x.mean(0) for x in self.tokens(texts)])
-    return means / np.linalg.norm(means, axis=1, keepdims=True)
+    return unit(np.stack([x.mean(0) for x in self.tokens(texts)]))
 
 
 def file_names(config: EncoderConfig) -> dict[str, str]:

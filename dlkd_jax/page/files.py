@@ -15,9 +15,10 @@ from typing import Any
 from starlette import responses
 from starlette.types import Receive, Scope, Send
 
+from dlkd_jax.file_kinds import VIDEO_SUFFIXES
 from dlkd_jax.page.guards import RefusalError
 from dlkd_jax.video import decoding
-from dlkd_jax.video.files import SUFFIXES, VideoError
+from dlkd_jax.video.files import VideoError
 
 # What browsers may play; whether they do depends on the codec inside.
 TYPES = {
@@ -214,7 +215,7 @@ class VideoFiles:
     """Raises RefusalError unless a file may be served."""
     name, folder = os.path.basename(named), os.path.dirname(real)
     roots = self.roots or (os.path.realpath(os.path.dirname(named)),)
-    if os.path.splitext(real)[1].lower() not in SUFFIXES:
+    if os.path.splitext(real)[1].lower() not in VIDEO_SUFFIXES:
       message = f'{name} leads out of what is served: to a file whose name is none of a video.'
     elif not any(pathlib.PurePath(real).is_relative_to(root) for root in roots):
       flags = ' '.join(shlex.quote(f'--videos={one}') for one in (*roots, folder))

@@ -19,6 +19,7 @@ from dlkd_jax.reporting.trained_run import TrainedRun
 from dlkd_jax.retrieval.evaluate import Encoders, encoders_of
 from dlkd_jax.retrieval.metrics import FUSED, TEACHER
 from dlkd_jax.training import recipe
+from dlkd_jax.vectors import unit
 
 Pair = tuple[int, int]  # Row of a caption and column of a video.
 _BLOCK = 32
@@ -69,7 +70,7 @@ def _caption_vectors(run, blocks, encode, row_of: Mapping[str, int], wanted) -> 
     if block.teacher is not None:
       vectors[TEACHER] = block.teacher
     for name, array in vectors.items():
-      for caption, vector in zip(block.ids, _unit(array), strict=False):
+      for caption, vector in zip(block.ids, unit(array), strict=False):
         if (row := row_of[caption]) in rows:
           found[name][row] = vector
   return found
@@ -79,12 +80,7 @@ def _frame_vectors(run, block: Block, encoders: Encoders) -> dict[str, tuple[np.
   """Returns scorer → unit vectors of a block's videos `[b, L_b, H]`, and which are real `[b, L_b]`."""
   frames = encoders.frames(run.params, block.features, block.mask)
   masks = encoders.masks(block.mask) if encoders.masks else dict.fromkeys(frames, block.mask)
-  found = {name: (_unit(x), np.asarray(masks[name])) for name, x in frames.items()}
+  found = {name: (unit(x), np.asarray(masks[name])) for name, x in frames.items()}
   if block.teacher is not None:
-    found[TEACHER] = (_unit(block.teacher), block.teacher_mask)
+    found[TEACHER] = (unit(block.teacher), block.teacher_mask)
   return found
-
-
-def _unit(vectors) -> np.ndarray:
-  vectors = np.asarray(vectors, np.float32)
-  return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)

@@ -43,11 +43,6 @@ def interval_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
   return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
-def even_times(frames: int, duration: float) -> np.ndarray:
-  """Returns times for frames that have none, `[n]` seconds: each in the middle of its share of the duration."""
-  return (np.arange(frames) + 0.5) * (duration / frames)
-
-
 def judge(
   curves: Sequence[np.ndarray], times: Sequence[np.ndarray], durations: np.ndarray, moments: np.ndarray
 ) -> Judged:

@@ -9,7 +9,6 @@ import numpy as np
 
 from dlkd_jax import annotations
 from dlkd_jax.data import sources, transforms
-from dlkd_jax.reporting.moment_accuracy import even_times
 from dlkd_jax.reporting.trained_run import TrainedRun
 from dlkd_jax.retrieval.metrics import metrics_from_ranks
 from dlkd_jax.training import recipe
@@ -128,7 +127,7 @@ def describe_video(record: sources.Record, max_frames: int) -> Video:
   duration = float(record['duration'])
   known, own = np.isfinite(duration) and duration > 0, sources.has_rows(record, 'times')
   frames = len(record['student_frames'])
-  evenly = lambda count: even_times(count, duration if known else 1.0)  # noqa: E731
+  evenly = lambda count: annotations.even_times(count, duration if known else 1.0)  # noqa: E731
   student = np.asarray(record['times'], np.float64) if own else evenly(frames)
   count = len(record['teacher_frames']) if sources.has_rows(record, 'teacher_frames') else 0
   same = count == frames

@@ -10,11 +10,10 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from dlkd_jax import config as config_lib
 from dlkd_jax import sharding
+from dlkd_jax.gallery import runs
 from dlkd_jax.models.parameter_files import check_shapes
 from dlkd_jax.models.students import Student, init_parameters
-from dlkd_jax.multihost import log
 from dlkd_jax.training import recipe
 from dlkd_jax.training.checkpoints import Checkpoints, read_best
 
@@ -46,26 +45,6 @@ class TrainedRun:
   epochs: int
 
 
-def read_config(workdir: pathlib.Path, data_dir: str | None = None) -> ml_collections.ConfigDict:
-  """Reads the configuration that a training wrote.
-
-  Args:
-    workdir: of the training.
-    data_dir: where its data set lies now; None: where it lay.
-
-  Raises:
-    FileNotFoundError: the folder holds no run.
-    UserError: the file is damaged, or holds what no training writes.
-  """
-  config, notes, _ = config_lib.read_run(workdir)
-  for note in notes:
-    log(f'note: {note}')
-  if data_dir is not None:
-    with config.unlocked():
-      config.data.data_dir = str(data_dir)
-  return config
-
-
 def open_run(workdir: pathlib.Path, name: str, split: str, data_dir: str | None = None) -> TrainedRun:
   """Opens the best checkpoint of a run; changes nothing in its folder.
 
@@ -80,7 +59,7 @@ def open_run(workdir: pathlib.Path, name: str, split: str, data_dir: str | None 
     CheckpointError: every checkpoint is damaged.
     ValueError: the checkpoint does not fit the configuration and the data set.
   """
-  config = read_config(workdir, data_dir)
+  config = runs.read_config(workdir, data_dir)
   mesh, student = sharding.make_mesh(model=config.mesh.model), recipe.make_student(config)
   sizes = recipe.feature_sizes(recipe.open_split(config, split))
   params, step = read_best(workdir)

@@ -15,6 +15,7 @@ import numpy as np
 
 from dlkd_jax.gallery import quantization
 from dlkd_jax.gallery.quantization import Rows
+from dlkd_jax.vectors import unit
 
 KINDS = ('random', 'structured')
 # Videos made at once.
@@ -67,11 +68,11 @@ def make(
   stored, vectors = {}, {}
   for number, name in enumerate(scorers):
     rng = np.random.default_rng([KINDS.index(kind), number])
-    common = _unit(rng, (hidden,))
+    common = _drawn(rng, (hidden,))
     path = folder / f'{kind}.{dtype}.{name}.npy'
     values = np.lib.format.open_memmap(path, 'w+', dtype, (int(offsets[-1]), hidden))
     scales = np.empty(len(values), np.float32) if dtype == 'int8' else None
-    vectors[name] = _unit(rng, (queries, hidden))
+    vectors[name] = _drawn(rng, (queries, hidden))
     for first in range(0, len(offsets) - 1, _VIDEOS):
       borders = offsets[first : first + _VIDEOS + 1]
       frames = _frames(rng, kind, np.diff(borders), hidden, common)
@@ -93,13 +94,12 @@ def _frames(rng: np.random.Generator, kind: str, lengths: np.ndarray, hidden: in
     return rng.standard_normal((int(lengths.sum()), hidden), np.float32)
   longest = int(lengths.max())
   drift = np.empty((len(lengths), longest, hidden), np.float32)
-  drift[:, 0] = _unit(rng, (len(lengths), hidden))
+  drift[:, 0] = _drawn(rng, (len(lengths), hidden))
   for t in range(1, longest):
-    drift[:, t] = _KEPT * drift[:, t - 1] + _FRESH * _unit(rng, (len(lengths), hidden))
-  drift += _unit(rng, (len(lengths), hidden))[:, None] + 0.8 * common[None, None]
+    drift[:, t] = _KEPT * drift[:, t - 1] + _FRESH * _drawn(rng, (len(lengths), hidden))
+  drift += _drawn(rng, (len(lengths), hidden))[:, None] + 0.8 * common[None, None]
   return drift[np.arange(longest)[None, :] < lengths[:, None]]
 
 
-def _unit(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-  vectors = rng.standard_normal(shape, np.float32)
-  return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+def _drawn(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+  return unit(rng.standard_normal(shape, np.float32))

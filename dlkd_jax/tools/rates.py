@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.extend import core
+
+from dlkd_jax.tools.planning import products
 
 
 def product_flops(function: Callable, *arguments) -> int:
@@ -17,27 +17,7 @@ def product_flops(function: Callable, *arguments) -> int:
   Unlike the compiler's count it takes loops as often as they run. Work of single devices inside `shard_map` is counted
   once for all devices.
   """
-  return _jaxpr_flops(jax.make_jaxpr(function)(*arguments).jaxpr)
-
-
-def _jaxpr_flops(jaxpr) -> int:
-  total = 0
-  for equation in jaxpr.eqns:
-    if equation.primitive.name == 'dot_general':
-      (contracted, _), _ = equation.params['dimension_numbers']
-      inner = np.prod([equation.invars[0].aval.shape[axis] for axis in contracted])
-      total += 2 * int(inner) * int(np.prod(equation.outvars[0].aval.shape))
-    elif equation.primitive.name == 'conv_general_dilated':
-      kernel = equation.invars[1].aval
-      channels = kernel.shape[equation.params['dimension_numbers'].rhs_spec[0]]
-      total += 2 * int(np.prod(equation.outvars[0].aval.shape)) * (kernel.size // channels)
-    insides = [_jaxpr_flops(inner) for inner in core.jaxprs_in_params(equation.params)]
-    # Of the branches of a condition one runs; they are alternatives of one computation here.
-    inside = max(insides, default=0) if equation.primitive.name == 'cond' else sum(insides)
-    if equation.primitive.name == 'shard_map':
-      inside *= equation.params['mesh'].size
-    total += inside * equation.params.get('length', 1)
-  return total
+  return sum(products.count(jax.make_jaxpr(function)(*arguments)).values())
 
 
 def seconds(function: Callable, *arguments) -> float:

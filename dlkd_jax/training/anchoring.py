@@ -17,7 +17,6 @@ from dlkd_jax.data import sources, transforms
 from dlkd_jax.data.sources import Record, Source
 from dlkd_jax.data.taught import at_rows, check_taught
 from dlkd_jax.errors import UserError
-from dlkd_jax.models import anchors
 from dlkd_jax.models.anchored import AnchoredStudent
 from dlkd_jax.models.anchors import TEACHER, Corpus
 from dlkd_jax.models.students import Student
@@ -25,6 +24,7 @@ from dlkd_jax.multihost import log
 from dlkd_jax.retrieval.evaluate import EvaluationResult
 from dlkd_jax.training import recipe, selection
 from dlkd_jax.training.selection import Ranking
+from dlkd_jax.vectors import unit
 
 FILE = 'anchors.npz'
 FULL_FROM = 5000  # Captions from which a student learns more than a linear turn.
@@ -185,7 +185,7 @@ def _fit(config: ml_collections.ConfigDict, student: AnchoredStudent) -> Fitted:
       f'{branch}/frame/mean': anchor.frame_mean,
       f'{branch}/frame/map': fill(anchor.frame_map),
     }
-    held_out.append(fill(anchors.unit(anchor.held_out)))
+    held_out.append(fill(unit(anchor.held_out)))
   arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
   joined = np.concatenate(held_out, axis=1).astype(np.float32)
   given = tuple(config.evaluation.weights)
@@ -227,7 +227,7 @@ def read_corpus(source: Source, max_frames: int, max_words: int, taught: bool) -
   return Corpus(
     np.concatenate(frames),
     np.array([len(rows) for rows in frames]),
-    anchors.unit(np.stack(sentences)) if sentences else np.zeros((0, 1)),
+    unit(np.stack(sentences)) if sentences else np.zeros((0, 1)),
     np.array(owners, int),
     np.concatenate(taught_frames) if taught else None,
     np.concatenate(texts).astype(float) if texts else None,

@@ -23,6 +23,7 @@ from typing import Any
 
 from dlkd_jax import annotations
 from dlkd_jax.errors import UserError
+from dlkd_jax.file_kinds import VIDEO_SUFFIXES
 from dlkd_jax.files import is_text, json_lines
 from dlkd_jax.video import files, names
 
@@ -227,7 +228,7 @@ def _join(
   for video, (split, captions) in said.items():
     fitting = book.find(video)
     if len(fitting) > 1:  # Subtitles and covers are called as their film is.
-      fitting = [name for name in fitting if pathlib.PurePath(name).suffix.lower() in files.SUFFIXES] or fitting
+      fitting = [name for name in fitting if pathlib.PurePath(name).suffix.lower() in VIDEO_SUFFIXES] or fitting
     if len(fitting) > 1:
       raise UserError(f'{origin}: video {video!r} may be {sorted(fitting)[:4]}; write the path below the folder')
     if not fitting:

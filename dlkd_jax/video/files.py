@@ -13,12 +13,9 @@ from fractions import Fraction
 import av
 
 from dlkd_jax.errors import UserError
+from dlkd_jax.file_kinds import VIDEO_SUFFIXES
 from dlkd_jax.video import containers
 
-_NAMES = """
-  3g2 3gp asf avi divx f4v flv gif m2ts m2v m4v mkv mov mp4 mpe mpeg mpg mts mxf nut ogv rm rmvb ts vob webm wmv y4m
-"""
-SUFFIXES = frozenset(f'.{name}' for name in _NAMES.split())
 _IRREGULAR = {
   stat.S_ISFIFO: 'a named pipe',
   stat.S_ISSOCK: 'a socket',
@@ -132,7 +129,7 @@ def walk(folder: str | os.PathLike[str]) -> Listing:
         continue
       visited.add(real)
       for path in sorted(pathlib.Path(parent, name) for name in folders):
-        if path.suffix.lower() in SUFFIXES:
+        if path.suffix.lower() in VIDEO_SUFFIXES:
           found.left[path] = 'is a folder, not a video file; what lies in it is listed by its own name'
         if os.path.islink(path):
           target = os.path.realpath(path)
@@ -141,7 +138,7 @@ def walk(folder: str | os.PathLike[str]) -> Listing:
           else:
             waiting.append(path)
       for path in (pathlib.Path(parent, name) for name in names):
-        (found.videos if path.suffix.lower() in SUFFIXES else found.others).append(path)
+        (found.videos if path.suffix.lower() in VIDEO_SUFFIXES else found.others).append(path)
   found.videos.sort()
   found.others.sort()
   return found

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dlkd_jax import annotations
 from dlkd_jax.reporting import moment_accuracy
 
 
@@ -34,10 +35,6 @@ def test_iou_is_that_of_counting_small_pieces(numbers):
     assert abs(iou - (in_first & in_second).sum() / (in_first | in_second).sum()) < 0.02
 
 
-def test_even_times():
-  np.testing.assert_allclose(moment_accuracy.even_times(4, 10.0), [1.25, 3.75, 6.25, 8.75])
-
-
 def bump(frames, first, last):
   curve = np.zeros(frames)
   curve[first : last + 1] = 1.0
@@ -46,7 +43,7 @@ def bump(frames, first, last):
 
 
 def test_judged_by_hand():
-  times = moment_accuracy.even_times(20, 20.0)  # 0.5, 1.5, …: a frame stands for a second.
+  times = annotations.even_times(20, 20.0)  # 0.5, 1.5, …: a frame stands for a second.
   curves = [bump(20, 4, 7), bump(20, 4, 7), bump(20, 4, 7)]
   moments = np.array([[4.0, 8.0], [4.0, 6.0], [12.0, 16.0]])
   found = moment_accuracy.judge(curves, [times] * 3, np.array([20.0, np.nan, 20.0]), moments)
@@ -56,14 +53,14 @@ def test_judged_by_hand():
 
 
 def test_without_looking():
-  times = moment_accuracy.even_times(10, 10.0)
+  times = annotations.even_times(10, 10.0)
   found = moment_accuracy.without_looking([times, times], np.array([10.0, 10.0]), np.array([[0.0, 4.0], [0.0, 6.0]]))
   np.testing.assert_allclose(found, [[40, 100, 0, 0], [60, 100, 100, 0]])
 
 
 def test_a_random_curve_is_no_better_than_not_looking():
   random = np.random.default_rng(0)
-  times = [moment_accuracy.even_times(30, 30.0)] * 2000
+  times = [annotations.even_times(30, 30.0)] * 2000
   starts = random.uniform(0, 20, 2000)
   moments = np.stack([starts, starts + random.uniform(2, 10, 2000)], axis=1)
   found = moment_accuracy.judge(random.random((2000, 30)), times, np.full(2000, 30.0), moments)

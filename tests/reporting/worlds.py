@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from dlkd_jax.annotations import even_times
 from dlkd_jax.reporting import analysis
-from dlkd_jax.reporting.moment_accuracy import even_times
 from dlkd_jax.reporting.split_data import SplitData, Video
 from dlkd_jax.retrieval.metrics import rank_own_videos
 

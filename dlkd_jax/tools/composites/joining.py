@@ -16,7 +16,7 @@ import numpy as np
 
 from dlkd_jax.data import sources
 from dlkd_jax.errors import UserError
-from dlkd_jax.models import anchors
+from dlkd_jax.vectors import unit
 
 SPLITS = ('train', 'val', 'test')
 FEATURE = 'efficientnet_lite0'
@@ -46,7 +46,7 @@ class Clips(NamedTuple):
 
   def sentences(self) -> np.ndarray:
     """Returns the mean of each sentence's tokens, of length 1: `[N, S]`."""
-    return anchors.unit(np.stack([x.mean(0, dtype=np.float32) for x in self.tokens]))
+    return unit(np.stack([x.mean(0, dtype=np.float32) for x in self.tokens]))
 
 
 class Composite(NamedTuple):

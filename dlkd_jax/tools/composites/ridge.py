@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dlkd_jax.models.anchors import unit
 from dlkd_jax.retrieval.metrics import metrics_from_ranks, rank_own_videos
 from dlkd_jax.tools.composites.joining import Composite
+from dlkd_jax.vectors import unit
 
 PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 

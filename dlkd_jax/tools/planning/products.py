@@ -1,4 +1,4 @@
-"""Floating-point operations of the matrix products of a traced program, loops counted as often as they run.
+"""Operations of the matrix products and convolutions of a traced program, loops counted as often as they run.
 
 The compiler's cost analysis counts the body of a loop once and a kernel not at all; the trace knows both.
 """
@@ -13,7 +13,7 @@ from jax.extend import core
 
 
 def count(jaxpr: core.ClosedJaxpr) -> dict[str, int]:
-  """Counts the operations of all matrix products, 2 for a multiplication with its addition, over all devices.
+  """Counts the operations of all products and convolutions, 2 for a multiplication with its addition, on all devices.
 
   Args:
     jaxpr: of the whole program, as `jax.stages.Traced.jaxpr`.
@@ -34,6 +34,11 @@ def _count(jaxpr: Any) -> collections.Counter[str]:
       inner = math.prod(left.shape[axis] for axis in contracted)
       kind = max(left.dtype, right.dtype, key=lambda dtype: dtype.itemsize)
       total[str(kind)] += 2 * inner * math.prod(equation.outvars[0].aval.shape)
+      continue
+    if equation.primitive.name == 'conv_general_dilated':
+      kernel = equation.invars[1].aval
+      channels = kernel.shape[equation.params['dimension_numbers'].rhs_spec[0]]
+      total[str(kernel.dtype)] += 2 * math.prod(equation.outvars[0].aval.shape) * (kernel.size // channels)
       continue
     inner = [_count(each) for each in _jaxprs(equation.params)]
     if equation.primitive.name == 'cond':
