@@ -25,7 +25,6 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from dlkd_jax import command_help, files
-from dlkd_jax.config_fields import REPLACED
 from dlkd_jax.errors import UserError
 
 flags.disclaim_key_flags()  # Flags of paths belong to the module that asks for them, and stand in its --help.
@@ -34,6 +33,11 @@ TERMINATED = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on.
 INTERRUPTED = 128 + signal.SIGINT
 _UNREAD = 128 + signal.SIGPIPE
 _HELP = ('--help', '-help', '-h', '-?', '--helpshort', '-helpshort', '--helpfull', '-helpfull')
+# What training imports and a search does not: the extra `train` of setup.py.
+TRAINING = (
+  *('array_record', 'chex', 'clu', 'grain', 'h5py', 'importlib_resources', 'matplotlib', 'optax', 'orbax', 'scipy'),
+  *('tensorboardX', 'tensorflow_datasets'),
+)
 # Errors that these raise while flags are parsed are of what was typed.
 _PARSERS = ('absl', 'ml_collections')
 
@@ -186,6 +190,10 @@ def guarded(work: Callable[[], int | None]) -> int:
     return _UNREAD
   except (UserError, OSError) as error:
     return _failed(describe(error))
+  except ModuleNotFoundError as error:
+    if (package := (error.name or '').partition('.')[0]) not in TRAINING:
+      raise
+    return _failed(f"this needs {package}, which is not installed: pip install 'dlkd_jax[train]' brings it")
   except (RuntimeError, AssertionError) as error:
     asked = os.environ.get('JAX_PLATFORMS')
     if not asked or os.path.basename(traceback.extract_tb(error.__traceback__)[-1].filename) != 'xla_bridge.py':
@@ -304,6 +312,8 @@ def _typed(error: BaseException) -> bool:
 def _reason(error: BaseException) -> str:
   """Returns a message of a parser without its line breaks, and that on a misspelt field in our words."""
   text = ' '.join(str(error).replace('\\n', ' ').replace('\\', '').split())
+  from dlkd_jax.config_fields import REPLACED  # Here, since most commands take no recipe.
+
   if isinstance(error, AttributeError | LookupError) and (field := re.search(r"'(\w+)'", text)):
     if now := next((new for old, new in REPLACED.items() if old.endswith(f'.{field[1]}')), None):
       return f'the configuration has no field {field[1]!r} any more; set {now}'

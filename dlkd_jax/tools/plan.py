@@ -5,7 +5,7 @@
     python -m dlkd_jax.tools.plan --config=configs/tvr.py --topology=gpu:8
 
 For a TPU (`v4`, `v5e`, `v5p`, `v6e`) the program is compiled ahead of time by the compiler of the package `libtpu`
-(`pip install -e '.[tpu]'`); neither a TPU nor Google Cloud is needed. Memory is the compiler's own account, and a
+(`pip install -e '.[train,tpu]'`); neither a TPU nor Google Cloud is needed. Memory is the compiler's own account, and a
 program that does not fit is refused as it would be there. `gpu:8` (an H100; also `h200:8`) compiles for so many virtual
 devices of the CPU: arguments, operations and what the partitioner exchanges are right, but temporaries, fusion and
 memory traffic are those of the CPU's compiler and only hint at a GPU's.

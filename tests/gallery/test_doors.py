@@ -9,6 +9,7 @@ import pytest
 from tests import forked
 from tests.environment import environment
 from tests.gallery import worlds
+from tests.test_packaging import without_training
 
 
 @pytest.fixture(scope='module')
@@ -126,3 +127,12 @@ def test_a_command_is_what_its_module_is(folder, index):
   asked = ('a red square', '--top=2', '--json')
   one, other = run(folder, 'dlkd_jax', 'search', *asked), run(folder, 'dlkd_jax.search', *asked, index)
   assert '"total": 16' in one and one.partition('"seconds"')[0] == other.partition('"seconds"')[0]
+
+
+def test_a_search_needs_nothing_that_training_alone_needs(folder, index, tmp_path):
+  shutil.copytree(folder / 'index', tmp_path / 'index')
+  own = f'--index={tmp_path}/index'
+  for command in (('remove', 'v003.mp4', '--compact', own), ('search', 'a red square', own, f'--clip={folder}/clip')):
+    done = without_training(*command)
+    assert done.returncode == 0, done.stderr
+  assert '15 videos' in done.stdout and 'v003' not in done.stdout
