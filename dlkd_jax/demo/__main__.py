@@ -24,13 +24,13 @@ _SIZE = flags.DEFINE_enum('size', 'whole', ['whole', 'tiny'], 'tiny: a check of 
 
 def main(names):
   """Runs the stages."""
-  from dlkd_jax.demo import account
+  from dlkd_jax.demo import demonstration
   from dlkd_jax.demo.settings import SIZES
 
   settings = SIZES[_SIZE.value]
   if _SEEDS.value is not None:
     settings = dataclasses.replace(settings, students=_SEEDS.value)
-  account.demonstrate(settings, _WORKDIR.value, _UNTIL.value)
+  demonstration.demonstrate(settings, _WORKDIR.value, _UNTIL.value)
 
 
 if __name__ == '__main__':

@@ -19,13 +19,13 @@ class Stage:
 
   Attributes:
     name: one word.
-    account: what it does, for the console.
+    about: what it does, for the console.
     make: makes it.
     seeds: of students, where it depends on how many there are; it is done again where that was asked for with others.
   """
 
   name: str
-  account: str
+  about: str
   make: Callable[[], None]
   seeds: int | None = None
 
@@ -55,7 +55,7 @@ def run(stages: list[Stage], workdir: pathlib.Path, say: Callable[[str], None]) 
   seconds: dict[str, float] = {}
   for number, stage in enumerate(stages, 1):
     note = workdir / 'done' / f'{stage.name}.json'
-    heading = f'\n[{number}/{len(stages)}] {stage.account}'
+    heading = f'\n[{number}/{len(stages)}] {stage.about}'
     known = _read(note, stage.seeds)
     if known is not None:
       seconds[stage.name] = known

@@ -136,7 +136,7 @@ class Corpus:
     return np.linalg.solve(products.astype(float) + FRAME_RIDGE * np.eye(frames.shape[1]), targets.astype(float))
 
 
-class Settings(NamedTuple):
+class AnchorSettings(NamedTuple):
   """What is chosen for a data set.
 
   Attributes:
@@ -275,7 +275,7 @@ def whitened(corpus: Corpus, floor: float, size: int) -> tuple[np.ndarray, np.nd
   return corpus.smooth[0] @ frame_map.astype(corpus.frames.dtype), frame_map
 
 
-def exploration(corpus: Corpus, settings: Settings) -> Anchor:
+def exploration(corpus: Corpus, settings: AnchorSettings) -> Anchor:
   """Fits the anchor that learns from pairs alone; see the module's docstring."""
   inputs, mean, scale = corpus.inputs
   frames, frame_map = whitened(corpus, settings.floor, settings.size)
@@ -288,7 +288,7 @@ def exploration(corpus: Corpus, settings: Settings) -> Anchor:
   return Anchor(mean, scale, solver @ targets, corpus.smooth[1], frame_map, held_out)
 
 
-def inheritance(corpus: Corpus, settings: Settings) -> Anchor:
+def inheritance(corpus: Corpus, settings: AnchorSettings) -> Anchor:
   """Fits the anchor that learns from the teacher alone; see the module's docstring.
 
   Raises:
@@ -314,7 +314,7 @@ def seen_by(branch: str, corpus: Corpus) -> Corpus:
   return corpus.as_taught if branch.startswith(TEACHER) else corpus
 
 
-def fit(branch: str, corpus: Corpus, settings: Settings) -> Anchor:
+def fit(branch: str, corpus: Corpus, settings: AnchorSettings) -> Anchor:
   """Fits the anchor of a branch, one of `BRANCHES`.
 
   Raises:

@@ -31,7 +31,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from dlkd_jax import tables
+from dlkd_jax import files, tables
 from dlkd_jax.files import expand
 from dlkd_jax.tools import benchmark_search
 
@@ -152,7 +152,7 @@ def main(arguments: list[str] | None = None) -> None:
   print(f'\n{platform.processor() or platform.machine()}\n')
   print(tables.as_markdown([('benchmark', 'measured'), *table], left=(0, 1)))
   if flags.json:
-    flags.json.write_text(json.dumps(found, indent=2) + '\n', encoding='utf-8')
+    files.write_json(flags.json, found)
   if failed:
     sys.exit(1)
 

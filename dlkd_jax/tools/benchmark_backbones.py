@@ -12,7 +12,6 @@ device, times their number. A clip of I3D is 16 pictures.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlkd_jax import files
 from dlkd_jax.files import expand
 from dlkd_jax.models.clip import SIZES, Clip, ClipConfig
 from dlkd_jax.models.efficientnet import EfficientNetLite0
@@ -102,7 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
         f'{flags.batch}, {r["gflop_each"]:.2f} GFLOP each, {r["share_of_product_rate"]:.0%} of the product rate'
       )
   if flags.json:
-    flags.json.write_text(json.dumps(found, indent=2) + '\n', encoding='utf-8')
+    files.write_json(flags.json, found)
 
 
 if __name__ == '__main__':

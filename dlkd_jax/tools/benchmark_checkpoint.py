@@ -7,7 +7,6 @@ python -m dlkd_jax.tools.benchmark_checkpoint --model=activitynet --repeats=10 -
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
 import statistics
 import tempfile
@@ -16,7 +15,7 @@ from typing import Any
 
 import jax
 
-from dlkd_jax import sharding
+from dlkd_jax import files, sharding
 from dlkd_jax.config_defaults import load_recipe
 from dlkd_jax.files import expand
 from dlkd_jax.models.students import init_parameters
@@ -73,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
     f'restore {found["restore_seconds"]:.2f} s (medians of {flags.repeats})'
   )
   if flags.json:
-    flags.json.write_text(json.dumps(found, indent=2) + '\n', encoding='utf-8')
+    files.write_json(flags.json, found)
 
 
 if __name__ == '__main__':

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import resource
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlkd_jax import files
 from dlkd_jax.config_defaults import load_recipe
 from dlkd_jax.data.evaluation_blocks import Block
 from dlkd_jax.files import expand
@@ -216,7 +216,7 @@ def main(arguments: list[str] | None = None) -> None:
   print(f'peak memory {mib["peak_bytes"]} MiB ({mib["peak_bytes_before"]} before the first evaluation)')
   print(f'gallery {mib["gallery_bytes"]} MiB; peak beyond the features {mib["peak_beyond_features"]} MiB')
   if flags.json:
-    flags.json.write_text(json.dumps(found, indent=2) + '\n', encoding='utf-8')
+    files.write_json(flags.json, found)
 
 
 if __name__ == '__main__':

@@ -19,7 +19,6 @@ import argparse
 import contextlib
 import dataclasses
 import io
-import json
 import pathlib
 import statistics
 import tempfile
@@ -30,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlkd_jax import sharding
+from dlkd_jax import files, sharding
 from dlkd_jax.config_defaults import load_recipe
 from dlkd_jax.data.batch import Batch, PipelineOptions
 from dlkd_jax.data.packing import arrange
@@ -277,7 +276,7 @@ def main(argv: list[str] | None = None) -> None:
       name = write_random_set(pathlib.Path(folder), model(flags.videos), models.SIZES[flags.model])
       results = _report(flags, pathlib.Path(folder), name, model())
   if flags.json is not None:
-    flags.json.write_text(json.dumps(results, indent=2))
+    files.write_json(flags.json, results)
 
 
 if __name__ == '__main__':

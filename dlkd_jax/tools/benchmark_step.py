@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
 import pathlib
 import statistics
 from typing import Any
@@ -27,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from dlkd_jax import sharding
+from dlkd_jax import files, sharding
 from dlkd_jax.config_defaults import PLUS, load_recipe
 from dlkd_jax.data.batch import Batch
 from dlkd_jax.files import expand
@@ -211,7 +210,7 @@ def main(arguments: list[str] | None = None) -> None:
     for kind, share in profile(flags.model, forms[0], sizes[0], flags.trace).items():
       print(f'  {100 * share:5.1f}%  {kind}')
   if flags.json:
-    flags.json.write_text(json.dumps(results, indent=2) + '\n', encoding='utf-8')
+    files.write_json(flags.json, results)
 
 
 if __name__ == '__main__':

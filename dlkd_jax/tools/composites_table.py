@@ -17,6 +17,7 @@ the test split is ranked once a row and seed. The same command goes on where it 
 from __future__ import annotations
 
 import argparse
+import functools
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from dlkd_jax import begun, files, multihost, tables
+from dlkd_jax import begun, doors, files, multihost, tables
 from dlkd_jax import config as config_lib
 from dlkd_jax.config_defaults import load_recipe
 from dlkd_jax.data import sources
@@ -33,10 +34,9 @@ from dlkd_jax.files import expand
 from dlkd_jax.reporting import bootstrap
 from dlkd_jax.retrieval.metrics import chance_metrics, metrics_from_ranks
 from dlkd_jax.tools.composites import joining, ridge
-from dlkd_jax.training import checkpoints, monitoring
 from dlkd_jax.training import train as training
 from dlkd_jax.video import backbones
-from tfds_builders import BuildOptions, CompositesPrvr, PackError
+from tfds_builders import BuildOptions, CompositesPrvr
 
 COLUMNS = {'R@1': 1, 'R@5': 1, 'R@10': 1, 'SumR': 1, 'median_rank': 1, 'mAP': 3}  # With decimals.
 ROWS = {
@@ -198,26 +198,28 @@ def make_parser() -> argparse.ArgumentParser:
   return parser
 
 
+def make_table(args: argparse.Namespace) -> int | None:
+  """Makes the table that is asked for, writes and prints it; returns an exit code where it was stopped."""
+  stop, clips = multihost.StopRequest(), read(args)
+  check_settings(args, clips)
+  try:
+    with stop:
+      seeds = [run_seed(seed, args, clips, stop) for seed in range(args.seeds)]
+  except multihost.Stopped as stopped:
+    print(stop.describe(stopped), file=sys.stderr)
+    return stop.code
+  found = [each.metrics for each in seeds]
+  files.write_json(args.workdir / 'table.json', found)
+  files.write_text(args.workdir / 'table.md', text := f'{markdown(found)}\n{differences(seeds)}')
+  print(text)
+  return None
+
+
 def main(argv: list[str] | None = None) -> None:
   """Parses the command line and makes the table; errors of the user's input end with one message and exit code 1."""
   args = make_parser().parse_args(argv)
-  expected = (ValueError, OSError, PackError, monitoring.NonFiniteLossError, checkpoints.CheckpointError)
-  stop = multihost.StopRequest()
-  try:
-    clips = read(args)
-    check_settings(args, clips)
-    with stop:
-      seeds = [run_seed(seed, args, clips, stop) for seed in range(args.seeds)]
-    found = [each.metrics for each in seeds]
-    files.write_json(args.workdir / 'table.json', found)
-    files.write_text(args.workdir / 'table.md', text := f'{markdown(found)}\n{differences(seeds)}')
-    print(text)
-  except multihost.Stopped as stopped:
-    print(stop.describe(stopped), file=sys.stderr)
-    sys.exit(stop.code)
-  except expected as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(1)
+  if code := doors.guarded(functools.partial(make_table, args)):
+    sys.exit(code)
 
 
 if __name__ == '__main__':

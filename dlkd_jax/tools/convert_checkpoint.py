@@ -35,6 +35,7 @@ import flax.traverse_util
 import jax
 import numpy as np
 
+from dlkd_jax import doors
 from dlkd_jax.config_defaults import base
 from dlkd_jax.errors import UserError
 from dlkd_jax.file_kinds import whose_kind
@@ -47,7 +48,7 @@ from dlkd_jax.models.students import init_parameters
 PAPER = 'dldkd'  # The name of the paper's student.
 
 
-class Source(NamedTuple):
+class Parameters(NamedTuple):
   """Parameters that were read (a pytree of numpy arrays), where from, and what else is known; epochs count from 0.
 
   `student` is `config.model.name`, `workdir` of the run that they are of.
@@ -69,13 +70,13 @@ def load_torch_checkpoint(path: pathlib.Path, expected: str = 'the .ckpt of the 
     expected: what it should be, for messages.
 
   Raises:
-    ModuleNotFoundError: PyTorch is not installed.
-    ValueError: the file is damaged, no checkpoint, or names a Python object that parameters do not need.
+    UserError: PyTorch is not installed; or the file is damaged, no checkpoint, or names a Python object that parameters
+      do not need.
   """
   try:
     import torch
   except ModuleNotFoundError:
-    raise ModuleNotFoundError(f"{path} needs PyTorch; install it with `pip install 'dlkd_jax[torch]'`.") from None
+    raise UserError(f"{path} needs PyTorch; install it with `pip install 'dlkd_jax[torch]'`.") from None
   # A stand-in by name, so that easydict is not imported; torch fills no subclass of dict but this one.
   stand_in = (collections.OrderedDict, 'easydict.EasyDict')
   try:
@@ -97,7 +98,7 @@ def load_torch_checkpoint(path: pathlib.Path, expected: str = 'the .ckpt of the 
     ) from error
 
 
-def parse_release(content: Any, name: str) -> Source:
+def parse_release(content: Any, name: str) -> Parameters:
   """Takes the content of a checkpoint of the release apart.
 
   Args:
@@ -120,16 +121,15 @@ def parse_release(content: Any, name: str) -> Source:
   arrays = {key: x.detach().float().numpy() if hasattr(x, 'detach') else x for key, x in model.items()}
   settings = content.get('model_cfg')
   heads = settings.get('n_heads') if isinstance(settings, Mapping) else None
-  return Source(name, from_release(arrays), *(x if type(x) is int else None for x in (heads, content.get('epoch'))))
+  return Parameters(name, from_release(arrays), *(x if type(x) is int else None for x in (heads, content.get('epoch'))))
 
 
-def read_file(path: pathlib.Path, ours: bool) -> Source:
+def read_file(path: pathlib.Path, ours: bool) -> Parameters:
   """Reads a .ckpt of the release, or safetensors under the release's names or, where `ours`, under ours.
 
   Raises:
     FileNotFoundError: there is no such file.
-    ModuleNotFoundError: it is a .ckpt and PyTorch is not installed.
-    ValueError: it does not hold what is expected.
+    UserError: it does not hold what is expected, or is a .ckpt and PyTorch is not installed.
   """
   if not path.is_file():
     raise FileNotFoundError(f'there is no file {path}.')
@@ -143,11 +143,11 @@ def read_file(path: pathlib.Path, ours: bool) -> Source:
     raise UserError(f'the parameter names in {path} are {hint}.')
   if ours:
     params = flax.traverse_util.unflatten_dict(arrays, sep='/')
-    return Source(str(path), params, int(heads) if heads else None, student=said.get('student', PAPER))
+    return Parameters(str(path), params, int(heads) if heads else None, student=said.get('student', PAPER))
   return parse_release({'model': arrays}, str(path))
 
 
-def read_best_checkpoint(workdir: pathlib.Path) -> Source:
+def read_best_checkpoint(workdir: pathlib.Path) -> Parameters:
   """Reads the best checkpoint of a run, or the newest where none is rated; needs no data set.
 
   Raises:
@@ -158,7 +158,7 @@ def read_best_checkpoint(workdir: pathlib.Path) -> Source:
   params, step = read_best(workdir)
   model = json.loads((workdir / 'config.json').read_text(encoding='utf-8'))['model']
   name = f'checkpoint of step {step} in {workdir}'
-  return Source(name, jax.device_get(params), model['heads'], student=model.get('name', PAPER), workdir=workdir)
+  return Parameters(name, jax.device_get(params), model['heads'], student=model.get('name', PAPER), workdir=workdir)
 
 
 def student_sizes(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,7 +209,7 @@ def overrides(sizes: Mapping[str, Any], heads: int | None) -> list[str]:
   return [f'--config.{group}.{name}={x}'.replace(' ', '') for (group, name), x in changed.items()]
 
 
-def convert(source: Source, target: pathlib.Path, release: bool) -> None:
+def convert(source: Parameters, target: pathlib.Path, release: bool) -> None:
   """Writes the parameters and prints what they are and how to use them; the file appears only when it is whole.
 
   Raises:
@@ -256,14 +256,15 @@ def main(argv: list[str] | None = None) -> None:
   *sources, target = args.paths
   if len(sources) != (args.workdir is None) or target.suffix != '.safetensors':
     parser.error('expected SOURCE and TARGET, or --workdir and TARGET; TARGET ends in .safetensors.')
-  try:
+
+  def work() -> None:
     if target.exists() and not args.force:
       raise UserError(f'{target} exists; choose another name, or overwrite it with --force.')
     source = read_best_checkpoint(args.workdir) if args.workdir else read_file(sources[0], args.to_release)
     convert(source, target, args.to_release)
-  except (ValueError, OSError, ModuleNotFoundError) as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(1)
+
+  if code := doors.guarded(work):
+    sys.exit(code)
 
 
 if __name__ == '__main__':

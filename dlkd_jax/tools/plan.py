@@ -14,12 +14,12 @@ Times are bounds by the published peak rates of the chip, as if everything overl
 no program reaches them. Any field of the recipe can be overridden (`--config.similarity.form=blocked`).
 """
 
-import json
 import pathlib
 
 from absl import app, flags
 from ml_collections import config_flags
 
+from dlkd_jax import files
 from dlkd_jax.config_defaults import RECIPES
 
 _CONFIG = config_flags.DEFINE_config_file('config', str(RECIPES / 'tvr.py'), 'Recipe.', lock_config=True)
@@ -45,7 +45,7 @@ def main(argv):
   # Imported here, so that --help answers at once.
   import jax
 
-  from dlkd_jax.tools.planning import report, topologies
+  from dlkd_jax.tools.planning import planner, topologies
   from dlkd_jax.tools.planning.programs import Gallery
   from dlkd_jax.tools.planning.workload import Workload
 
@@ -54,20 +54,19 @@ def main(argv):
     jax.config.update('jax_num_cpu_devices', count)
   workload = Workload(_LENGTHS.value, _CAPTIONS.value, tuple(map(int, _SIZES.value)) or None)
   try:
-    planner = report.Planner(_CONFIG.value, workload, Gallery(_VIDEOS.value, _QUERIES.value))
-    found = []
+    plans, found = planner.Planner(_CONFIG.value, workload, Gallery(_VIDEOS.value, _QUERIES.value)), []
     batches = [int(batch) for batch in _BATCH.value] or [_CONFIG.value.data.batch_videos]
     for name in _TOPOLOGY.value:
-      for entry in planner.plan(topologies.find(name), _PROGRAMS.value, batches, _GROW.value):
-        found.append(entry)
-        print(report.row(entry) if _TABLE.value else report.account(entry), flush=True)
+      for planned in plans.plan(topologies.find(name), _PROGRAMS.value, batches, _GROW.value):
+        found.append(planned)
+        print(' | '.join(planner.row(planned)) if _TABLE.value else planner.describe(planned), flush=True)
   except ValueError as error:
     raise SystemExit(f'error: {error}') from error
   if _TABLE.value:
-    print('\n' + report.table(found))
-  print('\n' + report.assumptions(found))
+    print('\n' + planner.table(found))
+  print('\n' + planner.assumptions(found))
   if _JSON.value:
-    pathlib.Path(_JSON.value).write_text(json.dumps([entry.as_dict() for entry in found], indent=2), encoding='utf-8')
+    files.write_json(pathlib.Path(_JSON.value), [planned.as_dict() for planned in found])
 
 
 if __name__ == '__main__':

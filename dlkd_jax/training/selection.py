@@ -18,7 +18,7 @@ import numpy as np
 import scipy.optimize
 
 from dlkd_jax.models import anchors
-from dlkd_jax.models.anchors import TEACHER, Anchor, Corpus, Settings, groups
+from dlkd_jax.models.anchors import TEACHER, Anchor, AnchorSettings, Corpus, groups
 
 MANY_CAPTIONS = 2000  # From here validation is enough by itself.
 FOLDS = 5
@@ -196,7 +196,7 @@ class Choice(NamedTuple):
   """
 
   anchors: dict[str, Anchor]
-  settings: dict[str, Settings]
+  settings: dict[str, AnchorSettings]
   weights: dict[str, float]
   losses: dict[str, float]
   reason: str
@@ -214,7 +214,7 @@ def choose(training: Corpus, validation: Corpus, branches: Sequence[str], size: 
   parts = held_out(training, validation)
   settings, found = {}, [{} for _ in parts]
   for branch in branches:
-    settings[branch], scored = _best_settings(parts, branch, Settings(size=size))
+    settings[branch], scored = _best_settings(parts, branch, AnchorSettings(size=size))
     for scores, each in zip(found, scored, strict=True):
       scores[branch] = each
   rankings = [Ranking(scores, part.owners) for scores, (_, part) in zip(found, parts, strict=True)]
@@ -255,11 +255,11 @@ def _fifths(corpus: Corpus, count: int) -> list[np.ndarray]:
   return [np.sort(order[k::count]) for k in range(count)]
 
 
-def _best_settings(parts: Sequence, branch: str, now: Settings) -> tuple[Settings, list[np.ndarray]]:
+def _best_settings(parts: Sequence, branch: str, now: AnchorSettings) -> tuple[AnchorSettings, list[np.ndarray]]:
   """Returns the settings of a branch, and its scores of every part."""
-  tried: dict[Settings, list[np.ndarray]] = {}
+  tried: dict[AnchorSettings, list[np.ndarray]] = {}
 
-  def attempt(settings: Settings) -> np.ndarray:
+  def attempt(settings: AnchorSettings) -> np.ndarray:
     if settings not in tried:
       tried[settings] = [
         anchors.scores(branch, anchors.fit(branch, own, settings), ranked).astype(np.float32) for own, ranked in parts

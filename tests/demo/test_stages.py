@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from dlkd_jax.demo import account, stages
+from dlkd_jax.demo import demonstration, stages
 from dlkd_jax.demo.settings import SIZES
 
 
@@ -47,5 +47,5 @@ def test_other_settings_are_refused(tmp_path):
 
 def test_an_unknown_stage_is_refused(tmp_path):
   with pytest.raises(ValueError, match='there is no stage'):
-    account.demonstrate(SIZES['tiny'], tmp_path / 'w', 'filmz')
+    demonstration.demonstrate(SIZES['tiny'], tmp_path / 'w', 'filmz')
   assert not (tmp_path / 'w').exists()

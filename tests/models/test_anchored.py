@@ -36,7 +36,7 @@ TOKENS, CORPUS = corpus()
 
 @pytest.fixture(scope='module')
 def fitted():
-  settings = anchors.Settings(size=H)
+  settings = anchors.AnchorSettings(size=H)
   return fit(settings, STUDENT.branches)
 
 
@@ -228,7 +228,7 @@ def test_full_turns_follow_the_plain_loops_packed_or_not(fitted, params, full):
 
 def test_branches_of_the_teacher_see_what_stands_behind():
   student = AnchoredStudent(H, 0.3, ('exploration', 'teacher_inheritance'), jnp.float32, 'linear', 4)
-  found, fitted = fit(anchors.Settings(size=H), student.branches)
+  found, fitted = fit(anchors.AnchorSettings(size=H), student.branches)
   joined = np.concatenate([3 * CORPUS.frames, CORPUS.teacher_frames], axis=1)
   words = np.repeat(CORPUS.teacher_sentences[:, None], 3, axis=1)
   frames, mask = padded(joined, CORPUS.counts)

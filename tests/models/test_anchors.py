@@ -7,7 +7,7 @@ import pytest
 
 from dlkd_jax.models import anchors
 
-SETTINGS = anchors.Settings(ridge=3.0, floor=0.05, rounds=2, power=0.5, size=5)
+SETTINGS = anchors.AnchorSettings(ridge=3.0, floor=0.05, rounds=2, power=0.5, size=5)
 
 
 @dataclasses.dataclass

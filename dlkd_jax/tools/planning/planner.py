@@ -37,7 +37,7 @@ _HEADER = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class Planned:
   """One program on one topology.
 
   Attributes:
@@ -80,7 +80,7 @@ class Planner:
     """Takes the recipe, what its batches hold, and the split that it evaluates."""
     self._config, self._workload, self._gallery = config, workload, gallery
 
-  def plan(self, topology: Topology, names: Sequence[str], batches: Sequence[int], grow: bool) -> Iterator[Entry]:
+  def plan(self, topology: Topology, names: Sequence[str], batches: Sequence[int], grow: bool) -> Iterator[Planned]:
     """Compiles the programs and yields what each costs.
 
     Args:
@@ -97,12 +97,12 @@ class Planner:
       raise UserError(f'unknown programs {sorted(unknown)}; expected some of {", ".join(_TITLES)}.')
     if TRAIN in names:
       for videos in batches:
-        entry = self._train(topology, videos)
-        yield entry
-      while grow and entry.cost is not None:
+        planned = self._train(topology, videos)
+        yield planned
+      while grow and planned.cost is not None:
         videos *= 2
-        entry = self._train(topology, videos)
-        yield entry
+        planned = self._train(topology, videos)
+        yield planned
     if ENCODE in names:
       traced = programs.encoding_step(self._config, topology, self._workload)
       yield self._estimate(traced, topology, ENCODE, None)
@@ -110,32 +110,32 @@ class Planner:
       traced = programs.evaluation_step(self._config, topology, self._gallery)
       yield self._estimate(traced, topology, EVALUATE, None)
 
-  def _train(self, topology: Topology, videos: int) -> Entry:
+  def _train(self, topology: Topology, videos: int) -> Planned:
     if videos < len(topology.devices):
       raise UserError(f'a batch of {videos} videos leaves some of the {len(topology.devices)} devices without any.')
     config = copy.deepcopy(self._config)
     config.data.batch_videos = videos
     return self._estimate(programs.train_step(config, topology, self._workload), topology, TRAIN, videos)
 
-  def _estimate(self, traced, topology: Topology, program: str, videos: int | None) -> Entry:
+  def _estimate(self, traced, topology: Topology, program: str, videos: int | None) -> Planned:
     try:
-      return Entry(topology, program, videos, estimate(traced, topology))
+      return Planned(topology, program, videos, estimate(traced, topology))
     except DoesNotFitError as error:
       needed = 'more memory than there is' if error.needed is None else _bytes(error.needed)
-      return Entry(topology, program, videos, None, f'does not fit: needs {needed}')
+      return Planned(topology, program, videos, None, f'does not fit: needs {needed}')
     except RefusedError as error:
-      return Entry(topology, program, videos, None, f'refused by the compiler: {error}')
+      return Planned(topology, program, videos, None, f'refused by the compiler: {error}')
 
 
-def account(entry: Entry) -> str:
+def describe(planned: Planned) -> str:
   """Tells about one program in several lines."""
-  chip, cost = entry.topology.chip, entry.cost
-  lines = [f'{entry.topology.name} ({len(entry.topology.devices)} of {chip.name}): {entry.title}']
+  chip, cost = planned.topology.chip, planned.cost
+  lines = [f'{planned.topology.name} ({len(planned.topology.devices)} of {chip.name}): {planned.title}']
   if cost is None:
-    return '\n'.join([*lines, f'  {entry.refusal}; a chip has {_bytes(chip.memory)}'])
+    return '\n'.join([*lines, f'  {planned.refusal}; a chip has {_bytes(chip.memory)}'])
   memory, bound = cost.memory, cost.roofline
   peak = f'{_bytes(memory.peak)} of {_bytes(chip.memory)}'
-  if entry.topology.virtual:
+  if planned.topology.virtual:
     peak += ' (temporaries by the compiler of the CPU, not of a GPU)'
   lines += [
     f'  memory a chip      {peak}: arguments {_bytes(memory.arguments)}, outputs {_bytes(memory.outputs)}, '
@@ -160,19 +160,19 @@ def account(entry: Entry) -> str:
   return '\n'.join(lines)
 
 
-def table(entries: Sequence[Entry]) -> str:
+def table(plans: Sequence[Planned]) -> str:
   """Returns a Markdown table of all programs."""
-  return tables.as_markdown([_HEADER, *map(row, entries)], left=range(len(_HEADER)))
+  return tables.as_markdown([_HEADER, *map(row, plans)], left=range(len(_HEADER)))
 
 
-def row(entry: Entry) -> list[str]:
+def row(planned: Planned) -> list[str]:
   """Returns the cells of one program in the table."""
-  chip, cost = entry.topology.chip, entry.cost
-  start = [f'{entry.topology.name} ({len(entry.topology.devices)})', entry.title]
+  chip, cost = planned.topology.chip, planned.cost
+  start = [f'{planned.topology.name} ({len(planned.topology.devices)})', planned.title]
   if cost is None:
-    return [*start, entry.refusal, *[''] * (len(_HEADER) - 3)]
+    return [*start, planned.refusal, *[''] * (len(_HEADER) - 3)]
   sent = sum(collective.sent for collective in cost.collectives)
-  rate = f'{entry.videos / cost.roofline.seconds:,.0f}' if entry.videos else ''
+  rate = f'{planned.videos / cost.roofline.seconds:,.0f}' if planned.videos else ''
   cells = [
     f'{_bytes(cost.memory.peak)} of {_bytes(chip.memory)}',
     _bytes(cost.memory.temporaries),
@@ -185,9 +185,9 @@ def row(entry: Entry) -> list[str]:
   return [*start, *cells]
 
 
-def assumptions(entries: Sequence[Entry]) -> str:
+def assumptions(plans: Sequence[Planned]) -> str:
   """Returns the peak rates that the times follow from, and where they are published."""
-  chips = dict.fromkeys(entry.topology.chip for entry in entries)
+  chips = dict.fromkeys(planned.topology.chip for planned in plans)
   lines = [
     'Times are bounds by published peak rates as if everything overlapped, not measurements. A chip:',
     *(
@@ -196,7 +196,7 @@ def assumptions(entries: Sequence[Entry]) -> str:
       for c in chips
     ),
   ]
-  if any(entry.topology.virtual for entry in entries):
+  if any(planned.topology.virtual for planned in plans):
     lines.append(
       '  Virtual devices stand for GPUs: operations, arguments and the exchange are those of the partitioned program; '
       'temporaries and memory traffic are of the CPU compiler.'

@@ -1,4 +1,4 @@
-"""The account of the demonstration: its stages in their order."""
+"""The demonstration: its stages in their order."""
 
 from __future__ import annotations
 
