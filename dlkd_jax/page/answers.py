@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
+import re
 import urllib.parse
 from typing import Any
 
@@ -10,6 +12,9 @@ import numpy as np
 
 from dlkd_jax.gallery.results import Hit, SearchResult
 from dlkd_jax.page.files import VideoFiles
+
+# What names of files cannot have somewhere, and halves of characters.
+_ODD = re.compile(r'[\x00-\x1f\x7f"*/:<>?\\|\ud800-\udfff]')
 
 
 def thin_curve(times: np.ndarray, curve: np.ndarray, points: int) -> tuple[np.ndarray, np.ndarray]:
@@ -39,6 +44,23 @@ def video_url(video_id: str) -> str:
 def thumbnail_url(video_id: str, time: float) -> str:
   """Returns the address of a video's picture at a time, seconds, relative to the page."""
   return f'thumbnail?{_query(id=video_id, at=f"{max(0.0, time):.2f}")}'
+
+
+def piece_url(name: str, keep: str | None = None) -> str:
+  """Returns the address of a piece of a film, relative to the page; `keep`: the name to keep it under."""
+  return f'piece?{_query(name=name, **({} if keep is None else {"as": keep}))}'
+
+
+def download_name(name: str, start: float, suffix: str, end: float | None = None) -> str:
+  """Returns what a browser is to call what is taken out of a film: `lake 1-02.5 to 1-08.mp4`."""
+  clock = lambda time: f'{int(time // 60)}-{time % 60:04.1f}'.removesuffix('.0')  # noqa: E731
+  stem = _ODD.sub('_', pathlib.PurePath(name).stem).strip(' .')[:80] or 'film'
+  return f'{stem} {clock(start)}{"" if end is None else f" to {clock(end)}"}.{suffix}'
+
+
+def to_keep(name: str) -> dict[str, str]:
+  """Returns the header with which a browser keeps what it gets, under a name."""
+  return {'content-disposition': f"attachment; filename*=utf-8''{urllib.parse.quote(name)}"}
 
 
 def _query(**parameters: str) -> str:

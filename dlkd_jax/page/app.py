@@ -10,6 +10,10 @@ All addresses below are relative to that of the page, so that a proxy may put it
 /api/video              id: what may be wrong with a video that did not play
 /video                  id: the file, in parts where a player asks for parts
 /thumbnail              id, at (seconds): a picture
+/still                  id, at, format (png, jpeg): the frame in its own size, to keep
+/api/piece              id, at: a piece of a film that browsers do not play, made so that they do; or id, start, end,
+                        cut (copy, exact): a clip. Answered when it is made: its address, and where it lies in the film
+/piece                  name, as: such a piece; to keep, where a name is given
 """
 
 from __future__ import annotations
@@ -17,7 +21,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+import os
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 import anyio
@@ -34,11 +39,12 @@ from dlkd_jax.errors import UserError
 from dlkd_jax.gallery import filters
 from dlkd_jax.gallery.queries import Query
 from dlkd_jax.gallery.results import SearchResult
-from dlkd_jax.page import answers, asking, guards
+from dlkd_jax.page import answers, asking, guards, thumbnails
 from dlkd_jax.page.batching import Batcher, Window
 from dlkd_jax.page.files import FileResponse, VideoFiles
 from dlkd_jax.page.guards import Guard, Json, RateLimit, RefusalError
 from dlkd_jax.page.live import Live, Opened, first_searches
+from dlkd_jax.page.pieces import Pieces
 from dlkd_jax.page.server import Settings
 from dlkd_jax.page.thumbnails import Thumbnails
 from dlkd_jax.video.files import VideoError
@@ -68,6 +74,9 @@ def make_app(gallery: Any, settings: Settings | None = None) -> Starlette:
       Route('/api/video', page.account, methods=methods),
       Route('/video', page.video, methods=methods),
       Route('/thumbnail', page.thumbnail, methods=methods),
+      Route('/still', page.still, methods=methods),
+      Route('/api/piece', page.piece, methods=methods),
+      Route('/piece', page.piece_file, methods=methods),
     ],
     middleware=[Middleware(Guard, hosts=page.settings.hosts)],
     exception_handlers={RefusalError: guards.handle_refusal, HTTPException: guards.handle_http},
@@ -95,6 +104,41 @@ def _whole(request: Request, name: str, default: int, least: int, most: int) -> 
   return min(int(text), most)
 
 
+def _seconds(request: Request, name: str) -> float:
+  """Reads a time of the address."""
+  text = request.query_params.get(name, '0')
+  try:
+    time = float(text)
+  except ValueError:
+    time = math.nan
+  if not 0 <= time < _LATEST:
+    raise RefusalError(400, 'bad_number', f'{name} is {text[:20]!r}; expected seconds of the video.')
+  return time
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+  """Says of a file what is wrong with it."""
+  try:
+    yield
+  except VideoError as error:
+    raise RefusalError(415, 'damaged', f'The file {error.reason}.') from error
+  except OSError as error:  # It was there a moment ago.
+    raise RefusalError(410, 'gone', 'The file is not where the index says any more.') from error
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
+  """Does some work as long as somebody waits for it."""
+  task = asyncio.create_task(work)
+  try:
+    while not (await asyncio.wait({task}, timeout=0.5))[0]:
+      if await request.is_disconnected():
+        raise RefusalError(400, 'left', 'Nobody waits for this any more.')
+    return task.result()
+  finally:
+    task.cancel()
+
+
 class _Static(StaticFiles):
   """The page's own files; a browser asks each time whether they have changed."""
 
@@ -116,6 +160,7 @@ class _Page:
     self.looking: anyio.CapacityLimiter | None = None  # Of threads that decode; the others send films.
     self.batcher: Batcher | None = None
     self.thumbnails: Thumbnails | None = None
+    self.pieces: Pieces | None = None
 
   @contextlib.asynccontextmanager
   async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -129,12 +174,14 @@ class _Page:
       settings.waiting,
       opened=lambda path: self.live.now.files.decodable(path),
     )
+    self.pieces = Pieces(settings.cache, settings.cache_bytes, settings.budget)
     watch = asyncio.create_task(self.live.watch())
     try:
       yield
     finally:
       watch.cancel()
       self.thumbnails.close()
+      await self.pieces.close()
       await self.batcher.close()
 
   def _search(self, queries: Sequence[str | Query], window: Window) -> list[tuple[SearchResult, Opened]]:
@@ -192,22 +239,55 @@ class _Page:
     return FileResponse(await self._of_file(request, VideoFiles.open), request.headers)
 
   async def thumbnail(self, request: Request) -> Response:
-    text = request.query_params.get('at', '0')
-    try:
-      time = float(text)
-    except ValueError:
-      time = math.nan
-    if not 0 <= time < _LATEST:
-      raise RefusalError(400, 'bad_number', f'at is {text[:20]!r}; expected seconds of the video.')
+    time = _seconds(request, 'at')
     path, etag = await self._of_file(request, VideoFiles.path)
     assert self.thumbnails is not None, 'the application has not started'
-    try:
+    with _refusing():
       data = await self.thumbnails.get(path, etag, time)
-    except VideoError as error:
-      raise RefusalError(415, 'damaged', f'The file {error.reason}.') from error
-    except OSError as error:  # It was there a moment ago.
-      raise RefusalError(410, 'gone', 'The file is not where the index says any more.') from error
     return Response(data, media_type='image/jpeg', headers={'cache-control': 'private, max-age=3600'})
+
+  async def still(self, request: Request) -> Response:
+    time, kind = _seconds(request, 'at'), request.query_params.get('format', 'png')
+    if kind not in ('png', 'jpeg'):
+      raise RefusalError(400, 'bad_format', f'format is {kind[:20]!r}; expected png or jpeg.')
+
+    def made(files: VideoFiles, video_id: str) -> tuple[str, bytes]:
+      with files.decodable(files.path(video_id)[0]) as place:
+        return answers.download_name(files.name(video_id), time, kind), thumbnails.still(place, time, kind)
+
+    with _refusing():
+      name, data = await self._of_file(request, made, self.looking)
+    return Response(data, media_type=f'image/{kind}', headers=answers.to_keep(name))
+
+  async def piece(self, request: Request) -> Response:
+    assert self.pieces is not None, 'the application has not started'
+    how = request.query_params.get('cut')
+    if how is None:
+      at = _seconds(request, 'at')
+      make = lambda file: self.pieces.play(file, at, self.settings.piece)  # noqa: E731
+    else:
+      start, end = _seconds(request, 'start'), _seconds(request, 'end')
+      if how not in ('copy', 'exact') or not 0 < end - start <= self.settings.longest_clip:
+        most = f'{self.settings.longest_clip:g} s'
+        raise RefusalError(
+          400, 'bad_clip', f'A clip is from start to a later end, {most} at most; cut is copy or exact.'
+        )
+      make = lambda file: self.pieces.clip(file, start, end, how)  # noqa: E731
+    file = await self._of_file(request, VideoFiles.open)
+    try:
+      piece = await _while_connected(request, make(file))
+    finally:
+      os.close(file.descriptor)
+    keep = None if how is None else answers.download_name(os.path.basename(file.path), start, 'mp4', end)
+    return Json(
+      {'video': answers.piece_url(piece.name, keep), 'start': piece.start, 'end': piece.end, 'last': piece.last}
+    )
+
+  async def piece_file(self, request: Request) -> Response:
+    self.media.check(_client(request))
+    assert self.pieces is not None, 'the application has not started'
+    file = self.pieces.open(request.query_params.get('name', ''))
+    return FileResponse(file, request.headers, filename=request.query_params.get('as'))
 
   async def _of_file(
     self, request: Request, function: Callable[[VideoFiles, str], Any], limiter: anyio.CapacityLimiter | None = None

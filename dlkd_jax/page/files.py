@@ -57,6 +57,23 @@ class VideoFile:
   modified: float
   media_type: str
 
+  @classmethod
+  def of(cls, descriptor: int, path: str) -> VideoFile:
+    """Takes an open file and its path."""
+    opened = os.fstat(descriptor)
+    return cls(
+      descriptor,
+      path,
+      opened.st_size,
+      f'"{opened.st_dev:x}-{opened.st_ino:x}-{opened.st_size:x}-{opened.st_mtime_ns:x}"',
+      opened.st_mtime,
+      TYPES.get(os.path.splitext(path)[1].lower(), 'application/octet-stream'),
+    )
+
+  def again(self) -> VideoFile:
+    """Returns the same file with a descriptor of its own."""
+    return dataclasses.replace(self, descriptor=os.dup(self.descriptor))
+
   @property
   def decodable(self) -> str:
     """A path at which this very file can be opened again while `descriptor` is open."""
@@ -198,18 +215,10 @@ class VideoFiles:
       status = os.lstat(real)
       self._check(named, real, status)
       descriptor = os.open(real, _READ | os.O_NOFOLLOW)
-    opened = os.fstat(descriptor)
-    if not os.path.samestat(status, opened):
+    if not os.path.samestat(status, os.fstat(descriptor)):
       os.close(descriptor)
       raise FileNotFoundError(named)
-    return VideoFile(
-      descriptor,
-      real,
-      opened.st_size,
-      f'"{opened.st_dev:x}-{opened.st_ino:x}-{opened.st_size:x}-{opened.st_mtime_ns:x}"',
-      opened.st_mtime,
-      TYPES.get(os.path.splitext(real)[1].lower(), 'application/octet-stream'),
-    )
+    return VideoFile.of(descriptor, real)
 
   def _check(self, named: str, real: str, status: os.stat_result) -> None:
     """Raises RefusalError unless a file may be served."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import errno
+import pathlib
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -53,6 +54,11 @@ class Settings:
     curve_points: of a frame curve in an answer; longer ones are thinned.
     thumbnail_side: longer side of a picture, pixels.
     thumbnail_bytes: of pictures that are kept in memory.
+    cache: folder of the pieces of films that are made; None: `films` in the user's cache folder.
+    cache_bytes: of these pieces, on the disk.
+    piece: seconds of a film that are made playable at a time.
+    budget: seconds of processor time for that; a piece that needs more is shorter.
+    longest_clip: seconds of a clip at most.
   """
 
   hosts: tuple[str, ...] = ()
@@ -78,6 +84,11 @@ class Settings:
   curve_points: int = 240
   thumbnail_side: int = 480
   thumbnail_bytes: int = 64 * 2**20
+  cache: pathlib.Path | None = None
+  cache_bytes: int = 2 * 2**30
+  piece: float = 60.0
+  budget: float = 20.0
+  longest_clip: float = 600.0
 
   @property
   def wishes(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from PIL import Image
 from dlkd_jax.page.guards import RefusalError
 from dlkd_jax.video.picture_at import picture_at
 
+_LARGEST = 1 << 16  # Pixels; more than any film has.
 _STEP = 0.5  # Seconds from one picture of a film to the next.
 
 
@@ -22,6 +23,18 @@ def jpeg(image: np.ndarray) -> bytes:
   """Returns a picture, uint8 [H, W, 3], as JPEG."""
   buffer = io.BytesIO()
   Image.fromarray(image).save(buffer, 'JPEG', quality=82, optimize=True, progressive=True)
+  return buffer.getvalue()
+
+
+def still(path: str, time: float, kind: str) -> bytes:
+  """Returns the frame of a film that is shown at a time, seconds, in its own size, as 'png' or 'jpeg'.
+
+  Raises:
+    VideoError: it cannot be decoded.
+  """
+  buffer = io.BytesIO()
+  options = {'quality': 95, 'subsampling': 0} if kind == 'jpeg' else {'compress_level': 3}
+  Image.fromarray(picture_at(path, time, _LARGEST)).save(buffer, kind.upper(), **options)
   return buffer.getvalue()
 
 

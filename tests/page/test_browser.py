@@ -245,7 +245,7 @@ def test_failures_are_told_and_can_be_tried_again(browser, gallery):
 
 
 def test_videos_that_do_not_play(browser, films, films_folder, tmp_path):
-  """One whose file is gone, one in a format that browsers do not play, one without a file, one that is damaged."""
+  """One whose file is gone, one in another format that cannot be converted, one without a file, one that is damaged."""
   import av
 
   gallery = MemoryGallery()
@@ -265,13 +265,14 @@ def test_videos_that_do_not_play(browser, films, films_folder, tmp_path):
     gallery.add(file or 'features', ['x'], file and tmp_path / file, duration=float(len(times)))
     gallery.frames[file or 'features'] = times, vectors
   (tmp_path / 'gone.mp4').unlink()
+  (tmp_path / 'file').write_text('')
   expected = {
     'gone.mp4': ('The file is gone', 'not where the index says'),
     'old.avi': ('Browsers do not play this format', 'mpeg4 (yuv420p) in a .avi file'),
     'damaged.mp4': ('The file is damaged', 'truncated'),
     'features': ('This video cannot be played', 'no file of this video'),
   }
-  with serving(make_app(gallery, Settings())) as url:
+  with serving(make_app(gallery, Settings(cache=tmp_path / 'file' / 'no folder'))) as url:
     browser.get(f'{url}?q={told(films, 0)[1]}')
     rows(browser, 5)
     for row in find(browser, '.result'):

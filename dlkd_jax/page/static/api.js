@@ -38,5 +38,15 @@ export const search = (query, where, offset, signal) => get('api/search', new UR
   q: query, offset, ...(where && { where }),
 }), signal);
 
-/** What may be wrong with a video that did not play; `video` is its address, for a name may be no text. */
-export const account = (video) => get('api/video', video.slice(video.indexOf('?') + 1));
+/** What names a film in an address; a name may be no text. */
+export const film = (video) => video.slice(video.indexOf('?') + 1);
+
+/** What may be wrong with a video that did not play; `video` is its address. */
+export const account = (video) => get('api/video', film(video));
+
+/** A piece of a film, from about a second on, that browsers play; it is made where there is none. */
+export const piece = (video, at, signal) => get('api/piece', `${film(video)}&at=${at.toFixed(3)}`, signal);
+
+/** A clip of a film, by `cut`: copy or exact. */
+export const clip = (video, start, end, cut, signal) =>
+  get('api/piece', `${film(video)}&start=${start.toFixed(3)}&end=${end.toFixed(3)}&cut=${cut}`, signal);

@@ -1,12 +1,10 @@
 // The player: a dialog with the video at the moment, its frame curve as a timeline, and its moments.
 
-import { account } from './api.js';
+import { Film } from './film.js';
 import { plot, momentName } from './plot.js';
 import { clock, draw, make, score } from './text.js';
 
 const FRAMES = 6;
-// Times of frames are equal to those of samples within this much: what rounding to milliseconds adds.
-const HALF_A_MILLISECOND = 0.0005;
 const HEADINGS = {
   gone: 'The file is gone',
   format: 'Browsers do not play this format',
@@ -24,7 +22,7 @@ export class Player {
    * onMoment(number): that moment of the result is played.
    */
   constructor(dialog, { onClose, onStep, onMoment }) {
-    Object.assign(this, { dialog, onClose, onStep, onMoment, hit: null, video: null });
+    Object.assign(this, { dialog, onClose, onStep, onMoment, hit: null, film: null });
     // The browser tells of a dialog that it closed only a while after; another result may be open by then.
     dialog.addEventListener('cancel', (event) => {
       event.preventDefault();
@@ -57,24 +55,26 @@ export class Player {
    * moment's start. place: { first, last }, whether there is no result before or after it.
    */
   open(hit, range, number, seconds, place) {
-    const { volume = 1, muted = false } = this.video ?? {};
+    const { volume = 1, muted = false } = this.film?.element ?? {};
     this.#stop();
     this.hit = hit;
     this.number = number;
-    this.video = make('video', {
-      class: 'screen', controls: true, playsinline: true, preload: 'metadata', tabindex: '0', 'aria-label': hit.title,
+    const film = new Film(hit, {
+      onTime: (time) => this.#shown(time),
+      onMaking: () => this.#making(),
+      onPlayable: () => this.#playable(),
+      onFail: (why) => this.#fail(why.code === 'no_file' ? NO_FILE : why),
     });
-    Object.assign(this.video, { volume, muted });
-    this.stage = make('div', { class: 'stage' }, this.video);
+    this.film = film;
+    Object.assign(film.element, { volume, muted });
+    this.stage = make('div', { class: 'stage' }, film.element);
     this.timeline = plot(hit, range, { height: 92, chosen: number, onSeek: (time) => this.#seek(time) });
     this.dialog.classList.remove('in-moment', 'unplayed');
     const parts = [this.#head(place), this.stage, this.timeline.element, facts(hit), this.#foot()];
     this.dialog.replaceChildren(...parts.filter(Boolean));
-    this.#listen(this.video, seconds);
     if (!this.dialog.open) this.dialog.showModal();
-    this.video.focus({ preventScroll: true });
-    if (hit.video) this.video.src = hit.video;
-    else this.#fail(this.video);
+    film.element.focus({ preventScroll: true });
+    film.start(seconds ?? this.moment.start);
   }
 
   get moment() {
@@ -111,24 +111,15 @@ export class Player {
     return this.loop.getAttribute('aria-pressed') === 'true';
   }
 
-  #listen(video, seconds) {
-    video.addEventListener('loadedmetadata', () => {
-      goTo(video, seconds ?? this.moment.start);
-      play(video);
-    }, { once: true });
-    video.addEventListener('timeupdate', () => {
-      if (video !== this.video) return;
-      const { start, end } = this.moment;
-      this.timeline.move(video.currentTime);
-      this.dialog.classList.toggle('in-moment', video.currentTime >= start - 0.05 && video.currentTime < end);
-      if (this.repeats && !video.paused && video.currentTime >= end) goTo(video, start);
-    });
-    video.addEventListener('error', () => this.#fail(video));
+  #shown(time) {
+    const { start, end } = this.moment;
+    this.timeline.move(time);
+    this.dialog.classList.toggle('in-moment', time >= start - 0.05 && time < end);
+    if (this.repeats && !this.film.paused && time >= end) this.film.seek(start);
   }
 
   #seek(time) {
-    goTo(this.video, time);
-    play(this.video);
+    this.film.seek(time);
   }
 
   #choose(number) {
@@ -141,7 +132,7 @@ export class Player {
 
   #key(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const toggle = () => (this.video.paused ? play(this.video) : this.video.pause());
+    const toggle = () => (this.film.paused ? this.film.play() : this.film.pause());
     // Buttons and a focused video have a use for the space bar of their own.
     const taken = event.target.closest('button, video');
     const action = {
@@ -159,37 +150,39 @@ export class Player {
   }
 
   #stop() {
-    if (!this.video) return;
-    this.video.pause();
-    this.video.removeAttribute('src'); // Ends the request.
-    this.video.load();
-    this.video = null;
+    this.film?.end();
+    this.film = null;
+  }
+
+  /** Says that the film is being made playable, with pictures of the moment meanwhile. */
+  #making() {
+    this.#say('Making this part playable…', 'Browsers do not play this film as it is. It takes some seconds.', 'status');
+    this.stage.querySelector('.stage-message h3').before(make('span', { class: 'spinner', 'aria-hidden': 'true' }));
+  }
+
+  #playable() {
+    const message = this.stage.querySelector('.stage-message');
+    const focused = message?.contains(document.activeElement);
+    message?.remove();
+    this.film.element.hidden = false;
+    this.dialog.classList.remove('unplayed');
+    if (focused) this.film.element.focus({ preventScroll: true });
   }
 
   /** Says why a video does not play, and shows pictures of the moment where the server can make them. */
-  async #fail(video) {
-    if (video !== this.video) return; // It was ended.
-    const why = this.hit.video ? await reason(this.hit.video) : NO_FILE;
-    if (video !== this.video) return; // Another one is shown by now.
-    const strip = why.code === 'format' && this.moment.thumbnail ? pictures(this.moment) : null;
-    const message = make('div', { class: 'stage-message', role: 'alert', tabindex: '-1' },
-      make('h3', {}, HEADINGS[why.code] ?? 'This video cannot be played'), make('p', {}, why.message), strip);
-    video.hidden = true;
+  #fail({ code, message }) {
+    this.#say(HEADINGS[code] ?? 'This video cannot be played', message, 'alert', code === 'format');
+  }
+
+  #say(heading, text, role, stills = true) {
+    const strip = stills && this.moment.thumbnail ? pictures(this.moment) : null;
+    const message = make('div', { class: 'stage-message', role, tabindex: '-1' },
+      make('h3', {}, heading), make('p', {}, text), strip);
+    this.film.element.hidden = true;
     this.dialog.classList.add('unplayed');
     this.stage.querySelector('.stage-message')?.remove();
     this.stage.append(message);
     message.focus({ preventScroll: true });
-  }
-}
-
-/** What the server says of a file that did not play. */
-async function reason(address) {
-  try {
-    const why = await account(address);
-    if (why.code !== 'fine') return why;
-    return { code: 'fine', message: 'The browser could not play the file, though it is in order. Try it again.' };
-  } catch (error) {
-    return { code: error.code, message: error.message };
   }
 }
 
@@ -240,33 +233,4 @@ function copier() {
 function icon(label, path, disabled, click) {
   return make('button', { class: 'icon', type: 'button', 'aria-label': label, title: label, disabled, click },
     draw('svg', { viewBox: '0 0 16 16', 'aria-hidden': 'true' }, draw('path', { d: path })));
-}
-
-/**
- * Shows the frame that the index has at a time, seconds on the player's clock.
- *
- * Where all of a film begins late a browser takes it for shorter than it is until it has read on: it is sent there again
- * as it finds out.
- */
-function goTo(video, time) {
-  const wanted = time + HALF_A_MILLISECOND;
-  const end = video.duration;
-  const last = Math.max(0, end - 0.05);
-  video.currentTime = Math.min(wanted, last);
-  video.goingTo?.abort();
-  if (!(wanted > last)) return;
-  video.goingTo = new AbortController();
-  const again = () => video.duration > end && goTo(video, time);
-  video.addEventListener('durationchange', again, { signal: video.goingTo.signal });
-}
-
-/** Plays; without sound where the browser wants a click first. */
-async function play(video) {
-  try {
-    await video.play();
-  } catch (error) {
-    if (error.name !== 'NotAllowedError') return;
-    video.muted = true;
-    await video.play().catch(() => {});
-  }
 }
