@@ -48,8 +48,14 @@ export class Film {
     const { piece } = this;
     this.wanted = seconds;
     if (this.ended) return;
-    if (piece && (seconds < piece.start - 0.5 || (seconds >= piece.end && !piece.last))) this.#make(seconds);
-    else if (this.element.readyState) this.#show();
+    if (piece && (seconds < piece.start - 0.5 || (seconds >= piece.end && !piece.last))) {
+      this.#make(seconds);
+    } else if (this.element.readyState) {
+      if (this.asked) this.onPlayable(); // Another piece, which is not wanted any more.
+      this.asked?.abort();
+      this.asked = null;
+      this.#show();
+    }
   }
 
   /** Plays; without sound where the browser wants a click first. */
