@@ -69,7 +69,7 @@ class Gallery:
     self._alive = self._ranking.names >= 0
     self.videos, self.captions = self._catalog.videos, self._catalog.captions_by_id
     self._encoder: SentenceEncoder | None = None
-    self._clip, self._videos, self._opening = clip, videos, threading.Lock()
+    self._clip, self._videos, self._mesh, self._opening = clip, videos, mesh, threading.Lock()
 
   @classmethod
   def open(
