@@ -1,7 +1,9 @@
 """Searches films by a sentence, down to the second, and trains what searches them.
 
-dlkd search "a dog jumps into a lake"
-dlkd serve
+  dlkd search "a dog jumps into a lake"
+  dlkd serve
+
+The index is --index=FOLDER, or $DLKD_INDEX, or the folder `index` where the command runs.
 """
 
 import difflib

@@ -182,9 +182,11 @@ def _remove(names):
 def _info(names):
   """Shows what an index holds.
 
-  dlkd info
-  dlkd info --verify         every file is read, and its check sum compared
-  dlkd info --captions       ids of captions, for search --caption
+    dlkd info
+    dlkd info --verify         every file is read, and its check sum compared
+    dlkd info --captions       ids of captions, for search --caption
+
+  Nothing is changed. With --json other programs can read it.
   """
   from dlkd_jax.gallery import account
   from dlkd_jax.gallery.catalog import Catalog
@@ -234,7 +236,9 @@ def _tune(names):
 def _accelerate(names):
   """Prepares an index for searching in two stages.
 
-  dlkd index accelerate
+    dlkd index accelerate
+
+  Large indexes are prepared as they grow; this is for --two_stage in a small one, and for older ones.
   """
   from dlkd_jax.gallery import acceleration
 

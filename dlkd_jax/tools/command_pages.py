@@ -226,6 +226,8 @@ def refused(texts: Mapping[str, str]) -> Iterator[str]:
   """Yields the examples `dlkd …` of texts that no command takes, with the reason."""
   wanted: dict[str, list[tuple[str, str, list[str]]]] = {}
   for origin, text in texts.items():
+    if origin.endswith('--help') and '\n  dlkd ' not in text:
+      yield f'{origin}: there is no example, indented by two spaces'
     for line in _EXAMPLE.findall(re.sub(r' *\\\n *', ' ', text)):
       name, *arguments = shlex.split(line, comments=True)
       if name in commands.COMMANDS:
