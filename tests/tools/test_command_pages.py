@@ -53,4 +53,4 @@ def test_codes_and_variables_are_those_of_the_code():
   assert set(command_help.EXIT_CODES) == {0, 1, doors.TERMINATED, doors.INTERRUPTED, 141}
   code = '\n'.join(path.read_text(encoding='utf-8') for path in (repository() / 'dlkd_jax').rglob('*.py'))
   read = set(re.findall(r"environ(?:\.get\(|\[)'([A-Z_]+)'", code))
-  assert 'DLKD_INDEX' in read and read - {'XLA_FLAGS'} <= set(command_help.ENVIRONMENT)
+  assert 'DLKD_INDEX' in read and read - {'XLA_FLAGS', 'PYTHONPATH'} <= set(command_help.ENVIRONMENT)
