@@ -15,17 +15,8 @@ from dlkd_jax.similarity.max_over_frames import max_frame_similarity
 from dlkd_jax.training.objective import compute_objective
 from dlkd_jax.training.optimizer import bert_adam, warmup_linear
 from tests import options as made
+from tests.losses.test_golden_losses import FILES, TERMS
 from tests.paths import golden
-
-FILES = {'step_soft': 1.0, 'step_hard': 0.95**7, 'step_soft_single_branch': 1.0}
-LOSSES = {
-  'inher_trip': 'inheritance/triplet',
-  'inher_nce': 'inheritance/nce',
-  'explore_trip': 'exploration/triplet',
-  'explore_nce': 'exploration/nce',
-  'kl': 'inheritance/distillation',
-  'total': 'total',
-}
 
 
 def section(file, prefix):
@@ -129,7 +120,7 @@ def test_encodings_and_similarities(case):
 
 def test_every_loss_part(case):
   (_, parts), _ = case.first
-  for theirs, ours in LOSSES.items():
+  for theirs, ours in TERMS.items():
     expected = case.file[f'loss/{theirs}']
     if ours not in parts:
       assert expected == 0.0 and len(case.student.branches) == 1
