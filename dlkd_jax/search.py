@@ -52,6 +52,9 @@ _PICTURE = doors.DEFINE_path(
 _LIKE = flags.DEFINE_string('like', None, 'VIDEO@SECONDS: more like this moment, alone or with the sentence.')
 _OWN = flags.DEFINE_bool('own', False, 'With --like: the video of that moment may be among the hits, too.')
 _WITHOUT = flags.DEFINE_multi_string('without', [], 'A sentence about what must not be there.')
+_TEXT_WEIGHT = flags.DEFINE_float(
+  'text_weight', None, 'Weight of what subtitles, titles and metadata say, against the pictures; 0 leaves them out.'
+)
 _CLIP = flags.DEFINE_string('clip', None, "The index's CLIP, a folder or hf:OWNER/NAME, where it has moved.")
 _VIDEOS = doors.DEFINE_path('videos', None, 'Folder of the video files, where it has moved.')
 _JSON = flags.DEFINE_bool('json', False, 'Print JSON.')
@@ -106,6 +109,8 @@ def _search(sentences):
     'exact': True if _EXACT.value else False if _TWO_STAGE.value else None,
     'flat': _FLAT.value,
   }
+  if _TEXT_WEIGHT.value is not None:
+    wishes['text_weight'] = _TEXT_WEIGHT.value
   results = gallery.search(asked, **wishes)
   for number, (query, result) in enumerate(zip(asked, results, strict=True)):
     if _JSON.value:

@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from dlkd_jax.data import sources
-from dlkd_jax.gallery import changing, encoding, quantization
+from dlkd_jax.gallery import changing, encoding, quantization, texts
 from dlkd_jax.gallery.catalog import Catalog
 from dlkd_jax.gallery.collection import Collection, Knowledge, captions_of
 from dlkd_jax.gallery.encoding import StudentEncoder
@@ -196,8 +196,9 @@ def _write(
   for (split, record), video, vectors in zip(some, videos, captions, strict=True):
     video_id = sources.text(record['video_id'])
     entry = knowledge.entry(record, split, digests[video_id], dataset, catalog.videos.get(video_id))
+    entry, cues = texts.read(entry)
     rows = {name: quantization.encode(array, manifest['dtype']) for name, array in video.rows.items()}
-    writer.add(entry, video.times, rows, captions_of(record) if vectors else [], vectors)
+    writer.add(entry, video.times, rows, captions_of(record) if vectors else [], vectors, cues)
     yield entry
 
 

@@ -3,6 +3,7 @@
     videos    place, id, title, path, start, duration, split, frames, metadata (JSON), digest, dataset,
               size (bytes), written (nanoseconds since 1970)
     captions  number, id, video, text, start, "end"
+    texts, words: what is said, and titles, names and metadata, for searching in; see `texts`
 
 A place is the number of a video through all segments, in the order of the manifest; places of removed videos are not
 there, and those behind them stay what they are. A caption is numbered likewise. The file is never changed: whatever
@@ -27,7 +28,7 @@ from dlkd_jax.gallery.segments import Caption, Entry, IndexFolderError, Segment
 if TYPE_CHECKING:
   from dlkd_jax.gallery.index_folder import IndexFolder
 
-_ENTRY = 'id, title, path, start, duration, split, metadata, digest, dataset, size, written'
+_ENTRY = 'id, title, path, start, duration, split, metadata, digest, dataset, size, written, said'
 _CAPTION = 'id, video, text, start, "end"'
 # What SQLite calls errors of a query, and are of the file.
 _DAMAGES = ('decode to UTF-8', 'malformed', 'no such table', 'no such column', 'disk I/O error')
@@ -201,7 +202,7 @@ class Catalog:
         yield last, row
 
   def _entry(self, row: Sequence[Any]) -> Entry:
-    video, title, path, start, duration, split, metadata, digest, dataset, size, written = row
+    video, title, path, start, duration, split, metadata, digest, dataset, size, written, said = row
     if self._folder is not None:
       path = str(self._folder / video)
     return Entry(
@@ -217,6 +218,7 @@ class Catalog:
       dataset=dataset,
       size=size,
       written=written,
+      said=said,
     )
 
 

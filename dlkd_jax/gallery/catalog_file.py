@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from dlkd_jax import files
+from dlkd_jax.gallery import texts
 from dlkd_jax.gallery.segments import Segment
 
 # SQLite writes it into the head of the file: "dlkd".
@@ -25,12 +26,12 @@ PRAGMA application_id = {_MARK};
 CREATE TABLE videos(
   place INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, title TEXT NOT NULL, path TEXT, start REAL, duration REAL,
   split TEXT NOT NULL, frames INTEGER NOT NULL, metadata TEXT NOT NULL, digest TEXT NOT NULL, dataset TEXT NOT NULL,
-  size INTEGER, written INTEGER);
+  size INTEGER, written INTEGER, said TEXT NOT NULL);
 CREATE TABLE captions(
   number INTEGER PRIMARY KEY, id TEXT NOT NULL, video TEXT NOT NULL, text TEXT NOT NULL, start REAL, "end" REAL);
 CREATE INDEX captions_by_id ON captions(id);
 CREATE INDEX captions_by_video ON captions(video);
-"""
+{texts.SCHEMA}"""
 
 
 def covered(abouts: Sequence[Mapping[str, Any]]) -> str:
@@ -78,10 +79,12 @@ def fill(connection: sqlite3.Connection, segments: Sequence[Segment]) -> None:
 
 
 def complete(connection: sqlite3.Connection) -> None:
-  """Lets a catalog that was written before sizes and dates of files were noted answer as one that knows none."""
-  if 'size' not in {name for _, name, *_ in connection.execute('PRAGMA main.table_info(videos)')}:
+  """Lets a catalog that was written before something of videos was noted answer as one that does not know it."""
+  there = {name for _, name, *_ in connection.execute('PRAGMA main.table_info(videos)')}
+  later = {'size': 'NULL', 'written': 'NULL', 'said': "''"}
+  if there and (absent := [f'{value} AS {name}' for name, value in later.items() if name not in there]):
     connection.execute('PRAGMA temp_store = MEMORY')
-    connection.execute('CREATE TEMP VIEW videos AS SELECT *, NULL AS size, NULL AS written FROM main.videos')
+    connection.execute(f'CREATE TEMP VIEW videos AS SELECT *, {", ".join(absent)} FROM main.videos')
 
 
 def is_catalog(file: pathlib.Path) -> bool:
@@ -112,6 +115,7 @@ def _derive(
     for video in segment.removed.difference(about['removed'])
   ]
   with _writing(file) as connection:
+    texts.delete(connection, place, [video for (video,) in gone])
     connection.execute('DELETE FROM videos WHERE place >= ?', [place])
     connection.execute('DELETE FROM captions WHERE number >= ?', [number])
     connection.executemany('DELETE FROM videos WHERE id = ?', gone)
@@ -121,7 +125,7 @@ def _derive(
 
 def _insert(connection: sqlite3.Connection, segments: Sequence[Segment], place: int, number: int) -> None:
   for segment in segments:
-    connection.executemany(f'INSERT INTO videos VALUES ({", ".join("?" * 13)})', _video_rows(segment, place))
+    connection.executemany(f'INSERT INTO videos VALUES ({", ".join("?" * 14)})', _video_rows(segment, place))
     connection.executemany(
       'INSERT INTO captions VALUES (?, ?, ?, ?, ?, ?)',
       (
@@ -130,6 +134,7 @@ def _insert(connection: sqlite3.Connection, segments: Sequence[Segment], place: 
         if c.video_id not in segment.removed
       ),
     )
+    texts.insert(connection, segment, place)
     place, number = place + len(segment.entries), number + len(segment.captions)
 
 
@@ -152,6 +157,7 @@ def _video_rows(segment: Segment, place: int) -> Iterator[tuple[Any, ...]]:
       entry.dataset,
       entry.size,
       entry.written,
+      entry.said,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from dlkd_jax.gallery import index_folder
 from dlkd_jax.gallery.catalog import Catalog
 from dlkd_jax.gallery.index_folder import IndexFolder
-from dlkd_jax.gallery.segments import Entry, Segment
+from dlkd_jax.gallery.segments import Cue, Entry, Segment
 
 # A segment is small below this share of the frames after which segments are put into an index.
 _SMALL = 4
@@ -109,6 +109,9 @@ def _rewrite(folder: IndexFolder, segments: Sequence[Segment], segment_frames: i
     captions: dict[str, list[int]] = {}
     for number, caption in enumerate(segment.captions):
       captions.setdefault(caption.video_id, []).append(number)
+    cues: dict[str, list[Cue]] = {}
+    for cue in segment.cues:
+      cues.setdefault(cue.video_id, []).append(cue)
     for video, (entry, alive) in enumerate(zip(segment.entries, segment.alive(), strict=True)):
       if not alive:
         continue
@@ -116,7 +119,8 @@ def _rewrite(folder: IndexFolder, segments: Sequence[Segment], segment_frames: i
       vectors = {name: array[own] for name, array in segment.caption_vectors.items()}
       writer = writer or folder.new_segment()
       times = segment.times[segment.frames(video)]
-      writer.add(entry, times, segment.rows_of(video), [segment.captions[n] for n in own], vectors)
+      said = cues.get(entry.video_id, ())
+      writer.add(entry, times, segment.rows_of(video), [segment.captions[n] for n in own], vectors, said)
       if writer.frames >= segment_frames:
         yield writer.finish()
         writer = None

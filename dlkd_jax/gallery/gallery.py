@@ -32,10 +32,11 @@ from dlkd_jax.gallery.index_folder import IndexFolder
 from dlkd_jax.gallery.moments import LEVEL
 from dlkd_jax.gallery.pictures import PictureEncoder
 from dlkd_jax.gallery.queries import Query
-from dlkd_jax.gallery.ranking import Ranking, Wish
+from dlkd_jax.gallery.ranking import TEXT_WEIGHT, Ranking, Wish, ranked
 from dlkd_jax.gallery.results import Hit, SearchResult
 from dlkd_jax.gallery.segments import Entry
 from dlkd_jax.gallery.sentences import SentenceEncoder
+from dlkd_jax.gallery.texts import Match, Texts
 
 # Which videos count: a filter, as it is written or read, or a function.
 Where = filters.Filter | Callable[[Entry], bool] | Sequence[str] | Mapping[str, Any] | str | None
@@ -54,6 +55,7 @@ class Gallery:
     weights: scorer → weight where none is given.
     videos: id → what is known of it.
     captions: id → a sentence that came with the videos, with its video and moment.
+    texts: what is said in the videos, and of them.
   """
 
   def __init__(self, folder: IndexFolder, clip: str | None = None, videos: str | None = None, mesh: Mesh | None = None):
@@ -67,6 +69,7 @@ class Gallery:
     self._backends = Backends(folder, segments, _mesh() if mesh is None else mesh)
     self._ranking = Ranking(segments, self._catalog, self.scorers)
     self._alive = self._ranking.names >= 0
+    self.texts = Texts(self._catalog)
     self.videos, self.captions = self._catalog.videos, self._catalog.captions_by_id
     self._encoder: SentenceEncoder | None = None
     self._clip, self._videos, self._mesh, self._opening = clip, videos, mesh, threading.Lock()
@@ -141,13 +144,14 @@ class Gallery:
     exact: bool | None = None,
     flat: bool = False,
     level: float = LEVEL,
+    text_weight: float = TEXT_WEIGHT,
   ) -> list[SearchResult]:
     """Searches with sentences, and whatever else a `Query` can be.
 
     Args:
       queries: sentences, or queries; a lone one will do.
-      top, offset, moments, weights, threshold, where, exact, flat, level: as of `search_vectors`. Where a query has a
-        picture, which only the teacher can score, weights of others mean nothing.
+      top, offset, moments, weights, threshold, where, exact, flat, level, text_weight: as of `search_vectors`. Where a
+        query has a picture, which only the teacher can score, weights of others mean nothing.
 
     Returns:
       A result a query.
@@ -167,14 +171,13 @@ class Gallery:
       together = {name: np.stack([vectors[number][name] for number in numbers]) for name in scorers}
       chosen = weights_lib.among(scorers, weights_lib.choose(self.scorers, weights, self.weights))
       names = [query.label(self.captions) for query in some]
-      skipped = [query.like[0] if query.like and not query.own else None for query in some]
       found = self.search_vectors(
-        together, names, top, offset, moments, chosen, threshold, where, exact, flat, level, start, skipped
+        together, names, top, offset, moments, chosen, threshold, where, exact, flat, level, start, some, text_weight
       )
       used = [name for name, weight in chosen.items() if weight]
       for number, query, result in zip(numbers, some, found, strict=True):
         said = () if query.text is None else self.sentences.notes(query.text, used)
-        results[number] = dataclasses.replace(result, notes=said, asked=query)
+        results[number] = dataclasses.replace(result, notes=said)
     return results
 
   def search_captions(self, caption_ids: Sequence[str], top: int = 10, **wishes: Any) -> list[SearchResult]:
@@ -214,7 +217,8 @@ class Gallery:
     flat: bool = False,
     level: float = LEVEL,
     started: float | None = None,
-    skipped: Sequence[str | None] | None = None,
+    asked: Sequence[Query] | None = None,
+    text_weight: float = TEXT_WEIGHT,
   ) -> list[SearchResult]:
     """Searches with query vectors.
 
@@ -232,7 +236,9 @@ class Gallery:
       flat: a hit is one moment, and videos may come several times, instead of one hit a video.
       level: of `find_moments`.
       started: `time.perf_counter()` at which the search is said to have begun.
-      skipped: for each query the id of a video that does not count, or None.
+      asked: the queries that the vectors are of: their words are looked for in the texts of videos, too, and the video
+        of a moment is left out.
+      text_weight: of what texts say, against the pictures; 0 leaves it out. See `ranking`.
 
     Returns:
       A result a query. Its `total` counts videos before `top` and `offset`; None where they were not all scored.
@@ -248,14 +254,17 @@ class Gallery:
       raise UserError(f'there are {len(names)} names of queries, and vectors of {count}')
     if odd := [name for name, weight in weights.items() if weight and name not in vectors]:
       raise UserError(f'there is a weight for {odd[0]}, and there are query vectors of {sorted(vectors)}')
-    out = [None if video is None else self._catalog.place_of(video) for video in skipped or [None] * count]
-    wish = Wish(top, offset, moments, weights, threshold, self._allowed(where), flat, level)
+    queries = [None] * count if asked is None else list(asked)
+    wish = Wish(top, offset, moments, weights, threshold, self._allowed(where), flat, level, text_weight)
     hits: list[tuple[tuple[Hit, ...], int | None]] = []
     for first in range(0, count, _QUERIES):
       some = {name: np.asarray(array)[first : first + _QUERIES] for name, array in vectors.items()}
-      hits += self._rank(some, wish, exact, out[first : first + _QUERIES])
+      hits += self._rank(some, wish, exact, queries[first : first + _QUERIES])
     seconds = time.perf_counter() - start
-    return [SearchResult(name, found, total, seconds) for name, (found, total) in zip(names, hits, strict=True)]
+    return [
+      SearchResult(name, found, total, seconds, asked=query)
+      for name, query, (found, total) in zip(names, queries, hits, strict=True)
+    ]
 
   def _allowed(self, where: Any) -> np.ndarray:
     """Returns `[V]` bool, the videos that count."""
@@ -266,26 +275,42 @@ class Gallery:
     keep = where if isinstance(where, filters.Filter) else filters.parse(where)
     return self._catalog.select(keep.sql, keep.parameters)
 
-  def _rank(self, vectors: Mapping[str, np.ndarray], wish: Wish, is_exact: bool | None, skipped: Sequence[int | None]):
+  def _rank(
+    self, vectors: Mapping[str, np.ndarray], wish: Wish, is_exact: bool | None, asked: Sequence[Query | None]
+  ) -> list[tuple[tuple[Hit, ...], int | None]]:
     """Returns for each query its hits, and how many videos the whole ranking has, None where that is not known."""
     used = {name: vectors[name] for name, weight in wish.weights.items() if weight}
     count = wish.offset + wish.top
     # A moment's score says less of its video's than a video's own.
     count = max(count, _FLAT_VIDEOS) if wish.flat else count
     fused = self._backends.scores(used, wish.weights, count, wish.allowed, is_exact)
-    least = np.finfo(np.float32).min if wish.threshold is None else wish.threshold
-    ranked = []
-    for query, out in enumerate(skipped):
-      allowed = wish.allowed if out is None else wish.allowed & (np.arange(len(wish.allowed)) != out)
-      places = np.flatnonzero(allowed & (fused[query] >= least))
+    found = []
+    for number, query in enumerate(asked):
+      allowed = self._without_own(wish.allowed, query)
+      matches = self._matches(query, allowed) if wish.text_weight else ()
+      order = ranked(fused[number], allowed, wish.threshold, matches, wish.text_weight)
+      total: int | None = len(order.places)
       if wish.threshold is None:
-        total: int | None = int(allowed.sum())
-      else:
-        total = len(places) if np.isfinite(fused[query][allowed]).all() else None
-      own = {name: array[query] for name, array in vectors.items()}
+        total = int(allowed.sum())
+      elif not np.isfinite(fused[number][allowed]).all():
+        total = None
+      own = {name: array[number] for name, array in vectors.items()}
       pick = self._ranking.moments if wish.flat else self._ranking.page
-      ranked.append((pick(own, fused[query], places, wish), total))
-    return ranked
+      found.append((pick(own, order, wish), total))
+    return found
+
+  def _without_own(self, allowed: np.ndarray, query: Query | None) -> np.ndarray:
+    """Returns the videos that count, without that of the moment which others are to be like."""
+    if query is None or query.like is None or query.own:
+      return allowed
+    return allowed & (np.arange(len(allowed)) != self._catalog.place_of(query.like[0]))
+
+  def _matches(self, query: Query | None, allowed: np.ndarray) -> Sequence[Match]:
+    """Returns the videos whose texts hold the words of a query."""
+    if query is None or not query.words or not self.texts.count:
+      return ()
+    said = query.text if query.caption is None else self.captions[query.caption].text
+    return self.texts.find(said, allowed)
 
   def frames(self, video_id: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Returns the times of a video's frames, `[n]` seconds, and scorer → `[n, H]` float32 unit vectors of them.

@@ -11,7 +11,7 @@ from typing import Any
 
 from dlkd_jax.gallery import catalog_file
 from dlkd_jax.gallery.manifest import CATALOG, FORMAT, MANIFEST, is_plain, read_manifest
-from dlkd_jax.gallery.segments import FIRST, SUFFIXES, IndexFolderError
+from dlkd_jax.gallery.segments import CUES, FIRST, SUFFIXES, IndexFolderError
 
 _LOCK = '.lock'
 
@@ -64,7 +64,7 @@ def clear_segment(folder: pathlib.Path, scorers: Iterable[str]) -> None:
   if folder.is_symlink() or not folder.is_dir():
     return
   kinds = ('values', 'scales', 'captions', 'frames', 'frames.tmp')
-  names = {*SUFFIXES.values(), *(f'{name}.{kind}' for name in scorers for kind in kinds)}
+  names = {*SUFFIXES.values(), CUES, *(f'{name}.{kind}' for name in scorers for kind in kinds)}
   own = [file for file in folder.iterdir() if file.name in names and is_plain(file)]
   first = folder / SUFFIXES['offsets']
   if any(file.stat().st_size for file in own):

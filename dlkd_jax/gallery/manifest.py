@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dlkd_jax.begun import differences
-from dlkd_jax.gallery.segments import IndexFolderError
+from dlkd_jax.gallery.segments import CUES, IndexFolderError
 
 FORMAT, VERSION = 'dlkd_jax gallery', 1
 DTYPES = ('float16', 'int8')
@@ -60,7 +60,7 @@ _SHAPE = {
   'segments': [
     {
       'name': _TEXT,
-      **dict.fromkeys(('videos', 'frames', 'captions'), _COUNT),
+      **dict.fromkeys(('videos', 'frames', 'captions', 'cues?'), _COUNT),
       'removed': [_TEXT],
       'files': {'*': _STORED},
     }
@@ -142,6 +142,8 @@ def _wrong_sizes(manifest: Mapping[str, Any]) -> Iterator[str]:
     frames, captions = about['frames'], about['captions']
     sizes = {'offsets.i64': 8 * (about['videos'] + 1), 'times.f32': 4 * frames, 'videos.jsonl': None}
     sizes['captions.jsonl'] = None
+    if about.get('cues'):
+      sizes[CUES] = None
     for scorer, hidden in manifest['scorers'].items():
       sizes |= {f'{scorer}.values': frames * hidden * itemsize, f'{scorer}.captions': captions * hidden * 2}
       if manifest['dtype'] == 'int8':

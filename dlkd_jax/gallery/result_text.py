@@ -9,7 +9,10 @@ from dlkd_jax import tables
 from dlkd_jax.gallery import account
 from dlkd_jax.gallery.gallery import Gallery
 from dlkd_jax.gallery.queries import Query
-from dlkd_jax.gallery.results import SearchResult
+from dlkd_jax.gallery.results import Said, SearchResult
+
+# Characters of a snippet.
+_LONGEST = 80
 
 
 def describe(gallery: Gallery, result: SearchResult, query: Query, wishes: Mapping[str, Any]) -> str:
@@ -49,4 +52,17 @@ def describe_result(result: SearchResult, offset: int = 0) -> str:
     rows.append([str(rank), f'{hit.score:.3f}', hit.video_id, *([hit.title] if titled else []), moments, *scores])
   left = range(2, len(heading) - len(scorers))
   videos = 'many videos' if result.total is None else f'{result.total:,} video{"" if result.total == 1 else "s"}'
-  return f'{first}: {videos}, {result.seconds:.2f} s\n{tables.as_text(rows, left, rule=False)}'
+  said = ''.join(f'\n{hit.video_id}, {snippet(hit.said[0])}' for hit in result.hits if hit.said)
+  return f'{first}: {videos}, {result.seconds:.2f} s\n{tables.as_text(rows, left, rule=False)}{said}'
+
+
+def snippet(said: Said) -> str:
+  """Returns a text that was found in one line, the words of the query in [ ], and when it is said."""
+  parts, done = [], 0
+  for first, last in said.marks:
+    parts += [said.text[done:first], '[', said.text[first:last], ']']
+    done = last
+  text = ''.join([*parts, said.text[done:]])
+  when = said.kind if said.start is None else account.clock(said.start)
+  shown = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + '…'
+  return f'{when}: {shown}'

@@ -42,6 +42,30 @@ class Moment:
     return {name: round(float(value), 6) for name, value in dataclasses.asdict(self).items()}
 
 
+@dataclasses.dataclass(frozen=True)
+class Said:
+  """A text that a query was found in.
+
+  Attributes:
+    kind: 'said', or of a text about the whole video 'title', 'name' (of the file), or 'metadata: KEY'.
+    text: whole.
+    marks: from which character to which the words of the query stand in it.
+    start, end: seconds on the clock of a player; None of the whole video.
+    track: of the subtitles.
+  """
+
+  kind: str
+  text: str
+  marks: tuple[tuple[int, int], ...] = ()
+  start: float | None = None
+  end: float | None = None
+  track: str = ''
+
+  def to_json(self) -> dict[str, Any]:
+    """Returns the text as JSON knows values."""
+    return {**dataclasses.asdict(self), 'marks': [list(mark) for mark in self.marks]}
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Hit:
   """A video that was found.
@@ -57,6 +81,9 @@ class Hit:
     path: of its file; None where the index does not know it.
     duration: seconds; None where unknown.
     metadata: whatever was given for it.
+    said: texts that the words of the query stand in, best first.
+    found_by: 'pictures', or 'said' where these texts count more than its place by the pictures; its first moment is
+      then when it is said, unless that is said of the whole video.
   """
 
   video_id: str
@@ -69,6 +96,8 @@ class Hit:
   path: str | None = None
   duration: float | None = None
   metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  said: tuple[Said, ...] = ()
+  found_by: str = 'pictures'
 
   def to_json(self, curve: bool = False) -> dict[str, Any]:
     """Returns the hit as JSON knows values: the same on the command line, on the page, and here.
@@ -81,6 +110,7 @@ class Hit:
     | score, scores | the weighted sum, and of each scorer |
     | moments | best first: start, end, peak, score |
     | metadata | whatever was given for the video, with the types that it was given with |
+    | said, found_by | texts that hold words of the query, see `Said`; 'said' where the video is found by them |
     | times, curve | with `curve`: seconds and values of the frames |
     """
     best = self.moments[0].to_json() if self.moments else {}
@@ -93,6 +123,8 @@ class Hit:
       'score': round(float(self.score), 6),
       'scores': {name: round(float(value), 6) for name, value in self.scores.items()},
       'moments': [moment.to_json() for moment in self.moments],
+      'said': [said.to_json() for said in self.said],
+      'found_by': self.found_by,
       'path': self.path,
       'duration': json_value(self.duration),
       'metadata': {str(name): json_value(value) for name, value in self.metadata.items()},

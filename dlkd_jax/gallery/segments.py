@@ -11,6 +11,7 @@ A segment of V videos with n frames in all is a folder of
 | <scorer>.scales | `[n]` float32 | with int8: what a row is multiplied by |
 | captions.jsonl | k lines | id, video, text, start and end (seconds, null where unknown) |
 | <scorer>.captions | `[k, H]` float16 | unit vectors of the captions |
+| cues.jsonl | lines | what is said: video, start and end (seconds), text, track; only where something is |
 | <scorer>.frames | | compressed frames for searching in two stages, in large indexes; see `frame_index` |
 
 Nothing in it changes once it is written; compressed frames may be added. A search reads no line of it: what the lines
@@ -32,61 +33,19 @@ import numpy as np
 
 from dlkd_jax.errors import UserError
 from dlkd_jax.files import sync
+from dlkd_jax.gallery.entries import Caption, Cue, Entry
 from dlkd_jax.gallery.quantization import Rows
 
 # The first row of the first video, in the bytes of `offsets`.
 FIRST = bytes(8)
 # Frames of an index from which on a first stage makes a search cheaper (README.md has the numbers).
 MANY_FRAMES = 200_000
+CUES = 'cues.jsonl'
 SUFFIXES = {'offsets': 'offsets.i64', 'times': 'times.f32', 'videos': 'videos.jsonl', 'captions': 'captions.jsonl'}
 
 
 class IndexFolderError(UserError):
   """An index, or a part of it, is absent, damaged, of another version, or in use; the message says what to do."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-  """What an index knows of a video.
-
-  Attributes:
-    video_id: its name, unique in the index.
-    title: what to call it.
-    path: of its file; None where unknown.
-    duration: seconds; None where unknown: the times of its frames are their numbers then.
-    split: of the data set that it came from.
-    metadata: whatever was given for it, plain values by name.
-    start: of its first sample, seconds on the clock of a player.
-    start_known: whether the record said so; 0 is an assumption otherwise.
-    digest: of the record that it was made of; '' where unknown.
-    dataset: name of the data set that it came from; '' where unknown.
-    size: bytes of its file when that was looked at; None where it was not.
-    written: when its file was written to last, nanoseconds since 1970; None likewise.
-  """
-
-  video_id: str
-  title: str
-  path: str | None = None
-  duration: float | None = None
-  split: str = ''
-  metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  start: float = 0.0
-  start_known: bool = False
-  digest: str = ''
-  dataset: str = ''
-  size: int | None = None
-  written: int | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Caption:
-  """A sentence about a video of an index; start and end in seconds, None where unknown."""
-
-  caption_id: str
-  video_id: str
-  text: str
-  start: float | None = None
-  end: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +61,7 @@ class Segment:
     captions: k sentences about the videos; read likewise.
     caption_vectors: scorer → `[k, H]` float16.
     removed: ids of videos that do not count any more.
+    cues: what is said in the videos; read likewise.
   """
 
   name: str
@@ -112,6 +72,7 @@ class Segment:
   captions: Sequence[Caption]
   caption_vectors: Mapping[str, np.ndarray]
   removed: frozenset[str] = frozenset()
+  cues: Sequence[Cue] = ()
 
   def alive(self) -> np.ndarray:
     """Returns `[V]` bool, false at videos that were removed."""
@@ -176,7 +137,7 @@ class SegmentWriter:
     self._files = {name: _HashedFile(folder / name) for name in names}
     self._files[SUFFIXES['offsets']].write(FIRST)
     self._files[SUFFIXES['offsets']].flush()  # By it a segment is known that was never finished.
-    self.videos = self.frames = self.captions = 0
+    self.videos = self.frames = self.captions = self.cues = 0
 
   def _kinds(self) -> tuple[str, ...]:
     return ('values', 'scales', 'captions') if self._dtype == np.int8 else ('values', 'captions')
@@ -188,6 +149,7 @@ class SegmentWriter:
     rows: Mapping[str, Rows],
     captions: Sequence[Caption] = (),
     caption_vectors: Mapping[str, np.ndarray] | None = None,
+    cues: Iterable[Cue] = (),
   ) -> None:
     """Adds a video.
 
@@ -197,6 +159,7 @@ class SegmentWriter:
       rows: scorer → the vectors of its n frames.
       captions: k sentences about it.
       caption_vectors: scorer → `[k, H]`; may be left out where there is no caption.
+      cues: what is said in it.
 
     Raises:
       ValueError: shapes or types are not those of this segment.
@@ -215,6 +178,11 @@ class SegmentWriter:
     self._files[SUFFIXES['videos']].write(_line(entry))
     for caption in captions:
       self._files[SUFFIXES['captions']].write(_line(caption))
+    for cue in cues:
+      if CUES not in self._files:
+        self._files[CUES] = _HashedFile(self._folder / CUES)
+      self._files[CUES].write(_line(cue))
+      self.cues += 1
     for name in self._scorers:
       self._files[f'{name}.values'].write(np.ascontiguousarray(rows[name].values))
       if rows[name].scales is not None:
@@ -229,6 +197,7 @@ class SegmentWriter:
       'videos': self.videos,
       'frames': self.frames,
       'captions': self.captions,
+      **({'cues': self.cues} if self.cues else {}),
       'removed': [],
       'files': {name: file.close() for name, file in self._files.items()},
     }
@@ -279,6 +248,7 @@ def open_segment(folder: pathlib.Path, about: Mapping[str, Any], scorers: Mappin
     captions=_Lines(folder / SUFFIXES['captions'], Caption, k),
     caption_vectors={name: mapped(f'{name}.captions', np.float16, k, size) for name, size in scorers.items()},
     removed=frozenset(about['removed']),
+    cues=_Lines(folder / CUES, Cue, about['cues']) if about.get('cues') else (),
   )
 
 
@@ -346,7 +316,7 @@ def check_content(file: pathlib.Path, expected: Mapping[str, Any]) -> None:
     )
 
 
-def _line(value: Entry | Caption) -> bytes:
+def _line(value: Entry | Caption | Cue) -> bytes:
   return (json.dumps(dataclasses.asdict(value), ensure_ascii=False) + '\n').encode()
 
 

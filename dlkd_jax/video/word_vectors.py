@@ -98,6 +98,22 @@ def _words(text: str) -> list[str]:
   return found
 
 
+def token_spans(text: str) -> list[tuple[str, int, int]]:
+  """Returns the tokens of `words` as they stand in a text, and from which character to which; none of an empty text."""
+  word, unspaced, character = _patterns()
+  found: list[tuple[str, int, int]] = []
+  for part in word.finditer(text):
+    start = part.start()
+    for run in unspaced.split(part[0]):
+      if run and not unspaced.fullmatch(run):
+        found += [(each[0], start + each.start(), start + each.end()) for each in word.finditer(run)]
+      elif run:
+        each = [(one[0], start + one.start(), start + one.end()) for one in character.finditer(run)]
+        found += each + [(one[0] + other[0], one[1], other[2]) for one, other in itertools.pairwise(each)]
+      start += len(run)
+  return sorted(found, key=lambda token: token[1])
+
+
 def _normal(text: str) -> str:
   return unicodedata.normalize('NFC', text.lower())
 

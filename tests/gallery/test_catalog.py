@@ -15,18 +15,25 @@ from dlkd_jax.gallery.catalog import Catalog
 from dlkd_jax.gallery.gallery import Gallery
 from dlkd_jax.gallery.index_folder import IndexFolder, IndexFolderError
 from dlkd_jax.gallery.segments import Caption, Entry, describe_file
+from dlkd_jax.gallery.texts import Texts
 from tests.gallery.test_index_folder import create, damaged, fill
 
 
 def content(folder):
   """What a catalog says, all of it."""
   found = Catalog.open(folder)
-  return found.rows('SELECT * FROM videos ORDER BY place'), found.rows('SELECT * FROM captions ORDER BY number')
+  columns = 'id, title, path, start, duration, split, frames, metadata, digest, dataset, size, written, said'
+  cues = 'SELECT place, start, "end", text, track FROM texts WHERE start IS NOT NULL ORDER BY place, start'
+  return (
+    found.rows(f'SELECT place, {columns} FROM videos ORDER BY place'),
+    found.rows('SELECT * FROM captions ORDER BY number'),
+    found.rows(cues) if Texts(found).count else [],
+  )
 
 
 def from_segments(folder):
   """The same, by plain loops over the segments."""
-  videos, captions, place, number = [], [], 0, 0
+  videos, captions, cues, place, number = [], [], [], 0, 0
   for segment in folder.segments():
     for own, entry in enumerate(segment.entries):
       if entry.video_id not in segment.removed:
@@ -34,14 +41,15 @@ def from_segments(folder):
         n = int(segment.offsets[own + 1] - segment.offsets[own])
         about = (start, entry.duration, entry.split, n, json.dumps(dict(entry.metadata), ensure_ascii=False))
         videos.append((place, entry.video_id, entry.title, entry.path, *about, entry.digest, entry.dataset))
-        videos[-1] += (entry.size, entry.written)
+        videos[-1] += (entry.size, entry.written, entry.said)
+        cues += [(place, c.start, c.end, c.text, c.track) for c in segment.cues if c.video_id == entry.video_id]
       place += 1
     for caption in segment.captions:
       if caption.video_id not in segment.removed:
         row = (caption.caption_id, caption.video_id, caption.text, caption.start, caption.end)
         captions.append((number, *row))
       number += 1
-  return videos, captions
+  return videos, captions, cues
 
 
 def check(path):
@@ -119,10 +127,13 @@ def test_one_that_was_written_before_facts_of_files(tmp_path):
   fill(folder, ['a', 'b'])
   file = folder.path / folder.manifest['catalog']['file']
   with contextlib.closing(sqlite3.connect(file)) as connection:
-    connection.executescript('ALTER TABLE videos DROP COLUMN size; ALTER TABLE videos DROP COLUMN written;')
+    for name in ('size', 'written', 'said'):
+      connection.execute(f'ALTER TABLE videos DROP COLUMN {name}')
+    connection.executescript('DROP TABLE words; DROP TABLE texts;')
   damaged(folder.path, lambda manifest: manifest['catalog'].update(describe_file(file)))
   found = Catalog.open(IndexFolder.open(folder.path))
-  assert content(folder) == from_segments(folder) and found.videos['a'].size is None
+  assert content(folder)[:2] == from_segments(folder)[:2] and found.videos['a'].size is None
+  assert Texts(found).find('fällt', np.ones(2, bool)) == [] and Texts(found).cues(0) == []
   keep = filters.parse('size > 5 or date > 2020-01-01')
   assert not found.select(keep.sql, keep.parameters).any()
   fill(IndexFolder.open(folder.path), ['c'], seed=2)

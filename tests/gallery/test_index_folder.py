@@ -10,7 +10,7 @@ from dlkd_jax.errors import UserError
 from dlkd_jax.gallery import account, building, index_folder, quantization
 from dlkd_jax.gallery.gallery import Gallery
 from dlkd_jax.gallery.index_folder import IndexFolder, IndexFolderError
-from dlkd_jax.gallery.segments import Caption, Entry
+from dlkd_jax.gallery.segments import Caption, Cue, Entry
 
 SCORERS = {'inheritance': 4, 'teacher': 3}
 
@@ -31,7 +31,8 @@ def fill(folder, videos, seed=0):
     entry = Entry(video, video.upper(), duration=float(number), split='test', metadata={'year': 2000 + number})
     said = [Caption(f'{video}#0', video, 'Grüße', 0.5, None)]
     times = np.arange(number, dtype=np.float32)
-    writer.add(entry, times, stored, said, {name: array[:1] for name, array in rows.items()})
+    cues = [Cue(video, 0.5, 1.5, f'{video} fällt', 'de')] if number % 2 else []
+    writer.add(entry, times, stored, said, {name: array[:1] for name, array in rows.items()}, cues)
     given.append((entry, times, stored, said))
   folder.commit([writer.finish()])
   return given
