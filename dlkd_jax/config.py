@@ -84,8 +84,8 @@ def _disagreements(config: ml_collections.ConfigDict) -> Iterable[str]:
   data, online, heads = config.data, config.teacher.online, config.model.heads
   yield from expected(config.model.hidden % heads == 0, 'model.hidden', f'a multiple of {heads} heads')
   branches, weights = config.model.branches, config.evaluation.weights
-  wanted = f'{len(branches)}, one for each of model.branches ({", ".join(branches)})'
-  yield from expected(len(weights) in (0, len(branches)), 'evaluation.weights', wanted)
+  wanted = f'{len(branches)}, one for each of model.branches ({", ".join(branches)}), or one more, for the teacher'
+  yield from expected(len(weights) in (0, len(branches), len(branches) + 1), 'evaluation.weights', wanted)
   some = f'some of model.branches ({", ".join(branches)})'
   yield from expected({*config.model.distilled} <= {*branches}, 'model.distilled', some)
   for sizes, limit in (('frame_sizes', 'max_frames'), ('word_sizes', 'max_words')):

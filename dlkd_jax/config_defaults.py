@@ -17,6 +17,7 @@ A recipe is a file with `get_config(arg)`, as those in the folder `configs`, whi
 | widths | attention at several widths in time, and feed-forward parts |
 | diversity | captions of one video differ, and fit different vectors of it, in branches that are not distilled |
 | relations | distances and angles among the teacher's sentences, in distilled branches |
+| blend | weights of the branches, and of the teacher, in the fused score are found on validation behind the training |
 | no_teacher | no distillation, and soft labels that follow the student itself; needs no teacher features |
 | random_split | draw the rows that keep hard labels at random, instead of taking the first of the sorted batch |
 | uniform_negatives | draw the triplet's negatives among all wrong ones in every epoch, not among the best-scoring |
@@ -52,6 +53,7 @@ ARGUMENTS = {
   'widths': False,
   'diversity': False,
   'relations': False,
+  'blend': False,
   'no_teacher': False,
   'random_split': False,
   'uniform_negatives': False,
@@ -163,6 +165,12 @@ def _relations(config: ml_collections.ConfigDict) -> None:
     _add_term(config, 'text_angle', 'relational:text_angle', 30.0, **taught, captions=128)
 
 
+def _blend(config: ml_collections.ConfigDict) -> None:
+  """Weights of the branches, and of the teacher where there is one, are found on validation."""
+  if len(config.model.branches) > 1 or config.loss.teacher:
+    config.evaluation.weights = ()
+
+
 def _add_term(config: ml_collections.ConfigDict, name: str, function: str, weight: float, **more: Any) -> None:
   entry = {'function': f'dlkd_jax.losses.{function}', 'weight': weight, **more}
   config.loss.terms[name] = ml_collections.ConfigDict(entry)
@@ -177,9 +185,10 @@ PLUS = {
   'widths': _widths,
   'diversity': _diversity,
   'relations': _relations,
+  'blend': _blend,
 }
 # What `plus` switches on; dlkd_jax/reporting/README.md has the measurements.
-KEPT = ('budget', 'widths')
+KEPT = ('budget', 'widths', 'blend')
 
 
 def load_recipe(name: str, arg: str | None = None) -> ml_collections.ConfigDict:

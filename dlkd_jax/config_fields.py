@@ -156,7 +156,7 @@ FIELDS: dict[str, tuple[Any, Rule, str]] = {
   'evaluation.weights': (
     (0.7, 0.3),
     Rule(_weights, 'numbers of 0 or more, not all 0, as (0.7,0.3), or ()'),
-    'of each of model.branches in the fused score; (): fitted with the anchors',
+    'of each of model.branches in the fused score, and of the teacher where there is one more; (): found on validation',
   ),
   'evaluation.block_videos': (32, _whole(1), 'videos encoded at once'),
   'evaluation.block_captions': (128, _whole(1), 'captions encoded at once'),

@@ -158,7 +158,25 @@ def test_an_evaluation_takes_its_settings_from_the_run(undisturbed, commands, tm
   commands.run(*evaluate, recipe, '--config.evaluation.weights=(1.0,0.0)')
   other = json.loads((workdir / 'eval_test_weights=1.0-0.0.json').read_text())
   assert other['test/fused/SumR'] == alone['test/inheritance/SumR']
+  commands.run(*evaluate, recipe, '--config.evaluation.weights=(0.0,0.0,1.0)')
+  other = json.loads((workdir / 'eval_test_weights=0.0-0.0-1.0.json').read_text())
+  assert other['test/fused/SumR'] == alone['test/teacher/SumR']
   assert json.loads((workdir / 'eval_test.json').read_text()) == alone
+
+
+def test_weights_are_found_behind_the_training(commands, tmp_path):
+  arguments = commands.training(tmp_path, '--config.evaluation.weights=()', '--config.training.epochs=1')
+  output = commands.run(*arguments)
+  (line,) = (line for line in output.splitlines() if 'prefer weights ' in line)
+  weights = json.loads((tmp_path / 'config.json').read_text())['evaluation']['weights']
+  assert ', teacher ' in line and weights[2] > 0.5  # The teacher of this world is good, the student has seen little.
+  results = (tmp_path / 'results.json').read_bytes()
+  commands.run(*arguments)  # It is finished.
+  assert (tmp_path / 'results.json').read_bytes() == results
+  commands.run('dlkd_jax.main', '--mode=eval', f'--workdir={tmp_path}')
+  alone = json.loads((tmp_path / 'eval_test.json').read_text())
+  assert alone.items() <= json.loads(results)['metrics'].items()
+  assert alone['test/fused/SumR'] > alone['test/teacher/SumR'] - 5 > alone['test/inheritance/SumR']
 
 
 def test_a_bug_keeps_its_traceback(commands, tmp_path):

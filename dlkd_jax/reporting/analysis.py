@@ -219,10 +219,13 @@ def _fusion(run: TrainedRun, data: SplitData, options: Options) -> FusionFinding
   if not recipe.names(run.config, ('val',)) or (FUSED not in data.ranks and TEACHER not in data.ranks):
     return None
   on = data if data.name == 'val' else read_split(run, 'val')
-  points = fusion.sweep(on.scores, on.own, data.weights)
-  first, *_ = data.weights
-  share = data.weights[first] / sum(data.weights.values())
-  configured = fusion.point(on.scores, on.own, data.weights, share, 0.0)
+  student = {name: weight for name, weight in data.weights.items() if name != TEACHER}
+  points = fusion.sweep(on.scores, on.own, student)
+  first, *_ = student
+  of_student = sum(student.values())
+  share = student[first] / of_student if of_student else 1.0
+  teacher = data.weights.get(TEACHER, 0.0) / sum(data.weights.values())
+  configured = fusion.point(on.scores, on.own, student, share, teacher)
   choices = {'configured': configured, 'chosen': fusion.best(points, teacher=False)}
   if TEACHER in data.ranks:
     choices['blended'] = fusion.best(points, teacher=True)

@@ -47,7 +47,7 @@ class SplitData:
     own: `[Q]` column of each caption's own video.
     ranks: scorer → `[Q]` ranks from 1; scorers are the branches, 'fused' and 'teacher', as far as they exist.
     scores: scorer → `[Q, V]` float32.
-    weights: branch → weight of the fused score, as configured.
+    weights: scorer → weight of the fused score, as configured.
   """
 
   name: str

@@ -34,7 +34,8 @@ _PAPER = ('inheritance', 'exploration'), (0.7, 0.3)
 
 
 def _first_branch(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  return {'model.branches': tuple(config.model.branches[:1]), 'evaluation.weights': (1.0,)}
+  found = not len(config.evaluation.weights)  # Behind the training.
+  return {'model.branches': tuple(config.model.branches[:1]), 'evaluation.weights': () if found else (1.0,)}
 
 
 def _several_branches(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -91,7 +91,8 @@ class EvaluationOptions:
   """How to evaluate.
 
   Attributes:
-    weights: branch → weight in the fused score, which exists where all of these branches do.
+    weights: scorer → weight in the fused score, which exists where all of these branches do; the teacher is left out
+      of it where it is not scored.
     teacher: also score the teacher alone, where the split has its features. Its scores do not depend on the
       parameters: once a run is enough, and a call can leave it out.
     keep_scores: keep all score matrices in the result, the fused one too; for small galleries.
@@ -285,13 +286,16 @@ class Evaluator:
     own = _own_columns(queries.caption_ids, queries.video_ids, gallery.video_ids)
     # A scorer needs vectors of captions and frames of videos.
     names = [name for name in gallery.segments[0] if name in queries.vectors]
-    fused = len(options.weights) > 1 and all(name in names for name in options.weights)
+    weights = {name: weight for name, weight in options.weights.items() if name in names or name != TEACHER}
+    fused = len(weights) > 1 and all(name in names for name in weights)
     # jit returns the branches sorted by name; results come in the order that they are read in.
     order = [
-      x for x in dict.fromkeys((*options.weights, FUSED, TEACHER, *names)) if x in names or (fused and x == FUSED)
+      x
+      for x in dict.fromkeys((*(name for name in weights if name != TEACHER), FUSED, TEACHER, *names))
+      if x in names or (fused and x == FUSED)
     ]
     ranker = ranking.Ranker(
-      gallery, self._mesh, len(own), options.weights if fused else {}, options.keep_scores, options.product_bytes
+      gallery, self._mesh, len(own), weights if fused else {}, options.keep_scores, options.product_bytes
     )
     ranks = {name: np.empty(len(own), np.int64) for name in order}
     scores, columns = {}, None

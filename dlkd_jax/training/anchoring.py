@@ -1,12 +1,12 @@
 """Fits the anchors of an anchored student before its training, once a run, hands them to student and batches, and
-decides behind the training what is kept of it.
+decides behind the training what is kept of it, and how the scorers of any student are weighed.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -18,10 +18,12 @@ from dlkd_jax.data.sources import Record, Source
 from dlkd_jax.data.taught import at_rows, check_taught
 from dlkd_jax.errors import UserError
 from dlkd_jax.models.anchored import AnchoredStudent
-from dlkd_jax.models.anchors import TEACHER, Corpus
+from dlkd_jax.models.anchors import TEACHER as TAUGHT
+from dlkd_jax.models.anchors import Corpus
 from dlkd_jax.models.students import Student
 from dlkd_jax.multihost import log
 from dlkd_jax.retrieval.evaluate import EvaluationResult
+from dlkd_jax.retrieval.metrics import TEACHER
 from dlkd_jax.training import recipe, selection
 from dlkd_jax.training.selection import Ranking
 from dlkd_jax.vectors import unit
@@ -74,7 +76,7 @@ def sized(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   plain = recipe.open_split(config, 'train', taught=False)
   lengths = recipe.lengths_of(config, 'train', plain) or sources.scan_lengths(plain)
   found = {'residual': 'full' if len(lengths.tokens) >= FULL_FROM else 'linear', 'teacher_features': 0}
-  if any(name.startswith(TEACHER) for name in config.model.branches):
+  if any(name.startswith(TAUGHT) for name in config.model.branches):
     found['teacher_features'] = int(np.shape(plain[0].get('teacher_frames', np.zeros((0, 0))))[-1])
   config = config.copy_and_resolve_references()
   with config.unlocked():
@@ -118,13 +120,8 @@ _REMEDY = 'restore it from a copy, or remove it, and the anchors are fitted agai
 
 def _check_learns(config: ml_collections.ConfigDict) -> None:
   """Refuses what only a student with anchors can do."""
-  for field, fits, wanted in (
-    ('training.epochs', config.training.epochs > 0, '1 or more: this student has to learn'),
-    ('evaluation.weights', len(config.evaluation.weights) > 0, 'one for each of model.branches'),
-  ):
-    if not fits:
-      group, name = field.split('.')
-      raise UserError(f'config.{field} is {config[group][name]!r}, expected {wanted}.')
+  if not config.training.epochs:
+    raise UserError('config.training.epochs is 0, expected 1 or more: this student has to learn.')
 
 
 def _read(path: files.Path) -> Fitted:
@@ -279,8 +276,8 @@ def keep(
   rankings = {}
   for name, params in (('anchors', start), ('trained', trained)):
     result = evaluate(params)
-    rankings[name] = Ranking(result.scores, result.own_columns).halves()
-  weights = dict(zip(branches, fitted.weights, strict=True))
+    rankings[name] = Ranking(result.scores, result.own_columns).parts(2)
+  weights = dict(zip((*branches, TEACHER)[: len(fitted.weights)], fitted.weights, strict=True))
   losses = {name: selection.surprise(each, weights) for name, each in rankings.items()}
   if not fitted.given and len(branches) > 1:
     losses[refitted] = selection.cross_fitted(rankings['trained'], branches)
@@ -289,6 +286,43 @@ def keep(
   if taken == refitted:
     betas = selection.best_betas(rankings['trained'], branches)
     weights = selection.as_weights(betas, branches, branches)
+  return _note_weights(config, workdir, weights), taken != 'anchors'
+
+
+def weigh(
+  config: ml_collections.ConfigDict, workdir: files.Path, evaluate: Callable[[Any], EvaluationResult], params: Any
+) -> ml_collections.ConfigDict:
+  """Finds on validation the weights of the fused score, where a recipe leaves them to be found.
+
+  Those of the training give way to others, and these to a score that the teacher takes part in, only where that gains
+  for captions that the weights were not found on (`selection.prefer`).
+
+  Args:
+    config: the configuration of the run.
+    workdir: of the run; the weights are written to its `config.json`.
+    evaluate: parameters → result on validation, with scores, those of the teacher where validation has its features.
+    params: of the best epoch.
+
+  Returns:
+    The configuration, with the weights: of each branch, and of the teacher where it takes part.
+  """
+  branches, result = tuple(config.model.branches), evaluate(params)
+  rankings = Ranking(result.scores, result.own_columns).parts(selection.FOLDS)
+  weights = recipe.fused_weights(config)
+  found = {'weights found': branches} if len(branches) > 1 else {}
+  found |= {'weights found with the teacher': (*branches, TEACHER)} if TEACHER in result.scores else {}
+  losses = {'weights of the training': selection.cross_fitted(selection.fused(rankings, weights), [''])}
+  losses |= {name: selection.cross_fitted(rankings, scorers) for name, scorers in found.items()}
+  taken, reason = selection.prefer(losses, selection.videos_of(rankings))
+  if scorers := found.get(taken):
+    weights = selection.as_weights(selection.best_betas(rankings, scorers), scorers, scorers)
+  log(f'{", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())}: prefer {taken}: {reason}')
+  return _note_weights(config, workdir, weights)
+
+
+def _note_weights(
+  config: ml_collections.ConfigDict, workdir: files.Path, weights: Mapping[str, float]
+) -> ml_collections.ConfigDict:
   config = _weighted(config, tuple(weights.values()))
   multihost.on_main(lambda: files.write_json(workdir / 'config.json', json.loads(config.to_json_best_effort())))
-  return config, taken != 'anchors'
+  return config

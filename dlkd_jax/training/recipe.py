@@ -24,6 +24,7 @@ from dlkd_jax.losses.total import Term, contrastive, distillation, triplet
 from dlkd_jax.models.students import Student, product_dtype, teacher_features
 from dlkd_jax.models.students import make_student as make_student
 from dlkd_jax.retrieval.evaluate import EvaluationOptions, Evaluator, encoders_of
+from dlkd_jax.retrieval.metrics import TEACHER
 from dlkd_jax.similarity.common import product_bytes
 from dlkd_jax.similarity.max_over_frames import choose_form
 from dlkd_jax.training import optimizer as optimizer_lib
@@ -110,9 +111,17 @@ def make_pipeline_options(
 def make_evaluation_options(
   config: ml_collections.ConfigDict, mesh, teacher: bool = False, keep_scores: bool = False
 ) -> EvaluationOptions:
-  """Makes the options of the evaluation."""
-  weights = dict(zip(config.model.branches, config.evaluation.weights, strict=True))
-  return EvaluationOptions(weights, teacher, keep_scores, product_bytes=None, mesh=mesh)
+  """Makes the options of the evaluation; the teacher is scored where it is part of the fused score, too."""
+  weights = fused_weights(config)
+  return EvaluationOptions(weights, teacher or TEACHER in weights, keep_scores, product_bytes=None, mesh=mesh)
+
+
+def fused_weights(config: ml_collections.ConfigDict) -> dict[str, float]:
+  """Returns scorer → weight in the fused score; where these are yet to be found, two branches count as in the paper."""
+  branches, given = tuple(config.model.branches), tuple(config.evaluation.weights)
+  if not given:
+    given = (0.7, 0.3) if len(branches) == 2 else (1.0 / len(branches),) * len(branches)
+  return dict(zip((*branches, TEACHER)[: len(given)], given, strict=True))
 
 
 def make_coefficients(
@@ -216,7 +225,7 @@ def make_evaluator(
   With `teacher` the teacher alone is scored, too, where its features exist; with `keep_scores` results have all score
   matrices; where it is called `again`, the split stays in memory, where it fits.
   """
-  source = open_split(config, split)
+  source, teacher = open_split(config, split), teacher or TEACHER in fused_weights(config)
   processes, devices = len({device.process_index for device in mesh.devices.flat}), mesh.local_mesh.size
   blocks = EvaluationSplit(
     source,

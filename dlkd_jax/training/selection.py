@@ -50,10 +50,11 @@ class Ranking(NamedTuple):
     """Returns some of the captions, over the same gallery."""
     return Ranking({name: each[rows] for name, each in self.scores.items()}, self.owners[rows])
 
-  def halves(self) -> list[Ranking]:
-    """Returns the captions of every other video, and those of the rest."""
-    second = np.searchsorted(np.unique(self.owners), self.owners) % 2 == 1
-    return [self.of(np.flatnonzero(second == half)) for half in (False, True)]
+  def parts(self, count: int) -> list[Ranking]:
+    """Deals the captions out, video by video, to so many parts; fewer where there are fewer videos."""
+    videos = np.unique(self.owners)
+    part = np.searchsorted(videos, self.owners) % count
+    return [self.of(np.flatnonzero(part == number)) for number in range(min(count, len(videos)))]
 
 
 def videos_of(rankings: Sequence[Ranking]) -> np.ndarray:
@@ -105,9 +106,14 @@ def losses_of(betas: np.ndarray, rankings: Sequence[Ranking], names: Sequence[st
 
 def surprise(rankings: Sequence[Ranking], weights: Mapping[str, float]) -> np.ndarray:
   """Returns `[N]` losses of the scores that a search with these weights has, at the best temperature."""
+  added = fused(rankings, weights)
+  return losses_of(best_betas(added, ['']), added, [''])
+
+
+def fused(rankings: Sequence[Ranking], weights: Mapping[str, float]) -> list[Ranking]:
+  """Returns the captions with one scorer, '': the weighted sum."""
   used = {name: weight for name, weight in weights.items() if weight}
-  fused = [Ranking({'': sum(w * each.scores[name] for name, w in used.items())}, each.owners) for each in rankings]
-  return losses_of(best_betas(fused, ['']), fused, [''])
+  return [Ranking({'': sum(w * each.scores[name] for name, w in used.items())}, each.owners) for each in rankings]
 
 
 def cross_fitted(rankings: Sequence[Ranking], names: Sequence[str]) -> np.ndarray:
@@ -219,7 +225,7 @@ def choose(training: Corpus, validation: Corpus, branches: Sequence[str], size: 
       scores[branch] = each
   rankings = [Ranking(scores, part.owners) for scores, (_, part) in zip(found, parts, strict=True)]
   if len(rankings) == 1:
-    rankings = rankings[0].halves()
+    rankings = rankings[0].parts(2)
   sets = subsets(branches)
   losses = {name: cross_fitted(rankings, each) for name, each in sets.items()}
   taken, reason = prefer(losses, videos_of(rankings))

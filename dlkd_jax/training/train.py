@@ -31,6 +31,7 @@ from dlkd_jax.data.train_pipeline import TrainIterator, TrainPipeline, train_pip
 from dlkd_jax.models.students import Student, init_parameters
 from dlkd_jax.multihost import Stopped, StopRequest, log
 from dlkd_jax.retrieval.evaluate import EvaluationResult, Evaluator
+from dlkd_jax.retrieval.metrics import TEACHER
 from dlkd_jax.training import anchoring, recipe
 from dlkd_jax.training.checkpoints import Checkpoints, Progress
 from dlkd_jax.training.evaluate_run import final_report, warn_of_chance
@@ -69,7 +70,6 @@ def train(config: ml_collections.ConfigDict, workdir: files.Path, stop: StopRequ
   with contextlib.ExitStack() as stack:
     compilations = stack.enter_context(Compilations())
     tracer = stack.enter_context(StepTracer(workdir, config.logging.profile_steps if multihost.is_main() else ()))
-
     mesh = sharding.make_mesh(model=config.mesh.model)
     config = anchoring.sized(config)
     student = recipe.make_student(config)
@@ -84,7 +84,6 @@ def train(config: ml_collections.ConfigDict, workdir: files.Path, stop: StopRequ
     validator = recipe.make_evaluator(config, student, mesh, 'val', teacher=True, again=True)
     _describe(config, mesh, pipeline, state.params)
     multihost.on_main(lambda: _write_description(config, workdir, state.params))
-
     checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir)))
     batches = stack.enter_context(PlacedBatches(iter(pipeline), mesh))
     state, progress = _restore_or_start(checkpoints, state, batches, workdir)
@@ -107,7 +106,7 @@ def train(config: ml_collections.ConfigDict, workdir: files.Path, stop: StopRequ
       config=config,
       per_epoch=per_epoch,
       progress=progress,
-      validator=functools.partial(validator, teacher=False),
+      validator=functools.partial(validator, teacher=TEACHER in recipe.fused_weights(config)),
       checkpoints=checkpoints,
       records=records,
       tracer=tracer,
@@ -115,12 +114,14 @@ def train(config: ml_collections.ConfigDict, workdir: files.Path, stop: StopRequ
       rate_start=fitted is not None,
     )
     best = _best_parameters(checkpoints, state, progress)
+    options = functools.partial(recipe.make_evaluation_options, mesh=mesh, teacher=True)
+    evaluate = validator.again(options(config, keep_scores=True))
     if fitted is not None and progress.best_step > 0:
-      start, evaluate = make_params(), validator.again(recipe.make_evaluation_options(config, mesh, keep_scores=True))
-      config, kept = anchoring.keep(config, workdir, fitted, evaluate, start=start, trained=best)
-      validator = validator.again(recipe.make_evaluation_options(config, mesh, teacher=True))
-      best = best if kept else _take_back(start, checkpoints, int(state.step), progress)
-    return final_report(config, workdir, student, best, mesh, progress, validator, stop.noted)
+      config, kept = anchoring.keep(config, workdir, fitted, evaluate, start=make_params(), trained=best)
+      best = best if kept else _take_back(make_params(), checkpoints, int(state.step), progress)
+    elif fitted is None and not len(config.evaluation.weights):
+      config = anchoring.weigh(config, workdir, evaluate, best)
+    return final_report(config, workdir, student, best, mesh, progress, validator.again(options(config)), stop.noted)
 
 
 def _take_back(start: Any, checkpoints: Checkpoints, step: int, progress: Progress) -> Any:

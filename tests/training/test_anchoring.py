@@ -226,11 +226,30 @@ def test_one_video_is_too_few(monkeypatch):
 
 
 def test_a_student_without_anchors_has_to_learn():
-  for field, value in (('training.epochs', 0), ('evaluation.weights', ())):
-    config = base('none')
-    config[field.split('.')[0]][field.split('.')[1]] = value
-    with pytest.raises(UserError, match=field):
-      anchoring.prepare(config, recipe.make_student(config), None, None)
+  config = base('none')
+  config.training.epochs = 0
+  with pytest.raises(UserError, match=r'training\.epochs is 0'):
+    anchoring.prepare(config, recipe.make_student(config), None, None)
+
+
+@pytest.mark.parametrize(('good', 'argument'), [('teacher', 'blend'), ('exploration', 'plus,blend')])
+def test_weights_are_found_where_they_gain_on_held_out_captions(tmp_path, good, argument):
+  """The scorer that knows gets them; where none knows more than another, the weights stay."""
+  config = finish(base('none'), argument)
+  assert config.evaluation.weights == ()
+  scorers, random = (*config.model.branches, 'teacher'), np.random.default_rng(0)
+  owners = np.repeat(np.arange(20), 3)
+  noise = {name: random.normal(size=(60, 20)) for name in scorers}
+  found = anchoring.weigh(config, tmp_path, lambda scores: result_of(scores, owners), noise)
+  assert found.evaluation.weights == (0.7, 0.3)
+  better = noise | {good: noise[good] + 3 * np.eye(20)[owners]}
+  found = anchoring.weigh(config, tmp_path, lambda scores: result_of(scores, owners), better)
+  weights = dict(zip(scorers, found.evaluation.weights, strict=False))
+  assert weights[good] > 0.7 and sum(weights.values()) == pytest.approx(1.0, abs=1e-3)
+  assert recipe.fused_weights(found) == weights
+  assert json.loads((tmp_path / 'config.json').read_text())['evaluation']['weights'] == [*weights.values()]
+  del better['teacher']
+  assert len(anchoring.weigh(config, tmp_path, lambda s: result_of(s, owners), better).evaluation.weights) == 2
 
 
 def test_without_a_teacher_there_is_one_branch(anchored, tmp_path):

@@ -57,7 +57,7 @@ def test_factors_of_a_part_are_fitted_on_the_others():
   found = np.split(selection.cross_fitted(rankings, names), 3)
   betas = selection.best_betas([rankings[0], rankings[2]], names)
   np.testing.assert_allclose(found[1], selection.losses_of(betas, [rankings[1]], names))
-  halves = rankings[0].halves()
+  halves = rankings[0].parts(2)
   assert sorted(np.concatenate([each.owners for each in halves])) == sorted(rankings[0].owners)
   assert not {*halves[0].owners} & {*halves[1].owners}
 
