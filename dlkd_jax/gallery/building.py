@@ -21,7 +21,7 @@ from dlkd_jax.gallery.collection import Collection, Knowledge
 from dlkd_jax.gallery.encoding import TEACHER, StudentEncoder, open_student
 from dlkd_jax.gallery.index_folder import DTYPES, IndexFolder, IndexFolderError
 from dlkd_jax.models import parameter_files
-from dlkd_jax.training import recipe
+from dlkd_jax.retrieval import metrics
 from dlkd_jax.training.checkpoints import read_best
 
 __all__ = [
@@ -177,7 +177,7 @@ def _manifest(
   scorers = {name: size for name, size in sizes.items() if name in (settings.scorers or sizes)}
   default = {TEACHER: 1.0}
   if student is not None and set(scorers) & set(student.branches):
-    fusion = recipe.fused_weights(student.config)
+    fusion = metrics.fused_weights(student.branches, student.config.evaluation.weights)
     default = {name: weight for name, weight in fusion.items() if name in scorers}
     default = default if len(default) > 1 else dict.fromkeys(default, 1.0)
   return {

@@ -105,6 +105,19 @@ def rank_own_videos(scores: np.ndarray, own_columns: np.ndarray) -> np.ndarray:
   return rank_fused({'': scores}, {'': 1.0}, own_columns)
 
 
+def fused_weights(branches: Sequence[str], given: Sequence[float]) -> dict[str, float]:
+  """Returns scorer → weight in the fused score.
+
+  Args:
+    branches: of the student.
+    given: of each of them, and of the teacher where there is one more; (): yet to be found, and until then two branches
+      count as in the paper, others alike.
+  """
+  if not len(given):
+    given = (0.7, 0.3) if len(branches) == 2 else (1.0 / len(branches),) * len(branches)
+  return dict(zip((*branches, TEACHER)[: len(given)], given, strict=True))
+
+
 def rank_fused(scores: Mapping[str, np.ndarray], weights: Mapping[str, float], own_columns: np.ndarray) -> np.ndarray:
   """Ranks each caption's own video by a weighted sum of scores, formed in blocks of rows and never as a whole.
 

@@ -23,6 +23,7 @@ from dlkd_jax.data.taught import WithTeacher
 from dlkd_jax.losses.total import Term, contrastive, distillation, triplet
 from dlkd_jax.models.students import Student, product_dtype, teacher_features
 from dlkd_jax.models.students import make_student as make_student
+from dlkd_jax.retrieval import metrics
 from dlkd_jax.retrieval.evaluate import EvaluationOptions, Evaluator, encoders_of
 from dlkd_jax.retrieval.metrics import TEACHER
 from dlkd_jax.similarity.common import product_bytes
@@ -117,11 +118,8 @@ def make_evaluation_options(
 
 
 def fused_weights(config: ml_collections.ConfigDict) -> dict[str, float]:
-  """Returns scorer → weight in the fused score; where these are yet to be found, two branches count as in the paper."""
-  branches, given = tuple(config.model.branches), tuple(config.evaluation.weights)
-  if not given:
-    given = (0.7, 0.3) if len(branches) == 2 else (1.0 / len(branches),) * len(branches)
-  return dict(zip((*branches, TEACHER)[: len(given)], given, strict=True))
+  """Returns scorer → weight in the fused score."""
+  return metrics.fused_weights(config.model.branches, config.evaluation.weights)
 
 
 def make_coefficients(
