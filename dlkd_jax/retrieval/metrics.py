@@ -11,7 +11,7 @@ depends on the scores only, not on the order of the gallery. Scores are compared
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
