@@ -11,6 +11,7 @@ of these. The frame curve of a video is the same weighted sum at each frame.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 import threading
 import time
@@ -28,13 +29,14 @@ from dlkd_jax.gallery import queries as queries_lib
 from dlkd_jax.gallery import weights as weights_lib
 from dlkd_jax.gallery.backends import Backends
 from dlkd_jax.gallery.encoding import open_student
+from dlkd_jax.gallery.facets import facets
 from dlkd_jax.gallery.index_folder import IndexFolder
 from dlkd_jax.gallery.moments import LEVEL
 from dlkd_jax.gallery.pictures import PictureEncoder
 from dlkd_jax.gallery.queries import Query
 from dlkd_jax.gallery.ranking import TEXT_WEIGHT, Ranking, Wish, ranked
 from dlkd_jax.gallery.results import Hit, SearchResult
-from dlkd_jax.gallery.segments import Entry
+from dlkd_jax.gallery.segments import Cue, Entry
 from dlkd_jax.gallery.sentences import SentenceEncoder
 from dlkd_jax.gallery.texts import Match, Texts
 
@@ -311,6 +313,16 @@ class Gallery:
       return ()
     said = query.text if query.caption is None else self.captions[query.caption].text
     return self.texts.find(said, allowed)
+
+  def cues(self, video_id: str) -> list[Cue]:
+    """Returns what is said in a video, in order; KeyError where there is no such video."""
+    place = self._catalog.place_of(video_id)
+    return [Cue(video_id, start, end, text, track) for start, end, track, text in self.texts.cues(place)]
+
+  @functools.cached_property
+  def facets(self) -> Mapping[str, Any]:
+    """What there is to filter by; see `facets.facets`."""
+    return facets(self._catalog)
 
   def frames(self, video_id: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Returns the times of a video's frames, `[n]` seconds, and scorer → `[n, H]` float32 unit vectors of them.

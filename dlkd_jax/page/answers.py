@@ -46,6 +46,11 @@ def thumbnail_url(video_id: str, time: float) -> str:
   return f'thumbnail?{_query(id=video_id, at=f"{max(0.0, time):.2f}")}'
 
 
+def captions_url(video_id: str, track: str) -> str:
+  """Returns the address of what is said in a video, by one track, relative to the page."""
+  return f'captions?{_query(id=video_id, track=track)}'
+
+
 def piece_url(name: str, keep: str | None = None) -> str:
   """Returns the address of a piece of a film, relative to the page; `keep`: the name to keep it under."""
   return f'piece?{_query(name=name, **({} if keep is None else {"as": keep}))}'

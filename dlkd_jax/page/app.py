@@ -7,6 +7,9 @@ All addresses below are relative to that of the page, so that a proxy may put it
 /api/info               what is searched: videos, hours, examples, limits
 /api/search             q, without, like, own, where, top, offset, moments: results with moments and frame curves;
                         of a POST the body is a picture, which the frames are to look like
+/api/filters            what there is to filter by
+/api/cues               id: what is said in a video
+/captions               id, track: the same as WebVTT, for a player
 /api/video              id: what may be wrong with a video that did not play
 /video                  id: the file, in parts where a player asks for parts
 /thumbnail              id, at (seconds): a picture
@@ -47,6 +50,7 @@ from dlkd_jax.page.live import Live, Opened, first_searches
 from dlkd_jax.page.pieces import Pieces
 from dlkd_jax.page.server import Settings
 from dlkd_jax.page.thumbnails import Thumbnails
+from dlkd_jax.video import subtitles
 from dlkd_jax.video.files import VideoError
 
 # Seconds; clocks of recorded broadcasts count from 1970.
@@ -71,6 +75,9 @@ def make_app(gallery: Any, settings: Settings | None = None) -> Starlette:
       Route('/favicon.ico', page.icon, methods=methods),
       Route('/api/info', page.info, methods=methods),
       Route('/api/search', page.search, methods=['GET', 'POST']),
+      Route('/api/filters', page.facets, methods=methods),
+      Route('/api/cues', page.cues, methods=methods),
+      Route('/captions', page.captions, methods=methods),
       Route('/api/video', page.account, methods=methods),
       Route('/video', page.video, methods=methods),
       Route('/thumbnail', page.thumbnail, methods=methods),
@@ -231,6 +238,45 @@ class _Page:
       raise RefusalError(400, 'bad_filter', 'Where files lie on the server is not told; filter by folder or id.')
     return texts
 
+  async def facets(self, request: Request) -> Response:
+    self.media.check(_client(request))
+    gallery = self.live.now.gallery
+    found = await anyio.to_thread.run_sync(lambda: gallery.facets)  # The first time it looks at the videos.
+    return Json({**found, 'fields': [field for field in found['fields'] if field['name'] != 'path']})
+
+  async def cues(self, request: Request) -> Response:
+    video, said = await self._said(request)
+    tracks = {}
+    for cue in said:
+      tracks.setdefault(cue.track, []).append({'start': cue.start, 'end': cue.end, 'text': cue.text})
+    told = [
+      {'track': track, 'cues': own, 'captions': answers.captions_url(video, track)} for track, own in tracks.items()
+    ]
+    return Json({'id': video, 'tracks': told})
+
+  async def captions(self, request: Request) -> Response:
+    _, said = await self._said(request)
+    track = request.query_params.get('track', '')
+    text = subtitles.as_webvtt([cue for cue in said if cue.track == track])
+    return Response(text, media_type='text/vtt', headers={'cache-control': 'no-cache'})
+
+  async def _said(self, request: Request) -> tuple[str, list[Any]]:
+    """Returns the id of a video and what is said in it."""
+    gallery = self.live.now.gallery
+    video = self._id(request)
+    try:
+      return video, await anyio.to_thread.run_sync(gallery.cues, video)
+    except KeyError as error:
+      raise RefusalError(404, 'unknown', 'There is no such video in the index.') from error
+
+  def _id(self, request: Request) -> str:
+    """Returns the id that an address names, as often as the client may ask for something of a video."""
+    self.media.check(_client(request))
+    ids = asking.values(request, 'id')
+    if len(ids) != 1:
+      raise RefusalError(400, 'no_id', 'Give one id=VIDEO.')
+    return ids[0]
+
   async def account(self, request: Request) -> Response:
     content = await self._of_file(request, VideoFiles.account, self.looking)
     return Json(content)
@@ -293,8 +339,4 @@ class _Page:
     self, request: Request, function: Callable[[VideoFiles, str], Any], limiter: anyio.CapacityLimiter | None = None
   ) -> Any:
     """Calls a function of the files and a video's id in a thread, as often as the client may."""
-    self.media.check(_client(request))
-    ids = asking.values(request, 'id')
-    if len(ids) != 1:
-      raise RefusalError(400, 'no_id', 'Give one id=VIDEO.')
-    return await anyio.to_thread.run_sync(function, self.live.now.files, ids[0], limiter=limiter)
+    return await anyio.to_thread.run_sync(function, self.live.now.files, self._id(request), limiter=limiter)

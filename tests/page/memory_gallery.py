@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dlkd_jax.gallery import filters
+from dlkd_jax.gallery.entries import Cue
 from dlkd_jax.gallery.moments import find_moments
 from dlkd_jax.gallery.results import Hit, SearchResult
 
@@ -43,11 +44,19 @@ class MemoryGallery:
     self.frames: dict[str, tuple[np.ndarray, dict[str, np.ndarray]]] = {}
     self.calls: list[tuple[list[str], dict]] = []
     self.delay = 0.0
+    self.said: dict[str, list[tuple]] = {}
     self.counts = True  # Whether it says how many videos a ranking has.
     self.error: Exception | None = None
 
   def __len__(self):
     return len(self.videos)
+
+  def cues(self, video_id):
+    return [Cue(video_id, *cue) for cue in self.said.get(video_id, ())] if video_id in self.videos else {}[video_id]
+
+  @property
+  def facets(self):
+    return {'videos': len(self.videos), 'looked_at': 0, 'fields': [{'name': 'path'}, {'name': 'year'}]}
 
   def add(self, video_id, sentences, path=None, duration=None, rate=1.0, title='', noise=0.05, **metadata):
     random = np.random.default_rng(len(self.videos))

@@ -162,6 +162,26 @@ def test_more_like_a_moment_and_without(client, gallery):
     assert 'expected a video and a second' in error(client.get('/api/search', params={'like': odd}), 400, 'refused')
 
 
+def test_what_is_said(client, gallery):
+  gallery.said['test_0000.mp4'] = [(1.0, 2.5, 'a <b> dog', 'de'), (3.0, 4.0, 'x', ''), (5.0, 6.0, 'y', 'de')]
+  content = client.get('/api/cues', params={'id': 'test_0000.mp4'}).json()
+  assert [track['track'] for track in content['tracks']] == ['de', '']
+  assert content['tracks'][0]['cues'][0] == {'start': 1.0, 'end': 2.5, 'text': 'a <b> dog'}
+  captions = client.get('/' + content['tracks'][0]['captions'])
+  assert captions.headers['content-type'] == 'text/vtt; charset=utf-8'
+  assert captions.text.startswith('WEBVTT\n\n00:00:01.000 --> 00:00:02.500\na &lt;b&gt; dog\n')
+  assert client.get('/captions', params={'id': 'test_0000.mp4', 'track': 'no'}).text == 'WEBVTT\n'
+  assert client.get('/api/cues', params={'id': 'test_0001.mp4'}).json()['tracks'] == []
+  for path in ('/api/cues', '/captions'):
+    error(client.get(path, params={'id': 'absent'}), 404, 'unknown')
+    error(client.get(path), 400, 'no_id')
+
+
+def test_what_there_is_to_filter_by(client):
+  content = client.get('/api/filters').json()
+  assert content['videos'] == 4 and [field['name'] for field in content['fields']] == ['year']
+
+
 def test_a_total_that_is_not_known_is_null(client, gallery):
   gallery.counts = False
   assert client.get('/api/search', params={'q': 'x'}).json()['total'] is None
