@@ -7,6 +7,7 @@
   dlkd search --picture=dog.jpg                      what looks like a picture
   dlkd search "in the snow" --like=lake.mp4@12.5     more like a moment, with these words
   dlkd search "a dog" --without="a ball"             a dog, but not a ball
+  dlkd search "a dog" --moments=5 --edl > dogs.edl   the moments, for an editing program
 
 Queries in a file may be JSON lines as well: {"text": "a dog"}, or {"caption": "lake.mp4#0"}, with any
 "id", which the JSON output repeats. With --json one object a query is printed, one a line for several
@@ -58,6 +59,10 @@ _TEXT_WEIGHT = flags.DEFINE_float(
 _CLIP = flags.DEFINE_string('clip', None, "The index's CLIP, a folder or hf:OWNER/NAME, where it has moved.")
 _VIDEOS = doors.DEFINE_path('videos', None, 'Folder of the video files, where it has moved.')
 _JSON = flags.DEFINE_bool('json', False, 'Print JSON.')
+_CSV = flags.DEFINE_bool('csv', False, 'Print CSV, a line a moment, for spreadsheets.')
+_EDL = flags.DEFINE_bool(
+  'edl', False, 'Print an EDL (CMX 3600): the moments as cuts and markers, for editors.'
+)
 _CURVE = flags.DEFINE_bool('curve', False, 'With --json: also the times of the frames and their scores.')
 
 
@@ -88,11 +93,13 @@ def _queries(sentences):
 
 def _search(sentences):
   """Searches and prints."""
-  from dlkd_jax.gallery import result_text, weights
+  from dlkd_jax.gallery import result_files, result_text, weights
   from dlkd_jax.gallery.gallery import Gallery
 
   doors.keep_compiled()
   asked = _queries(sentences)
+  if sum((_JSON.value, _CSV.value, _EDL.value)) > 1:
+    raise UserError('--json, --csv and --edl contradict each other; give one of them')
   if _CURVE.value and not _JSON.value:
     raise UserError('--curve is a part of the JSON; give --json with it')
   if _ZERO_SHOT.value and _WEIGHTS.value:
@@ -112,6 +119,12 @@ def _search(sentences):
   if _TEXT_WEIGHT.value is not None:
     wishes['text_weight'] = _TEXT_WEIGHT.value
   results = gallery.search(asked, **wishes)
+  if _CSV.value:
+    print(result_files.to_csv(results, _OFFSET.value), end='')
+    return
+  if _EDL.value:
+    print(result_files.to_edl(results, lambda hit: result_files.rate(hit.path)), end='')
+    return
   for number, (query, result) in enumerate(zip(asked, results, strict=True)):
     if _JSON.value:
       content = result.to_json(_CURVE.value) | ({} if query.id is None else {'id': query.id})

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 import re
 import urllib.parse
 from typing import Any
 
 import numpy as np
+from starlette.responses import Response
 
+from dlkd_jax.gallery import result_files
 from dlkd_jax.gallery.results import Hit, SearchResult
 from dlkd_jax.page.files import VideoFiles
+from dlkd_jax.page.guards import RefusalError
 
 # What names of files cannot have somewhere, and halves of characters.
 _ODD = re.compile(r'[\x00-\x1f\x7f"*/:<>?\\|\ud800-\udfff]')
@@ -87,6 +91,32 @@ def result_json(result: SearchResult, files: VideoFiles, offset: int, points: in
   """
   hits = [_hit_json(hit, files, points) for hit in result.hits]
   return dataclasses.replace(result, hits=()).to_json() | {'offset': offset, 'hits': hits}
+
+
+def result_file(result: SearchResult, files: VideoFiles, offset: int, kind: str) -> Response:
+  """Returns a result as a file to keep; where the films lie is not told.
+
+  Args:
+    result: of the gallery.
+    files: of its videos.
+    offset: of the first hit in the ranking.
+    kind: csv, edl or json.
+
+  Raises:
+    RefusalError: it is another kind.
+  """
+  named = [dataclasses.replace(hit, path=files.name(hit.video_id) or None) for hit in result.hits]
+  result = dataclasses.replace(result, hits=tuple(named))
+  if kind == 'csv':
+    content, media_type = result_files.to_csv([result], offset), 'text/csv; charset=utf-8'
+  elif kind == 'edl':
+    content, media_type = result_files.to_edl([result], lambda hit: files.rate(hit.video_id)), 'text/plain'
+  elif kind == 'json':
+    content, media_type = json.dumps(result.to_json() | {'offset': offset}, indent=2), 'application/json'
+  else:
+    raise RefusalError(400, 'bad_format', f'format is {kind[:20]!r}; expected csv, edl or json.')
+  name = f'{_ODD.sub("_", result.query).strip(" .")[:60] or "results"}.{kind}'
+  return Response(content, media_type=media_type, headers=to_keep(name) | {'cache-control': 'no-store'})
 
 
 def _hit_json(hit: Hit, files: VideoFiles, points: int) -> dict[str, Any]:

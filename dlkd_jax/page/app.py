@@ -6,6 +6,7 @@ All addresses below are relative to that of the page, so that a proxy may put it
 /static/NAME            its own files
 /api/info               what is searched: videos, hours, examples, limits
 /api/search             q, without, like, own, where, top, offset, moments: results with moments and frame curves;
+                        with format (csv, edl, json) a file to keep;
                         of a POST the body is a picture, which the frames are to look like
 /api/filters            what there is to filter by
 /api/cues               id: what is said in a video
@@ -222,6 +223,8 @@ class _Page:
       result, now = await self.batcher(query, window)
     except UserError as error:  # What the gallery says of a query that it cannot search for.
       raise RefusalError(400, 'refused', str(error)) from error
+    if kind := request.query_params.get('format'):
+      return await anyio.to_thread.run_sync(answers.result_file, result, now.files, window.offset, kind)
     content = answers.result_json(result, now.files, window.offset, settings.curve_points)
     return Json(content | {'state': now.number, 'arrived': now.arrived})
 

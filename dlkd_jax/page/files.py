@@ -10,12 +10,14 @@ import pathlib
 import shlex
 import stat
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 from starlette import responses
 from starlette.types import Receive, Scope, Send
 
 from dlkd_jax.file_kinds import VIDEO_SUFFIXES
+from dlkd_jax.gallery import result_files
 from dlkd_jax.page.guards import RefusalError
 from dlkd_jax.video import decoding
 from dlkd_jax.video.files import VideoError
@@ -153,6 +155,17 @@ class VideoFiles:
     file = self.open(video_id)
     os.close(file.descriptor)
     return file.path, file.etag
+
+  def rate(self, video_id: str) -> Fraction | None:
+    """Returns the frames a second of a video; None where its file cannot be read, or does not say."""
+    try:
+      file = self.open(video_id)
+    except RefusalError:
+      return None
+    try:
+      return result_files.rate(file.decodable)
+    finally:
+      os.close(file.descriptor)
 
   def account(self, video_id: str) -> dict[str, str]:
     """Says of a video that a browser did not play what may be wrong with it: `{"code": …, "message": …}`.

@@ -328,3 +328,15 @@ def test_the_loop_is_not_held(gallery):
     assert client.get('/api/info').status_code == 200
     assert time.perf_counter() - begin < 0.3
     assert search.result().status_code == 200
+
+
+def test_results_as_files(client, films):
+  """What is found, to keep; where the films lie is not told."""
+  query = {'q': films[0].captions[0].text, 'top': 2}
+  for kind, begin in (('csv', 'query,rank,video'), ('edl', 'TITLE: '), ('json', '{\n')):
+    answer = client.get('/api/search', params=query | {'format': kind})
+    assert answer.status_code == 200 and answer.text.startswith(begin)
+    assert f'{films[0].name}.mp4' in answer.text and '/films' not in answer.text
+    kept = answer.headers['content-disposition']
+    assert kept.startswith('attachment') and kept.endswith(f'.{kind}') and urllib.parse.quote(query['q'][:20]) in kept
+  error(client.get('/api/search', params=query | {'format': 'xml'}), 400, 'bad_format')
