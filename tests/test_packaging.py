@@ -11,8 +11,10 @@ import pytest
 import dlkd_jax
 from dlkd_jax import doors
 from tests.environment import environment
+from tests.gallery import worlds
 from tests.paths import repository
 from tests.test_house import imports
+from tests.video import films
 
 # What jax and flax bring along cannot be absent.
 ABSENT = {*doors.TRAINING} - {'optax', 'orbax', 'scipy'}
@@ -147,3 +149,44 @@ def test_a_command_names_the_extra_that_it_lacks(command, tmp_path, monkeypatch)
   assert re.fullmatch(
     r"error: this needs \w+, which is not installed: pip install 'dlkd_jax\[train\]' brings it\n", done.stderr
   ), done.stderr
+
+
+@pytest.fixture(scope='module')
+def program(built):
+  """`dlkd` in a fresh environment that the wheel was installed into, the wheel built of the sdist."""
+  sdist = built / f'dlkd_jax-{dlkd_jax.__version__}.tar.gz'
+  subprocess.run([sys.executable, '-m', 'venv', built / 'venv'], check=True)
+  wheel = built / f'dlkd_jax-{dlkd_jax.__version__}-py3-none-any.whl'
+  for arguments in (('wheel', '--no-deps', f'--wheel-dir={built}', sdist), ('install', '--only-binary=:all:', wheel)):
+    command = [built / 'venv/bin/pip', *arguments, '-c', repository() / 'constraints.txt', '--retries=1']
+    done = subprocess.run(command, text=True, capture_output=True, check=False)
+    if done.returncode and re.search('No matching distribution|Connection|Temporary failure', done.stderr):
+      pytest.skip('there is no package index here')
+    assert done.returncode == 0, done.stderr
+  return built / 'venv/bin/dlkd'
+
+
+@pytest.mark.slow
+def test_the_wheel_in_a_fresh_environment_searches_films(program, tmp_path):
+  """As a new user would: two films and a model in a folder, one command to an index, one to the moment."""
+
+  def call(*arguments, code=0):
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(('PYTHON', 'XLA', 'DLKD'))}
+    done = subprocess.run(
+      [program, *arguments], cwd=tmp_path, env=variables, text=True, capture_output=True, check=False
+    )
+    assert done.returncode == code, done.stderr
+    return done.stdout + done.stderr
+
+  assert call('--version') == f'dlkd {dlkd_jax.__version__}\n' and '\n  dlkd search ' in call('--help')
+  (tmp_path / 'films').mkdir()
+  films.render(tmp_path / 'films/first.mp4', films.steady(75))
+  films.render(tmp_path / 'films/second.mp4', films.steady(100))
+  worlds.clip(tmp_path / 'clip')
+  call('add', 'films', '--clip=clip')
+  said = call('search', 'a red square')
+  assert said.startswith('“a red square”: 2 videos') and 'first.mp4' in said and 'second.mp4' in said, said
+  assert call('info').startswith('index ') and '1 videos removed' in call('remove', 'second.mp4', '--compact')
+  assert "pip install 'dlkd_jax[train]'" in call('train', '--config=configs/demo.py', '--workdir=run', code=1)
+  listed = subprocess.run([program.with_name('pip'), 'list', '--format=freeze'], capture_output=True, text=True).stdout
+  assert len(listed.splitlines()) < 60 and 'tensorflow' not in listed
