@@ -19,7 +19,7 @@ import sys
 
 from absl import flags
 
-from dlkd_jax import doors, files
+from dlkd_jax import doors, files, search_flags
 from dlkd_jax.errors import UserError
 
 _INDEX = doors.DEFINE_index()
@@ -29,20 +29,12 @@ _MOMENTS = flags.DEFINE_integer('moments', 1, 'Most moments of a video.')
 _FLAT = flags.DEFINE_bool(
   'flat', False, 'One line a moment, a video may come several times, instead of one line a video.'
 )
-_THRESHOLD = flags.DEFINE_float('threshold', None, 'Least score of a hit.')
 _WHERE = flags.DEFINE_multi_string(
   'where',
   [],
   'Videos that count, as "year>=2019 and (tag=lake or not folder=raw)"; signs are =, !=, <, <=, >, >=, ~ (holds the '
   "text) and in (…), texts may be 'quoted', dates are 2019-05-01. Several have to hold.",
 )
-_WEIGHTS = flags.DEFINE_string(
-  'weights', None, "Weights of the scorers, as BRANCH=0.7,teacher=0.3; default: the index's."
-)
-_ZERO_SHOT = flags.DEFINE_bool('zero_shot', False, 'The teacher alone scores: --weights=teacher=1.')
-_EXACT = flags.DEFINE_bool('exact', False, 'Score every frame; else large indexes are searched in two stages.')
-_TWO_STAGE = flags.DEFINE_bool('two_stage', False, 'Search in two stages also where that costs more.')
-flags.mark_bool_flags_as_mutual_exclusive(['exact', 'two_stage'])
 _QUERIES = doors.DEFINE_path('queries', None, 'File of queries, one a line; - is the standard input.')
 _CAPTION = flags.DEFINE_multi_string('caption', [], 'Id of a caption of the index to search with.')
 _PICTURE = doors.DEFINE_path(
@@ -56,13 +48,11 @@ _WITHOUT = flags.DEFINE_multi_string('without', [], 'A sentence about what must 
 _TEXT_WEIGHT = flags.DEFINE_float(
   'text_weight', None, 'Weight of what subtitles, titles and metadata say, against the pictures; 0 leaves them out.'
 )
-_CLIP = flags.DEFINE_string('clip', None, "The index's CLIP, a folder or hf:OWNER/NAME, where it has moved.")
+_SCORING = search_flags.Scoring()
 _VIDEOS = doors.DEFINE_path('videos', None, 'Folder of the video files, where it has moved.')
 _JSON = flags.DEFINE_bool('json', False, 'Print JSON.')
 _CSV = flags.DEFINE_bool('csv', False, 'Print CSV, a line a moment, for spreadsheets.')
-_EDL = flags.DEFINE_bool(
-  'edl', False, 'Print an EDL (CMX 3600): the moments as cuts and markers, for editors.'
-)
+_EDL = flags.DEFINE_bool('edl', False, 'Print an EDL (CMX 3600): the moments as cuts and markers, for editors.')
 _CURVE = flags.DEFINE_bool('curve', False, 'With --json: also the times of the frames and their scores.')
 
 
@@ -93,7 +83,7 @@ def _queries(sentences):
 
 def _search(sentences):
   """Searches and prints."""
-  from dlkd_jax.gallery import result_files, result_text, weights
+  from dlkd_jax.gallery import result_files, result_text
   from dlkd_jax.gallery.gallery import Gallery
 
   doors.keep_compiled()
@@ -102,19 +92,14 @@ def _search(sentences):
     raise UserError('--json, --csv and --edl contradict each other; give one of them')
   if _CURVE.value and not _JSON.value:
     raise UserError('--curve is a part of the JSON; give --json with it')
-  if _ZERO_SHOT.value and _WEIGHTS.value:
-    raise UserError('--zero_shot and --weights contradict each other; give one of them')
-  chosen = weights.parse(_WEIGHTS.value) if _WEIGHTS.value else None
-  gallery = Gallery.open(_INDEX.value, _CLIP.value, _VIDEOS.value)
+  gallery = Gallery.open(_INDEX.value, _SCORING.clip.value, _VIDEOS.value)
   wishes = {
     'top': _TOP.value,
     'offset': _OFFSET.value,
     'moments': _MOMENTS.value,
-    'weights': {'teacher': 1.0} if _ZERO_SHOT.value else chosen,
-    'threshold': _THRESHOLD.value,
     'where': _WHERE.value or None,
-    'exact': True if _EXACT.value else False if _TWO_STAGE.value else None,
     'flat': _FLAT.value,
+    **_SCORING.wishes(),
   }
   if _TEXT_WEIGHT.value is not None:
     wishes['text_weight'] = _TEXT_WEIGHT.value

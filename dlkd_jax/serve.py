@@ -12,7 +12,7 @@ import signal
 
 from absl import flags
 
-from dlkd_jax import doors
+from dlkd_jax import doors, search_flags
 from dlkd_jax.errors import UserError
 
 _INDEX = doors.DEFINE_index()
@@ -22,39 +22,25 @@ _ALLOW_HOST = flags.DEFINE_multi_string('allow_host', [], 'Name that this server
 _VIDEOS = doors.DEFINE_multi_path(
   'videos', 'Folder of video files, in place of those that the index says; may be given several times.'
 )
-_CLIP = flags.DEFINE_string('clip', None, 'The CLIP, a folder or hf:OWNER/NAME, where that is not what the index says.')
-_WEIGHTS = flags.DEFINE_string(
-  'weights', None, "Weights of the scorers, as BRANCH=0.7,teacher=0.3; default: the index's."
-)
-_ZERO_SHOT = flags.DEFINE_bool('zero_shot', False, 'The teacher alone scores: --weights=teacher=1.')
-_EXACT = flags.DEFINE_bool('exact', False, 'Score every frame; else large indexes are searched in two stages.')
-_TWO_STAGE = flags.DEFINE_bool('two_stage', False, 'Search in two stages also where that costs more.')
-flags.mark_bool_flags_as_mutual_exclusive(['exact', 'two_stage'])
-_THRESHOLD = flags.DEFINE_float('threshold', None, 'Videos that score less are no match.')
 _TOP = flags.DEFINE_integer('top', 10, 'Results that are shown at a time.', 1, 50)
 _MOMENTS = flags.DEFINE_integer('moments', 3, 'Moments that are shown of a video.', 1, 8)
+_SCORING = search_flags.Scoring()
 _EXAMPLE = flags.DEFINE_multi_string('example', [], 'Sentence that the empty page suggests; default: some captions.')
 
 
 def _settings():
-  from dlkd_jax.gallery import weights
   from dlkd_jax.page.server import Settings
 
   for folder in _VIDEOS.value or ():
     if not folder.is_dir():
       raise UserError(f'--videos={folder} is no folder; give one that holds videos of the index')
-  if _ZERO_SHOT.value and _WEIGHTS.value:
-    raise UserError('--zero_shot and --weights contradict each other; give one of them')
-  chosen = weights.parse(_WEIGHTS.value) if _WEIGHTS.value else None
   return Settings(
     hosts=(_HOST.value, *_ALLOW_HOST.value),
     roots=tuple(map(str, _VIDEOS.value or ())),
-    threshold=_THRESHOLD.value,
-    weights={'teacher': 1.0} if _ZERO_SHOT.value else chosen,
-    exact=True if _EXACT.value else False if _TWO_STAGE.value else None,
     examples=tuple(_EXAMPLE.value),
     top=_TOP.value,
     moments=_MOMENTS.value,
+    **_SCORING.wishes(),
   )
 
 
@@ -70,7 +56,7 @@ def main(names):
     from dlkd_jax.page import app, live
 
     doors.keep_compiled()
-    gallery = Gallery.open(_INDEX.value, clip=_CLIP.value)
+    gallery = Gallery.open(_INDEX.value, clip=_SCORING.clip.value)
     settings = _settings()
     application = app.prepare(gallery, settings)
     what = f'{len(gallery)} videos, files {live.served(gallery, settings)}'

@@ -37,12 +37,15 @@ import inspect
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from dlkd_jax import plugins
 from dlkd_jax.errors import UserError
+
+if TYPE_CHECKING:
+  from dlkd_jax.models.clip_inputs import Reading
 
 GROUP = 'dlkd_jax.backbones'
 # Name → where its class is. A module is imported when one of its backbones is asked for.
@@ -114,7 +117,7 @@ class TextBackbone(Protocol):
   def sentences(self, texts: Sequence[str]) -> np.ndarray:
     """Returns one vector a sentence, float32 [N, Dt]."""
 
-  def reads(self, text: str) -> tuple[int, int, int]:
+  def reads(self, text: str) -> Reading:
     """Returns how many tokens a sentence has, how many of them are read, and how many of these are known."""
 
 
