@@ -24,35 +24,35 @@ from dlkd_jax.errors import UserError
 
 _INDEX = doors.DEFINE_index()
 _TOP = flags.DEFINE_integer('top', 10, 'Most hits a query.')
-_OFFSET = flags.DEFINE_integer('offset', 0, 'Hits to pass over: --offset=10 is the second page of ten.')
 _MOMENTS = flags.DEFINE_integer('moments', 1, 'Most moments of a video.')
-_FLAT = flags.DEFINE_bool(
-  'flat', False, 'One line a moment, a video may come several times, instead of one line a video.'
-)
 _WHERE = flags.DEFINE_multi_string(
   'where',
   [],
   'Videos that count, as "year>=2019 and (tag=lake or not folder=raw)"; signs are =, !=, <, <=, >, >=, ~ (holds the '
   "text) and in (…), texts may be 'quoted', dates are 2019-05-01. Several have to hold.",
 )
-_QUERIES = doors.DEFINE_path('queries', None, 'File of queries, one a line; - is the standard input.')
-_CAPTION = flags.DEFINE_multi_string('caption', [], 'Id of a caption of the index to search with.')
 _PICTURE = doors.DEFINE_path(
   'picture',
   None,
   'PNG, JPEG or WebP file that the frames are to look like, alone or with the sentence; the teacher scores.',
 )
 _LIKE = flags.DEFINE_string('like', None, 'VIDEO@SECONDS: more like this moment, alone or with the sentence.')
-_OWN = flags.DEFINE_bool('own', False, 'With --like: the video of that moment may be among the hits, too.')
 _WITHOUT = flags.DEFINE_multi_string('without', [], 'A sentence about what must not be there.')
-_TEXT_WEIGHT = flags.DEFINE_float(
-  'text_weight', None, 'Weight of what subtitles, titles and metadata say, against the pictures; 0 leaves them out.'
-)
-_SCORING = search_flags.Scoring()
-_VIDEOS = doors.DEFINE_path('videos', None, 'Folder of the video files, where it has moved.')
 _JSON = flags.DEFINE_bool('json', False, 'Print JSON.')
 _CSV = flags.DEFINE_bool('csv', False, 'Print CSV, a line a moment, for spreadsheets.')
 _EDL = flags.DEFINE_bool('edl', False, 'Print an EDL (CMX 3600): the moments as cuts and markers, for editors.')
+_SCORING = search_flags.Scoring()
+_TEXT_WEIGHT = flags.DEFINE_float(
+  'text_weight', None, 'Weight of what subtitles, titles and metadata say, against the pictures; 0 leaves them out.'
+)
+_OFFSET = flags.DEFINE_integer('offset', 0, 'Hits to pass over: --offset=10 is the second page of ten.')
+_FLAT = flags.DEFINE_bool(
+  'flat', False, 'One line a moment, a video may come several times, instead of one line a video.'
+)
+_OWN = flags.DEFINE_bool('own', False, 'With --like: the video of that moment may be among the hits, too.')
+_QUERIES = doors.DEFINE_path('queries', None, 'File of queries, one a line; - is the standard input.')
+_CAPTION = flags.DEFINE_multi_string('caption', [], 'Id of a caption of the index to search with.')
+_VIDEOS = doors.DEFINE_path('videos', None, 'Folder of the video files, where it has moved.')
 _CURVE = flags.DEFINE_bool('curve', False, 'With --json: also the times of the frames and their scores.')
 
 
