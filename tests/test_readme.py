@@ -32,20 +32,23 @@ def commands(text):
   return [line.split('  #')[0].strip() for line in lines if line.strip() and not line.startswith('#')]
 
 
-PYTHON = [
-  line for text in TEXTS.values() for line in commands(text) if line.startswith('python -m ') and ' venv ' not in line
-]
+LINES = [line for text in TEXTS.values() for line in commands(text)]
+PYTHON = [line for line in LINES if line.startswith('python -m ') and ' venv ' not in line]
 
 
 def run(line, cwd, *more):
-  _, _, module, *arguments = shlex.split(line)
-  return forked.run(module, (*arguments, *more), environment(), cwd)
+  """Runs a line `dlkd …` as `python -m dlkd_jax …`."""
+  program, *arguments = shlex.split(line)
+  assert program == 'dlkd', line
+  return forked.run('dlkd_jax', (*arguments, *more), environment(), cwd)
 
 
 def test_modules_and_files_exist():
-  assert len(PYTHON) >= 30
+  """`dlkd` and its options are parsed by `tests/tools/test_command_pages.py`."""
+  assert len([line for line in LINES if line.startswith('dlkd ')]) >= 30 and len(PYTHON) >= 10
   for line in PYTHON:
     assert importlib.util.find_spec(shlex.split(line)[2]) is not None, line
+  for line in LINES:
     for config in re.findall(r'--config=(configs/\w+\.py)', line):
       assert (repository() / config).is_file(), line
 

@@ -61,6 +61,7 @@ class Door:
   def refusal(self, arguments: Sequence[str]) -> str | None:
     """Parses arguments; returns what is wrong with them, or None."""
     flags.FLAGS.unparse_flags()
+    before = set(flags.FLAGS)  # A recipe defines its fields where they are given.
     typed, sys.argv = sys.argv, [sys.argv[0], *arguments]  # A recipe's fields are looked for there.
     try:
       rest = flags.FLAGS(sys.argv)[1:]
@@ -76,6 +77,8 @@ class Door:
       return str(error)
     finally:
       sys.argv = typed
+      for name in set(flags.FLAGS) - before:
+        delattr(flags.FLAGS, name)
 
 
 @contextlib.contextmanager

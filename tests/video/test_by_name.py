@@ -29,7 +29,7 @@ def test_from_names_to_a_moment(tmp_path):
   siglip |= {'preprocessor_config.json': b'{"size": {"height": 32, "width": 32}}'}
 
   def run(line, **variables):
-    done = forked.run(shlex.split(line)[2], tuple(shlex.split(line)[3:]), environment(**names, **variables), tmp_path)
+    done = forked.run('dlkd_jax', tuple(shlex.split(line)[1:]), environment(**names, **variables), tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -38,5 +38,5 @@ def test_from_names_to_a_moment(tmp_path):
     names = {'HF_ENDPOINT': address, 'HF_HOME': str(tmp_path / 'cache')}
     assert 'Dv 64, Dq 8, Dt 64' in run(extract)
     run(index)
-  found = run('python -m dlkd_jax.search "a dog" --index=index --top=1', HF_HUB_OFFLINE='1')
+  found = run('dlkd search "a dog" --index=index --top=1', HF_HUB_OFFLINE='1')
   assert re.search(r'\d\.mp4', found) and '2 videos' in found
