@@ -8,7 +8,7 @@ import sys
 
 from dlkd_jax import files
 from dlkd_jax.demo import films, pretraining, sheet, stages, students, table
-from dlkd_jax.demo.settings import Settings
+from dlkd_jax.demo.settings import DemoSettings
 from dlkd_jax.errors import UserError
 from dlkd_jax.gallery import building
 from dlkd_jax.gallery.collection import Collection, Knowledge
@@ -18,7 +18,7 @@ from dlkd_jax.video import extraction
 EXAMPLE = 'a big red ball on the grass'
 
 
-def all_stages(settings: Settings, workdir: pathlib.Path) -> list[stages.Stage]:
+def all_stages(settings: DemoSettings, workdir: pathlib.Path) -> list[stages.Stage]:
   """Returns the stages, each of which reads what those before it wrote below `workdir`."""
   count = sum(settings.films)
   render = functools.partial(films.render_corpus, settings, workdir / 'corpus')
@@ -40,7 +40,7 @@ def all_stages(settings: Settings, workdir: pathlib.Path) -> list[stages.Stage]:
   ]
 
 
-def _extract(settings: Settings, workdir: pathlib.Path) -> None:
+def _extract(settings: DemoSettings, workdir: pathlib.Path) -> None:
   """Makes the data set custom_prvr of the films: the small CLIP is the teacher.
 
   The teacher sees single pictures. The student has the CLIP's states of them, too, and statistics of what moves.
@@ -65,7 +65,7 @@ def _extract(settings: Settings, workdir: pathlib.Path) -> None:
     raise UserError(f'not every film could be extracted; {result.report_file} says which, and why:\n{result.report}')
 
 
-def _train(settings: Settings, workdir: pathlib.Path) -> None:
+def _train(settings: DemoSettings, workdir: pathlib.Path) -> None:
   students.train_all(settings, workdir / 'data', workdir / 'students')
 
 
@@ -77,7 +77,7 @@ def _index(workdir: pathlib.Path) -> None:
   building.build(workdir / 'index', collection, workdir / 'students' / 'distilled_0', settings, knowledge)
 
 
-def _report(settings: Settings, workdir: pathlib.Path) -> None:
+def _report(settings: DemoSettings, workdir: pathlib.Path) -> None:
   """Writes `results.md` and `found.png`."""
   runs = workdir / 'students'
   text = table.markdown(students.read_results(settings, runs), students.read_ranks(settings, runs), settings.films[2])
@@ -85,7 +85,7 @@ def _report(settings: Settings, workdir: pathlib.Path) -> None:
   files.write_text(workdir / 'results.md', text + '\n')
 
 
-def demonstrate(settings: Settings, workdir: pathlib.Path, until: str | None = None) -> dict[str, float]:
+def demonstrate(settings: DemoSettings, workdir: pathlib.Path, until: str | None = None) -> dict[str, float]:
   """Runs the stages that are not done.
 
   Args:

@@ -14,12 +14,12 @@ import numpy as np
 
 from dlkd_jax import files
 from dlkd_jax.demo import render, world
-from dlkd_jax.demo.settings import Settings
+from dlkd_jax.demo.settings import DemoSettings
 from dlkd_jax.demo.world import Film
 from dlkd_jax.progress import Progress
 
 
-def films_of(settings: Settings) -> list[Film]:
+def films_of(settings: DemoSettings) -> list[Film]:
   """Returns all films, split after split."""
   return [
     world.film(settings.seed, split, number)
@@ -28,7 +28,7 @@ def films_of(settings: Settings) -> list[Film]:
   ]
 
 
-def render_corpus(settings: Settings, folder: pathlib.Path) -> None:
+def render_corpus(settings: DemoSettings, folder: pathlib.Path) -> None:
   """Writes the films into `<folder>/videos` and `<folder>/captions.jsonl`; films that are there are left alone.
 
   Raises:

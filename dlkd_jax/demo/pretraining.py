@@ -27,7 +27,7 @@ from safetensors import numpy as safetensors_numpy
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from dlkd_jax.demo import render, words, world
-from dlkd_jax.demo.settings import Settings
+from dlkd_jax.demo.settings import DemoSettings
 from dlkd_jax.models import clip, clip_files, clip_inputs
 from dlkd_jax.models.parameter_files import save_arrays
 from dlkd_jax.progress import Progress
@@ -56,7 +56,7 @@ def make_tokenizer() -> clip_inputs.Tokenizer:
   return clip_inputs.Tokenizer(tokenizer, _CONTEXT)
 
 
-def make_config(settings: Settings, end: int) -> clip.ClipConfig:
+def make_config(settings: DemoSettings, end: int) -> clip.ClipConfig:
   """Returns the sizes of the small CLIP; `end` is the id of the end token."""
   width = settings.width
 
@@ -67,7 +67,7 @@ def make_config(settings: Settings, end: int) -> clip.ClipConfig:
   return clip.ClipConfig(clip.ImageConfig(tower(3), settings.clip_side, settings.clip_side // 4), text, features=width)
 
 
-def scenes(settings: Settings, step: int) -> tuple[np.ndarray, list[str]]:
+def scenes(settings: DemoSettings, step: int) -> tuple[np.ndarray, list[str]]:
   """Returns the pictures, uint8 [N, S, S, 3], and the sentences of a step."""
   drawn = [world.scene(settings.seed, step * settings.batch + place) for place in range(settings.batch)]
   pictures = [render.picture(segment, time, settings.clip_side, light) for segment, time, light, _ in drawn]
@@ -101,7 +101,7 @@ def word_loss(features: jax.Array, head: jax.Array, said: jax.Array) -> jax.Arra
   return optax.softmax_cross_entropy(features @ head, share).mean()
 
 
-def pretrain(settings: Settings, folder: pathlib.Path) -> None:
+def pretrain(settings: DemoSettings, folder: pathlib.Path) -> None:
   """Trains the small CLIP and writes it as a Hugging Face directory `folder`; nothing is done where that exists.
 
   Raises:
@@ -150,7 +150,7 @@ def pretrain(settings: Settings, folder: pathlib.Path) -> None:
   shutil.rmtree(state_file.parent, ignore_errors=True)
 
 
-def _prepare(settings: Settings, tokenizer, preprocess, step: int) -> tuple[np.ndarray, np.ndarray]:
+def _prepare(settings: DemoSettings, tokenizer, preprocess, step: int) -> tuple[np.ndarray, np.ndarray]:
   pictures, texts = scenes(settings, step)
   return preprocess.normalize(pictures), tokenizer(texts)
 

@@ -6,7 +6,7 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class DemoSettings:
   """Sizes of everything; the defaults fit two CPU cores and four minutes.
 
   Attributes:
@@ -43,8 +43,8 @@ class Settings:
 
 
 SIZES = {
-  'whole': Settings(),
-  'tiny': Settings(
+  'whole': DemoSettings(),
+  'tiny': DemoSettings(
     films=(8, 4, 4), steps=4, batch=8, width=16, save_every=2, sampled=1.0, epochs=1, students=2, processes=1
   ),
 }

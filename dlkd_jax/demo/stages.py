@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dlkd_jax import begun, files
-from dlkd_jax.demo.settings import Settings
+from dlkd_jax.demo.settings import DemoSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Stage:
   seeds: int | None = None
 
 
-def claim(workdir: pathlib.Path, settings: Settings) -> None:
+def claim(workdir: pathlib.Path, settings: DemoSettings) -> None:
   """Notes the settings in a work directory, or compares them with those that are there.
 
   Raises:

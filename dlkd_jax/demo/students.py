@@ -12,14 +12,14 @@ import numpy as np
 
 from dlkd_jax import doors
 from dlkd_jax.config_defaults import load_recipe
-from dlkd_jax.demo.settings import Settings
+from dlkd_jax.demo.settings import DemoSettings
 from dlkd_jax.training import train as training
 
 # Name → arguments of the recipe.
 KINDS = {'distilled': '', 'no_teacher': 'no_teacher', 'single': 'single'}
 
 
-def config_of(kind: str, seed: int, settings: Settings, data_dir: pathlib.Path) -> ml_collections.ConfigDict:
+def config_of(kind: str, seed: int, settings: DemoSettings, data_dir: pathlib.Path) -> ml_collections.ConfigDict:
   """Returns the configuration of one training.
 
   Args:
@@ -35,7 +35,7 @@ def config_of(kind: str, seed: int, settings: Settings, data_dir: pathlib.Path) 
   return config
 
 
-def train_all(settings: Settings, data_dir: pathlib.Path, runs: pathlib.Path) -> None:
+def train_all(settings: DemoSettings, data_dir: pathlib.Path, runs: pathlib.Path) -> None:
   """Trains every kind with every seed into `<runs>/<kind>_<seed>`; what is finished is left alone.
 
   Raises:
@@ -52,7 +52,7 @@ def train_all(settings: Settings, data_dir: pathlib.Path, runs: pathlib.Path) ->
         training.train(config_of(kind, seed, settings, data_dir), workdir)
 
 
-def read_results(settings: Settings, runs: pathlib.Path) -> dict[str, list[dict[str, float]]]:
+def read_results(settings: DemoSettings, runs: pathlib.Path) -> dict[str, list[dict[str, float]]]:
   """Returns kind → the final metrics of each seed, as `results.json` holds them.
 
   Raises:
@@ -61,7 +61,7 @@ def read_results(settings: Settings, runs: pathlib.Path) -> dict[str, list[dict[
   return _of_each(settings, runs, lambda run: json.loads((run / 'results.json').read_text(encoding='utf-8'))['metrics'])
 
 
-def read_ranks(settings: Settings, runs: pathlib.Path) -> dict[str, list[dict[str, np.ndarray]]]:
+def read_ranks(settings: DemoSettings, runs: pathlib.Path) -> dict[str, list[dict[str, np.ndarray]]]:
   """Returns kind → of each seed what `ranks.npz` holds; errors are those of `read_results`."""
 
   def read(run: pathlib.Path) -> dict[str, np.ndarray]:
@@ -71,5 +71,5 @@ def read_ranks(settings: Settings, runs: pathlib.Path) -> dict[str, list[dict[st
   return _of_each(settings, runs, read)
 
 
-def _of_each(settings: Settings, runs: pathlib.Path, read: Callable[[pathlib.Path], Any]) -> dict[str, list[Any]]:
+def _of_each(settings: DemoSettings, runs: pathlib.Path, read: Callable[[pathlib.Path], Any]) -> dict[str, list[Any]]:
   return {kind: [read(runs / f'{kind}_{seed}') for seed in range(settings.students)] for kind in KINDS}

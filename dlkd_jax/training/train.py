@@ -1,4 +1,4 @@
-"""The account of a run, from top to bottom: resume, train an epoch, evaluate, keep the best, stop early, report.
+"""A run, from top to bottom: resume, train an epoch, evaluate, keep the best, stop early, report.
 
 Order within a run: the state and the place in the data are restored as one; an epoch that was trained but not yet
 evaluated is evaluated first; a checkpoint is written before an evaluation, and before the next batch is taken. A

@@ -190,14 +190,14 @@ def test_several_threads_may_search(world):
 @pytest.fixture(scope='module')
 def demonstration(tmp_path_factory):
   """An index of the demonstration's test films: of the one that DLKD_DEMO names, or of the tiny one, made here."""
-  from dlkd_jax.demo import account, students
+  from dlkd_jax.demo import demonstration, students
   from dlkd_jax.demo.settings import SIZES
   from dlkd_jax.training import train
 
   folder = tmp_path_factory.mktemp('demonstration')
   there = pathlib.Path(os.environ.get('DLKD_DEMO') or folder)
   if there == folder:
-    account.demonstrate(SIZES['tiny'], folder, until='features')
+    demonstration.demonstrate(SIZES['tiny'], folder, until='features')
     config = students.config_of('distilled', 0, SIZES['tiny'], folder / 'data')
     train.train(config, folder / 'students' / 'distilled_0')
   made = {'workdir': 'students/distilled_0', 'data_dir': 'data', 'clip': 'clip', 'videos': 'corpus/videos'}
