@@ -6,6 +6,7 @@ import re
 
 # Command → the module that it is, with what that is given first, and what it does.
 SEARCHING = {
+  'add': ('dlkd_jax.add', 'puts folders of films into an index, and keeps it in step with them'),
   'search': ('dlkd_jax.search', 'finds films, and when in them, by a sentence'),
   'serve': ('dlkd_jax.serve', 'a page to search on, and to watch what is found'),
   'info': ('dlkd_jax.index info', 'what an index holds'),

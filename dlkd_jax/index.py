@@ -62,6 +62,8 @@ _JSON = flags.DEFINE_bool('json', False, 'info, tune: print JSON.')
 def _collection(dataset, data_dir, splits=None):
   from dlkd_jax.gallery.collection import Collection
 
+  if not (_DATASET.value or dataset):
+    raise UserError('this index was made of films, not of a data set: `dlkd add` brings it into step with them')
   return Collection.open(_DATA_DIR.value or data_dir, _DATASET.value or dataset, splits or _SPLITS.value)
 
 
@@ -123,7 +125,7 @@ def _add(names):
 
   index = _INDEX.value
   made = IndexFolder.open(index).manifest['settings']
-  collection = _collection(made['dataset'], made['data_dir'])
+  collection = _collection(made.get('dataset'), made.get('data_dir'))
   knowledge = Knowledge.read(_VIDEOS.value, _METADATA.value)
   done = _with_progress(
     collection,
@@ -225,7 +227,7 @@ def _tune(names):
 
   index = _INDEX.value
   made = IndexFolder.open(index).manifest['settings']
-  collection = _collection(made['dataset'], made['data_dir'], [_SPLIT.value])
+  collection = _collection(made.get('dataset'), made.get('data_dir'), [_SPLIT.value])
   curve = tuning.tune(index, collection)
   if _JSON.value:
     doors.print_json(curve.to_json(), indent=2)

@@ -37,12 +37,12 @@ class Progress(tqdm.tqdm):
       '{n:,.0f}/{total:,}{unit}, {rate_fmt}, {elapsed} gone, {remaining} left',
     )
 
-  def step(self, label: str) -> None:
-    """Counts one step of the part called `label`, and shows it if it is time to."""
-    self._made += 1
+  def step(self, label: str, size: float = 1) -> None:
+    """Counts one step of the part called `label`, or one as long as `size`, and shows it if it is time to."""
+    self._made += size
     self.part(label, 0.0)
 
-  def part(self, label: str, share: float) -> None:
+  def part(self, label: str, share: float, size: float = 1) -> None:
     """Shows, if it is time to, that a share of the step that is being made is done, from 0 to 1."""
     self.set_description_str(f'{printable(label):<6} ', refresh=False)
-    self.update(self._made + min(max(share, 0.0), 1.0) - self.n)
+    self.update(self._made + size * min(max(share, 0.0), 1.0) - self.n)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from dlkd_jax import files
 from dlkd_jax.gallery import acceleration
 from dlkd_jax.gallery.catalog import Catalog
 from dlkd_jax.gallery.index_folder import IndexFolder
@@ -13,8 +15,12 @@ from dlkd_jax.gallery.results import Hit, Moment
 
 if TYPE_CHECKING:
   from dlkd_jax.gallery.building import Account
+  from dlkd_jax.gallery.synchronising import Done
 
 _LISTED = 5
+# Of an addition of films: what is named with its reason.
+_ODD = {'failed': 'broken:', 'truncated': 'damaged, what is whole was taken:', 'waiting': 'left to the next run:'}
+_ODD_LINES = 40
 _DASH = '\u2013'
 
 
@@ -59,6 +65,43 @@ def describe_account(account: Account, index: str) -> str:
   return '\n'.join([*lines, *account.absent])
 
 
+def describe_films(done: Done, index: str) -> str:
+  """Returns what became of films: how many of each kind in one line, then by name what a person has to know."""
+  account, counts = done.account, collections.Counter(entry.status for entry in done.report.entries)
+  described = len(account.restated)
+  parts = {
+    'new': account.added,
+    'changed': len(account.updated) - described,
+    'renamed or moved': len(account.moved),
+    'described anew': described,
+    'not there any more': len(account.vanished),
+    'removed': len(account.pruned),
+    'broken': counts['failed'],
+    'damaged': counts['truncated'],
+    'still being written': counts['waiting'],
+  }
+  told = ', '.join(f'{count:,} {what}' for what, count in parts.items() if count) or 'nothing new'
+  speed = f' ({account.frames / max(done.seconds, 1e-9):,.1f} frames/s)' if account.frames else ''
+  films = f'{done.total:,} film{"" if done.total == 1 else "s"}'
+  lines = [f'{index} has {films}: {told}; {account.frames:,} frames in {clock(done.seconds)}{speed}']
+  for names, what in (
+    ([f'{other} → {video}' for video, other in account.moved.items()], 'renamed or moved'),
+    (account.vanished, 'stay in the index, and are not there any more, or are broken; --prune removes them'),
+    (account.pruned, 'were removed, for they are not there any more'),
+    (account.forgotten, 'were not added, for they were removed from this index before; --again takes them'),
+    (account.alike, 'were not added, for the index has them from a data set'),
+    (account.not_described, 'of --metadata are no films of the index'),
+  ):
+    if names:
+      more = ', …' if len(names) > _LISTED else ''
+      lines.append(f'{len(names):,} {what}: {files.printable(", ".join(names[:_LISTED]))}{more}')
+  odd = [entry for entry in done.report.entries if entry.status in _ODD]
+  lines += [f'  {_ODD[entry.status]} {files.printable(f"{entry.video}: {entry.reason}")}' for entry in odd[:_ODD_LINES]]
+  if len(odd) > _ODD_LINES:
+    lines.append(f'  … and {len(odd) - _ODD_LINES:,} more')
+  return '\n'.join([*lines, *account.absent])
+
+
 def summarize(folder: IndexFolder) -> dict[str, Any]:
   """Returns what an index is, as JSON knows values."""
   catalog = Catalog.open(folder)
@@ -91,6 +134,8 @@ def summarize(folder: IndexFolder) -> dict[str, Any]:
     'data_dir': manifest['settings'].get('data_dir'),
     'dataset': manifest['settings'].get('dataset'),
     'films': manifest['settings'].get('videos'),
+    'folders': [about['path'] for about in manifest['settings'].get('folders', ())],
+    'failed': len(manifest.get('failed', {})),
     'two_stage': acceleration.is_ready(manifest),
     'splits': dict(catalog.rows('SELECT split, count(*) FROM videos GROUP BY split ORDER BY split')),
     'metadata': dict(catalog.rows(keys)),
@@ -111,11 +156,14 @@ def describe_index(summary: Mapping[str, Any], index: str) -> str:
     f'{name} {summary["weights"].get(name, 0):g} ({size})' for name, size in summary['scorers'].items()
   )
   size = f'{summary["bytes"] / 2**20:,.1f} MiB in {summary["segments"]} segments'
+  films = ', '.join(filter(None, [summary['films'], *summary['folders']]))
+  if summary['failed']:
+    films += f'; {summary["failed"]:,} are broken'
   lines = {
     'index': f'{index}, version {summary["version"]}, {size}',
     'videos': f'{summary["videos"]:,}{length}{removed}',
     'splits': splits or 'none',
-    'films': summary['films'] or 'not at hand: no --videos was given',
+    'films': films or 'not at hand: no --videos was given',
     'frames': f'{summary["frames"]:,} as {summary["dtype"]}; long videos: {summary["long_videos"]}{prepared}',
     'captions': f'{summary["captions"]:,}',
     'scorers': f'{scorers}: weight (size)',

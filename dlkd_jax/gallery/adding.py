@@ -1,24 +1,32 @@
-"""Putting the videos of a data set into an index, and taking out what it has no more."""
+"""Putting the videos of a source into an index, and taking out what it has no more."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import pathlib
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from dlkd_jax.data import sources
+from dlkd_jax.data.sources import Record
 from dlkd_jax.gallery import changing, encoding, quantization, texts
 from dlkd_jax.gallery.catalog import Catalog
-from dlkd_jax.gallery.collection import Collection, Knowledge, captions_of
+from dlkd_jax.gallery.changing import Stored
+from dlkd_jax.gallery.collection import Knowledge, captions_of, default_title
 from dlkd_jax.gallery.encoding import StudentEncoder
 from dlkd_jax.gallery.index_folder import IndexFolder
-from dlkd_jax.gallery.segments import Entry, SegmentWriter
-from dlkd_jax.gallery.sorting import Sorted, check_prune, sort_out
+from dlkd_jax.gallery.progress_file import ProgressFile
+from dlkd_jax.gallery.segments import SegmentWriter
+from dlkd_jax.gallery.sorting import Sorted, restated, sort_out
+from dlkd_jax.gallery.source import Source
 
 # Frames that are encoded together, and after which a segment is put into the index unless told otherwise.
 _BATCH_FRAMES = 8192
 SEGMENT_FRAMES = 1 << 18
+# The same for films, which take their time.
+_BATCH_SECONDS = 10.0
+_SEGMENT_SECONDS = 60.0
 Step = Callable[[str], None]
 
 
@@ -40,6 +48,9 @@ class Account:
     unchecked: how many were indexed before hashes of records were kept: whether they changed is not known.
     alike: ids that were not taken, for videos of another data set have them.
     absent: what the index remembers of folders and files that are not there any more.
+    moved: id → the one that its film had before.
+    restated: those of `updated` of which only what is said changed.
+    frames: that were written.
   """
 
   added: int
@@ -55,27 +66,30 @@ class Account:
   unchecked: int = 0
   alike: list[str] = dataclasses.field(default_factory=list)
   absent: list[str] = dataclasses.field(default_factory=list)
+  moved: dict[str, str] = dataclasses.field(default_factory=dict)
+  restated: list[str] = dataclasses.field(default_factory=list)
+  frames: int = 0
 
 
 def take(
   folder: IndexFolder,
-  collection: Collection,
+  source: Source,
   student: StudentEncoder | None,
   knowledge: Knowledge,
   segment_frames: int,
-  step: Step,
+  step: Step = lambda split: None,
   update: bool = False,
   prune: bool = False,
   again: bool = False,
 ) -> Account:
-  """Encodes and writes what an index lacks of a data set; the caller holds the lock.
+  """Encodes and writes what an index lacks of a source; the caller holds the lock.
 
   Args:
     folder: the index.
-    collection: the data set.
+    source: the data set, or the folders of films.
     student: None where only the teacher scores.
     knowledge: of its videos.
-    segment_frames: frames after which what was encoded is put into the index.
+    segment_frames: frames after which what was encoded is put into the index, unless a minute has passed before.
     step: called with its split for each video that is done.
     update: take anew what changed: old out and new in within one change of the index.
     prune: remove what vanished.
@@ -84,26 +98,35 @@ def take(
   folder.clear_away()
   catalog = Catalog.open(folder)
   changing.note_forgotten(folder, catalog)
-  found = sort_out(folder.manifest, catalog, collection, knowledge, update, again)
+  found = sort_out(folder.manifest, catalog, source, knowledge, update, again)
   if prune:
-    check_prune(found, knowledge)
-  _remember(folder, knowledge, catalog)
+    source.check_prune(found, knowledge)
+  _remember(folder, source, knowledge, catalog)
   for about in found.there.values():
     step(about.split)
-  pruned = [video for video in found.vanished if video not in found.wanted] if prune else []
+  pruned = [video for video in found.vanished if video not in found.digests] if prune else []
   if pruned:
     folder.drop({video: catalog.place_of(video) for video in pruned}, catalog)
     folder.manifest['pruned'] = sorted({*folder.manifest.get('pruned', ()), *pruned})
   there = set(catalog.videos)
-  captions, absent, new = _write_all(folder, catalog, collection, student, knowledge, found, segment_frames, step)
-  updated = sorted(there & set(new))
+  writing = _Writing(folder, catalog, found, segment_frames, step)
+  with ProgressFile(folder.path, len(found.wanted)) as running:
+    _reuse(folder, catalog, writing, source, knowledge, found)
+    for some in _batches(source.records(found.wanted.values(), running), min(_BATCH_FRAMES, segment_frames)):
+      for stored in _encode(folder, catalog, student, source, knowledge, some, found.digests):
+        writing.add(stored)
+    if prune:
+      pruned += writing.drop(source.broken)
+    writing.put(last=True)
+  updated = sorted(there & set(writing.new))
+  moved = {video: other for video, other in found.moved.items() if video in writing.new}
   return Account(
-    added=len(new) - len(updated),
-    there=len(found.there) + len(updated),
-    captions=captions,
-    without_file=absent if knowledge.videos is not None else None,
+    added=len(writing.new) - len(updated) - len(moved.keys() - there),
+    there=len(found.there) + len(updated) + len(moved.keys() - there),
+    captions=writing.captions,
+    without_file=writing.absent if knowledge.videos is not None else None,
     not_described=sorted(set(knowledge.metadata) - found.named),
-    changed=[video for video in found.changed if video not in found.wanted and video not in pruned],
+    changed=[video for video in found.changed if video not in found.digests and video not in pruned],
     updated=updated,
     vanished=[video for video in found.vanished if video not in pruned],
     pruned=pruned,
@@ -111,83 +134,126 @@ def take(
     unchecked=found.unchecked,
     alike=list(found.alike),
     absent=list(knowledge.absent),
+    moved=moved,
+    restated=[video for video in updated if found.reused.get(video) == video],
+    frames=writing.frames,
   )
 
 
-def _write_all(
-  folder: IndexFolder,
-  catalog: Catalog,
-  collection: Collection,
-  student: StudentEncoder | None,
-  knowledge: Knowledge,
-  found: Sorted,
-  segment_frames: int,
-  step: Step,
-) -> tuple[int, list[str], list[str]]:
-  """Writes what is wanted in whole segments; returns the number of captions, videos without a file, and all ids."""
-  captions, absent, new = 0, [], []
-  writer: SegmentWriter | None = None
-  batch: list[str] = []
+class _Writing:
+  """Writes videos into segments, and puts these into the index from time to time.
 
-  def put(last: bool) -> None:
-    nonlocal writer, batch, captions
+  Attributes:
+    new: ids that were written.
+    captions, frames: how many were.
+    absent: ids of those without a file where it should be.
+  """
+
+  def __init__(self, folder: IndexFolder, catalog: Catalog, found: Sorted, segment_frames: int, step: Step):
+    self._folder, self._catalog, self._known = folder, catalog, catalog.known()
+    self._moved, self._segment_frames, self._step = found.moved, segment_frames, step
+    self._writer: SegmentWriter | None = None
+    self._batch: list[str] = []
+    self._begun = time.monotonic()
+    self.captions = self.frames = 0
+    self.absent: list[str] = []
+    self.new: list[str] = []
+
+  def add(self, stored: Stored) -> None:
+    """Writes a video; what the index had of it, or by its other name, goes with the same change that brings it."""
+    self._writer = self._writer or self._folder.new_segment()
+    self._writer.add(*stored)
+    entry = stored.entry
+    if entry.path is not None and not pathlib.Path(entry.path).is_file():
+      self.absent.append(entry.video_id)
+    self._batch.append(entry.video_id)
+    self.new.append(entry.video_id)
+    self.frames += len(stored.times)
+    _note_root(self._folder, entry.path)
+    self._step(entry.split)
+    if self._writer.frames >= self._segment_frames or time.monotonic() - self._begun > _SEGMENT_SECONDS:
+      self.put()
+
+  def put(self, last: bool = False) -> None:
+    """Puts what was written into the index, and merges small segments, of which each call leaves one."""
     done = []
-    if writer is not None:
-      done, captions = [writer.finish()], captions + writer.captions
-    folder.drop({video: about.place for video in batch if (about := known.get(video))}, catalog)
-    manifest = folder.manifest
-    if manifest.get('forgotten'):
-      manifest['forgotten'] = {v: about for v, about in manifest['forgotten'].items() if v not in batch}
+    if self._writer is not None:
+      done, self.captions = [self._writer.finish()], self.captions + self._writer.captions
+    self.drop([*self._batch, *(self._moved[video] for video in self._batch if video in self._moved)])
+    manifest, batch = self._folder.manifest, set(self._batch)
+    for remembered in ('forgotten', 'failed'):
+      if manifest.get(remembered):
+        manifest[remembered] = {v: about for v, about in manifest[remembered].items() if v not in batch}
     if manifest.get('pruned'):
       manifest['pruned'] = [video for video in manifest['pruned'] if video not in batch]
-    if last:
-      changing.commit_merged(folder, done, segment_frames)
-    else:
-      folder.commit(done)
-    writer, batch = None, []
+    changing.commit_merged(self._folder, done, self._segment_frames)
+    self._writer, self._batch, self._begun = None, [], time.monotonic()
+    if not last:  # Segments may have been merged.
+      self._catalog = Catalog.open(self._folder)
+      self._known = self._catalog.known()
 
-  known = catalog.known()
-  for some in _batches(collection.records(found.wanted.values()), min(_BATCH_FRAMES, segment_frames)):
-    writer = writer or folder.new_segment()
-    for entry in _write(folder, catalog, writer, student, knowledge, some, found.digests, collection.dataset):
-      if entry.path is not None and not pathlib.Path(entry.path).is_file():
-        absent.append(entry.video_id)
-      batch.append(entry.video_id)
-      new.append(entry.video_id)
-      _note_root(folder, entry.path)
-      step(entry.split)
-    if writer.frames >= segment_frames:
-      put(last=False)
-  put(last=True)
-  return captions, absent, new
+  def drop(self, videos: Iterable[str]) -> list[str]:
+    """Marks what the index has of some videos as removed, in the manifest in memory; returns their ids."""
+    there = {video: about.place for video in videos if (about := self._known.get(video))}
+    self._folder.drop(there, self._catalog)
+    return list(there)
 
 
-def _batches(
-  records: Iterable[tuple[str, sources.Record]], batch_frames: int
-) -> Iterator[list[tuple[str, sources.Record]]]:
-  """Groups records by their frames."""
-  some, frames = [], 0
+def _reuse(
+  folder: IndexFolder, catalog: Catalog, writing: _Writing, source: Source, knowledge: Knowledge, found: Sorted
+) -> None:
+  """Writes the vectors that the index has once more, for what is said otherwise, or has another name."""
+  takers: dict[str, list[str]] = {}
+  for video, other in sorted(found.reused.items()):
+    takers.setdefault(other, []).append(video)
+  numbers = {catalog.segment_of(catalog.place_of(other))[0] for other in takers}
+  segments = folder.segments() if takers else []  # Opened together: those that are replaced meanwhile stay readable.
+  for segment in (segments[number] for number in sorted(numbers)):
+    for stored in changing.stored_videos(segment, takers):
+      for video in takers[stored.entry.video_id]:
+        entry = dataclasses.replace(stored.entry, video_id=video, digest=found.digests[video])
+        if video != stored.entry.video_id and (
+          video not in found.moved or entry.title == default_title(stored.entry.video_id)
+        ):
+          entry = dataclasses.replace(entry, title=default_title(video))
+        if video != stored.entry.video_id and video not in found.moved:  # A copy.
+          entry = dataclasses.replace(entry, metadata={})
+        entry = restated(entry, source.facts(video), knowledge)
+        captions, cues = (
+          [dataclasses.replace(each, video_id=video) for each in those] for those in (stored.captions, stored.cues)
+        )
+        if entry.said != stored.entry.said:  # The subtitles beside it are others.
+          entry, cues = texts.read(entry)
+        writing.add(stored._replace(entry=entry, captions=captions, cues=cues))
+
+
+def _batches(records: Iterable[tuple[str, Record]], batch_frames: int) -> Iterator[list[tuple[str, Record]]]:
+  """Groups records by their frames, or by the time that it takes to get them."""
+  some, frames, begun = [], 0, time.monotonic()
   for split, record in records:
     some.append((split, record))
-    frames += len(record['student_frames'])
-    if frames >= batch_frames:
+    frames += _length(record)
+    if frames >= batch_frames or time.monotonic() - begun > _BATCH_SECONDS:
       yield some
-      some, frames = [], 0
+      some, frames, begun = [], 0, time.monotonic()
   if some:
     yield some
 
 
-def _write(
+def _length(record: Record) -> int:
+  return len(record['student_frames'] if 'student_frames' in record else record['teacher_frames'])
+
+
+def _encode(
   folder: IndexFolder,
   catalog: Catalog,
-  writer: SegmentWriter,
   student: StudentEncoder | None,
+  source: Source,
   knowledge: Knowledge,
-  some: Sequence[tuple[str, sources.Record]],
+  some: Sequence[tuple[str, Record]],
   digests: Mapping[str, str],
-  dataset: str,
-) -> Iterable[Entry]:
-  """Encodes records and writes them to a segment, one after another."""
+) -> Iterator[Stored]:
+  """Makes of records what is written of them."""
   manifest = folder.manifest
   scorers = list(manifest['scorers'])
   used = student if student is not None and set(scorers) & set(student.branches) else None
@@ -195,16 +261,17 @@ def _write(
   captions = encoding.encode_captions([record for _, record in some], scorers, used)
   for (split, record), video, vectors in zip(some, videos, captions, strict=True):
     video_id = sources.text(record['video_id'])
-    entry = knowledge.entry(record, split, digests[video_id], dataset, catalog.videos.get(video_id))
-    entry, cues = texts.read(entry)
+    entry = knowledge.entry(record, split, digests[video_id], source.dataset, catalog.videos.get(video_id))
+    entry, cues = texts.read(restated(entry, source.facts(video_id), knowledge))
     rows = {name: quantization.encode(array, manifest['dtype']) for name, array in video.rows.items()}
-    writer.add(entry, video.times, rows, captions_of(record) if vectors else [], vectors, cues)
-    yield entry
+    yield Stored(entry, video.times, rows, captions_of(record) if vectors else [], vectors, cues)
 
 
-def _remember(folder: IndexFolder, knowledge: Knowledge, catalog: Catalog) -> None:
+def _remember(folder: IndexFolder, source: Source, knowledge: Knowledge, catalog: Catalog) -> None:
   """Notes where the films and their description are, for the next addition, and the folders that films may lie in."""
   settings = dict(folder.manifest['settings'])
+  if 'folders' in (own := source.settings()):
+    settings |= own
   if knowledge.videos is not None:
     settings['videos'] = str(knowledge.videos)
   if knowledge.metadata_file is not None:
@@ -214,8 +281,10 @@ def _remember(folder: IndexFolder, knowledge: Knowledge, catalog: Catalog) -> No
     folder.manifest['roots'] = []
     for entry in catalog.videos.values():  # Of an index that was made before they were noted.
       _note_root(folder, entry.path)
-  if knowledge.videos is not None and knowledge.videos.is_dir():
-    _add_root(folder, os.path.realpath(knowledge.videos))
+  folders = [pathlib.Path(about['path']) for about in own.get('folders', ())]
+  for each in [*folders, *([knowledge.videos] if knowledge.videos is not None else [])]:
+    if each.is_dir():
+      _add_root(folder, os.path.realpath(each))
 
 
 def _note_root(folder: IndexFolder, path: str | None) -> None:

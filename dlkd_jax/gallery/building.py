@@ -6,10 +6,11 @@ the index in whole segments; killed at any moment, the same call goes on from th
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dlkd_jax import begun
@@ -20,9 +21,9 @@ from dlkd_jax.gallery.changing import remove
 from dlkd_jax.gallery.collection import Collection, Knowledge
 from dlkd_jax.gallery.encoding import TEACHER, StudentEncoder, open_student
 from dlkd_jax.gallery.index_folder import DTYPES, IndexFolder, IndexFolderError
+from dlkd_jax.gallery.source import Source
 from dlkd_jax.models import parameter_files
 from dlkd_jax.retrieval import metrics
-from dlkd_jax.training.checkpoints import read_best
 
 __all__ = [
   'SEGMENT_FRAMES',
@@ -32,8 +33,10 @@ __all__ = [
   'build',
   'check_features',
   'compact',
+  'created',
   'open_student',
   'remove',
+  'trained',
 ]
 
 
@@ -94,26 +97,40 @@ def build(
     ValueError: records or parameters do not fit, or a setting is wrong.
     IndexFolderError: the folder holds other files, or an index that was made otherwise.
   """
-  settings = settings or Settings()
   student, origin = None, None
   if workdir is not None:
-    config, (params, at_step) = runs.read_config(workdir), read_best(workdir)
-    runs.check_backbones(config, collection)
-    origin = {'run': str(workdir.absolute()), 'step': at_step, 'parameters': runs.fingerprint(params)}
-    origin['config'] = json.loads(config.to_json_best_effort())
-    where = f'the checkpoint of step {at_step} in {workdir}'
-    student = StudentEncoder(config, params, collection.sizes, where)
-  manifest = _manifest(collection, student, settings, origin)
+    runs.check_backbones(runs.read_config(workdir), collection)
+    student, origin = trained(workdir, collection.sizes)
+  with created(path, collection, student, settings or Settings(), origin) as folder:
+    known = (knowledge or Knowledge()).completed(folder.manifest['settings'])
+    return take(folder, collection, open_student(folder), known, segment_frames, step)
+
+
+def trained(workdir: pathlib.Path, sizes: Mapping[str, int | None]) -> tuple[StudentEncoder, dict[str, Any]]:
+  """Returns the student of a training's best checkpoint, and what an index notes of it; errors are those of `build`."""
+  from dlkd_jax.training.checkpoints import read_best  # Not needed by those who have no training.
+
+  config, (params, at_step) = runs.read_config(workdir), read_best(workdir)
+  origin = {'run': str(workdir.absolute()), 'step': at_step, 'parameters': runs.fingerprint(params)}
+  origin['config'] = json.loads(config.to_json_best_effort())
+  return StudentEncoder(config, params, sizes, f'the checkpoint of step {at_step} in {workdir}'), origin
+
+
+@contextlib.contextmanager
+def created(
+  path: pathlib.Path, source: Source, student: StudentEncoder | None, settings: Settings, origin: dict[str, Any] | None
+) -> Iterator[IndexFolder]:
+  """Makes an index without videos, or opens one that was made alike, and holds its lock; errors are of `build`."""
+  manifest = _manifest(source, student, settings, origin)
   if student is not None and not set(student.branches) & set(manifest['scorers']):
     student = manifest['student'] = None
   file = index_folder.student_file(origin) if student is not None else None
   with index_folder.writing(path, create=True, student=file):
     write = None
     if student is not None:
-      write = lambda file: parameter_files.write_parameters(student.params, file, config.model.heads)  # noqa: E731
-    folder = IndexFolder.create(path, manifest, write)
-    known = (knowledge or Knowledge()).completed(folder.manifest['settings'])
-    return take(folder, collection, student, known, segment_frames, step)
+      heads = student.config.model.heads
+      write = lambda file: parameter_files.write_parameters(student.params, file, heads)  # noqa: E731
+    yield IndexFolder.create(path, manifest, write)
 
 
 def add(
@@ -154,7 +171,10 @@ def check_features(folder: IndexFolder, collection: Collection) -> None:
   Raises:
     IndexFolderError: it was not; the message lists the differences.
   """
-  if lines := begun.differences(folder.manifest['features'], collection.features()):
+  there, here = folder.manifest['features'], collection.features()
+  if folder.manifest['student'] is None:  # The teacher alone scores.
+    there, here = ({name: features.get(name) for name in (TEACHER, 'Dt')} for features in (there, here))
+  if lines := begun.differences(there, here):
     raise IndexFolderError(
       f'{collection.dataset} in {collection.data_dir} was made otherwise than what is in {folder.path} (there → here): '
       f'{"; ".join(lines)}. All videos of an index need the same features: extract these with the same options, or '
@@ -163,15 +183,13 @@ def check_features(folder: IndexFolder, collection: Collection) -> None:
 
 
 def _manifest(
-  collection: Collection, student: StudentEncoder | None, settings: Settings, origin: dict[str, Any] | None
+  source: Source, student: StudentEncoder | None, settings: Settings, origin: dict[str, Any] | None
 ) -> dict[str, Any]:
   sizes = dict(student.sizes) if student else {}
-  if collection.sizes.get('Dt'):
-    sizes[TEACHER] = collection.sizes['Dt']
+  if source.sizes.get('Dt'):
+    sizes[TEACHER] = source.sizes['Dt']
   if not sizes:
-    raise UserError(
-      f'{collection.dataset} in {collection.data_dir} has no teacher features; give the --workdir of a training'
-    )
+    raise UserError(f'{source.dataset} has no teacher features; give the --workdir of a training')
   if odd := [name for name in settings.scorers or () if name not in sizes]:
     raise UserError(f'there is nothing to score {", ".join(odd)} with; run and records give {", ".join(sizes)}')
   scorers = {name: size for name, size in sizes.items() if name in (settings.scorers or sizes)}
@@ -185,11 +203,7 @@ def _manifest(
     'scorers': scorers,
     'weights': weights.choose(list(scorers), settings.weights, default),
     'student': origin,
-    'features': collection.features(),
-    **sentences.describe(collection.options, collection.where, settings.clip),
-    'settings': {
-      'long_videos': settings.long_videos,
-      'data_dir': collection.data_dir,
-      'dataset': collection.dataset,
-    },
+    'features': source.features(),
+    **sentences.describe(source.options, source.where, settings.clip),
+    'settings': {'long_videos': settings.long_videos, **source.settings()},
   }

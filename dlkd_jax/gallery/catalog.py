@@ -37,12 +37,14 @@ _BATCH = 4096
 
 
 class Known(NamedTuple):
-  """Where a video lies in an index and comes from; see `Entry` for digest, dataset and split."""
+  """Where a video lies in an index and comes from; see `Entry` for all but its place."""
 
   place: int
   digest: str
   dataset: str
   split: str
+  size: int | None
+  written: int | None
 
 
 class Catalog:
@@ -163,7 +165,8 @@ class Catalog:
 
   def known(self) -> dict[str, Known]:
     """Returns id → place and origin of all videos."""
-    return {video: Known(*rest) for video, *rest in self.rows('SELECT id, place, digest, dataset, split FROM videos')}
+    query = 'SELECT id, place, digest, dataset, split, size, written FROM videos'
+    return {video: Known(*rest) for video, *rest in self.rows(query)}
 
   def select(self, where: str = '1', parameters: Sequence[Any] | Mapping[str, Any] = ()) -> np.ndarray:
     """Returns `[V]` bool: the places of videos of which a condition in SQL holds.

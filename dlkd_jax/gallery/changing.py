@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from dlkd_jax.gallery import index_folder
 from dlkd_jax.gallery.catalog import Catalog
 from dlkd_jax.gallery.index_folder import IndexFolder
-from dlkd_jax.gallery.segments import Cue, Entry, Segment
+from dlkd_jax.gallery.quantization import Rows
+from dlkd_jax.gallery.segments import Caption, Cue, Entry, Segment
+
+
+class Stored(NamedTuple):
+  """A video as it lies in a segment; see `SegmentWriter.add`."""
+
+  entry: Entry
+  times: np.ndarray
+  rows: Mapping[str, Rows]
+  captions: Sequence[Caption] = ()
+  vectors: Mapping[str, np.ndarray] | None = None
+  cues: Sequence[Cue] = ()
+
 
 # A segment is small below this share of the frames after which segments are put into an index.
 _SMALL = 4
@@ -106,23 +121,28 @@ def _rewrite(folder: IndexFolder, segments: Sequence[Segment], segment_frames: i
   """Writes what was not removed of segments into new ones, in the same order."""
   writer = None
   for segment in segments:
-    captions: dict[str, list[int]] = {}
-    for number, caption in enumerate(segment.captions):
-      captions.setdefault(caption.video_id, []).append(number)
-    cues: dict[str, list[Cue]] = {}
-    for cue in segment.cues:
-      cues.setdefault(cue.video_id, []).append(cue)
-    for video, (entry, alive) in enumerate(zip(segment.entries, segment.alive(), strict=True)):
-      if not alive:
-        continue
-      own = captions.get(entry.video_id, [])
-      vectors = {name: array[own] for name, array in segment.caption_vectors.items()}
+    for stored in stored_videos(segment):
       writer = writer or folder.new_segment()
-      times = segment.times[segment.frames(video)]
-      said = cues.get(entry.video_id, ())
-      writer.add(entry, times, segment.rows_of(video), [segment.captions[n] for n in own], vectors, said)
+      writer.add(*stored)
       if writer.frames >= segment_frames:
         yield writer.finish()
         writer = None
   if writer:
     yield writer.finish()
+
+
+def stored_videos(segment: Segment, chosen: Container[str] | None = None) -> Iterator[Stored]:
+  """Yields what `SegmentWriter.add` takes of the videos of a segment that were not removed, or of some of them."""
+  captions: dict[str, list[int]] = {}
+  for number, caption in enumerate(segment.captions):
+    captions.setdefault(caption.video_id, []).append(number)
+  cues: dict[str, list[Cue]] = {}
+  for cue in segment.cues:
+    cues.setdefault(cue.video_id, []).append(cue)
+  for video, (entry, alive) in enumerate(zip(segment.entries, segment.alive(), strict=True)):
+    if alive and (chosen is None or entry.video_id in chosen):
+      own = captions.get(entry.video_id, [])
+      vectors = {name: array[own] for name, array in segment.caption_vectors.items()}
+      said = [segment.captions[n] for n in own]
+      times, rows = segment.times[segment.frames(video)], segment.rows_of(video)
+      yield Stored(entry, times, rows, said, vectors, cues.get(entry.video_id, ()))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import math
 import os
 import pathlib
 import posixpath
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,11 +20,16 @@ from dlkd_jax.errors import UserError
 from dlkd_jax.file_kinds import VIDEO_SUFFIXES
 from dlkd_jax.gallery.encoding import TEACHER
 from dlkd_jax.gallery.segments import Caption, Entry
+from dlkd_jax.gallery.source import no_disk
+
+if TYPE_CHECKING:
+  from dlkd_jax.gallery.progress_file import ProgressFile
+  from dlkd_jax.gallery.sorting import Sorted
 
 
 @dataclasses.dataclass(frozen=True)
 class Collection:
-  """Splits of a built data set.
+  """Splits of a built data set, as a `Source`.
 
   Attributes:
     data_dir: the folder that it was built in.
@@ -46,6 +52,8 @@ class Collection:
   folder: pathlib.Path
   whole: bool = True
   where: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  away: Container[str] = ()
+  broken: Container[str] = ()
 
   @classmethod
   def open(cls, data_dir: str, dataset: str, splits: Sequence[str] | None = None) -> Collection:
@@ -82,11 +90,14 @@ class Collection:
   def __len__(self) -> int:
     return sum(self.counts.values())
 
-  def records(self, places: Iterable[tuple[str, int]] | None = None) -> Iterator[tuple[str, sources.Record]]:
+  def records(
+    self, places: Iterable[tuple[str, int]] | None = None, running: ProgressFile | None = None
+  ) -> Iterator[tuple[str, sources.Record]]:
     """Yields (split, record), one video after another.
 
     Args:
       places: splits and numbers of the records; None: all.
+      running: is told of each.
     """
     chosen = None if places is None else set(places)
     for split in self.splits:
@@ -95,16 +106,20 @@ class Collection:
         source = sources.open_source(self.data_dir, self.dataset, split)
         for number in numbers:
           yield split, source[number]
+          if running is not None:
+            running.step()
 
-  def digests(self) -> dict[str, str] | None:
-    """Returns video → hash of its file and captions, of all splits, as the data set lists them; None without a list.
+  def digests(self) -> dict[str, str]:
+    """Returns video → hash of its file and captions, of all splits, as the data set lists them.
+
+    Without a list, which a feature pack has not, it is a hash of the record, and of the splits of this collection.
 
     Raises:
       ValueError: the list is damaged.
     """
     path = self.folder / 'videos.json'
     if not path.is_file():
-      return None
+      return {video: digest for video, (_, _, digest) in self._listing.items()}
     content = files.parse_object(files.read_text(path), str(path))
     return {video: str(digest) for video, digest in content.items()}
 
@@ -116,6 +131,8 @@ class Collection:
     Args:
       wanted: ids; those that are in no split of this collection are left out.
     """
+    if '_listing' in self.__dict__:
+      return {video: self._listing[video][:2] for video in wanted if video in self._listing}
     left, found = set(wanted), {}
     for split in self.splits:
       if left:
@@ -127,14 +144,37 @@ class Collection:
             break
     return found
 
-  def listing(self) -> Iterator[tuple[str, str, int, str]]:
-    """Yields video, split, number and a hash of the record, of all records; no features are decoded."""
+  def facts(self, video: str) -> dict[str, Any]:
+    """Returns nothing: where films are, `Knowledge` says."""
+    return {}
+
+  def settings(self) -> dict[str, Any]:
+    """Returns where the data set is, and how its films were read."""
+    read = {name: self.options.get(name) for name in ('rate', 'max_side') if 'rate' in self.options}
+    return {'data_dir': self.data_dir, 'dataset': self.dataset, **read}
+
+  def check_prune(self, found: Sorted, knowledge: Knowledge) -> None:
+    """Refuses to remove videos because of a disk that is not there.
+
+    Raises:
+      UserError: the folder of the films is absent, or has none of them.
+    """
+    if knowledge.videos is not None and found.vanished:
+      kept = set(found.there) - set(found.vanished)
+      if not kept and not any((knowledge.videos / video).is_file() for video in found.wanted):
+        raise no_disk(knowledge.videos)
+
+  @functools.cached_property
+  def _listing(self) -> dict[str, tuple[str, int, str]]:
+    """video → split, number and a hash of the record, of all records; no features are decoded."""
+    found: dict[str, tuple[str, int, str]] = {}
     for split in self.splits:
       for number, video, features in self._raw(split):
         content = hashlib.sha256()
         for name in sorted(features):
           content.update(name.encode() + b'\0' + features[name].SerializeToString())
-        yield video, split, number, content.hexdigest()[:32]
+        found.setdefault(video, (split, number, content.hexdigest()[:32]))
+    return found
 
   def _raw(self, split: str, backwards: bool = False) -> Iterator[tuple[int, str, Mapping[str, Any]]]:
     """Yields number, video and features of the records of a split, as they are stored."""
@@ -220,7 +260,7 @@ class Knowledge:
       return before.title, dict(before.metadata)
     known = dict(self.metadata.get(video, {}))
     title = known.pop('title', None)
-    return str(title) if title is not None else _title(video), known
+    return str(title) if title is not None else default_title(video), known
 
   def entry(
     self, record: Mapping[str, Any], split: str, digest: str = '', dataset: str = '', before: Entry | None = None
@@ -292,6 +332,7 @@ def captions_of(record: Mapping[str, Any]) -> list[Caption]:
   ]
 
 
-def _title(video: str) -> str:
+def default_title(video: str) -> str:
+  """Returns what a video is called of which nothing is said."""
   stem, suffix = posixpath.splitext(video)
   return stem if suffix.lower() in VIDEO_SUFFIXES else video

@@ -40,6 +40,7 @@ _TRUTH_IF_ANY = _Value('true or false', lambda value: isinstance(value, bool), a
 _COUNT = _Value('a whole number from 0', lambda value: type(value) is int and 0 <= value < 1 << 48)
 _SIZE = _Value('a whole number from 1', lambda value: type(value) is int and 0 < value < 1 << 31)
 _NUMBER = _Value('a number', lambda value: type(value) in (int, float) and math.isfinite(value))
+_NUMBER_IF_ANY = dataclasses.replace(_NUMBER, absent=True)
 _OBJECT = _Value('an object', lambda value: isinstance(value, dict))
 _STORED = {'bytes': _COUNT, 'sha256': _TEXT}
 # Objects by the names of their values: `*` is any, one with ? may lack. Lists by their values. In a tuple: or null.
@@ -56,6 +57,9 @@ _SHAPE = {
     'long_videos': _TEXT,
     **dict.fromkeys(('data_dir', 'dataset', 'videos', 'metadata'), _TEXT_IF_ANY),
     'two_stage': _TRUTH_IF_ANY,
+    'rate': _NUMBER_IF_ANY,
+    'max_side': _NUMBER_IF_ANY,
+    'folders?': [{'name': _TEXT, 'path': _TEXT}],
   },
   'segments': [
     {
@@ -68,6 +72,7 @@ _SHAPE = {
   'next_segment': _COUNT,
   'catalog': ({'file': _TEXT, 'number': _COUNT, 'covers': _TEXT, **_STORED},),
   'forgotten?': {'*': _OBJECT},
+  'failed?': {'*': _OBJECT},
   'pruned?': [_TEXT],
   'roots?': [_TEXT],
 }

@@ -15,7 +15,7 @@ import logging
 import pathlib
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from dlkd_jax.video import files
 
@@ -46,11 +46,17 @@ class Cue:
   track: str = ''
 
 
-def beside(film: pathlib.Path) -> list[tuple[pathlib.Path, str]]:
-  """Returns the files of subtitles beside a film and the name of the track of each, in order."""
+def beside(film: pathlib.Path, names: Iterable[str] | None = None) -> list[tuple[pathlib.Path, str]]:
+  """Returns the files of subtitles beside a film and the name of the track of each, in order.
+
+  Args:
+    film: its file.
+    names: of files beside it, where that is known: some of those that are called like it at least.
+  """
   found = []
   try:
-    names = sorted(path.name for path in film.parent.iterdir() if path.suffix.lower() in SUFFIXES)
+    there = (path.name for path in film.parent.iterdir()) if names is None else names
+    names = sorted(name for name in there if pathlib.PurePath(name).suffix.lower() in SUFFIXES)
   except OSError:
     return []
   for name in names:
@@ -61,11 +67,15 @@ def beside(film: pathlib.Path) -> list[tuple[pathlib.Path, str]]:
   return found
 
 
-def digest(film: pathlib.Path) -> str:
-  """Returns a hash of the subtitles beside a film, names and bytes; '' where there are none. Nothing is decoded."""
+def digest(film: pathlib.Path, names: Iterable[str] | None = None) -> str:
+  """Returns a hash of the subtitles beside a film, names and bytes; '' where there are none. Nothing is decoded.
+
+  Args:
+    film, names: as of `beside`.
+  """
   content = hashlib.sha256()
   there = False
-  for path, track in beside(film):
+  for path, track in beside(film, names):
     if (data := _bytes(path)) is not None:
       there = True
       content.update(f'{track}\0{path.suffix.lower()}\0{len(data)}\0'.encode(errors='surrogateescape') + data)

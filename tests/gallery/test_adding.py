@@ -189,7 +189,7 @@ def test_no_record_is_read_that_is_not_wanted(sets, index, monkeypatch):
   read, raw = [], []
   records, stored = Collection.records, Collection._raw
 
-  def counted(collection, places=None):
+  def counted(collection, places=None, running=None):
     read.append(len(places))
     return records(collection, places)
 
@@ -275,10 +275,10 @@ def test_start_of_the_clock(sets, index):
   assert (found.start, found.start_known) == (0.0, False)
 
 
-def test_prune_is_refused_without_films():
+def test_prune_is_refused_without_films(sets):
   found = sorting.Sorted({}, {}, {}, (), ('a',), (), 0, frozenset())
   with pytest.raises(ValueError, match='is its disk there'):
-    sorting.check_prune(found, Knowledge(pathlib.Path('nowhere')))
+    opened(sets, 'one').check_prune(found, Knowledge(pathlib.Path('nowhere')))
 
 
 @pytest.mark.parametrize('between', [None, 'remove', 'compact'])

@@ -49,7 +49,7 @@ class Records(Collection):
   def find(self, wanted):
     return {video: ('test', number) for number, video in enumerate(self.videos) if video in wanted}
 
-  def records(self, places=None):
+  def records(self, places=None, running=None):
     for number in sorted(number for _, number in places):
       video = list(self.videos)[number]
       frames = rows(video, self.videos[video])
