@@ -87,6 +87,7 @@ setup(
   extras_require={
     'cuda': ['jax[cuda12]'],
     'gcs': ['gcsfs'],  # Work directories and data sets on gs://.
+    'lancedb': ['lancedb>=0.40'],  # Frames of galleries beyond one machine's memory.
     'test': [*TRAIN, *TEST],
     'torch': ['torch'],  # Only to read the authors' checkpoints.
     'tpu': ['jax[tpu]'],  # Also to compile for TPUs where there is none.

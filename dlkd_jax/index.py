@@ -54,6 +54,12 @@ _PRUNE = flags.DEFINE_bool('prune', False, 'add: remove the videos whose film or
 _AGAIN = flags.DEFINE_bool('again', False, 'add: take the videos, too, that were removed from the index before.')
 _COMPACT = flags.DEFINE_bool('compact', False, 'remove: write the index anew without what was removed.')
 _WHERE = flags.DEFINE_multi_string('where', [], 'remove: which videos, as year<2000; several conditions have to hold.')
+_ENGINE = flags.DEFINE_string(
+  'engine',
+  None,
+  'accelerate: lancedb, or lancedb:ADDRESS of a folder, s3://, gs://, az:// or db://, names candidates in place of '
+  'compressed frames in memory; none: no longer.',
+)
 _VERIFY = flags.DEFINE_bool('verify', False, 'info: read every file and compare its check sum.')
 _CAPTIONS = flags.DEFINE_bool('captions', False, 'info: list the captions that came with the videos.')
 _JSON = flags.DEFINE_bool('json', False, 'info, tune: print JSON.')
@@ -239,12 +245,15 @@ def _accelerate(names):
   """Prepares an index for searching in two stages.
 
     dlkd index accelerate
+    dlkd index accelerate --engine=lancedb:s3://bucket/films
 
-  Large indexes are prepared as they grow; this is for --two_stage in a small one, and for older ones.
+  Large indexes are prepared as they grow; this is for --two_stage in a small one, and for older ones. With --engine the
+  frames are copied into LanceDB, which names the candidates; the same command without it brings what is new there.
   """
   from dlkd_jax.gallery import acceleration
 
-  print(f'{acceleration.accelerate(_INDEX.value)} segments of {_INDEX.value} prepared for searching in two stages')
+  done = acceleration.accelerate(_INDEX.value, _ENGINE.value)
+  print(f'{done} segments of {_INDEX.value} prepared for searching in two stages')
 
 
 _COMMANDS = {
@@ -261,7 +270,7 @@ _COMMANDS = {
   'remove': doors.Command(_remove, [_WHERE, _COMPACT], 'VIDEO…'),
   'info': doors.Command(_info, [_VERIFY, _CAPTIONS, _JSON]),
   'tune': doors.Command(_tune, [_DATA_DIR, _DATASET, _SPLIT, _JSON]),
-  'accelerate': doors.Command(_accelerate),
+  'accelerate': doors.Command(_accelerate, [_ENGINE]),
 }
 
 

@@ -7,13 +7,13 @@ they were asked for once. Segments without are scored exactly.
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dlkd_jax.errors import UserError
-from dlkd_jax.gallery import exact, index_folder
+from dlkd_jax.gallery import engine, exact, index_folder, two_stage
 from dlkd_jax.gallery.exact import ExactSearch
 from dlkd_jax.gallery.index_folder import IndexFolder
 from dlkd_jax.gallery.quantization import JoinedRows
@@ -29,8 +29,13 @@ _CANDIDATES = (500, 2000)
 _SHARE, _TOGETHER = 8, 8
 
 
-def accelerate(path: pathlib.Path) -> int:
+def accelerate(path: pathlib.Path, wanted: str | None = None) -> int:
   """Prepares an index for searching in two stages; what is prepared and whole is left alone.
+
+  Args:
+    path: folder of the index.
+    wanted: 'lancedb' or 'lancedb:ADDRESS' copies the frames into an engine, see `engine.push`; 'none': the index has
+      none any more, and its frames are compressed; None: as it was.
 
   Returns:
     Segments that were prepared.
@@ -38,8 +43,14 @@ def accelerate(path: pathlib.Path) -> int:
   Raises:
     IndexFolderError: the index is damaged, or another process is changing it.
   """
+  name, _, address = (wanted or '').partition(':')
+  if name not in ('', 'none', engine.NAME):
+    raise UserError(f'--engine is {wanted!r}; expected {engine.NAME}, {engine.NAME}:ADDRESS or none')
+  if name == engine.NAME or (not name and IndexFolder.open(path).manifest.get('engine')):
+    return engine.push(path, address or None)
   with index_folder.writing(path):
     folder = IndexFolder.open(path)
+    folder.manifest.pop('engine', None)
     folder.manifest['settings']['two_stage'] = True
     for about, segment in zip(folder.manifest['segments'], folder.segments(), strict=True):
       if about['frames'] and has_codes(about, segment.rows) and not _are_whole(folder, segment):
@@ -70,19 +81,27 @@ def _read(folder: IndexFolder, segment: Segment) -> dict[str, FrameIndex]:
 
 def is_ready(manifest: Mapping[str, Any]) -> bool:
   """Returns whether an index can be searched in two stages; segments that are not prepared yet are scored exactly."""
-  return bool(manifest['settings'].get('two_stage')) or ready_frames(manifest) > 0
+  return bool(manifest['settings'].get('two_stage') or manifest.get('engine')) or ready_frames(manifest) > 0
 
 
 def ready_frames(manifest: Mapping[str, Any]) -> int:
-  """Returns how many frames of an index are compressed."""
-  return sum(about['frames'] for about in manifest['segments'] if has_codes(about, manifest['scorers']))
+  """Returns how many frames of an index are prepared for searching in two stages."""
+  names = _ready_segments(manifest)
+  return sum(about['frames'] for about in manifest['segments'] if about['name'] in names)
+
+
+def _ready_segments(manifest: Mapping[str, Any]) -> set[str]:
+  """Returns the names of segments whose frames the engine has, or that have compressed ones."""
+  if about := manifest.get('engine'):
+    return set(about['segments'])
+  return {each['name'] for each in manifest['segments'] if has_codes(each, manifest['scorers'])}
 
 
 def pays(frames: int, videos: int, count: int, queries: int) -> bool:
   """Whether two stages cost less than exact search.
 
   Args:
-    frames: that are compressed.
+    frames: that are prepared.
     videos: V of the index.
     count: videos scored exactly after the first stage.
     queries: that are searched together.
@@ -120,7 +139,7 @@ class JoinedFrames:
     if (len(self), self.hidden) != (rows, hidden):
       raise UserError(f'{name} has {len(self)} vectors of {self.hidden}, and the gallery {rows} of {hidden}')
 
-  def search(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+  def search(self, queries: np.ndarray, count: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Returns the rows of about the largest products; arguments and result are those of `FrameIndex.search`."""
     scores, rows = [], []
     for part, start in zip(self._parts, self._starts[:-1], strict=True):
@@ -132,40 +151,60 @@ class JoinedFrames:
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
 
+def open_stages(folder: IndexFolder, segments: Sequence[Segment], searches: Sequence[ExactSearch]) -> TwoStages:
+  """Opens an index for searching in two stages: with the engine that it names, or with compressed frames.
+
+  Args:
+    folder: an index.
+    segments: of it, all with videos.
+    searches: exact search of each.
+
+  Raises:
+    UserError: the index is not prepared, a file of it is damaged, or its engine is not there.
+  """
+  if not is_ready(folder.manifest):
+    raise UserError(
+      f'{folder.path} is not prepared for searching in two stages, as no index of fewer than {MANY_FRAMES:,} frames '
+      f'is; leave --two_stage out, or prepare it with `dlkd index accelerate --index={folder.path}`'
+    )
+  names = _ready_segments(folder.manifest)
+  if folder.manifest.get('engine'):
+    read = lambda some: engine.frames(folder, some)  # noqa: E731
+  else:
+    read = lambda some: _joined([_read(folder, segment) for segment in some])  # noqa: E731
+  return TwoStages(segments, searches, [segment.name in names for segment in segments], read)
+
+
+def _joined(parts: Sequence[Mapping[str, FrameIndex]]) -> dict[str, JoinedFrames]:
+  return {name: JoinedFrames([part[name] for part in parts]) for name in parts[0]}
+
+
 class TwoStages:
   """All segments of an index, ready for searching in two stages."""
 
-  def __init__(self, folder: IndexFolder, segments: Sequence[Segment], searches: Sequence[ExactSearch]):
-    """Reads the compressed frames.
+  def __init__(
+    self,
+    segments: Sequence[Segment],
+    searches: Sequence[ExactSearch],
+    ready: Sequence[bool],
+    read: Callable[[Sequence[Segment]], Mapping[str, two_stage.Frames]],
+  ):
+    """Reads the frames of the first stage.
 
     Args:
-      folder: an index.
-      segments: of it, all with videos.
+      segments: of an index, all with videos.
       searches: exact search of each.
-
-    Raises:
-      UserError: the index is not prepared, or a file of it is damaged.
+      ready: for each, whether it has frames for the first stage.
+      read: returns, of those that have, scorer → frames numbered through.
     """
-    if not is_ready(folder.manifest):
-      raise UserError(
-        f'{folder.path} is not prepared for searching in two stages, as no index of fewer than {MANY_FRAMES:,} '
-        'frames is; leave --two_stage out, or prepare it with '
-        f'`dlkd index accelerate --index={folder.path}`'
-      )
-    files = {about['name']: about['files'] for about in folder.manifest['segments']}
-    ready = [all(codes_name(name) in files[segment.name] for name in segment.rows) for segment in segments]
     self._others = [search for search, is_done in zip(searches, ready, strict=True) if not is_done]
     counts = [len(segment.offsets) - 1 for segment in segments]
     self._is_ready = np.repeat(np.array(ready, bool), counts)
     if not any(ready):
       return
-    from dlkd_jax.gallery import two_stage
-
     segments = [segment for segment, is_done in zip(segments, ready, strict=True) if is_done]
-    self._search = two_stage.search
     self._stored = {name: JoinedRows([s.rows[name] for s in segments]) for name in segments[0].rows}
-    parts = [_read(folder, segment) for segment in segments]
-    self._indexes = {name: JoinedFrames([part[name] for part in parts]) for name in self._stored}
+    self._indexes = read(segments)
     lengths = np.concatenate([np.diff(segment.offsets) for segment in segments])
     self._offsets = np.concatenate([[0], np.cumsum(lengths)])
 
@@ -183,7 +222,9 @@ class TwoStages:
     fused = np.full((len(next(iter(queries.values()))), len(allowed)), -np.inf, np.float32)
     of_ready = allowed[self._is_ready]
     if of_ready.any():
-      found = self._search(self._indexes, self._stored, self._offsets, queries, weights, count, count, allowed=of_ready)
+      found = two_stage.search(
+        self._indexes, self._stored, self._offsets, queries, weights, count, count, allowed=of_ready
+      )
       places = np.flatnonzero(self._is_ready)
       for row, each in zip(fused, found, strict=True):
         row[places[each.videos]] = each.fused

@@ -100,5 +100,5 @@ class Backends:
       return self._exact.scores(queries, weights, count, allowed)
     with self._opening:
       if self._fast is None:
-        self._fast = acceleration.TwoStages(self._folder, self._segments, self._searches)
+        self._fast = acceleration.open_stages(self._folder, self._segments, self._searches)
     return self._fast.scores(queries, weights, number, allowed)

@@ -98,12 +98,13 @@ class FrameIndex:
       for start in range(0, len(rows), _BLOCK_ROWS):
         self._index.add(rows[start : start + _BLOCK_ROWS].decode())
 
-  def search(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+  def search(self, queries: np.ndarray, count: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Returns the rows of about the largest products with queries.
 
     Args:
       queries: `[q, H]` float32.
       count: how many rows; no more than there are.
+      allowed: not looked at: every vector is scanned in any case.
 
     Returns:
       `[q, count]` float32 approximate products, largest first, and `[q, count]` int64 rows; of nearly all rows FAISS

@@ -210,8 +210,13 @@ class IndexFolder:
     self.manifest['next_segment'] += 1
     return SegmentWriter(folder, self.manifest['scorers'], self.manifest['dtype'], self._codes_from())
 
-  def _codes_from(self) -> int:
-    """Returns how many frames a segment needs for them to be compressed: then the index is large, or it was asked."""
+  def _codes_from(self) -> int | None:
+    """Returns how many frames a segment needs for them to be compressed: then the index is large, or it was asked.
+
+    None: an engine has the frames.
+    """
+    if self.manifest.get('engine'):
+      return None
     if self.manifest['settings'].get('two_stage'):
       return 0
     return max(0, MANY_FRAMES - sum(about['frames'] for about in self.manifest['segments']))
@@ -226,7 +231,7 @@ class IndexFolder:
       Segments that were compressed.
     """
     done = 0
-    if self._codes_from() > 0:
+    if self._codes_from() != 0:
       return done
     for number, about in enumerate(self.manifest['segments']):
       if not has_codes(about, self.manifest['scorers']):

@@ -71,6 +71,7 @@ _SHAPE = {
   ],
   'next_segment': _COUNT,
   'catalog': ({'file': _TEXT, 'number': _COUNT, 'covers': _TEXT, **_STORED},),
+  'engine?': ({'name': _TEXT, 'address': _TEXT_IF_ANY, 'version': _COUNT, 'segments': [_TEXT]},),
   'forgotten?': {'*': _OBJECT},
   'failed?': {'*': _OBJECT},
   'pruned?': [_TEXT],
@@ -168,6 +169,8 @@ def _names(manifest: Mapping[str, Any]) -> Iterator[Any]:
   for about in manifest['segments']:
     yield about['name']
     yield from about['files']
+  if manifest.get('engine'):
+    yield from manifest['engine']['segments']  # These become a part of SQL.
 
 
 def refuse_others(path: pathlib.Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

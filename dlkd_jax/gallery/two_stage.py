@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,6 @@ from jax import lax
 
 from dlkd_jax.errors import UserError
 from dlkd_jax.gallery.exact import check_queries, first_of
-from dlkd_jax.gallery.frame_index import FrameIndex
 from dlkd_jax.gallery.quantization import JoinedRows, Rows, for_products
 from dlkd_jax.gallery.windows import check_offsets
 
@@ -30,6 +30,21 @@ FRAMES = 2000
 # Rows scored at once, padded to one of these numbers; each is one compilation.
 _BLOCK_SIZES = (1 << 11, 1 << 13)
 _BLOCK_ROWS = _BLOCK_SIZES[-1]
+
+
+class Frames(Protocol):
+  """Frame vectors of one scorer that are searched approximately: `FrameIndex`, several of them, or an engine's."""
+
+  def check(self, rows: int, hidden: int, name: str) -> None:
+    """Checks that they are of so many rows of that size, and else raises an error that names `name`."""
+    ...
+
+  def search(self, queries: np.ndarray, count: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Returns `[q, count]` float32 products of `[q, H]` queries, largest first, and `[q, count]` int64 rows; or -1.
+
+    Rows of videos that are not `allowed`, `[V]` bool, may be left out, and are, where there is an attribute `filters`.
+    """
+    ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +63,7 @@ class Found:
 
 
 def search(
-  indexes: Mapping[str, FrameIndex],
+  indexes: Mapping[str, Frames],
   stored: Mapping[str, Rows | JoinedRows],
   offsets: np.ndarray,
   queries: Mapping[str, np.ndarray],
@@ -61,7 +76,7 @@ def search(
   """Finds the videos of the largest fused scores, nearly always the same as exact search does.
 
   Args:
-    indexes: scorer → compressed frame vectors of the whole gallery.
+    indexes: scorer → frame vectors of the whole gallery, to be searched approximately.
     stored: scorer → the same frames' stored rows; memory-mapped arrays are read at candidates alone.
     offsets: `[V+1]` ints, first row of each video, then the number of rows.
     queries: scorer → `[q, H]`, normalised here.
@@ -103,7 +118,7 @@ def search(
 
 
 def _candidates(
-  indexes: Mapping[str, FrameIndex],
+  indexes: Mapping[str, Frames],
   offsets: np.ndarray,
   queries: Mapping[str, np.ndarray],
   weights: Mapping[str, float],
@@ -114,12 +129,13 @@ def _candidates(
   """Returns for each query the indexes of at most `candidates` allowed videos, by approximate fused scores."""
   number = len(next(iter(queries.values())))
   total = int(offsets[-1])
-  # Frames of videos that are not allowed are found too.
-  wanted = min(total, int(frames * len(allowed) / allowed.sum()))
+  filtered = all(getattr(indexes[name], 'filters', False) for name in weights)
+  # Else frames of videos that are not allowed are found too.
+  wanted = min(total, frames if filtered else int(frames * len(allowed) / allowed.sum()))
   chosen: list[np.ndarray | None] = [None] * number
   open_queries = np.arange(number)
   while len(open_queries):
-    found = {name: indexes[name].search(queries[name][open_queries], wanted) for name in weights}
+    found = {name: indexes[name].search(queries[name][open_queries], wanted, allowed) for name in weights}
     left = []
     for place, query in enumerate(open_queries):
       own = {name: (scores[place], rows[place]) for name, (scores, rows) in found.items()}

@@ -75,20 +75,20 @@ def make(
     vectors[name] = _drawn(rng, (queries, hidden))
     for first in range(0, len(offsets) - 1, _VIDEOS):
       borders = offsets[first : first + _VIDEOS + 1]
-      frames = _frames(rng, kind, np.diff(borders), hidden, common)
-      part, rows = slice(borders[0], borders[-1]), quantization.encode(frames, dtype)
+      made = frames(rng, kind, np.diff(borders), hidden, common)
+      part, rows = slice(borders[0], borders[-1]), quantization.encode(made, dtype)
       values[part] = rows.values
       if scales is not None:
         scales[part] = rows.scales
       if kind == 'structured':
         near = (chosen >= borders[0]) & (chosen < borders[-1])
-        vectors[name][near] += quantization.unit_rows(frames[chosen[near] - borders[0]])
+        vectors[name][near] += quantization.unit_rows(made[chosen[near] - borders[0]])
     values.flush()
     stored[name] = Rows(np.load(path, mmap_mode='r'), scales)
   return Gallery(stored, offsets, vectors)
 
 
-def _frames(rng: np.random.Generator, kind: str, lengths: np.ndarray, hidden: int, common: np.ndarray) -> np.ndarray:
+def frames(rng: np.random.Generator, kind: str, lengths: np.ndarray, hidden: int, common: np.ndarray) -> np.ndarray:
   """Returns `[n, H]` float32 frames of videos of the given lengths."""
   if kind == 'random':
     return rng.standard_normal((int(lengths.sum()), hidden), np.float32)

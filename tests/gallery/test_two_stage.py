@@ -61,7 +61,7 @@ def test_more_frames_are_asked_for_where_they_lie_in_few_videos(gallery, monkeyp
   asked = []
   search = FrameIndex.search
 
-  def counting(self, queries, count):
+  def counting(self, queries, count, allowed=None):
     asked.append((len(queries), count))
     return search(self, queries, count)
 
