@@ -173,8 +173,7 @@ def _table(folder: IndexFolder, address: str | None, create: bool = False) -> An
 
 
 def _schema(scorers: Mapping[str, int]) -> Any:
-  import pyarrow as pa  # LanceDB needs it in any case.
-
+  pa = importlib.import_module('pyarrow')  # LanceDB needs it in any case.
   vectors = [(name, pa.list_(pa.float16(), size)) for name, size in scorers.items()]
   return pa.schema(
     [
@@ -190,8 +189,7 @@ def _schema(scorers: Mapping[str, int]) -> Any:
 
 def _batches(schema: Any, segment: Segment) -> Iterator[Any]:
   """Yields the rows of a segment, some at a time; those of removed videos are left out."""
-  import pyarrow as pa
-
+  pa = importlib.import_module('pyarrow')
   videos = np.array([entry.video_id for entry in segment.entries], object)
   owner = np.repeat(np.arange(len(videos)), np.diff(segment.offsets))
   alive = segment.alive()[owner]

@@ -48,12 +48,14 @@ class FrameIndex:
     self._index = index
 
   @classmethod
-  def build(cls, rows: Rows | JoinedRows, seed: int = 0) -> FrameIndex:
+  def build(cls, rows: Rows | JoinedRows, seed: int = 0, centres: np.ndarray | None = None) -> FrameIndex:
     """Fits the codes to a sample of the rows and compresses all of them.
 
     Args:
       rows: stored rows; memory-mapped arrays are read in blocks.
       seed: of the sample.
+      centres: of the codes of other rows of the same encoder, which are taken as they are, as `read_centres` returns
+        them: to fit them takes longer than to compress some 100,000 rows.
 
     Raises:
       ValueError: there are no rows.
@@ -61,6 +63,12 @@ class FrameIndex:
     if not len(rows):
       raise UserError('there are no rows to build an index of; add videos to the gallery first.')
     index = _empty(rows.hidden)
+    if centres is not None:
+      faiss.copy_array_to_vector(centres, index.pq.centroids)
+      index.is_trained = True
+      found = cls(index)
+      found.add(rows)
+      return found
     index.pq.cp.seed = seed
     index.pq.cp.min_points_per_centroid = 1  # A warning about small galleries, whose exact search is fast anyway.
     chosen = np.sort(np.random.default_rng(seed).permutation(len(rows))[:_TRAINING_ROWS])
@@ -166,6 +174,17 @@ class FrameIndex:
         '`dlkd index accelerate`'
       )
     return cls(faiss.deserialize_index(body))
+
+
+def read_centres(path: pathlib.Path, hidden: int) -> np.ndarray | None:
+  """Returns the centres of the codes in a file of `FrameIndex.save`; None where it is of no such vectors."""
+  head, size, _, _ = _layout(0, hidden)
+  with path.open('rb') as file:
+    begun, content = file.read(len(head)), file.read(size)
+  centres = np.frombuffer(content, np.float32, count=len(content) // 4)
+  # The head differs in the number of vectors alone.
+  whole = len(content) == size and begun[:8] == head[:8] and begun[16:] == head[16:]
+  return centres if whole and np.isfinite(centres).all() else None
 
 
 def _empty(hidden: int) -> faiss.IndexPQFastScan:

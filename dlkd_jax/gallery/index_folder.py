@@ -27,6 +27,7 @@ from dlkd_jax.gallery import catalog_file
 from dlkd_jax.gallery.locking import clear_segment, foreign_files, student_file, writing
 from dlkd_jax.gallery.manifest import CATALOG, DTYPES, FORMAT, MANIFEST, VERSION, is_plain, read_manifest, refuse_others
 from dlkd_jax.gallery.segments import (
+  FITTED_FRAMES,
   MANY_FRAMES,
   IndexFolderError,
   Segment,
@@ -208,7 +209,16 @@ class IndexFolder:
     while os.path.lexists(folder := self.segment_path(f'{self.manifest["next_segment"]:06d}')):
       self.manifest['next_segment'] += 1  # Whatever it is, it is not ours to write to.
     self.manifest['next_segment'] += 1
-    return SegmentWriter(folder, self.manifest['scorers'], self.manifest['dtype'], self._codes_from())
+    scorers, dtype = self.manifest['scorers'], self.manifest['dtype']
+    return SegmentWriter(folder, scorers, dtype, self._codes_from(), self._fitted())
+
+  def _fitted(self) -> pathlib.Path | None:
+    """Returns the folder of the segment to whose frames codes were fitted best: the largest that has them."""
+    ready = [
+      about for about in self.manifest['segments'] if about['frames'] and has_codes(about, self.manifest['scorers'])
+    ]
+    largest = max(ready, key=lambda about: about['frames'], default=None)
+    return None if largest is None or largest['frames'] < FITTED_FRAMES else self.segment_path(largest['name'])
 
   def _codes_from(self) -> int | None:
     """Returns how many frames a segment needs for them to be compressed: then the index is large, or it was asked.
@@ -236,7 +246,7 @@ class IndexFolder:
     for number, about in enumerate(self.manifest['segments']):
       if not has_codes(about, self.manifest['scorers']):
         self.manifest['segments'][number] = about = dict(about)
-        add_codes(self.segment_path(about['name']), about, self.open_segment(about).rows)
+        add_codes(self.segment_path(about['name']), about, self.open_segment(about).rows, self._fitted())
         each()
         done += 1
     return done

@@ -40,6 +40,8 @@ from dlkd_jax.gallery.quantization import Rows
 FIRST = bytes(8)
 # Frames of an index from which on a first stage makes a search cheaper (README.md has the numbers).
 MANY_FRAMES = 200_000
+# Frames of a segment whose codes are good for others, too: they were fitted to a sample of 16,384.
+FITTED_FRAMES = 1 << 14
 CUES = 'cues.jsonl'
 SUFFIXES = {'offsets': 'offsets.i64', 'times': 'times.f32', 'videos': 'videos.jsonl', 'captions': 'captions.jsonl'}
 
@@ -122,7 +124,14 @@ class SegmentWriter:
     videos, frames: how many were added so far.
   """
 
-  def __init__(self, folder: pathlib.Path, scorers: Mapping[str, int], dtype: str, codes_from: int | None = None):
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    scorers: Mapping[str, int],
+    dtype: str,
+    codes_from: int | None = None,
+    like: pathlib.Path | None = None,
+  ):
     """Makes the folder.
 
     Args:
@@ -130,9 +139,11 @@ class SegmentWriter:
       scorers: name → H.
       dtype: 'float16' or 'int8', of the frames.
       codes_from: if it gets so many frames, they are compressed, too, for searching in two stages; None: never.
+      like: as of `add_codes`.
     """
     folder.mkdir(parents=True)
     self._folder, self._scorers, self._dtype, self._codes_from = folder, dict(scorers), np.dtype(dtype), codes_from
+    self._like = like
     names = [*SUFFIXES.values(), *(f'{name}.{kind}' for name in scorers for kind in self._kinds())]
     self._files = {name: _HashedFile(folder / name) for name in names}
     self._files[SUFFIXES['offsets']].write(FIRST)
@@ -202,7 +213,8 @@ class SegmentWriter:
       'files': {name: file.close() for name, file in self._files.items()},
     }
     if self._codes_from is not None and self.frames >= self._codes_from:
-      add_codes(self._folder, about, open_segment(self._folder, about, self._scorers, self._dtype).rows)
+      rows = open_segment(self._folder, about, self._scorers, self._dtype).rows
+      add_codes(self._folder, about, rows, self._like)
     for folder in (self._folder, self._folder.parent):
       sync(folder)
     return about
@@ -262,15 +274,25 @@ def has_codes(about: Mapping[str, Any], scorers: Iterable[str]) -> bool:
   return not about['frames'] or {codes_name(scorer) for scorer in scorers} <= about['files'].keys()
 
 
-def add_codes(folder: pathlib.Path, about: dict[str, Any], rows: Mapping[str, Rows]) -> None:
-  """Compresses the frames of a segment, and says so in `about`; frames that are compressed are left alone."""
+def add_codes(
+  folder: pathlib.Path, about: dict[str, Any], rows: Mapping[str, Rows], like: pathlib.Path | None = None
+) -> None:
+  """Compresses the frames of a segment, and says so in `about`; frames that are compressed are left alone.
+
+  Args:
+    folder: of the segment.
+    about: what the manifest is to say of it.
+    rows: of its scorers.
+    like: folder of a segment of the same index with compressed frames, whose codes are taken; None: they are fitted.
+  """
   if has_codes(about, rows):
     return
-  from dlkd_jax.gallery.frame_index import FrameIndex  # FAISS takes a while to load.
+  from dlkd_jax.gallery.frame_index import FrameIndex, read_centres  # FAISS takes a while to load.
 
   for scorer, stored in rows.items():
     file = folder / codes_name(scorer)
-    FrameIndex.build(stored).save(file)
+    centres = None if like is None else read_centres(like / file.name, stored.hidden)
+    FrameIndex.build(stored, centres=centres).save(file)
     about['files'] = {**about['files'], file.name: describe_file(file)}
 
 

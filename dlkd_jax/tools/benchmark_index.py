@@ -126,14 +126,18 @@ def queries(path: pathlib.Path, count: int) -> np.ndarray:
   return near + unit(rng.standard_normal(near.shape, np.float32))
 
 
-def searches(gallery: Gallery, vectors: np.ndarray, **wishes: Any) -> list[float]:
-  """Returns the milliseconds of searches, one query after another."""
+def searches(gallery: Gallery, vectors: np.ndarray, **wishes: Any) -> list[tuple[float, float]]:
+  """Returns the milliseconds of the clock and of the processor of searches, one query after another."""
   found = []
   for query in vectors:
-    start = time.perf_counter()
-    gallery.search_vectors({_SCORER: query[None]}, **wishes)
-    found.append(1e3 * (time.perf_counter() - start))
+    work = measured(lambda query=query: gallery.search_vectors({_SCORER: query[None]}, **wishes))
+    found.append((1e3 * work.seconds, 1e3 * work.processor))
   return found
+
+
+def _median(times: list[tuple[float, float]]) -> str:
+  clock, processor = np.median(times, axis=0)
+  return f'median {clock:.1f} ms (processor {processor:.1f} ms) of {len(times)} queries'
 
 
 def best(gallery: Gallery, vectors: np.ndarray, **wishes: Any) -> list[list[str]]:
@@ -154,13 +158,13 @@ def measure(path: pathlib.Path, frames: int, count: int, additions: int) -> Iter
   for exact in (True, None):
     searches(gallery[0], vectors[:2], exact=exact)
     times = searches(gallery[0], vectors, exact=exact)
-    yield 'exact search' if exact else 'search', f'median {np.median(times):.1f} ms of {len(times)} queries'
+    yield 'exact search' if exact else 'search', _median(times)
   yield 'opening', f'{_text(opening)}; memory after the queries {(benchmark_search.memory() - before) / _MIB:,.0f} MiB'
   part = frames // 100
   videos = [list(made_up(part, 1 + number)) for number in range(additions)]
   for number, some in enumerate(videos):
     adding = threading.Thread(target=lambda some=some, number=number: add(path, iter(some), f'more{number}'))
-    during: list[float] = []
+    during: list[tuple[float, float]] = []
 
     def run(adding=adding, during=during) -> None:
       adding.start()
@@ -173,7 +177,7 @@ def measure(path: pathlib.Path, frames: int, count: int, additions: int) -> Iter
     yield (
       f'addition {number + 1} of {part:,} frames, searched meanwhile',
       (
-        f'{_text(took)}: {share}; a query meanwhile median {np.median(during):.1f} ms of {len(during)}; '
+        f'{_text(took)}: {share}; meanwhile {_median(during)}; '
         f'{len(IndexFolder.open(path).manifest["segments"])} segments'
       ),
     )
@@ -197,7 +201,7 @@ def measure_engine(path: pathlib.Path, wanted: str, vectors: np.ndarray) -> Iter
     yield (
       f'{name}, {len(vectors)} queries',
       (
-        f'prepared in {_text(took)}; recall@10 {share:.4f}, median {np.median(times):.1f} ms, memory '
+        f'prepared in {_text(took)}; recall@10 {share:.4f}, {_median(times)}, memory '
         f'{(benchmark_search.memory() - before) / _MIB:,.0f} MiB'
       ),
     )

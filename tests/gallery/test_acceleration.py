@@ -97,6 +97,30 @@ def test_large_indexes_are_prepared_as_they_grow(world, tmp_path, monkeypatch):
   IndexFolder.open(index).verify()
 
 
+def test_codes_are_fitted_once(world, tmp_path, monkeypatch):
+  """To fit them takes longer than to compress a small addition."""
+  index = tmp_path / 'index'
+  part = Collection.open(str(world.data), 'custom_prvr', ['test'])
+  building.build(index, part, world.run, building.Settings(clip=str(world.clip)))
+  acceleration.accelerate(index)
+  asked = []
+  build = FrameIndex.build
+  monkeypatch.setattr(FrameIndex, 'build', lambda rows, centres: asked.append(centres) or build(rows, centres=centres))
+  for frames, fitted in ((10**6, True), (1, False)):
+    monkeypatch.setattr(index_folder, 'FITTED_FRAMES', frames)
+    building.add(index, world.collection)
+    assert len(asked) == 3 and all((centres is None) == fitted for centres in asked)
+    asked.clear()
+    assert_as_exact(index, top=16)
+    building.remove(index, lambda entry: entry.split == 'gallery')
+    building.compact(index)
+    asked.clear()
+    folder = IndexFolder.open(index)
+    with index_folder.writing(index):
+      folder.manifest['forgotten'] = {}
+      folder.write_manifest()
+
+
 def test_whichever_costs_less_answers(world, tmp_path, monkeypatch):
   index = shutil.copytree(world.index, tmp_path / 'index')
   acceleration.accelerate(index)

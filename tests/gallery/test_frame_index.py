@@ -103,6 +103,19 @@ def test_files_that_are_not_whole_or_of_another_gallery_are_refused(tmp_path, in
     FrameIndex.load(tmp_path / 'none', len(index), 32)
 
 
+def test_codes_may_be_those_of_other_rows(tmp_path, index, stored, rows):
+  index.save(tmp_path / 'frames')
+  centres = frame_index.read_centres(tmp_path / 'frames', 32)
+  again = FrameIndex.build(stored[300:], centres=centres)
+  again.save(tmp_path / 'again')
+  _, found = FrameIndex.load(tmp_path / 'again', len(rows) - 300, 32).search(rows[400:404], 20)
+  assert all(100 + i in first for i, first in enumerate(found))
+  np.testing.assert_array_equal(centres, frame_index.read_centres(tmp_path / 'again', 32))
+  assert frame_index.read_centres(tmp_path / 'frames', 16) is None
+  (tmp_path / 'frames').write_bytes((tmp_path / 'frames').read_bytes()[:500])
+  assert frame_index.read_centres(tmp_path / 'frames', 32) is None
+
+
 def test_only_centres_and_codes_are_left_to_the_library(tmp_path, index, monkeypatch):
   """A file with a check sum that fits, in which any other number was changed, is not handed to FAISS."""
   path = tmp_path / 'frames'
