@@ -10,7 +10,7 @@ All addresses below are relative to that of the page, so that a proxy may put it
                         of a POST the body is a picture, which the frames are to look like
 /api/filters            what there is to filter by
 /api/cues               id: what is said in a video
-/captions               id, track: the same as WebVTT, for a player
+/captions               id, track: the same as WebVTT, for a player; from: second at which a piece of the film begins
 /api/video              id: what may be wrong with a video that did not play
 /video                  id: the file, in parts where a player asks for parts
 /thumbnail              id, at (seconds): a picture
@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import math
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
@@ -258,9 +259,12 @@ class _Page:
     return Json({'id': video, 'tracks': told})
 
   async def captions(self, request: Request) -> Response:
+    begin = _seconds(request, 'from')
     _, said = await self._said(request)
-    track = request.query_params.get('track', '')
-    text = subtitles.as_webvtt([cue for cue in said if cue.track == track])
+    own = [cue for cue in said if cue.track == request.query_params.get('track', '') and cue.end > begin]
+    text = subtitles.as_webvtt(
+      [dataclasses.replace(cue, start=max(0.0, cue.start - begin), end=cue.end - begin) for cue in own]
+    )
     return Response(text, media_type='text/vtt', headers={'cache-control': 'no-cache'})
 
   async def _said(self, request: Request) -> tuple[str, list[Any]]:

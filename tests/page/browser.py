@@ -94,6 +94,11 @@ def rows(browser, count):
   until(lambda: len(find(browser, '.result:not(.skeleton)')) == count, f'{count} results')
 
 
+def chips(browser):
+  """What goes with the sentence."""
+  return [' '.join(one.text.split()[:-1]) for one in find(browser, '.part')]  # Without the sign that removes it.
+
+
 def active(browser):
   return browser.switch_to.active_element
 

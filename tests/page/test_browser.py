@@ -47,11 +47,14 @@ def test_every_kind_of_click_plays(browser, gallery, films):
     browser.get(url)
     press(browser, sentence, '\ue007')
     rows(browser, 2)
-    chips = find(browser, '.result:first-child .chip')
+    chips = find(browser, '.result:first-child .moment')
     assert len(chips) == len(gallery_moments) > 1
-    chips[1].click()
+    assert [float(chip.get_attribute('data-moment')) for chip in chips] == sorted(
+      range(len(chips)), key=lambda number: gallery_moments[number].start
+    )
+    find(browser, '.result:first-child .moment[data-moment="1"]')[0].click()
     assert gallery_moments[1].start - 0.1 <= playing(browser) <= gallery_moments[1].end + 2
-    find(browser, 'dialog .chip')[0].click()
+    find(browser, 'dialog .moment[data-moment="0"]')[0].click()
     start, end = gallery_moments[0].start, gallery_moments[0].end
     until(lambda: abs(playing(browser) - start) < 2, 'the other moment')
     find(browser, 'dialog .quiet')[0].click()
@@ -81,7 +84,7 @@ def test_keys_alone(browser, gallery, films):
     outline = browser.execute_script('return getComputedStyle(document.activeElement).outlineStyle')
     assert outline == 'solid'
     press(browser, right)
-    assert 'chip' in active(browser).get_attribute('class')
+    assert active(browser).get_attribute('class').split()[0] in ('moment', 'like')
     press(browser, down, up)
     first = active(browser)
     press(browser, enter)

@@ -8,7 +8,7 @@ import pytest
 from dlkd_jax.page.app import make_app
 from dlkd_jax.page.guards import RateLimit, RefusalError
 from dlkd_jax.page.server import serving
-from tests.page.browser import RELAXED, active, find, playing, press, rows, text, until
+from tests.page.browser import RELAXED, active, chips, find, playing, press, rows, text, until
 from tests.page.films import told
 from tests.page.proxy import proxied
 
@@ -72,7 +72,7 @@ def test_filters(browser, gallery, films):
     browser.get(url)
     until(lambda: 'videos' in text(browser, '#foot'), 'the number of videos')
     assert not find(browser, '#where')[0].is_displayed()
-    find(browser, '#filter summary')[0].click()
+    find(browser, '[aria-controls=filter]')[0].click()
     assert text(browser, '#keys') == 'by place, year'
     find(browser, '#query')[0].send_keys('x')
     find(browser, '#where')[0].send_keys('year/')
@@ -80,18 +80,24 @@ def test_filters(browser, gallery, films):
     press(browser, '\ue003', '>=2003\ue007')
     rows(browser, 1)
     assert 'where=year%3E%3D2003' in browser.current_url and text(browser, '#status').startswith('1 video,')
-    find(browser, '#where')[0].clear()
+    assert chips(browser) == ['Only year>=2003'] and not find(browser, '#where')[0].get_attribute('value')
     find(browser, '#where')[0].send_keys('year >= 3000\ue007')
-    until(lambda: 'no video for which “year >= 3000” holds' in text(browser, '#notice'), 'that nothing is left')
+    until(lambda: 'year >= 3000” holds' in text(browser, '#notice'), 'that nothing is left')
+    assert chips(browser) == ['Only year>=2003', 'Only year >= 3000']
     browser.back()
     rows(browser, 1)
-    find(browser, '#where')[0].clear()
     find(browser, '#where')[0].send_keys('year >= ?\ue007')
     until(lambda: 'The filter is not understood' in text(browser, '#notice'), 'that it is not understood')
     assert 'year >= ?' in text(browser, '#notice') and not find(browser, '.again')
-    browser.back()
+    find(browser, '.part-remove')[1].click()
     rows(browser, 1)
-    assert find(browser, '#where')[0].get_attribute('value') == 'year>=2003'
+    assert chips(browser) == ['Only year>=2003']
+    find(browser, '.part-remove')[0].click()
+    rows(browser, 2)
+    assert not chips(browser) and 'where' not in browser.current_url
+    for _ in range(3):
+      browser.back()
+    rows(browser, 1)
     browser.back()
     until(lambda: find(browser, 'body.idle'), 'the start')
 

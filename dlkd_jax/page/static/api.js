@@ -1,5 +1,7 @@
 // Requests to the server, and its errors in words. Addresses are relative to the page, wherever a proxy puts it.
 
+import { toAddress } from './ask.js';
+
 /** What the server refused, or that it did not answer (`code` is 'offline'). */
 export class ApiError extends Error {
   constructor(code, message, wait = null) {
@@ -9,10 +11,10 @@ export class ApiError extends Error {
   }
 }
 
-async function get(path, query, signal) {
+async function get(path, query, signal, body = null) {
   let response;
   try {
-    response = await fetch(`${path}?${query}`, { signal });
+    response = await fetch(`${path}?${query}`, { signal, ...(body && { method: 'POST', body }) });
   } catch (error) {
     if (error.name === 'AbortError') throw error;
     throw new ApiError('offline', 'The server does not answer. Is it still running?');
@@ -33,10 +35,17 @@ async function get(path, query, signal) {
 
 export const info = () => get('api/info', '');
 
-/** `where` is a filter, or empty. */
-export const search = (query, where, offset, signal) => get('api/search', new URLSearchParams({
-  q: query, offset, ...(where && { where }),
-}), signal);
+/** What is found for what is asked for, from a place of the ranking on. */
+export const search = (ask, offset, signal) => get('api/search', toAddress(ask, { offset }), signal, ask.picture);
+
+/** The address of a file with the results: csv, edl or json. */
+export const file = (ask, top, kind) => `api/search?${toAddress(ask, { top, format: kind })}`;
+
+/** What there is to filter by. */
+export const filters = () => get('api/filters', '');
+
+/** What is said in a film. */
+export const cues = (video) => get('api/cues', film(video));
 
 /** What names a film in an address; a name may be no text. */
 export const film = (video) => video.slice(video.indexOf('?') + 1);

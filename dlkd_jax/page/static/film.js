@@ -17,7 +17,7 @@ export class Film {
    * onPlayable(): there is something to play. onFail(why): there is nothing, as `code` and `message`.
    */
   constructor(hit, handlers) {
-    Object.assign(this, handlers, { hit, piece: null, asked: null, wanted: null, ended: false });
+    Object.assign(this, handlers, { hit, piece: null, asked: null, wanted: null, ended: false, tracks: [] });
     this.element = make('video', {
       class: 'screen', controls: true, playsinline: true, preload: 'metadata', tabindex: '0', 'aria-label': hit.title,
     });
@@ -34,6 +34,24 @@ export class Film {
 
   get paused() {
     return this.element.paused;
+  }
+
+  /** Shows what is said as captions: tracks of `api.cues`. */
+  caption(tracks) {
+    this.tracks = tracks;
+    this.#caption();
+  }
+
+  #caption() {
+    const shown = [...this.element.textTracks].findIndex((track) => track.mode === 'showing');
+    for (const old of this.element.querySelectorAll('track')) old.remove();
+    const from = this.piece ? `&from=${this.piece.start}` : '';
+    this.element.append(...this.tracks.map(({ track, captions }) => make('track', {
+      kind: 'captions', src: captions + from, label: track || 'Subtitles',
+      srclang: /^[a-z]{2,3}(-\w+)?$/i.test(track) ? track : null,
+    })));
+    const chosen = this.element.textTracks[Math.max(0, shown)];
+    if (chosen) chosen.mode = 'showing';
   }
 
   /** Begins to play at a second. */
@@ -129,6 +147,7 @@ export class Film {
       this.asked = null;
       this.piece = piece;
       this.element.src = piece.video;
+      if (this.tracks.length) this.#caption();
     } catch (error) {
       if (error.name === 'AbortError') return;
       this.asked = null;

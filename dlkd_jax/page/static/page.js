@@ -1,28 +1,32 @@
 // The page: what is searched for, what is shown, and the address that says so.
 
 import * as api from './api.js';
+import { NOTHING, fromAddress, isEmpty, moment, same, toAddress, words } from './ask.js';
 import { Live } from './live.js';
+import { Parts } from './parts.js';
 import { Player } from './player.js';
 import { scale } from './plot.js';
 import { result, skeletons } from './results.js';
 import { count, lasting, make } from './text.js';
 
 const at = (id) => document.getElementById(id);
-const [form, input, note, said, filter, where] = ['search', 'query', 'query-note', 'said', 'filter', 'where'].map(at);
+const [form, input, note, said, files] = ['search', 'query', 'query-note', 'said', 'files'].map(at);
 const [status, notice, list, more, foot, dialog] = ['status', 'notice', 'results', 'more', 'foot', 'player'].map(at);
 
 const TOUCH = matchMedia('(hover: none)');
 // How often a search is tried again by itself where the server asks to wait, and the longest such wait in seconds.
 const TRIES = 3;
 const LONGEST = 30;
+// Of a list that is saved, as the server allows.
+const MOST_SAVED = 50;
 const state = {
-  query: '', where: '', hits: [], total: 0, range: null, info: null, asked: null, shown: -1, retry: null, leaving: null,
-  arrived: false,
+  ask: NOTHING, hits: [], total: 0, range: null, info: null, asked: null, shown: -1, retry: null, leaving: null,
+  arrived: false, titles: new Map(),
 };
 
 // Searching.
 
-async function search(query, { offset = 0, tries = 0 } = {}) {
+async function search(ask, { offset = 0, tries = 0 } = {}) {
   clearTimeout(state.retry);
   state.asked?.abort();
   const asked = new AbortController();
@@ -39,13 +43,13 @@ async function search(query, { offset = 0, tries = 0 } = {}) {
     list.replaceChildren(...skeletons(4));
   }, 120);
   try {
-    const answer = await api.search(query, state.where, offset, asked.signal);
+    const answer = await api.search(ask, offset, asked.signal);
     clearTimeout(slow);
     show(answer, first);
   } catch (error) {
     clearTimeout(slow);
     if (error.name === 'AbortError') return;
-    fail(error, (again) => search(query, { offset, tries: again }), first, tries);
+    fail(error, (again) => search(ask, { offset, tries: again }), first, tries);
   } finally {
     if (state.asked === asked) {
       list.removeAttribute('aria-busy');
@@ -68,6 +72,7 @@ function show(answer, first) {
   state.hits.push(...hits);
   list.append(...hits.map((hit, n) => result(
     hit, before + n + 1, state.range, (number, seconds) => play(before + n, number, seconds),
+    (seconds) => like(hit, seconds),
   )));
   // Of a large index the server does not count what it only estimates: then there is more while a page is full.
   const page = state.info?.top ?? 10;
@@ -80,33 +85,45 @@ function show(answer, first) {
   const all = Number.isFinite(state.total) ? ` of ${count(state.total, 'video')}` : ' videos';
   const shown = left > 0 ? `The best ${state.hits.length.toLocaleString('en')}${all}` : count(state.total, 'video');
   say(`${shown}, found in ${Math.max(1, Math.round(answer.seconds * 1000))} ms`);
+  offerFiles();
   if (!first) list.children[before]?.querySelector('.still').focus();
 }
 
 function nothing() {
   if (state.info?.videos === 0) return emptyIndex();
   say('No video fits well enough');
-  if (state.where) {
-    tell('Nothing is left', [`There is no video for which “${state.where}” holds and that fits “${state.query}”.`]);
+  const { q, where } = state.ask;
+  const sought = q ? `“${q}”` : 'this';
+  if (where.length) {
+    tell('Nothing is left', [`There is no video for which “${where.join('” and “')}” holds and that fits ${sought}.`]);
     return;
   }
   tell('Nothing fits well enough', [
-    `No video comes up to what this server was told to ask for, for “${state.query}”.`,
+    `No video comes up to what this server was told to ask for, for ${sought}.`,
     'Describe what can be seen: who, what they do, and where. Short, plain sentences work best.',
   ], examples());
+}
+
+/** Addresses of files with the results; a picture that was searched with has none. */
+function offerFiles() {
+  files.hidden = Boolean(state.ask.picture);
+  for (const link of files.querySelectorAll('a')) {
+    link.href = api.file(state.ask, Math.min(MOST_SAVED, Math.max(state.hits.length, 1)), link.dataset.kind);
+  }
 }
 
 function fail(error, again, first, tries) {
   const headings = {
     offline: 'No answer from the server', too_often: 'A little too fast', busy: 'The server is busy',
     too_long: 'The sentence is too long', bad_filter: 'The filter is not understood',
+    no_picture: 'The picture cannot be read', too_large: 'The picture is too large',
   };
   if (first) {
     list.replaceChildren();
     more.hidden = true;
   }
   const button = make('button', { type: 'button', class: 'again', click: () => again(0) }, 'Try again');
-  const may = !['too_long', 'refused', 'bad_number', 'bad_filter'].includes(error.code);
+  const may = !['too_long', 'too_large', 'no_picture', 'refused', 'bad_number', 'bad_filter'].includes(error.code);
   const lines = [error.message];
   if (error.wait != null && tries < TRIES) {
     lines[0] = `Too many searches at once. This one will be tried again by itself (${tries + 1} of ${TRIES}).`;
@@ -122,6 +139,7 @@ function fail(error, again, first, tries) {
 
 function say(text) {
   status.textContent = text;
+  files.hidden = true;
 }
 
 /** What the server says of the sentence itself. */
@@ -146,11 +164,11 @@ function examples() {
   if (!sentences.length) return null;
   return make('div', { class: 'examples' }, make('p', { class: 'examples-head' }, 'For instance'),
     make('ul', {}, ...sentences.map((sentence) => make('li', {}, make('a', {
-      href: `?${new URLSearchParams({ q: sentence })}`,
+      href: `?${toAddress({ ...NOTHING, q: sentence })}`,
       click: (event) => {
         if (event.ctrlKey || event.metaKey || event.shiftKey) return;
         event.preventDefault();
-        go(sentence);
+        go({ ...NOTHING, q: sentence, where: state.ask.where });
       },
     }, sentence)))));
 }
@@ -183,44 +201,62 @@ function footer() {
 
 // The address.
 
-function address(changes) {
-  const parameters = new URLSearchParams();
-  if (state.query) parameters.set('q', state.query);
-  if (state.query && state.where) parameters.set('where', state.where);
-  for (const [name, value] of Object.entries(changes)) if (value != null) parameters.set(name, value);
-  const text = parameters.toString();
+function address(more = {}) {
+  const text = toAddress(state.ask, more);
   return text ? `?${text}` : './';
 }
 
 function title() {
-  document.title = state.query ? `${state.query} – Find the moment` : 'Find the moment';
+  document.title = state.ask.q ? `${state.ask.q} – Find the moment` : 'Find the moment';
 }
 
-/** Shows what a query finds, or the welcome; `typed` is left as it is where the page has only now arrived. */
-async function go(query, push = true, typed = false, only = where.value) {
+/** Pictures that were searched with, for the way back to them. */
+const pictures = [];
+
+/** Shows what is found for what is asked for, or the welcome; `typed` is left as it is where the page has only now come. */
+async function go(ask, push = true, typed = false) {
   await state.leaving;
   state.asked?.abort();
   clearTimeout(state.retry);
-  const words = query.trim().split(/\s+/).join(' ');
-  if (words || !typed) input.value = words;
+  if (ask.q || !typed) input.value = ask.q;
   lengthNote();
   remark([]);
-  state.query = words;
-  state.where = only.trim();
-  if (where.value.trim() !== state.where) where.value = state.where;
-  if (state.where) filter.open = true;
-  if (push) history.pushState(null, '', address({}));
+  state.ask = ask;
+  if (ask.picture && !pictures.includes(ask.picture)) pictures.push(ask.picture);
+  parts.show(ask);
+  if (push) history.pushState({ picture: pictures.indexOf(ask.picture) }, '', address());
   title();
-  if (!words) return welcome();
+  if (isEmpty(ask)) return welcome();
   document.body.classList.remove('idle');
-  return search(words);
+  return search(ask);
 }
+
+/** More like a second of a result. */
+function like(hit, seconds) {
+  const found = moment(hit, seconds);
+  if (!found) return;
+  state.titles.set(hit.video_id, hit.title);
+  screen.close();
+  go({ ...NOTHING, where: state.ask.where, like: found });
+}
+
+const parts = new Parts({
+  chips: at('parts'), adders: document.querySelectorAll('.adder[aria-controls]'), without: at('without'), where: at('where'),
+  facets: at('facets'), choose: at('choose'), file: at('file'),
+}, {
+  ask: () => state.ask,
+  onAsk: (ask, refused = '') => {
+    if (refused) remark([refused]);
+    else go({ ...ask, q: words(input.value) });
+  },
+  title: (name) => state.titles.get(name) ?? name,
+});
 
 /** Brings the page to what the address says; a video in it is played. */
 async function arrive(event = null) {
   const parameters = new URLSearchParams(location.search);
-  const [query, only] = [parameters.get('q') ?? '', parameters.get('where') ?? ''];
-  if (query !== state.query || only !== state.where || !state.hits.length) await go(query, false, event === null, only);
+  const ask = { ...fromAddress(location.search), picture: pictures[history.state?.picture] ?? null };
+  if (!same(ask, state.ask) || !state.hits.length) await go(ask, false, event === null);
   const number = state.hits.findIndex((hit) => hit.video_id === parameters.get('v'));
   if (number < 0) return screen.close();
   const seconds = Number.parseFloat(parameters.get('t'));
@@ -235,9 +271,9 @@ const live = new Live(at('live'), {
   onInfo: (info) => {
     state.info = info;
     footer();
-    if (state.arrived && !state.query) welcome();
+    if (state.arrived && isEmpty(state.ask)) welcome();
   },
-  onAgain: () => go(state.query, false),
+  onAgain: () => go(state.ask, false),
 });
 
 // Playing.
@@ -257,6 +293,7 @@ const screen = new Player(dialog, {
     if (next >= 0 && next < state.hits.length) play(next, 0, null, false);
   },
   onMoment: (number) => mark(number, null),
+  onLike: (seconds) => like(state.hits[state.shown], seconds),
 });
 
 /** Goes back to the address of the results, which takes the browser a moment; nothing is put on top of it before. */
@@ -275,7 +312,7 @@ function mark(number, seconds) {
 async function play(place, number, seconds, push = true) {
   await state.leaving;
   const hit = state.hits[place];
-  if (push && state.shown < 0) history.pushState({ opened: true }, '', location.href);
+  if (push && state.shown < 0) history.pushState({ ...history.state, opened: true }, '', location.href);
   state.shown = place;
   mark(number, seconds);
   screen.open(hit, state.range, number, seconds, { first: place === 0, last: place === state.hits.length - 1 });
@@ -292,7 +329,7 @@ function lengthNote() {
 }
 
 function moveFocus(event) {
-  if (dialog.open || event.ctrlKey || event.metaKey || event.altKey || event.target === where) return;
+  if (dialog.open || event.ctrlKey || event.metaKey || event.altKey || event.target.matches?.('.extras input')) return;
   const typing = event.target === input;
   if (event.key === '/' && !typing) {
     event.preventDefault();
@@ -309,7 +346,7 @@ function moveFocus(event) {
   }
   const row = event.target.closest?.('.result');
   if (row && (event.key === 'ArrowLeft' || event.key === 'ArrowRight')) {
-    const targets = [row.querySelector('.still'), ...row.querySelectorAll('.chip')];
+    const targets = [row.querySelector('.still'), ...row.querySelectorAll('.said-play, .moment, .like')];
     const next = targets[targets.indexOf(event.target) + (event.key === 'ArrowRight' ? 1 : -1)];
     if (next) {
       event.preventDefault();
@@ -330,20 +367,20 @@ function moveFocus(event) {
 form.addEventListener('submit', (event) => {
   event.preventDefault();
   if (TOUCH.matches) input.blur(); // Puts the keyboard on the screen away.
-  go(input.value);
+  go(parts.typed({ ...state.ask, q: words(input.value) }));
 });
 input.addEventListener('input', lengthNote);
-more.addEventListener('click', () => search(state.query, { offset: state.hits.length }));
+more.addEventListener('click', () => search(state.ask, { offset: state.hits.length }));
 document.addEventListener('keydown', moveFocus);
 window.addEventListener('popstate', (event) => state.leaving ?? arrive(event));
 document.querySelector('.mark').addEventListener('click', (event) => {
   if (event.ctrlKey || event.metaKey || event.shiftKey) return;
   event.preventDefault();
-  go('');
+  go(NOTHING);
   input.focus();
 });
 
-if (!new URLSearchParams(location.search).get('q') && !TOUCH.matches) input.focus();
+if (isEmpty(fromAddress(location.search)) && !TOUCH.matches) input.focus();
 await live.look();
 state.arrived = true;
 if (!state.asked) await arrive(); // Unless somebody was faster.

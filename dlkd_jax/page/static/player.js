@@ -1,8 +1,11 @@
 // The player: a dialog with the video at the moment, its frame curve as a timeline, and its moments.
 
+import * as api from './api.js';
 import { Film } from './film.js';
-import { plot, momentName } from './plot.js';
-import { clock, draw, make, score } from './text.js';
+import { plot } from './plot.js';
+import { inOrder, strip } from './strip.js';
+import { takeOut } from './takeout.js';
+import { clock, draw, make } from './text.js';
 
 const FRAMES = 6;
 const HEADINGS = {
@@ -19,10 +22,10 @@ const NO_FILE = {
 export class Player {
   /**
    * dialog: the element. onClose(): it was closed. onStep(by): the result before (-1) or after (1) is asked for.
-   * onMoment(number): that moment of the result is played.
+   * onMoment(number): that moment of the result is played. onLike(seconds): more like that is asked for.
    */
-  constructor(dialog, { onClose, onStep, onMoment }) {
-    Object.assign(this, { dialog, onClose, onStep, onMoment, hit: null, film: null });
+  constructor(dialog, { onClose, onStep, onMoment, onLike }) {
+    Object.assign(this, { dialog, onClose, onStep, onMoment, onLike, hit: null, film: null });
     // The browser tells of a dialog that it closed only a while after; another result may be open by then.
     dialog.addEventListener('cancel', (event) => {
       event.preventDefault();
@@ -75,6 +78,17 @@ export class Player {
     if (!this.dialog.open) this.dialog.showModal();
     film.element.focus({ preventScroll: true });
     film.start(seconds ?? this.moment.start);
+    if (hit.video) this.#captions(film);
+  }
+
+  /** Captions, where something is said. */
+  async #captions(film) {
+    try {
+      const { tracks } = await api.cues(this.hit.video);
+      if (film === this.film && tracks.length) film.caption(tracks);
+    } catch {
+      // The film plays without them.
+    }
   }
 
   get moment() {
@@ -90,18 +104,15 @@ export class Player {
   }
 
   #foot() {
-    this.chips = this.hit.moments.map((one, number) => make('button', {
-      class: 'chip', type: 'button', 'aria-pressed': String(number === this.number),
-      'aria-label': `Moment from ${clock(one.start)} to ${clock(one.end)}, score ${score(one.score)}`,
-      click: () => this.#choose(number),
-    }, momentName(one)));
+    this.strip = strip(this.hit, this.number, (number) => this.#choose(number));
     this.loop = make('button', {
       class: 'quiet', type: 'button', 'aria-pressed': 'false',
       click: () => this.loop.setAttribute('aria-pressed', String(!this.repeats)),
     }, 'Repeat the moment');
     return make('div', { class: 'player-foot' },
-      make('div', { class: 'chips', role: 'group', 'aria-label': 'Moments' }, ...this.chips),
-      this.loop, copier(),
+      this.strip, make('div', { class: 'player-actions' }, this.loop, copier(),
+        make('button', { class: 'quiet', type: 'button', click: () => this.onLike(this.#second) }, 'More like this'),
+        takeOut(this.hit, () => this.moment, () => this.#second)),
       make('p', { class: 'keys' },
         make('kbd', {}, 'Space'), ' pause ', make('kbd', {}, '←'), make('kbd', {}, '→'), ' moments ',
         make('kbd', {}, '↑'), make('kbd', {}, '↓'), ' results ', make('kbd', {}, 'Esc'), ' close'));
@@ -124,22 +135,33 @@ export class Player {
 
   #choose(number) {
     this.number = number;
-    this.chips.forEach((chip, i) => chip.setAttribute('aria-pressed', String(i === number)));
+    for (const one of this.strip.children) one.setAttribute('aria-pressed', String(Number(one.dataset.moment) === number));
     this.timeline.choose(number);
     this.onMoment(number);
     this.#seek(this.moment.start);
+  }
+
+  /** The moment before or after, in the order of the film. */
+  #stepMoment(by) {
+    const order = inOrder(this.hit);
+    this.#choose(order[Math.min(order.length - 1, Math.max(0, order.indexOf(this.number) + by))]);
+  }
+
+  /** The second that is shown, or the moment's peak where the film does not play. */
+  get #second() {
+    return this.film.element.hidden || !this.film.element.readyState ? this.moment.peak : this.film.time;
   }
 
   #key(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const toggle = () => (this.film.paused ? this.film.play() : this.film.pause());
     // Buttons and a focused video have a use for the space bar of their own.
-    const taken = event.target.closest('button, video');
+    const taken = event.target.closest('button, summary, video');
     const action = {
       ArrowUp: () => this.onStep(-1),
       ArrowDown: () => this.onStep(1),
-      ArrowLeft: () => this.#choose(Math.max(0, this.number - 1)),
-      ArrowRight: () => this.#choose(Math.min(this.hit.moments.length - 1, this.number + 1)),
+      ArrowLeft: () => this.#stepMoment(-1),
+      ArrowRight: () => this.#stepMoment(1),
       ' ': taken ? null : toggle,
       k: toggle,
     }[event.key];

@@ -69,7 +69,7 @@ export function plot(hit, range, { height = 74, chosen = 0, onSeek = null } = {}
       draw('path', { class: 'plot-line', d: line }),
       draw('line', { class: 'plot-axis', x1: 0, x2: width, y1: floor + 0.5, y2: floor + 0.5 }),
       ...axis(),
-      ...hit.moments.map(peak), hair, playhead,
+      ...(hit.said ?? []).filter((one) => one.start != null).map(words), ...hit.moments.map(peak), hair, playhead,
     );
     move(at);
   }
@@ -79,6 +79,14 @@ export function plot(hit, range, { height = 74, chosen = 0, onSeek = null } = {}
     const left = Math.max(0, Math.min(x(start), width - wide));
     const kind = number === chosen ? 'plot-moment plot-chosen' : 'plot-moment';
     return draw('rect', { class: kind, x: left, y: 0, width: wide, height: floor, rx: 2 });
+  }
+
+  /** Where words of the query are said. */
+  function words({ start, end: stop, text }) {
+    const left = Math.min(x(start), width - 4);
+    const bar = draw('rect', { class: 'plot-said', x: left, y: floor - 5, width: Math.max(4, x(stop) - left), height: 5, rx: 2 });
+    bar.append(draw('title', {}, `${clock(start)}: ${text}`));
+    return bar;
   }
 
   function peak({ peak: time, score: value }, number) {

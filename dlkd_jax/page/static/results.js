@@ -1,6 +1,7 @@
 // The list of results.
 
-import { plot, momentName } from './plot.js';
+import { plot } from './plot.js';
+import { strip } from './strip.js';
 import { clock, make, score } from './text.js';
 
 /** A bar a scorer: how it, alone, likes the video's best frame. */
@@ -34,18 +35,35 @@ function still(hit, moment, onPlay) {
   return button;
 }
 
-/** Buttons of a result's moments. */
-function chips(hit, onPlay) {
-  return make('div', { class: 'chips', role: 'group', 'aria-label': 'Moments' }, ...hit.moments.map((moment, number) =>
-    make('button', {
-      class: number ? 'chip' : 'chip chip-best', type: 'button', click: () => onPlay(number),
-      'aria-label': `Play the moment from ${clock(moment.start)} to ${clock(moment.end)}, score ${score(moment.score)}`,
-      title: `Score ${score(moment.score)}`,
-    }, momentName(moment))));
+/** What is said there, or about the video, with the words of the query marked; a click plays it. */
+function said(hit, onPlay) {
+  const lines = (hit.said ?? []).map(({ kind, text, marks, start }) => {
+    const content = [
+      make('span', { class: 'said-where' }, start == null ? `${kind}` : clock(start)), ' ',
+      make('q', {}, ...marked(text, marks)),
+    ];
+    if (start == null) return make('li', { class: 'said' }, ...content);
+    return make('li', { class: 'said' }, make('button', {
+      type: 'button', class: 'said-play', click: () => onPlay(0, start), 'aria-label': `Play from ${clock(start)}: ${text}`,
+    }, ...content));
+  });
+  return lines.length ? make('ul', { class: 'says', 'aria-label': 'What is said' }, ...lines) : null;
 }
 
-/** One result. onPlay(moment number, seconds or null). */
-export function result(hit, rank, range, onPlay) {
+/** A text with some of its characters marked; they are counted by code points. */
+function marked(text, marks) {
+  const letters = [...text];
+  const parts = [];
+  let at = 0;
+  for (const [from, to] of marks) {
+    parts.push(letters.slice(at, from).join(''), make('mark', {}, letters.slice(from, to).join('')));
+    at = to;
+  }
+  return [...parts, letters.slice(at).join('')];
+}
+
+/** One result. onPlay(moment number, seconds or null). onLike(seconds): more like that is asked for. */
+export function result(hit, rank, range, onPlay, onLike) {
   const curve = plot(hit, range, { onSeek: (time) => onPlay(0, time) });
   return make('li', { class: 'result', 'data-id': hit.video_id },
     still(hit, hit.moments[0], () => onPlay(0, null)),
@@ -56,8 +74,12 @@ export function result(hit, rank, range, onPlay) {
         hit.duration ? make('span', { class: 'length' }, clock(hit.duration)) : null,
         make('span', { class: 'score', title: 'Score of the video', 'aria-label': `score ${score(hit.score)}` },
           score(hit.score))),
-      curve.element,
-      make('div', { class: 'result-foot' }, chips(hit, (number) => onPlay(number, null)), branches(hit.scores))));
+      curve.element, said(hit, onPlay),
+      hit.moments.length > 1 ? strip(hit, null, (number) => onPlay(number, null)) : null,
+      make('div', { class: 'result-foot' }, branches(hit.scores), make('button', {
+        class: 'like', type: 'button', click: () => onLike(hit.moments[0].peak),
+        'aria-label': `More like ${hit.title} at ${clock(hit.moments[0].peak)}`,
+      }, 'More like this'))));
 }
 
 /** What is shown while a search runs. */
