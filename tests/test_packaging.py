@@ -1,10 +1,12 @@
 """What is installed: its files and metadata, each command as in a checkout, and what a search needs."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 import tarfile
+import urllib.request
 
 import pytest
 
@@ -168,10 +170,10 @@ def program(built):
 
 @pytest.mark.slow
 def test_the_wheel_in_a_fresh_environment_searches_films(program, tmp_path):
-  """As a new user would: two films and a model in a folder, one command to an index, one to the moment."""
+  """As a new user would: two films and a model in a folder, one command to an index, one to the page."""
+  variables = {name: value for name, value in os.environ.items() if not name.startswith(('PYTHON', 'XLA', 'DLKD'))}
 
   def call(*arguments, code=0):
-    variables = {name: value for name, value in os.environ.items() if not name.startswith(('PYTHON', 'XLA', 'DLKD'))}
     done = subprocess.run(
       [program, *arguments], cwd=tmp_path, env=variables, text=True, capture_output=True, check=False
     )
@@ -186,6 +188,15 @@ def test_the_wheel_in_a_fresh_environment_searches_films(program, tmp_path):
   call('add', 'films', '--clip=clip')
   said = call('search', 'a red square')
   assert said.startswith('“a red square”: 2 videos') and 'first.mp4' in said and 'second.mp4' in said, said
+  with subprocess.Popen(
+    [program, 'serve', '--port=0'], cwd=tmp_path, env=variables, text=True, stdout=subprocess.PIPE
+  ) as server:
+    address = server.stdout.readline().split()[0]
+    with urllib.request.urlopen(f'{address}api/search?q=red') as answer:
+      assert {hit['video_id'] for hit in json.load(answer)['hits']} == {'first.mp4', 'second.mp4'}
+    server.terminate()
+    assert server.stdout.read() == 'stopped\n'
+  assert server.returncode == 0
   assert call('info').startswith('index ') and '1 videos removed' in call('remove', 'second.mp4', '--compact')
   assert "pip install 'dlkd_jax[train]'" in call('train', '--config=configs/demo.py', '--workdir=run', code=1)
   listed = subprocess.run([program.with_name('pip'), 'list', '--format=freeze'], capture_output=True, text=True).stdout
