@@ -1,7 +1,8 @@
 """Searches films by a sentence, down to the second, and trains what searches them.
 
+  dlkd add films                          a folder of films, into an index
   dlkd search "a dog jumps into a lake"
-  dlkd serve
+  dlkd serve                              and the page, to watch what is found
 
 The index is --index=FOLDER, or $DLKD_INDEX, or the folder `index` where the command runs.
 """

@@ -10,6 +10,7 @@ from tests import forked
 from tests.environment import environment
 from tests.gallery import worlds
 from tests.test_packaging import without_training
+from tests.video import films
 
 
 @pytest.fixture(scope='module')
@@ -129,10 +130,16 @@ def test_a_command_is_what_its_module_is(folder, index):
   assert '"total": 16' in one and one.partition('"seconds"')[0] == other.partition('"seconds"')[0]
 
 
-def test_a_search_needs_nothing_that_training_alone_needs(folder, index, tmp_path):
-  shutil.copytree(folder / 'index', tmp_path / 'index')
-  own = f'--index={tmp_path}/index'
-  for command in (('remove', 'v003.mp4', '--compact', own), ('search', 'a red square', own, f'--clip={folder}/clip')):
+def test_search_needs_nothing_that_training_alone_needs(folder, tmp_path):
+  (tmp_path / 'films').mkdir()
+  for name, frames in (('one', 25), ('other', 50)):
+    films.render(tmp_path / f'films/{name}.mp4', films.steady(frames))
+  at = f'--index={tmp_path}/index'
+  for command in (
+    ('add', f'{tmp_path}/films', f'--clip={folder}/clip', at),
+    ('remove', 'other.mp4', '--compact', at),
+    ('search', 'a red square', at),
+  ):
     done = without_training(*command)
     assert done.returncode == 0, done.stderr
-  assert '15 videos' in done.stdout and 'v003' not in done.stdout
+  assert '“a red square”: 1 video,' in done.stdout and 'one.mp4' in done.stdout
