@@ -85,6 +85,26 @@ def render(
   return path
 
 
+def numbered(
+  container: av.container.OutputContainer,
+  count: int,
+  codec: str = 'libx264',
+  rate: int = 25,
+  keyframes: int | None = None,
+  **options: str,
+) -> None:
+  """Adds a stream of pictures that show 0, 1, …, with a key frame every so many, and options of the codec."""
+  stream = container.add_stream(codec, rate=rate, options=options)
+  stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, 'yuv420p'
+  if keyframes is not None:
+    stream.gop_size = keyframes
+  for number in range(count):
+    frame = av.VideoFrame.from_ndarray(draw(number), 'rgb24')
+    frame.pts, frame.time_base = number, Fraction(1, rate)
+    container.mux(stream.encode(frame))
+  container.mux(stream.encode(None))
+
+
 def silence(container: av.container.OutputContainer, seconds: float, also=tuple, begin: float = 0) -> None:
   """Adds a stream of silence, and the packets that `also` returns once all streams are there."""
   codec, size = ('libopus', 960) if container.format.name in ('matroska', 'webm') else ('aac', 1024)

@@ -164,13 +164,7 @@ def test_avi_begins_with_its_first_picture(tmp_path, codec, between):
   """AVI says when pictures are decoded, not when they are shown: with pictures in another order that is later."""
   path = tmp_path / 'film.avi'
   with av.open(str(path), 'w') as container:
-    stream = container.add_stream(codec, rate=25, options={'bf': str(between)})
-    stream.width, stream.height, stream.pix_fmt, stream.gop_size = films.WIDTH, films.HEIGHT, 'yuv420p', 12
-    for number in range(100):
-      frame = av.VideoFrame.from_ndarray(films.draw(number), 'rgb24')
-      frame.pts = number
-      container.mux(stream.encode(frame))
-    container.mux(stream.encode(None))
+    films.numbered(container, 100, codec, keyframes=12, bf=str(between))
   found, notes = read(path)
   assert found == [(k / 5, 5 * k) for k in range(20)] and not notes
   assert decoding.probe(path).start == 0

@@ -138,11 +138,7 @@ def test_a_header_that_counts_more_samples_than_there_are_bytes(tmp_path):
 def test_fragments_that_count_more_samples_than_there_are_bytes(tmp_path):
   path = tmp_path / 'fragments.mp4'
   with av.open(str(path), 'w', options={'movflags': 'frag_keyframe+empty_moov'}) as container:
-    stream = container.add_stream('libx264', rate=25)
-    stream.width, stream.height, stream.pix_fmt = films.WIDTH, films.HEIGHT, 'yuv420p'
-    for number in range(50):
-      container.mux(stream.encode(av.VideoFrame.from_ndarray(films.draw(number), 'rgb24')))
-    container.mux(stream.encode(None))
+    films.numbered(container, 50)
   assert read(path)[0] == 4
   content = bytearray(path.read_bytes())
   place = next(boxes(content, b'trun'))

@@ -160,13 +160,7 @@ def test_probe(tmp_path):
 def test_probe_measures_what_is_not_declared(tmp_path):
   path = tmp_path / 'live.webm'  # As a browser records it: written in one go, without a length.
   with path.open('wb') as file, av.open(_Pipe(file), 'w', format='webm') as container:
-    stream = container.add_stream('libvpx', rate=25)
-    stream.width, stream.height, stream.pix_fmt = films.WIDTH, films.HEIGHT, 'yuv420p'
-    for number in range(30):
-      frame = av.VideoFrame.from_ndarray(films.draw(number), 'rgb24')
-      frame.pts, frame.time_base = number, Fraction(1, 25)
-      container.mux(stream.encode(frame))
-    container.mux(stream.encode(None))
+    films.numbered(container, 30, 'libvpx')
   with av.open(str(path)) as container:
     assert container.duration is None
   assert decoding.probe(path).duration == pytest.approx(1.2, abs=0.05)

@@ -61,11 +61,7 @@ def test_an_index_that_leads_behind_the_time_is_not_believed(tmp_path):
   """Without an edit list the times of a film with B-frames begin late, and its key frames are looked up too early."""
   path = tmp_path / 'late.mp4'
   with av.open(str(path), 'w', options={'use_editlist': '0'}) as container:
-    stream = container.add_stream('libx264', rate=10, options={'g': '10', 'bf': '2'})
-    stream.width, stream.height, stream.pix_fmt = films.WIDTH, films.HEIGHT, 'yuv420p'
-    for number in range(80):
-      container.mux(stream.encode(av.VideoFrame.from_ndarray(films.draw(number), 'rgb24')))
-    container.mux(stream.encode())
+    films.numbered(container, 80, rate=10, g='10', bf='2')
   for frame in decoding.decoded_frames(path):
     expected = films.read(pictures.Converter()(frame.frame))
     assert films.read(picture_at(str(path), float(frame.time), 200)) == expected
@@ -111,12 +107,6 @@ def test_pictures_that_come_behind_a_later_key_frame(tmp_path, suffix):
   path = tmp_path / f'open{suffix}'
   options = {'x264-params': 'open-gop=1:bframes=4:b-adapt=0:keyint=10:min-keyint=10'}
   with av.open(str(path), 'w') as container:
-    stream = container.add_stream('libx264', rate=25, options=options)
-    stream.width, stream.height, stream.pix_fmt, stream.gop_size = films.WIDTH, films.HEIGHT, 'yuv420p', 10
-    for number in range(100):
-      frame = av.VideoFrame.from_ndarray(films.draw(number), 'rgb24')
-      frame.pts = number
-      container.mux(stream.encode(frame))
-    container.mux(stream.encode(None))
+    films.numbered(container, 100, keyframes=10, **options)
   found = [films.read(picture_at(str(path), number / 25, 200)) for number in range(100)]
   assert found == list(range(100))
