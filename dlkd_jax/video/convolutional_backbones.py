@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -39,10 +41,7 @@ class EfficientNetFrames(_OfPictures):
 
   def __init__(self, where: str):
     """Reads the file that `python -m dlkd_jax.tools.convert_backbone` wrote; errors of `load_efficientnet`."""
-    path = expand(where)
-    self.where = str(path.absolute())
-    module, params, self.prepare = efficientnet.load_efficientnet(path)
-    self.fingerprint = f'{self.name}:{fingerprint_of_files(path)}'
+    module, params, self.prepare = _opened(self, where, efficientnet.load_efficientnet)
     self._encode = InBatches(lambda params, pixels: module.apply({'params': params}, pixels)[0], params)
 
 
@@ -55,10 +54,7 @@ class ResNetFrames(_OfPictures):
 
   def __init__(self, where: str):
     """Reads torchvision's or timm's weights; errors of `load_resnet`."""
-    path = expand(where)
-    self.where = str(path.absolute())
-    module, params = resnet.load_resnet(path)
-    self.fingerprint = f'{self.name}:{fingerprint_of_files(path)}'
+    module, params = _opened(self, where, resnet.load_resnet)
     self.prepare, normalize = resnet.PREPROCESS.crop, resnet.PREPROCESS.normalize
     self._encode = InBatches(lambda params, pixels: module.apply({'params': params}, normalize(pixels))[0], params)
 
@@ -85,11 +81,8 @@ class I3DFrames:
       UserError: the numbers are none, or out of range; errors of `load_i3d`.
     """
     self.span = _span(pictures, rate)
-    path = expand(where)
-    self.where = str(path.absolute())
-    module, params = i3d.load_i3d(path)
     self.name = f'i3d@pictures={self.span.pictures},rate={self.span.rate:g}'
-    self.fingerprint = f'{self.name}:{fingerprint_of_files(path)}'
+    module, params = _opened(self, where, i3d.load_i3d)
     self.prepare, normalize = i3d.PREPROCESS.crop, i3d.PREPROCESS.normalize
     encode = lambda params, pixels: module.apply({'params': params}, normalize(pixels))[0].mean(1)  # noqa: E731
     self._encode = InBatches(encode, params)
@@ -101,6 +94,14 @@ class I3DFrames:
   def __call__(self, clips: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     """Returns features, float32 [N, D], of clips of pictures, uint8 [H, W, 3]."""
     return self.encode([[self.prepare(image) for image in clip] for clip in clips])
+
+
+def _opened(backbone: Any, where: str, load: Callable[[pathlib.Path], Any]) -> Any:
+  """Reads the file of a backbone, and notes in it where that is and what tells it from others; errors of `load`."""
+  path = expand(where)
+  found = load(path)
+  backbone.where, backbone.fingerprint = str(path.absolute()), f'{backbone.name}:{fingerprint_of_files(path)}'
+  return found
 
 
 def _span(pictures: str, rate: str) -> Span:
