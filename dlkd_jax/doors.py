@@ -123,7 +123,7 @@ def run(
     return command_help.screen(page(main, required, names, command), full)
 
   parse = functools.partial(_parse, helped)
-  code = guarded(lambda: app.run(lambda argv: sys.exit(_run(work, argv, stopped)), flags_parser=parse))
+  code = guarded(lambda: app.run(lambda argv: sys.exit(stoppable(lambda: work(argv[1:]), stopped)), flags_parser=parse))
   sys.exit(code)
 
 
@@ -161,17 +161,26 @@ def escape_output() -> None:
       stream.reconfigure(errors='backslashreplace')
 
 
-def _run(main: Callable[[list[str]], int | None], argv: list[str], stopped: str | None) -> int:
-  """Runs a command whose flags are parsed; returns the exit code."""
+def stoppable(work: Callable[[], int | None], stopped: str | None) -> int:
+  """Does some work as `guarded`, which SIGTERM and Ctrl-C end in an orderly way; returns the exit code.
+
+  Args:
+    work: what to do.
+    stopped: what to say after SIGTERM or Ctrl-C; None: the work does not let itself be stopped, or says so itself.
+  """
+  before = signal.getsignal(signal.SIGTERM)
   if stopped is not None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
   try:
-    return guarded(lambda: main(argv[1:]))
+    return guarded(work)
   except (KeyboardInterrupt, SystemExit) as stop:
     code = stop.code if isinstance(stop, SystemExit) else INTERRUPTED
     if stopped is not None and code in (TERMINATED, INTERRUPTED):
       print(stopped, file=sys.stderr)
     return code if isinstance(code, int) else int(code is not None)
+  finally:
+    if stopped is not None:
+      signal.signal(signal.SIGTERM, before)
 
 
 def guarded(work: Callable[[], int | None]) -> int:

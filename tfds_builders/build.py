@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import tensorflow_datasets as tfds
 from absl import logging
@@ -67,10 +67,18 @@ Changed numbers make a folder of their own, named after them.
 """
 
 
+class _Parser(argparse.ArgumentParser):
+  """Says what is wrong as all commands do."""
+
+  def error(self, message: str) -> NoReturn:
+    print(f'error: {message}; --help shows what there is', file=sys.stderr)
+    sys.exit(1)
+
+
 def make_parser() -> argparse.ArgumentParser:
   """Returns the parser of the command line."""
   raw = argparse.RawDescriptionHelpFormatter
-  parser = argparse.ArgumentParser(
+  parser = _Parser(
     prog=commands.as_called('dlkd build'),
     description=commands.as_called(_DESCRIPTION),
     formatter_class=raw,
@@ -206,20 +214,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv: arguments without the program's name; None: those of the process.
 
   Returns:
-    0 where the set is there now, 1 after a message on what is wrong, 128 and the signal's number after a signal.
+    0 where the set is there now; else 1 after a message on what is wrong, and as all commands after a signal.
   """
   args = make_parser().parse_args(argv)
-  # So that a terminated build removes its temporary folder like one stopped with Ctrl-C.
-  before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
   logging.use_absl_handler()
   doors.escape_output()
-  try:
-    return doors.guarded(lambda: _build(args))
-  except (KeyboardInterrupt, SystemExit) as stop:
-    print('interrupted: nothing was built; run the same command again', file=sys.stderr)
-    return stop.code if isinstance(stop, SystemExit) else 128 + signal.SIGINT
-  finally:
-    signal.signal(signal.SIGTERM, before)
+  # Stopped in an orderly way, so that a terminated build removes its temporary folder.
+  return doors.stoppable(lambda: _build(args), 'interrupted: nothing was built; run the same command again')
 
 
 if __name__ == '__main__':

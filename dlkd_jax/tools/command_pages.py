@@ -231,6 +231,8 @@ def refused(texts: Mapping[str, str]) -> Iterator[str]:
   for origin, text in texts.items():
     if origin.endswith('--help') and '\n  dlkd ' not in text:
       yield f'{origin}: there is no example, indented by two spaces'
+    if origin.endswith('--help') and text.count('\n') > command_help.SCREEN - 15:
+      yield f'{origin}: it leaves no room for options on a screen'
     for line in _EXAMPLE.findall(re.sub(r' *\\\n *', ' ', text)):
       name, *arguments = shlex.split(line, comments=True)
       if name in commands.COMMANDS:

@@ -83,7 +83,7 @@ def test_interrupted_build_leaves_nothing_that_looks_finished(stop, tmp_path):
     time.sleep(0.02)
   process.send_signal(stop)
   _, message = process.communicate(timeout=30)
-  assert process.returncode == (-stop if stop == signal.SIGKILL else 128 + stop)
+  assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGKILL: -signal.SIGKILL}[stop]
   assert not (data_dir / 'tvr_prvr' / '1.0.0').exists()
   assert not tfds.builder('tvr_prvr', data_dir=data_dir).is_built()
   if stop != signal.SIGKILL:
@@ -126,6 +126,9 @@ def test_bad_option_values(tmp_path, capsys):
   assert build.main([*_flags(written, tmp_path / 'data'), '--num_shards=0']) == 1
   assert build.main([*_flags(written, tmp_path / 'data'), '--splits=']) == 1
   assert 'expected' in capsys.readouterr().err
+  with pytest.raises(SystemExit) as stop:
+    build.main(['tvr', '--manual_dirr=x'])
+  assert stop.value.code == 1 and capsys.readouterr().err.startswith('error: the following arguments are required')
 
 
 def test_neither_tensorflow_nor_torch_is_imported(tmp_path):

@@ -30,11 +30,12 @@ def test_what_is_wrong_with_an_example_is_said():
     'b': 'dlkd train --config=configs/demo.py --workdir=r --config.training.epocs=1\ndlkd train',
     'c': 'A=1 dlkd info --prune\ndlkd info x\ndlkd build tvr\n',
     'dlkd x --help': 'Does x.\n\ndlkd --version',
+    'dlkd y --help': '\n  dlkd --help\n' * 30,
     'good': 'dlkd search "x" --top=3\ndlkd --help\ndlkd info --help\ndlkd_jax is a package\nso says dlkd nothing',
   }
   code = f'from dlkd_jax.tools import command_pages as c; print(*c.refused({texts!r}), sep="\\n")'
   said = call('-c', code).stdout.splitlines()
-  assert len(said) == 9 and not [line for line in said if line.startswith('good')], said
+  assert len(said) == 10 and not [line for line in said if line.startswith('good')], said
   for expected in (
     r'a: dlkd serach "x": there is no command serach',
     r'a: dlkd search "x" --topp=3: Unknown command line flag',
@@ -42,6 +43,7 @@ def test_what_is_wrong_with_an_example_is_said():
     r'b: dlkd train .*: .*epocs',
     r'b: dlkd train: --workdir is absent',
     r'c: dlkd info --prune: --prune means nothing to info',
+    r'dlkd y --help: it leaves no room',
     r'dlkd x --help: there is no example',
     r"c: dlkd info x: \['x'\] are no options",
     r'c: dlkd build tvr: .*--manual_dir',
