@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from dlkd_jax.tools import composites_table
+from dlkd_jax.video import extraction
 from tests.models.test_sentence_encoder import write_model
 from tests.tools.composites.test_joining import write_clips
+from tests.video import films
 
 
 def test_table_has_mean_and_deviation_of_a_sample():
@@ -82,3 +84,23 @@ def test_whole_command_and_again(tmp_path, capsys):
   with pytest.raises(SystemExit):
     composites_table.main(command)
   assert 'model.hidden: 64 → 128' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_clips_that_were_extracted(tmp_path, capsys):
+  texts = [f'film number {number} shows a {"red" if number % 2 else "blue"} thing' for number in range(24)]
+  (tmp_path / 'clips').mkdir()
+  for number in range(24):
+    films.render(tmp_path / f'clips/{number}.mp4', films.steady(10 + number % 3, 5))
+  captions = [json.dumps({'video': f'{number}.mp4', 'text': text}) for number, text in enumerate(texts)]
+  (tmp_path / 'captions.jsonl').write_text('\n'.join(captions))
+  asked = {'student': 'motion', 'tokens': 'words:16', 'captions': tmp_path / 'captions.jsonl', 'settle_seconds': 0}
+  extraction.extract(extraction.Request(tmp_path / 'clips', tmp_path / 'data', **asked))
+  command = [f'--data_dir={tmp_path / "data"}', f'--workdir={tmp_path / "work"}', '--epochs=1', '--seeds=1']
+  composites_table.main(command)  # 13, 3 and 8 clips.
+  (rows,) = json.loads((tmp_path / 'work' / 'table.json').read_text())
+  assert list(rows) == [name for name in composites_table.ROWS if name != 'single']
+  assert '| ridge regression, told the video of each sentence: SumR | ' in capsys.readouterr().out
+  with pytest.raises(SystemExit):
+    composites_table.main([*command, '--rounds=2'])
+  assert 'rounds: 1 → 2' in capsys.readouterr().err
