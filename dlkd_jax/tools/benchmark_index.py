@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
 import pathlib
 import re
 import tempfile
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from dlkd_jax import files, tables
 from dlkd_jax.files import expand
 from dlkd_jax.gallery import acceleration, changing, index_folder, quantization
 from dlkd_jax.gallery.adding import SEGMENT_FRAMES
@@ -240,11 +240,9 @@ def main(arguments: list[str] | None = None) -> None:
       add(made / 'pack', iter(np.split(features, offsets[1:-1])), 'pack')
       some = vectors[np.linspace(0, len(vectors) - 1, min(flags.queries, len(vectors)), dtype=int)]
       rows += measure_engine(made / 'pack', flags.engine or 'lancedb', some)
-  print('| index | measured |\n|---|---|')
-  for name, found in rows:
-    print(f'| {name} | {found} |')
+  print(tables.as_markdown([('index', 'measured'), *rows], left=(0, 1)))
   if flags.json:
-    flags.json.write_text(json.dumps(dict(rows), indent=2) + '\n', encoding='utf-8')
+    files.write_json(flags.json, dict(rows))
 
 
 if __name__ == '__main__':

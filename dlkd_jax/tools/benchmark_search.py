@@ -17,7 +17,6 @@ that are mapped; memory is what the process holds besides them.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import pathlib
 import re
@@ -28,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from dlkd_jax import files, tables
 from dlkd_jax.errors import UserError
 from dlkd_jax.files import expand
 from dlkd_jax.gallery import exact, quantization, two_stage
@@ -236,11 +236,9 @@ def main(arguments: list[str] | None = None) -> None:
       found['pack'] = measure_pack(flags.pack, flags.queries, flags.repeats)
     except ValueError as error:
       parser.error(str(error))
-  print('| search | measured |\n|---|---|')
-  for name, measured in table_rows(found):
-    print(f'| {name} | {measured} |')
+  print(tables.as_markdown([('search', 'measured'), *table_rows(found)], left=(0, 1)))
   if flags.json:
-    flags.json.write_text(json.dumps(found, indent=2) + '\n', encoding='utf-8')
+    files.write_json(flags.json, found)
 
 
 if __name__ == '__main__':

@@ -24,7 +24,7 @@ from typing import Any
 
 from absl import flags
 
-from dlkd_jax import __main__, command_help, commands, config_fields, doors
+from dlkd_jax import __main__, command_help, commands, config_fields, doors, tables
 from dlkd_jax.command_help import Option, Page
 from dlkd_jax.errors import UserError
 from dlkd_jax.files import expand
@@ -176,10 +176,10 @@ def _escaped(text: str) -> str:
 def table(options: Sequence[Option]) -> str:
   """Returns options as a table."""
   rows = [
-    f'| `{o.usage}` | {f"`{o.default}`" if o.default else "required" if o.required else ""} | {_escaped(o.meaning)} |'
+    (f'`{o.usage}`', f'`{o.default}`' if o.default else 'required' if o.required else '', _escaped(o.meaning))
     for o in options
   ]
-  return '\n'.join(['| option | default | meaning |', '|---|---|---|', *rows])
+  return tables.as_markdown([('option', 'default', 'meaning'), *rows], left=range(3))
 
 
 def _section(names: tuple[str, ...], page: Page) -> str:
@@ -196,11 +196,11 @@ def _modules() -> list[str]:
 
 def _fields() -> str:
   """Returns the fields of a configuration as a table."""
-  found = ['| field | default | meaning | value |', '|---|---|---|---|']
+  found = [('field', 'default', 'meaning', 'value')]
   for name, (default, rule, meaning) in config_fields.FIELDS.items():
     value = 'unset' if isinstance(default, type) else f'`{default!r}`'
-    found.append(f'| `{name}` | {value} | {_escaped(meaning)} | {_escaped(rule.expected)} |')
-  return '\n'.join(found)
+    found.append((f'`{name}`', value, _escaped(meaning), _escaped(rule.expected)))
+  return tables.as_markdown(found, left=range(4))
 
 
 def _readmes() -> list[pathlib.Path]:
@@ -217,8 +217,8 @@ def documents() -> tuple[dict[pathlib.Path, str], dict[str, str]]:
         sections.append(_section(names, page))
         texts[f'dlkd {names[0]} --help'] = page.text
   for title, listed in (('Exit codes', command_help.EXIT_CODES), ('Environment variables', command_help.ENVIRONMENT)):
-    rows = [f'| `{name}` | {_escaped(what)} |' for name, what in listed.items()]
-    sections.append('\n'.join([f'## {title}', '', '| | |', '|---|---|', *rows, '']))
+    rows = [(f'`{name}`', _escaped(what)) for name, what in listed.items()]
+    sections.append(f'## {title}\n\n{tables.as_markdown([("", ""), *rows], left=(0, 1))}\n')
   texts |= {str(path.relative_to(_ROOT)): path.read_text(encoding='utf-8') for path in _readmes()}
   before, mark, rest = texts['configs/README.md'].partition('<!-- fields -->\n')
   recipes = before + mark + _fields() + '\n' + rest[rest.index('<!-- end -->') :]
