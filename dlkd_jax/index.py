@@ -233,7 +233,8 @@ def _tune(names):
 
   index = _INDEX.value
   made = IndexFolder.open(index).manifest['settings']
-  collection = _collection(made.get('dataset'), made.get('data_dir'), [_SPLIT.value])
+  # An index of films was made of no data set; one with captions says what finds most in it all the same.
+  collection = _collection(made.get('dataset') or 'custom_prvr', made.get('data_dir') or 'data', [_SPLIT.value])
   curve = tuning.tune(index, collection)
   if _JSON.value:
     doors.print_json(curve.to_json(), indent=2)

@@ -143,3 +143,6 @@ def test_search_needs_nothing_that_training_alone_needs(folder, tmp_path):
     done = without_training(*command)
     assert done.returncode == 0, done.stderr
   assert '“a red square”: 1 video,' in done.stdout and 'one.mp4' in done.stdout
+  # An index of films is of no data set; captions to weigh it by are looked for in the usual place, or where one says.
+  assert 'No built data set in data/custom_prvr' in run(tmp_path, 'dlkd_jax', 'tune', code=1)
+  assert 'there is nothing to blend' in run(tmp_path, 'dlkd_jax', 'tune', f'--data_dir={folder}/data', code=1)
