@@ -88,6 +88,7 @@ setup(
     'cuda': ['jax[cuda12]'],
     'gcs': ['gcsfs'],  # Work directories and data sets on gs://.
     'lancedb': ['lancedb>=0.40'],  # Frames of galleries beyond one machine's memory.
+    'ray': ['ray>=2.40'],  # Films read by several machines.
     'test': [*TRAIN, *TEST],
     'torch': ['torch'],  # Only to read the authors' checkpoints.
     'tpu': ['jax[tpu]'],  # Also to compile for TPUs where there is none.

@@ -35,6 +35,12 @@ _RATE = flags.DEFINE_float('rate', None, 'Pictures a second of a new index; defa
 _DTYPE = flags.DEFINE_enum(
   'dtype', None, ['float16', 'int8'], 'How frames of a new index are stored: float16, or int8, which takes half.'
 )
+_WORKERS = flags.DEFINE_string(
+  'workers',
+  None,
+  'So many workers of Ray on this machine read the films, or those of a cluster: auto, or HOST:PORT. All need the '
+  'films and the index under the same paths.',
+)
 
 
 def main(names):
@@ -52,6 +58,7 @@ def main(names):
     dtype=_DTYPE.value,
     prune=_PRUNE.value,
     again=_AGAIN.value,
+    workers=_WORKERS.value,
   )
   if wish.folders and wish.clip is None and wish.workdir is None and synchronising.is_new(index):
     print(f'the model is {film_encoding.DEFAULT_CLIP}, 605 MB that are fetched once; --clip names another', flush=True)

@@ -7,6 +7,7 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from dlkd_jax.data import sources
 from dlkd_jax.data.sources import Record
@@ -17,9 +18,12 @@ from dlkd_jax.gallery.collection import Knowledge, captions_of, default_title
 from dlkd_jax.gallery.encoding import StudentEncoder
 from dlkd_jax.gallery.index_folder import IndexFolder
 from dlkd_jax.gallery.progress_file import ProgressFile
-from dlkd_jax.gallery.segments import SegmentWriter
+from dlkd_jax.gallery.segments import Entry, SegmentWriter
 from dlkd_jax.gallery.sorting import Sorted, restated, sort_out
 from dlkd_jax.gallery.source import Source
+
+if TYPE_CHECKING:
+  from dlkd_jax.gallery.workers import Workers
 
 # Frames that are encoded together, and after which a segment is put into the index unless told otherwise.
 _BATCH_FRAMES = 8192
@@ -81,6 +85,7 @@ def take(
   update: bool = False,
   prune: bool = False,
   again: bool = False,
+  workers: Workers | None = None,
 ) -> Account:
   """Encodes and writes what an index lacks of a source; the caller holds the lock.
 
@@ -94,8 +99,10 @@ def take(
     update: take anew what changed: old out and new in within one change of the index.
     prune: remove what vanished.
     again: take what was removed before, too.
+    workers: that films are handed to; None: this process encodes.
   """
   folder.clear_away()
+  folder.clear_staging()
   catalog = Catalog.open(folder)
   changing.note_forgotten(folder, catalog)
   found = sort_out(folder.manifest, catalog, source, knowledge, update, again)
@@ -112,8 +119,14 @@ def take(
   writing = _Writing(folder, catalog, found, segment_frames, step)
   with ProgressFile(folder.path, len(found.wanted)) as running:
     _reuse(folder, catalog, writing, source, knowledge, found)
-    for some in _batches(source.records(found.wanted.values(), running), min(_BATCH_FRAMES, segment_frames)):
-      for stored in _encode(folder, catalog, student, source, knowledge, some, found.digests):
+    if workers is not None:
+      for part in workers.run(folder, source, knowledge, list(found.wanted)):
+        source.merge(part.films)
+        writing.adopt(part.about, part.entries)
+      folder.clear_staging()
+    else:
+      places = found.wanted.values()
+      for stored in encoded(folder, catalog, student, source, knowledge, places, segment_frames, running):
         writing.add(stored)
     if prune:
       pruned += writing.drop(source.broken)
@@ -153,6 +166,7 @@ class _Writing:
     self._folder, self._catalog, self._known = folder, catalog, catalog.known()
     self._moved, self._segment_frames, self._step = found.moved, segment_frames, step
     self._writer: SegmentWriter | None = None
+    self._adopted: list[dict[str, Any]] = []
     self._batch: list[str] = []
     self._begun = time.monotonic()
     self.captions = self.frames = 0
@@ -163,20 +177,34 @@ class _Writing:
     """Writes a video; what the index had of it, or by its other name, goes with the same change that brings it."""
     self._writer = self._writer or self._folder.new_segment()
     self._writer.add(*stored)
-    entry = stored.entry
+    self._count(stored.entry)
+    self.frames += len(stored.times)
+    if self._writer.frames >= self._segment_frames or time.monotonic() - self._begun > _SEGMENT_SECONDS:
+      self.put()
+
+  def _count(self, entry: Entry) -> None:
     if entry.path is not None and not pathlib.Path(entry.path).is_file():
       self.absent.append(entry.video_id)
     self._batch.append(entry.video_id)
     self.new.append(entry.video_id)
-    self.frames += len(stored.times)
     _note_root(self._folder, entry.path)
     self._step(entry.split)
-    if self._writer.frames >= self._segment_frames or time.monotonic() - self._begun > _SEGMENT_SECONDS:
+
+  def adopt(self, about: Mapping[str, Any] | None, entries: Iterable[Entry]) -> None:
+    """Puts a segment that a worker wrote into the index; None: it wrote none."""
+    if about is None:
+      return
+    if self._writer is not None:
       self.put()
+    for entry in entries:
+      self._count(entry)
+    self.frames, self.captions = self.frames + about['frames'], self.captions + about['captions']
+    self._adopted = [self._folder.adopt(about)]
+    self.put()
 
   def put(self, last: bool = False) -> None:
     """Puts what was written into the index, and merges small segments, of which each call leaves one."""
-    done = []
+    done, self._adopted = self._adopted, []
     if self._writer is not None:
       done, self.captions = [self._writer.finish()], self.captions + self._writer.captions
     self.drop([*self._batch, *(self._moved[video] for video in self._batch if video in self._moved)])
@@ -242,6 +270,22 @@ def _batches(records: Iterable[tuple[str, Record]], batch_frames: int) -> Iterat
 
 def _length(record: Record) -> int:
   return len(record['student_frames'] if 'student_frames' in record else record['teacher_frames'])
+
+
+def encoded(
+  folder: IndexFolder,
+  catalog: Catalog,
+  student: StudentEncoder | None,
+  source: Source,
+  knowledge: Knowledge,
+  places: Iterable[tuple[str, int]],
+  segment_frames: int = SEGMENT_FRAMES,
+  running: ProgressFile | None = None,
+) -> Iterator[Stored]:
+  """Reads and encodes what is at some places of a source; arguments are those of `take`."""
+  digests = source.digests()
+  for some in _batches(source.records(places, running), min(_BATCH_FRAMES, segment_frames)):
+    yield from _encode(folder, catalog, student, source, knowledge, some, digests)
 
 
 def _encode(

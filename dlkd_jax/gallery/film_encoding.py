@@ -57,6 +57,10 @@ class FilmEncoding:
         )
     return models
 
+  def without_models(self) -> FilmEncoding:
+    """Returns the same with its models not opened, for another process."""
+    return dataclasses.replace(self)
+
   def _spec(self, name: str) -> str | None:
     """Returns what opens a model again."""
     if (fingerprint := self.options.get(name)) is None:

@@ -10,6 +10,7 @@ beginning and end, and of pieces between them: so a film that was renamed or mov
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import pathlib
@@ -241,6 +242,32 @@ class Films:
             self.report.add(task.entry('truncated', film.damage, len(film.arrays['times']), film.duration))
           yield _SPLIT, _record(task, film)
         bar.film(task)
+
+  def part(self, videos: Iterable[str]) -> Films:
+    """Returns some of the films by themselves, for a worker: without models, and with a report of their own."""
+    made = Films(self.folders, self._encoding.without_models())
+    made._settle, made._manifest = self._settle, {}
+    for name in ('_jobs', '_seen', '_digests', '_said'):
+      setattr(made, name, {video: getattr(self, name)[video] for video in videos})
+    return made
+
+  def reuse_models(self, opened: dict[str, FilmEncoding]) -> None:
+    """Takes the models of an equal encoding that is open, or notes this one."""
+    self._encoding = opened.setdefault(repr(self._encoding), self._encoding)
+
+  def without_models(self) -> Films:
+    """Returns the same, to be handed to another process."""
+    made = copy.copy(self)
+    made._encoding = self._encoding.without_models()
+    return made
+
+  def merge(self, part: Films) -> None:
+    """Takes over what became of the films of a `part`."""
+    self.report.add(*part.report.entries)
+    self.broken |= part.broken
+    self._failed |= part._failed
+    if self._failed:
+      self._manifest['failed'] = self._failed
 
   def _note(self, task: Task, entry: Entry) -> None:
     """Notes a film that could not be read, or is not ready to be."""

@@ -12,16 +12,19 @@ by the next one. One writer at a time holds a lock; readers need none.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
 import os
 import pathlib
 import re
+import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from dlkd_jax import files
+from dlkd_jax.files import sync
 from dlkd_jax.gallery import catalog as catalog_lib
 from dlkd_jax.gallery import catalog_file
 from dlkd_jax.gallery.locking import clear_segment, foreign_files, student_file, writing
@@ -44,6 +47,7 @@ from dlkd_jax.gallery.segments import (
 __all__ = ['DTYPES', 'IndexFolder', 'IndexFolderError', 'foreign_files', 'read_manifest', 'student_file', 'writing']
 
 _SEGMENTS = 'segments'
+_STAGING, _STAGED = 'staging', re.compile(r'[0-9a-f]{32}')
 _SEGMENT = re.compile(r'\d{6,}')
 
 
@@ -204,11 +208,16 @@ class IndexFolder:
       if file.name != named and CATALOG.fullmatch(file.name) and is_plain(file) and catalog_file.is_catalog(file):
         file.unlink()
 
-  def new_segment(self) -> SegmentWriter:
-    """Starts a segment that does not belong to the index until `commit`; the caller holds the lock."""
+  def _next_segment(self) -> pathlib.Path:
+    """Returns the folder of a segment that there is none of."""
     while os.path.lexists(folder := self.segment_path(f'{self.manifest["next_segment"]:06d}')):
       self.manifest['next_segment'] += 1  # Whatever it is, it is not ours to write to.
     self.manifest['next_segment'] += 1
+    return folder
+
+  def new_segment(self) -> SegmentWriter:
+    """Starts a segment that does not belong to the index until `commit`; the caller holds the lock."""
+    folder = self._next_segment()
     scorers, dtype = self.manifest['scorers'], self.manifest['dtype']
     return SegmentWriter(folder, scorers, dtype, self._codes_from(), self._fitted())
 
@@ -219,6 +228,34 @@ class IndexFolder:
     ]
     largest = max(ready, key=lambda about: about['frames'], default=None)
     return None if largest is None or largest['frames'] < FITTED_FRAMES else self.segment_path(largest['name'])
+
+  def staged_segment(self) -> SegmentWriter:
+    """Starts a segment beside those of the index, to be handed over by `adopt`; without the lock."""
+    scorers, dtype = self.manifest['scorers'], self.manifest['dtype']
+    return SegmentWriter(self.path / _STAGING / uuid.uuid4().hex, scorers, dtype, self._codes_from(), self._fitted())
+
+  def adopt(self, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Moves a finished staged segment to those of the index, which it does not belong to until `commit`.
+
+    Args:
+      about: what `SegmentWriter.finish` returned; the caller holds the lock.
+
+    Returns:
+      The same with its new name, for `commit`.
+
+    Raises:
+      IndexFolderError: it is not there, or not whole.
+    """
+    staged = self.path / _STAGING / about['name']
+    try:
+      open_segment(staged, about, self.manifest['scorers'], self.manifest['dtype'])
+    except FileNotFoundError as error:
+      raise IndexFolderError(f'{error.filename} is absent: a segment that a worker wrote; add again') from error
+    target = self._next_segment()
+    target.parent.mkdir(exist_ok=True)
+    staged.rename(target)
+    sync(target.parent)
+    return {**about, 'name': target.name}
 
   def _codes_from(self) -> int | None:
     """Returns how many frames a segment needs for them to be compressed: then the index is large, or it was asked.
@@ -303,6 +340,15 @@ class IndexFolder:
         if segment.name not in kept and _SEGMENT.fullmatch(segment.name):
           clear_segment(segment, self.manifest['scorers'])
     self._clear_catalogs()
+
+  def clear_staging(self) -> None:
+    """Removes staged segments, likewise; no worker writes one that is wanted."""
+    if (staging := self.path / _STAGING).is_dir() and not staging.is_symlink():
+      for segment in staging.iterdir():
+        if _STAGED.fullmatch(segment.name):
+          clear_segment(segment, self.manifest['scorers'])
+      with contextlib.suppress(OSError):  # Somebody's files are in it.
+        staging.rmdir()
 
 
 def _check_student(path: pathlib.Path, expected: Mapping[str, Any]) -> None:

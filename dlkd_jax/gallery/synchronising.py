@@ -18,6 +18,7 @@ from dlkd_jax.gallery.film_encoding import FilmEncoding
 from dlkd_jax.gallery.films import FILMS, Films, known_folders, with_folders
 from dlkd_jax.gallery.index_folder import IndexFolder
 from dlkd_jax.gallery.manifest import MANIFEST, read_manifest
+from dlkd_jax.gallery.workers import Workers
 from dlkd_jax.models import hub
 from dlkd_jax.video import backbones, reading
 from dlkd_jax.video.report import Report
@@ -37,6 +38,7 @@ class Wish:
     prune: whether videos go whose film is not there any more.
     again: whether what was removed is taken, and what could not be read is tried again.
     segment_frames: as of `adding.take`.
+    workers: number of workers of Ray, or the address of its cluster, that read films; None: this process does.
     settle_seconds: age below which a file may be written to still.
   """
 
@@ -49,6 +51,7 @@ class Wish:
   prune: bool = False
   again: bool = False
   segment_frames: int = SEGMENT_FRAMES
+  workers: str | None = None
   settle_seconds: float = reading.SETTLE_SECONDS
 
   def __post_init__(self):
@@ -160,7 +163,18 @@ def _take(
   """Brings an index into step; the caller holds the lock."""
   known = knowledge.completed({'metadata': folder.manifest['settings'].get('metadata')})
   films.look(folder.manifest, Catalog.open(folder).known(), wish.again, wish.settle_seconds)
-  account = take(folder, films, student, known, wish.segment_frames, update=True, prune=wish.prune, again=wish.again)
+  workers = None if wish.workers is None else Workers(wish.workers)
+  account = take(
+    folder,
+    films,
+    student,
+    known,
+    wish.segment_frames,
+    update=True,
+    prune=wish.prune,
+    again=wish.again,
+    workers=workers,
+  )
   left = Catalog.open(folder)
   account.absent.extend(_forget_empty(folder, films, left))
   return Done(account, films.report, len(left), time.monotonic() - begun)
