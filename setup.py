@@ -69,6 +69,7 @@ setup(
   install_requires=[
     'absl-py',
     'av',  # Decodes videos; its wheels bring FFmpeg along.
+    'charset-normalizer',  # Subtitles in whatever encoding they are.
     'etils[epath]',
     'faiss-cpu',  # Candidates of the two-stage search.
     'flax>=0.12',

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import html
-import importlib.util
 import logging
 import pathlib
 import re
@@ -141,12 +140,11 @@ def decode(data: bytes) -> str:
     return data.decode('utf-8')
   except UnicodeDecodeError:
     pass
-  if importlib.util.find_spec('charset_normalizer'):
-    import charset_normalizer
+  import charset_normalizer  # Here, since hardly a file needs it.
 
-    if (best := charset_normalizer.from_bytes(data[: 1 << 16]).best()) is not None:
-      # Of the alphabets of Europe the most common, which the others differ from in few letters.
-      return data.decode('cp1252' if best.encoding == 'cp1250' else best.encoding, 'replace')
+  if (best := charset_normalizer.from_bytes(data[: 1 << 16]).best()) is not None:
+    # Of the alphabets of Europe the most common, which the others differ from in few letters.
+    return data.decode('cp1252' if best.encoding == 'cp1250' else best.encoding, 'replace')
   return data.decode('cp1252', 'replace')
 
 
