@@ -49,7 +49,10 @@ def test_the_film_plays_from_the_second_that_was_found(tmp_path, monkeypatch):
 
   monkeypatch.setattr(gallery, 'search', later)
   shown = []
-  exec(compile(source, 'cell', 'exec'), {'INDEX': 'index', 'pathlib': pathlib, 'display': shown.append})
+  exec(
+    compile(source, 'cell', 'exec'),
+    {'INDEX': 'index', 'sentence': 'a dog', 'pathlib': pathlib, 'display': shown.append},
+  )
   (tmp_path / 'shown.html').write_text(f'<!doctype html>{shown[-1].data}')
   with browser.chromium() as chromium:
     chromium.get((tmp_path / 'shown.html').as_uri())
@@ -85,4 +88,8 @@ def test_it_runs(tmp_path, monkeypatch):
   assert 'image/png' in shown and shown.count('text/markdown') == 2
   assert re.search(r'\d\.\d{3}  \S+.* s to ', text), text[-3000:]
   assert 'charades_prvr, test' in text
-  assert (tmp_path / 'runs/demo/index').is_dir() and list((tmp_path / 'runs/demo/report').iterdir())
+  assert (
+    (tmp_path / 'runs/index').is_dir()
+    and (tmp_path / 'runs/demo/index').is_dir()
+    and list((tmp_path / 'runs/demo/report').iterdir())
+  )
