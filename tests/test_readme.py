@@ -8,12 +8,14 @@ import shlex
 import shutil
 import subprocess
 
+import PIL.Image
 import pytest
 
+from dlkd_jax.gallery.film_encoding import DEFAULT_CLIP
 from dlkd_jax.models import clip_files
 from tests import forked
 from tests.environment import environment
-from tests.models import clips
+from tests.models import clips, served_hub
 from tests.paths import repository
 from tests.tfds_builders import pack_writer
 from tests.video import films
@@ -36,11 +38,18 @@ LINES = [line for text in TEXTS.values() for line in commands(text)]
 PYTHON = [line for line in LINES if line.startswith('python -m ') and ' venv ' not in line]
 
 
-def run(line, cwd, *more):
+def run(line, cwd, *more, **variables):
   """Runs a line `dlkd …` as `python -m dlkd_jax …`."""
   program, *arguments = shlex.split(line)
   assert program == 'dlkd', line
-  return forked.run('dlkd_jax', (*arguments, *more), environment(), cwd)
+  return forked.run('dlkd_jax', (*arguments, *more), environment(**variables), cwd)
+
+
+def checked(line, cwd, *more, **variables):
+  """Runs a line as `run` does; returns what it printed."""
+  done = run(line, cwd, *more, **variables)
+  assert done.returncode == 0, line + done.stdout[-3000:] + done.stderr[-3000:]
+  return done.stdout
 
 
 def test_modules_and_files_exist():
@@ -106,13 +115,41 @@ def test_your_own_videos(tmp_path):
   clip_files.save_clip(clips.tiny_model(), tmp_path / 'clip-vit-base-patch32')
   shutil.copytree(repository() / 'configs', tmp_path / 'configs')
 
-  extract, train = re.search(r'```sh\n(.*?)```', section, re.DOTALL)[1].splitlines()
-  done = run(extract, tmp_path)
-  assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+  short = README.split('## Train on your captions')[1].split('\n## ')[0]
+  assert example in short
+  extract, train, index = commands(short)
+  assert commands(section)[:2] == [extract, train]
   small = ('--config.data.batch_videos=8', '--config.training.epochs=1')
-  done = run(train.replace('custom.py', 'custom.py:debug'), tmp_path, *small)
-  assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-  assert 'custom_prvr, test: 4 captions, 4 videos' in done.stdout and 'teacher alone' in done.stdout
+  done = [
+    checked(extract, tmp_path),
+    checked(train.replace('custom.py', 'custom.py:debug'), tmp_path, *small),
+    checked(index, tmp_path),
+  ]
+  assert 'custom_prvr, test: 4 captions, 4 videos' in done[1] and 'teacher alone' in done[1] and 'prefer ' in done[1]
+  assert (tmp_path / 'trained' / 'manifest.json').is_file()
+
+
+def test_search_your_films(tmp_path):
+  """The commands of that section as they stand, with a hub that has the model; the page has tests of its own."""
+  (tmp_path / 'films' / 'city').mkdir(parents=True)
+  films.render(tmp_path / 'films' / 'lake.mp4', films.steady(70, 5))
+  films.render(tmp_path / 'films' / 'city' / 'tram.mkv', films.steady(20, 5))
+  (tmp_path / 'films' / 'lake.srt').write_text('1\n00:00:02,000 --> 00:00:04,000\nA dog jumps into a lake.\n')
+  PIL.Image.fromarray(films.draw(3)).save(tmp_path / 'dog.jpg')
+  clip_files.save_clip(clips.tiny_model(), tmp_path / 'clip')
+  add, say, serve, where, *others, info = commands(README.split('## Search your films')[1].split('\n## ')[0])
+  assert serve == 'dlkd serve'
+  with served_hub.serve() as (hub, address):
+    hub.models = {DEFAULT_CLIP.removeprefix('hf:'): {x.name: x.read_bytes() for x in (tmp_path / 'clip').iterdir()}}
+    fetched = {'HF_ENDPOINT': address, 'HF_HOME': str(tmp_path / 'cache')}
+    assert '2' in checked(add, tmp_path, **fetched)
+  offline = {'HF_HUB_OFFLINE': '1', 'HF_HOME': str(tmp_path / 'cache')}
+  found = checked(say, tmp_path, **offline)
+  assert re.search(r'lake\.mp4, 0:02: .*dog', found), found
+  assert json.loads(checked(where, tmp_path, **offline))['hits'] == []  # Nothing is known of a year.
+  for line in others:
+    assert 'tram' in checked(line, tmp_path, **offline), line
+  assert '2 videos' in checked(info, tmp_path, **offline)
 
 
 @pytest.mark.slow
