@@ -43,20 +43,32 @@ _POOL = 20_000
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-  """What something took: seconds of the clock and of the processor, bytes read and written."""
+  """What something took: seconds of the clock and of the processor, bytes read and written, and most of the memory."""
 
   seconds: float
   processor: float
   read: int
   written: int
+  memory: int
 
 
 def measured(work: Callable[[], Any]) -> Work:
   """Does some work and says what it took."""
+  held, done = [benchmark_search.memory()], threading.Event()
+
+  def watch() -> None:
+    while not done.wait(0.1):
+      held.append(benchmark_search.memory())
+
+  watching = threading.Thread(target=watch)
+  watching.start()
   before, wall, own = _bytes(), time.perf_counter(), time.process_time()
   work()
+  seconds, processor = time.perf_counter() - wall, time.process_time() - own
   read, written = (now - then for now, then in zip(_bytes(), before, strict=True))
-  return Work(time.perf_counter() - wall, time.process_time() - own, read, written)
+  done.set()
+  watching.join()
+  return Work(seconds, processor, read, written, max(held) - held[0])
 
 
 def _bytes() -> tuple[int, int]:
@@ -130,8 +142,9 @@ def searches(gallery: Gallery, vectors: np.ndarray, **wishes: Any) -> list[tuple
   """Returns the milliseconds of the clock and of the processor of searches, one query after another."""
   found = []
   for query in vectors:
-    work = measured(lambda query=query: gallery.search_vectors({_SCORER: query[None]}, **wishes))
-    found.append((1e3 * work.seconds, 1e3 * work.processor))
+    wall, own = time.perf_counter(), time.process_time()
+    gallery.search_vectors({_SCORER: query[None]}, **wishes)
+    found.append((1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - own)))
   return found
 
 
@@ -146,7 +159,10 @@ def best(gallery: Gallery, vectors: np.ndarray, **wishes: Any) -> list[list[str]
 
 
 def measure(path: pathlib.Path, frames: int, count: int, additions: int) -> Iterator[tuple[str, str]]:
-  """Builds an index of made-up frames, adds a percent a few times, and yields what was measured."""
+  """Builds an index of made-up frames and adds to it, and yields what was measured.
+
+  A percent is added several times, and ten percent while it is searched.
+  """
   create(path)
   _pool()
   whole = measured(lambda: add(path, made_up(frames, 0), 'first'))
@@ -161,31 +177,27 @@ def measure(path: pathlib.Path, frames: int, count: int, additions: int) -> Iter
     yield 'exact search' if exact else 'search', _median(times)
   yield 'opening', f'{_text(opening)}; memory after the queries {(benchmark_search.memory() - before) / _MIB:,.0f} MiB'
   part = frames // 100
-  videos = [list(made_up(part, 1 + number)) for number in range(additions)]
-  for number, some in enumerate(videos):
-    adding = threading.Thread(target=lambda some=some, number=number: add(path, iter(some), f'more{number}'))
-    during: list[tuple[float, float]] = []
-
-    def run(adding=adding, during=during) -> None:
-      adding.start()
-      while adding.is_alive():
-        during.extend(searches(gallery[0], vectors[:1]))
-      adding.join()
-
-    took = measured(run)
-    share = f'{100 * took.written / whole.written:.1f}% of the bytes written'
-    yield (
-      f'addition {number + 1} of {part:,} frames, searched meanwhile',
-      (
-        f'{_text(took)}: {share}; meanwhile {_median(during)}; '
-        f'{len(IndexFolder.open(path).manifest["segments"])} segments'
-      ),
-    )
-  some = list(made_up(part, 99))
-  alone = measured(lambda: add(path, iter(some), 'last'))
-  share = f'{100 * alone.processor / whole.processor:.1f}% of the processor, '
-  share += f'{100 * alone.seconds / whole.seconds:.1f}% of the clock'
-  yield f'addition of {part:,} frames, alone', f'{_text(alone)}: {share}'
+  works = []
+  for number in range(additions):
+    some = list(made_up(part, 1 + number))
+    works.append(measured(lambda some=some, number=number: add(path, iter(some), f'more{number}')))
+    segments = len(IndexFolder.open(path).manifest['segments'])
+    yield f'addition {number + 1} of {part:,} frames', f'{_text(works[-1])}; {segments} segments'
+  yield (
+    'an addition against building, on average',
+    ', '.join(
+      f'{100 * sum(getattr(work, field) for work in works) / additions / getattr(whole, field):.2f}% of {what}'
+      for field, what in (('processor', 'the processor'), ('seconds', 'the clock'), ('written', 'the bytes written'))
+    ),
+  )
+  some = list(made_up(10 * part, 99))
+  adding = threading.Thread(target=lambda: add(path, iter(some), 'last'))
+  during: list[tuple[float, float]] = []
+  adding.start()
+  while adding.is_alive():
+    during += searches(gallery[0], vectors[:1])
+  adding.join()
+  yield f'search while {10 * part:,} frames are added', _median(during)
 
 
 def measure_engine(path: pathlib.Path, wanted: str, vectors: np.ndarray) -> Iterator[tuple[str, str]]:
@@ -210,7 +222,7 @@ def measure_engine(path: pathlib.Path, wanted: str, vectors: np.ndarray) -> Iter
 def _text(work: Work) -> str:
   return (
     f'{work.seconds:.2f} s ({work.processor:.2f} s of the processor), {work.read / _MIB:,.1f} MiB read, '
-    f'{work.written / _MIB:,.1f} MiB written'
+    f'{work.written / _MIB:,.1f} MiB written, {work.memory / _MIB:,.0f} MiB of memory at most'
   )
 
 
@@ -219,7 +231,7 @@ def main(arguments: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--frames', type=int, default=1_000_000, help='of the index; 0: the pack alone')
   parser.add_argument('--queries', type=int, default=20)
-  parser.add_argument('--additions', type=int, default=3, help='of one percent, one after another')
+  parser.add_argument('--additions', type=int, default=8, help='of one percent, one after another')
   parser.add_argument('--engine', help='lancedb, or lancedb:ADDRESS: measured, too')
   parser.add_argument('--pack', type=expand, help='folder of real vectors, for the engine')
   parser.add_argument('--folder', type=expand, help='for the indexes; by default that of temporary files')

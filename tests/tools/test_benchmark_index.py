@@ -11,7 +11,7 @@ from dlkd_jax.tools import benchmark_index
 
 def test_one_table(tmp_path, capsys):
   found = tmp_path / 'found.json'
-  benchmark_index.main(['--frames=3000', '--queries=3', '--additions=1', f'--folder={tmp_path}', f'--json={found}'])
+  benchmark_index.main(['--frames=3000', '--queries=3', '--additions=2', f'--folder={tmp_path}', f'--json={found}'])
   printed, rows = capsys.readouterr().out, json.loads(found.read_text())
   assert set(rows) > {'building, 3,000 x 512', 'exact search', 'search', 'opening'}
   assert all(f'| {name} | {text} |' in printed for name, text in rows.items())
