@@ -14,6 +14,7 @@ import functools
 import importlib
 import os
 import pathlib
+import socket
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -34,6 +35,7 @@ from dlkd_jax.video.report import Entry as Said
 _PARTS, _MOST = 4, 32
 # Times that Ray gives a part to another worker.
 _RETRIES = 3
+_REACHED_SECONDS = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +80,12 @@ class Workers:
     if self._ray.is_initialized():
       yield self._ray
       return
+    host, _, port = self._where.rpartition(':')
+    if host and port.isdecimal() and '/' not in host:  # Ray tries for minutes, and then ends the process.
+      try:
+        socket.create_connection((host, int(port)), _REACHED_SECONDS).close()
+      except (OSError, OverflowError) as error:
+        raise UserError(f'--workers={self._where}: there is no cluster of Ray ({error})') from error
     mine = {'num_cpus': self._own, 'include_dashboard': False} if self._own else {'address': self._where}
     try:
       with warnings.catch_warnings():

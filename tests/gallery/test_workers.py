@@ -5,8 +5,11 @@ import os
 import pathlib
 import pickle
 import signal
+import socket
+import sys
 import threading
 import time
+import types
 
 import pytest
 
@@ -102,9 +105,18 @@ def test_numbers_of_workers(where):
 
 
 def test_what_is_missing_is_named(monkeypatch):
-  monkeypatch.setitem(__import__('sys').modules, 'ray', None)
+  monkeypatch.setitem(sys.modules, 'ray', None)
   with pytest.raises(ValueError, match=r'pip install .dlkd_jax\[ray\]'):
     workers.Workers('2')
+
+
+def test_a_cluster_that_is_not_there_is_named(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'ray', types.SimpleNamespace(is_initialized=lambda: False))
+  folder, clip = films(tmp_path / 'films', 1), str(worlds.clip(tmp_path / 'clip'))
+  with socket.create_server(('127.0.0.1', 0)) as server:
+    port = server.getsockname()[1]
+  with pytest.raises(ValueError, match=rf'--workers=127.0.0.1:{port}: there is no cluster of Ray \(.*refused'):
+    add(tmp_path / 'index', folder, clip=clip, workers=f'127.0.0.1:{port}')
 
 
 @pytest.mark.slow
