@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -167,24 +168,26 @@ class Pieces:
 
   async def _cut(self, file: VideoFile, target: str, start: float, seconds: float, how: str) -> dict:
     """Runs the other process, for so long as it may run."""
-    process = await asyncio.create_subprocess_exec(
-      *(sys.executable, '-m', 'dlkd_jax.page.cutting', file.decodable, target, f'--start={start}'),
-      *(f'--seconds={seconds}', f'--how={how}', f'--budget={self._budget}'),
-      stdin=asyncio.subprocess.DEVNULL,
-      stdout=asyncio.subprocess.PIPE,
-      stderr=asyncio.subprocess.PIPE,
+    # Not by asyncio, some of whose loops fork in ways that JAX warns of.
+    process = subprocess.Popen(
+      [
+        *(sys.executable, '-m', 'dlkd_jax.page.cutting', file.decodable, target, f'--start={start}'),
+        *(f'--seconds={seconds}', f'--how={how}', f'--budget={self._budget}'),
+      ],
+      stdin=subprocess.DEVNULL,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
       pass_fds=(file.descriptor,),
       env=os.environ | {'PYTHONPATH': os.pathsep.join([str(_PACKAGE), os.environ.get('PYTHONPATH', '')]).rstrip(':')},
     )
     try:
-      out, errors = await asyncio.wait_for(process.communicate(), _PATIENCE[0] * self._budget + _PATIENCE[1])
-    except TimeoutError as error:
+      out, errors = await asyncio.to_thread(process.communicate, timeout=_PATIENCE[0] * self._budget + _PATIENCE[1])
+    except subprocess.TimeoutExpired as error:
       raise RefusalError(415, 'unplayable', 'The film took too long to be made playable.') from error
     finally:
-      if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-          process.kill()
-        await process.wait()
+      if process.poll() is None:
+        process.kill()
+        await asyncio.to_thread(process.wait)
     if process.returncode:
       reason = errors.decode(errors='replace').strip().splitlines()[-1:] if process.returncode == 1 else []
       said = f'the film {reason[0][:200]}' if reason else 'what reads the film had to be ended'
