@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from dlkd_jax.page import answers
 from dlkd_jax.page.app import make_app
 from dlkd_jax.page.guards import RateLimit, RefusalError
 from dlkd_jax.page.server import serving
@@ -121,6 +122,23 @@ def test_what_is_said_of_a_sentence(browser, gallery, monkeypatch):
     field.clear()
     field.send_keys('short\ue007')
     until(lambda: not find(browser, '#said')[0].is_displayed(), 'that nothing is said')
+
+
+def test_that_nothing_stands_out_is_said(browser, gallery, monkeypatch):
+  """Of a sentence of which the gallery says so; what is nearest is shown all the same."""
+  told = answers.result_json
+  monkeypatch.setattr(
+    answers, 'result_json', lambda result, *rest: told(result, *rest) | {'nothing': 'no' in result.query}
+  )
+  with serving(make_app(gallery, RELAXED)) as url:
+    browser.get(f'{url}?q=no such thing')
+    rows(browser, 2)
+    assert 'Nothing here stands out for “no such thing”' in text(browser, '#weak')
+    field = find(browser, '#query')[0]
+    field.clear()
+    field.send_keys('a thing\ue007')
+    until(lambda: not find(browser, '#weak')[0].is_displayed(), 'that nothing is said')
+    assert len(find(browser, '.result')) == 2
 
 
 def test_metadata_in_words(browser, gallery, films):

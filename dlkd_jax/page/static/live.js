@@ -10,7 +10,7 @@ const [SOON, LATER] = [3000, 12000];
 export class Live {
   /** place: where it says so. onInfo(info): what the server says is new. onAgain(): to search again is asked for. */
   constructor(place, { onInfo, onAgain }) {
-    Object.assign(this, { place, onInfo, onAgain, info: null, seen: null, timer: null });
+    Object.assign(this, { place, onInfo, onAgain, info: null, seen: null, timer: null, looking: null });
     document.addEventListener('visibilitychange', () => document.hidden || this.look());
   }
 
@@ -20,7 +20,13 @@ export class Live {
     this.#show();
   }
 
-  async look() {
+  /** Asks the server; who asks meanwhile gets the same answer. */
+  look() {
+    this.looking ??= this.#look().finally(() => { this.looking = null; });
+    return this.looking;
+  }
+
+  async #look() {
     clearTimeout(this.timer);
     try {
       const info = await api.info();

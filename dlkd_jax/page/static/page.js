@@ -10,7 +10,7 @@ import { result, skeletons } from './results.js';
 import { count, lasting, make } from './text.js';
 
 const at = (id) => document.getElementById(id);
-const [form, input, note, said, files] = ['search', 'query', 'query-note', 'said', 'files'].map(at);
+const [form, input, note, said, files, weak] = ['search', 'query', 'query-note', 'said', 'files', 'weak'].map(at);
 const [status, notice, list, more, foot, dialog] = ['status', 'notice', 'results', 'more', 'foot', 'player'].map(at);
 
 const TOUCH = matchMedia('(hover: none)');
@@ -81,6 +81,7 @@ function show(answer, first) {
   more.hidden = left <= 0 || !answer.hits.length || state.hits.length > (state.info?.most_offset ?? Infinity);
   more.textContent = `Show ${count(Math.min(left, page), 'more result')}`;
   if (first) remark(answer.notes ?? []);
+  if (first) weigh(answer);
   if (!state.hits.length) return nothing();
   const all = Number.isFinite(state.total) ? ` of ${count(state.total, 'video')}` : ' videos';
   const shown = left > 0 ? `The best ${state.hits.length.toLocaleString('en')}${all}` : count(state.total, 'video');
@@ -140,12 +141,21 @@ function fail(error, again, first, tries) {
 function say(text) {
   status.textContent = text;
   files.hidden = true;
+  if (!text) weigh({ hits: [] });
 }
 
 /** What the server says of the sentence itself. */
 function remark(notes) {
   said.replaceChildren(...notes.map((text) => make('li', {}, text)));
   said.hidden = !notes.length;
+}
+
+/** Says that nothing stands out, where the server finds so; the nearest are shown all the same. */
+function weigh({ nothing: isNothing, hits }) {
+  weak.hidden = !isNothing || !hits.length;
+  weak.textContent = weak.hidden ? ''
+    : `Nothing here stands out for “${state.ask.q}”. These are the nearest, and may well be something else.`;
+  list.classList.toggle('results-weak', !weak.hidden);
 }
 
 function tell(heading, lines = [], rest = null, role = null) {

@@ -100,7 +100,9 @@ export class Parts {
     } catch {
       return; // A filter can be written all the same.
     }
-    this.facets.replaceChildren(...fields.map((field) => make('div', { class: 'facet' },
+    // What all have alike tells nothing apart.
+    const telling = fields.filter(({ values, videos }) => values?.length !== 1 || values[0].videos < videos);
+    this.facets.replaceChildren(...telling.map((field) => make('div', { class: 'facet' },
       make('span', { class: 'facet-name' }, field.name),
       ...(field.values ? field.values.slice(0, 12).map((value) => this.#value(field, value)) : [this.#range(field)]))));
     this.show(this.ask());
