@@ -28,6 +28,7 @@ from dlkd_jax.gallery import filters
 from dlkd_jax.gallery import queries as queries_lib
 from dlkd_jax.gallery import weights as weights_lib
 from dlkd_jax.gallery.backends import Backends
+from dlkd_jax.gallery.background import Background
 from dlkd_jax.gallery.encoding import open_student
 from dlkd_jax.gallery.facets import facets
 from dlkd_jax.gallery.index_folder import IndexFolder
@@ -42,6 +43,8 @@ from dlkd_jax.gallery.texts import Match, Texts
 
 # Which videos count: a filter, as it is written or read, or a function.
 Where = filters.Filter | Callable[[Entry], bool] | Sequence[str] | Mapping[str, Any] | str | None
+# Frames of a gallery that queries are quickly compared with one by one.
+_SMALL = 1 << 17
 # Queries whose scores are held at once.
 _QUERIES = 64
 # A flat search in two stages asks for this many videos at least, and looks among the moments of twice as many.
@@ -58,6 +61,7 @@ class Gallery:
     videos: id → what is known of it.
     captions: id → a sentence that came with the videos, with its video and moment.
     texts: what is said in the videos, and of them.
+    background: what scores mean something here.
   """
 
   def __init__(self, folder: IndexFolder, clip: str | None = None, videos: str | None = None, mesh: Mesh | None = None):
@@ -72,6 +76,7 @@ class Gallery:
     self._ranking = Ranking(segments, self._catalog, self.scorers)
     self._alive = self._ranking.names >= 0
     self.texts = Texts(self._catalog)
+    self.background = Background(self)
     self.videos, self.captions = self._catalog.videos, self._catalog.captions_by_id
     self._encoder: SentenceEncoder | None = None
     self._clip, self._videos, self._mesh, self._opening = clip, videos, mesh, threading.Lock()
@@ -179,8 +184,25 @@ class Gallery:
       used = [name for name, weight in chosen.items() if weight]
       for number, query, result in zip(numbers, some, found, strict=True):
         said = () if query.text is None else self.sentences.notes(query.text, used)
-        results[number] = dataclasses.replace(result, notes=said)
+        results[number] = self.background.judge(dataclasses.replace(result, notes=said), query, chosen)
     return results
+
+  def scores(self, vectors: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> np.ndarray:
+    """Returns `[q, V]` float32, the weighted sums of all videos that count, and minus infinity for others.
+
+    Where the gallery is searched in two stages, it is minus infinity for all but the best videos, too.
+
+    Args:
+      vectors: scorer → `[q, H]`, of the scorers with a weight.
+      weights: scorer → weight.
+    """
+    used = {name: vectors[name] for name, weight in weights.items() if weight}
+    # Of a small gallery one by one, for which the program is there already.
+    step = 1 if sum(len(segment.times) for segment in self._all_segments) < _SMALL else _QUERIES
+    count = len(next(iter(used.values())))
+    parts = [{name: array[at : at + step] for name, array in used.items()} for at in range(0, count, step)]
+    found = np.concatenate([self._backends.scores(part, weights, 1, self._alive, None) for part in parts])
+    return np.where(self._alive, found, np.float32(-np.inf))
 
   def search_captions(self, caption_ids: Sequence[str], top: int = 10, **wishes: Any) -> list[SearchResult]:
     """Searches with captions that came with the videos; needs no text backbone. As `search` of `Query(caption=…)`."""
@@ -258,14 +280,14 @@ class Gallery:
       raise UserError(f'there is a weight for {odd[0]}, and there are query vectors of {sorted(vectors)}')
     queries = [None] * count if asked is None else list(asked)
     wish = Wish(top, offset, moments, weights, threshold, self._allowed(where), flat, level, text_weight)
-    hits: list[tuple[tuple[Hit, ...], int | None]] = []
+    hits: list[tuple[tuple[Hit, ...], int | None, float | None]] = []
     for first in range(0, count, _QUERIES):
       some = {name: np.asarray(array)[first : first + _QUERIES] for name, array in vectors.items()}
       hits += self._rank(some, wish, exact, queries[first : first + _QUERIES])
     seconds = time.perf_counter() - start
     return [
-      SearchResult(name, found, total, seconds, asked=query)
-      for name, query, (found, total) in zip(names, queries, hits, strict=True)
+      SearchResult(name, found, total, seconds, asked=query, best=best)
+      for name, query, (found, total, best) in zip(names, queries, hits, strict=True)
     ]
 
   def _allowed(self, where: Any) -> np.ndarray:
@@ -279,8 +301,11 @@ class Gallery:
 
   def _rank(
     self, vectors: Mapping[str, np.ndarray], wish: Wish, is_exact: bool | None, asked: Sequence[Query | None]
-  ) -> list[tuple[tuple[Hit, ...], int | None]]:
-    """Returns for each query its hits, and how many videos the whole ranking has, None where that is not known."""
+  ) -> list[tuple[tuple[Hit, ...], int | None, float | None]]:
+    """Returns for each query its hits, how many videos the whole ranking has, and the best score by the pictures.
+
+    The latter are None where they are not known.
+    """
     used = {name: vectors[name] for name, weight in wish.weights.items() if weight}
     count = wish.offset + wish.top
     # A moment's score says less of its video's than a video's own.
@@ -298,7 +323,8 @@ class Gallery:
         total = None
       own = {name: array[number] for name, array in vectors.items()}
       pick = self._ranking.moments if wish.flat else self._ranking.page
-      found.append((pick(own, order, wish), total))
+      best = float(fused[number][allowed].max(initial=-np.inf))
+      found.append((pick(own, order, wish), total, best if np.isfinite(best) else None))
     return found
 
   def _without_own(self, allowed: np.ndarray, query: Query | None) -> np.ndarray:

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
   from dlkd_jax.gallery.gallery import Gallery
 
 # Chosen on films of the rendered world that no result is reported on; see `tools.measure_queries`.
-PICTURE_SHARE = 0.5
-WITHOUT = 0.5
+PICTURE_SHARE = 0.3
+WITHOUT = 0.2
 _KEYS = ('text', 'caption')
 _CLOCK = re.compile(r'(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?)', re.ASCII)
 

@@ -17,7 +17,10 @@ _LONGEST = 80
 
 def describe(gallery: Gallery, result: SearchResult, query: Query, wishes: Mapping[str, Any]) -> str:
   """Returns a result as a table, or why it is empty; and its notes."""
-  return '\n'.join([_found(gallery, result, query, wishes), *(f'note: {note}' for note in result.notes)])
+  notes = [f'note: {note}' for note in result.notes]
+  if result.nothing and result.hits:
+    notes.append('note: nothing here stands out: most other sentences have a better best video in this index')
+  return '\n'.join([_found(gallery, result, query, wishes), *notes])
 
 
 def _found(gallery: Gallery, result: SearchResult, query: Query, wishes: Mapping[str, Any]) -> str:

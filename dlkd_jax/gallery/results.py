@@ -84,6 +84,7 @@ class Hit:
     said: texts that the words of the query stand in, best first.
     found_by: 'pictures', or 'said' where these texts count more than its place by the pictures; its first moment is
       then when it is said, unless that is said of the whole video.
+    confidence: share of other sentences whose best video scores less, 0 to 1, see `background`; None where not known.
   """
 
   video_id: str
@@ -98,6 +99,7 @@ class Hit:
   metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   said: tuple[Said, ...] = ()
   found_by: str = 'pictures'
+  confidence: float | None = None
 
   def to_json(self, curve: bool = False) -> dict[str, Any]:
     """Returns the hit as JSON knows values: the same on the command line, on the page, and here.
@@ -110,6 +112,7 @@ class Hit:
     | score, scores | the weighted sum, and of each scorer |
     | moments | best first: start, end, peak, score |
     | metadata | whatever was given for the video, with the types that it was given with |
+    | confidence | 0 to 1: how it stands among the best of other sentences; null where not known |
     | said, found_by | texts that hold words of the query, see `Said`; 'said' where the video is found by them |
     | times, curve | with `curve`: seconds and values of the frames |
     """
@@ -125,6 +128,7 @@ class Hit:
       'moments': [moment.to_json() for moment in self.moments],
       'said': [said.to_json() for said in self.said],
       'found_by': self.found_by,
+      'confidence': None if self.confidence is None else round(self.confidence, 4),
       'path': self.path,
       'duration': json_value(self.duration),
       'metadata': {str(name): json_value(value) for name, value in self.metadata.items()},
@@ -147,6 +151,8 @@ class SearchResult:
     seconds: that the search took; queries that were searched together share the time.
     notes: what the reader should know of the query, as that only a part of a long sentence was read.
     asked: the query; None where it was a vector.
+    best: highest score of a video by the pictures, of all that count; None where there is none.
+    nothing: whether no video stands out, see `background`; None where not known. Hits are there all the same.
   """
 
   query: str
@@ -155,12 +161,15 @@ class SearchResult:
   seconds: float
   notes: tuple[str, ...] = ()
   asked: Query | None = None
+  best: float | None = None
+  nothing: bool | None = None
 
   def to_json(self, curve: bool = False) -> dict[str, Any]:
     """Returns the result as JSON knows values."""
     return {
       'query': self.query,
       'asked': None if self.asked is None else self.asked.to_json(),
+      'nothing': self.nothing,
       'total': None if self.total is None else int(self.total),
       'seconds': round(float(self.seconds), 6),
       'notes': list(self.notes),

@@ -156,7 +156,7 @@ def test_fusion_by_hand():
   allowed = np.array([True, True, True, False, True])
   by = ranked(scores, allowed, None, [Match(2, 1.0, ()), Match(4, 0.5, ())], 0.8)
   k = ranking._FUSION
-  expected = [1 / (k + 1), 1 / (k + 2), 0.8 / (k + 1), 0, 1 / (k + 2) + 0.4 / (k + 2)]
+  expected = [1 / (k + 1), 1 / (k + 2), 0.8 / (k + 1), 0, 1 / (k + 2) + 0.8 * 0.5**4 / (k + 2)]
   np.testing.assert_allclose([by.values[n] for n in (0, 1, 2, 4)], [expected[n] for n in (0, 1, 2, 4)])
   assert by.places.tolist() == [0, 1, 2, 4] and by.by_texts == {2}
   assert ranked(scores, allowed, 0.85, [Match(2, 1.0, ())], 1.0).places.tolist() == [0, 2]
