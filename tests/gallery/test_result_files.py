@@ -94,3 +94,14 @@ def test_rate_of_a_film(tmp_path):
   assert result_files.rate(str(path)) == 25
   (tmp_path / 'none.avi').write_text('nothing')
   assert result_files.rate(str(tmp_path / 'none.avi')) is None is result_files.rate(None)
+
+
+def test_an_edl_is_to_the_letter_what_cmx_3600_has():
+  text = result_files.to_edl([result(hit('lake.mp4', (1.0, 2.48), (3661.0, 3662.0)))], lambda one: Fraction(25))
+  assert text == (
+    'TITLE: a dog\nFCM: NON-DROP FRAME\n\n'
+    '001  AX       AA/V  C        00:00:01:00 00:00:02:12 00:00:00:00 00:00:01:12\n'
+    '* FROM CLIP NAME: lake.mp4\n* LOC: 00:00:00:00 RED     a dog (0.800)\n\n'
+    '002  AX       AA/V  C        01:01:01:00 01:01:02:00 00:00:01:12 00:00:02:12\n'
+    '* FROM CLIP NAME: lake.mp4\n* LOC: 00:00:01:12 RED     a dog (0.700)\n'
+  )
