@@ -44,8 +44,8 @@ CREATE VIRTUAL TABLE words USING fts5(
 """
 # Share of a query that a video must hold to be found by it.
 LEAST = 0.4
-# Of a query; the rarest are taken. Rows of one term: those of more common ones do not name candidates.
-_MOST_TERMS, _MOST_ROWS = 24, 20_000
+# Of a query; the rarest are taken. Rows that are looked at: common terms count in those that rare ones name.
+_MOST_TERMS, _MOST_ROWS = 24, 4_000
 # Letters that endings may have, behind a stem of so many letters; and what a word with another ending counts.
 _ENDINGS = {3: 1, 4: 3}
 _VARIANT = 0.8
@@ -220,15 +220,24 @@ class Texts:
   def _rows(
     self, held: dict[str, list[tuple[str, int, float]]], weights: dict[str, float]
   ) -> dict[int, dict[str, float]]:
-    """Returns number of a row → term of the query → what it adds there; the rarest terms name the rows."""
-    rows: dict[int, dict[str, float]] = collections.defaultdict(dict)
+    """Returns number of a row → term of the query → what it adds there, of the rows that the rarest terms name."""
+    numbers: set[int] = set()
+    adds: dict[str, list[tuple[str, float]]] = collections.defaultdict(list)
     for term in sorted(weights, key=lambda term: -weights[term])[:_MOST_TERMS]:
       for variant, count, part in held[term]:
-        if count > _MOST_ROWS:
+        adds[variant].append((term, part * weights[term]))
+        if numbers and len(numbers) + count > _MOST_ROWS:
           continue
         phrase = '"' + variant.replace('"', '""') + '"'
-        for (number,) in self._catalog.rows('SELECT rowid FROM words WHERE words MATCH ?', [phrase]):
-          rows[number][term] = max(rows[number].get(term, 0.0), part * weights[term])
+        found = self._catalog.rows(f'SELECT rowid FROM words WHERE words MATCH ? LIMIT {_MOST_ROWS}', [phrase])
+        numbers.update(number for (number,) in found)
+    rows: dict[int, dict[str, float]] = {}
+    query = 'SELECT rowid, terms FROM words WHERE rowid IN (SELECT value FROM json_each(?))'
+    for number, said in self._catalog.rows(query, [json.dumps(sorted(numbers))]):
+      rows[number] = own = {}
+      for variant in adds.keys() & set(said.split(' ')):
+        for term, value in adds[variant]:
+          own[term] = max(own.get(term, 0.0), value)
     return rows
 
 
