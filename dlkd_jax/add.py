@@ -46,7 +46,7 @@ _WORKERS = flags.DEFINE_string(
 def main(names):
   """Adds, and says what became of the films."""
   from dlkd_jax import allocation
-  from dlkd_jax.gallery import account, film_encoding, synchronising
+  from dlkd_jax.gallery import film_encoding, index_text, synchronising
 
   index = _INDEX.value
   wish = synchronising.Wish(
@@ -64,7 +64,7 @@ def main(names):
     print(f'the model is {film_encoding.DEFAULT_CLIP}, 605 MB that are fetched once; --clip names another', flush=True)
   allocation.give_back_large_blocks()
   doors.keep_compiled()
-  print(account.describe_films(synchronising.synchronise(index, wish), str(index)))
+  print(index_text.describe_films(synchronising.synchronise(index, wish), str(index)))
 
 
 if __name__ == '__main__':

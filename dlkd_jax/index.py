@@ -90,7 +90,7 @@ def _build(names):
   It takes the best checkpoint of --workdir and the records of a data set, as `dlkd extract` or `dlkd build`
   made it. The index holds all that a search needs but the CLIP, which is looked for where --clip said.
   """
-  from dlkd_jax.gallery import account, building, runs, weights
+  from dlkd_jax.gallery import building, index_text, runs, weights
   from dlkd_jax.gallery.collection import Knowledge
 
   index = _INDEX.value
@@ -100,7 +100,7 @@ def _build(names):
     data = runs.read_config(workdir).data
     dataset, data_dir = data.dataset, data.data_dir
   collection = _collection(dataset, data_dir)
-  settings = building.Settings(
+  settings = building.IndexSettings(
     scorers=_SCORERS.value,
     dtype=_DTYPE.value,
     long_videos=_LONG.value,
@@ -112,7 +112,7 @@ def _build(names):
     collection,
     lambda step: building.build(index, collection, workdir, settings, knowledge, _SEGMENT_FRAMES.value, step),
   )
-  print(account.describe_account(done, str(index)))
+  print(index_text.describe_addition(done, str(index)))
 
 
 def _add(names):
@@ -125,7 +125,7 @@ def _add(names):
   changed since it was indexed (--update takes it anew), whose film or record went (--prune removes it),
   and what was removed before (--again takes it back).
   """
-  from dlkd_jax.gallery import account, building
+  from dlkd_jax.gallery import building, index_text
   from dlkd_jax.gallery.collection import Knowledge
   from dlkd_jax.gallery.index_folder import IndexFolder
 
@@ -146,7 +146,7 @@ def _add(names):
       again=_AGAIN.value,
     ),
   )
-  print(account.describe_account(done, str(index)))
+  print(index_text.describe_addition(done, str(index)))
 
 
 def _remove(names):
@@ -196,13 +196,13 @@ def _info(names):
 
   Nothing is changed. With --json other programs can read it.
   """
-  from dlkd_jax.gallery import account
+  from dlkd_jax.gallery import index_text
   from dlkd_jax.gallery.catalog import Catalog
   from dlkd_jax.gallery.index_folder import IndexFolder
 
   index = _INDEX.value
   folder = IndexFolder.open(index)
-  summary = account.summarize(folder)
+  summary = index_text.summarize(folder)
   if _VERIFY.value:
     folder.verify()
   if _CAPTIONS.value:
@@ -215,7 +215,7 @@ def _info(names):
   elif _JSON.value:
     doors.print_json(summary, indent=2)
   else:
-    print(account.describe_index(summary, str(index)))
+    print(index_text.describe_index(summary, str(index)))
     if _VERIFY.value:
       print('every file is what was written')
 

@@ -73,7 +73,7 @@ def _index(workdir: pathlib.Path) -> None:
   """Makes an index of the test split, which the first student with a teacher searches."""
   collection = Collection.open(str(workdir / 'data'), 'custom_prvr', ['test'])
   knowledge = Knowledge.read(str(workdir / 'corpus' / 'videos'), None)
-  settings = building.Settings(clip=str((workdir / 'clip').absolute()))
+  settings = building.IndexSettings(clip=str((workdir / 'clip').absolute()))
   building.build(workdir / 'index', collection, workdir / 'students' / 'distilled_0', settings, knowledge)
 
 

@@ -35,7 +35,7 @@ Step = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Account:
+class Addition:
   """What became of the videos of a call.
 
   Attributes:
@@ -86,7 +86,7 @@ def take(
   prune: bool = False,
   again: bool = False,
   workers: Workers | None = None,
-) -> Account:
+) -> Addition:
   """Encodes and writes what an index lacks of a source; the caller holds the lock.
 
   Args:
@@ -133,7 +133,7 @@ def take(
     writing.put(last=True)
   updated = sorted(there & set(writing.new))
   moved = {video: other for video, other in found.moved.items() if video in writing.new}
-  return Account(
+  return Addition(
     added=len(writing.new) - len(updated) - len(moved.keys() - there),
     there=len(found.there) + len(updated) + len(moved.keys() - there),
     captions=writing.captions,

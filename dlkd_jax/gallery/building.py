@@ -16,7 +16,7 @@ from typing import Any
 from dlkd_jax import begun
 from dlkd_jax.errors import UserError
 from dlkd_jax.gallery import changing, encoding, index_folder, runs, sentences, weights
-from dlkd_jax.gallery.adding import SEGMENT_FRAMES, Account, Step, take
+from dlkd_jax.gallery.adding import SEGMENT_FRAMES, Addition, Step, take
 from dlkd_jax.gallery.changing import remove
 from dlkd_jax.gallery.collection import Collection, Knowledge
 from dlkd_jax.gallery.encoding import TEACHER, StudentEncoder, open_student
@@ -27,8 +27,8 @@ from dlkd_jax.retrieval import metrics
 
 __all__ = [
   'SEGMENT_FRAMES',
-  'Account',
-  'Settings',
+  'Addition',
+  'IndexSettings',
   'add',
   'build',
   'check_features',
@@ -41,7 +41,7 @@ __all__ = [
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class IndexSettings:
   """How an index is made; cannot be changed later, but for the weights.
 
   Attributes:
@@ -76,11 +76,11 @@ def build(
   path: pathlib.Path,
   collection: Collection,
   workdir: pathlib.Path | None,
-  settings: Settings | None = None,
+  settings: IndexSettings | None = None,
   knowledge: Knowledge | None = None,
   segment_frames: int = SEGMENT_FRAMES,
   step: Step = lambda split: None,
-) -> Account:
+) -> Addition:
   """Makes an index, or goes on with one that was made alike.
 
   Args:
@@ -101,7 +101,7 @@ def build(
   if workdir is not None:
     runs.check_backbones(runs.read_config(workdir), collection)
     student, origin = trained(workdir, collection.sizes)
-  with created(path, collection, student, settings or Settings(), origin) as folder:
+  with created(path, collection, student, settings or IndexSettings(), origin) as folder:
     known = (knowledge or Knowledge()).completed(folder.manifest['settings'])
     return take(folder, collection, open_student(folder), known, segment_frames, step)
 
@@ -118,7 +118,11 @@ def trained(workdir: pathlib.Path, sizes: Mapping[str, int | None]) -> tuple[Stu
 
 @contextlib.contextmanager
 def created(
-  path: pathlib.Path, source: Source, student: StudentEncoder | None, settings: Settings, origin: dict[str, Any] | None
+  path: pathlib.Path,
+  source: Source,
+  student: StudentEncoder | None,
+  settings: IndexSettings,
+  origin: dict[str, Any] | None,
 ) -> Iterator[IndexFolder]:
   """Makes an index without videos, or opens one that was made alike, and holds its lock; errors are of `build`."""
   manifest = _manifest(source, student, settings, origin)
@@ -142,7 +146,7 @@ def add(
   update: bool = False,
   prune: bool = False,
   again: bool = False,
-) -> Account:
+) -> Addition:
   """Adds the videos of a data set that an index has not; arguments, result and errors are those of `build`.
 
   What is not given of `knowledge` is what the index remembers of earlier calls.
@@ -183,7 +187,7 @@ def check_features(folder: IndexFolder, collection: Collection) -> None:
 
 
 def _manifest(
-  source: Source, student: StudentEncoder | None, settings: Settings, origin: dict[str, Any] | None
+  source: Source, student: StudentEncoder | None, settings: IndexSettings, origin: dict[str, Any] | None
 ) -> dict[str, Any]:
   sizes = dict(student.sizes) if student else {}
   if source.sizes.get('Dt'):

@@ -32,7 +32,7 @@ from dlkd_jax.progress import Progress
 from dlkd_jax.video import corpus, reading, subtitles
 from dlkd_jax.video.files import VideoError, check_file
 from dlkd_jax.video.reading import Task
-from dlkd_jax.video.report import Entry, Report
+from dlkd_jax.video.report import Outcome, Report
 
 FILMS = 'folders of films'  # No data set has such a name.
 _SPLIT = 'gallery'
@@ -190,7 +190,7 @@ class Films:
     self._seen[video], self._digests[video] = seen, seen.film
 
   def _fail(self, reasons: Mapping[str, str]) -> None:
-    self.report.add(*(Entry(files.printable(video), 'failed', why) for video, why in reasons.items()))
+    self.report.add(*(Outcome(files.printable(video), 'failed', why) for video, why in reasons.items()))
 
   def features(self) -> dict[str, Any]:
     """Returns what has to be equal in all that is put into one index."""
@@ -235,7 +235,7 @@ class Films:
       return
     with _Bar(tasks, running) as bar:
       for task, film in reading.read(tasks, self._encoding.models, self._encoding.how, bar.batch):
-        if isinstance(film, Entry):
+        if isinstance(film, Outcome):
           self._note(task, film)
         else:
           if film.damage:
@@ -269,7 +269,7 @@ class Films:
     if self._failed:
       self._manifest['failed'] = self._failed
 
-  def _note(self, task: Task, entry: Entry) -> None:
+  def _note(self, task: Task, entry: Outcome) -> None:
     """Notes a film that could not be read, or is not ready to be."""
     self.report.add(entry)
     if entry.status == 'failed':

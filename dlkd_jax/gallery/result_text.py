@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dlkd_jax import tables
-from dlkd_jax.gallery import account
+from dlkd_jax.gallery import index_text
 from dlkd_jax.gallery.gallery import Gallery
 from dlkd_jax.gallery.queries import Query
 from dlkd_jax.gallery.results import Said, SearchResult
@@ -50,7 +50,7 @@ def describe_result(result: SearchResult, offset: int = 0) -> str:
   heading = ['rank', 'score', 'video', *(['title'] if titled else []), 'moment', *scorers]
   rows = [heading]
   for rank, hit in enumerate(result.hits, offset + 1):
-    moments = ', '.join(account.span(moment, hit) for moment in hit.moments)
+    moments = ', '.join(index_text.span(moment, hit) for moment in hit.moments)
     scores = [f'{hit.scores[name]:.3f}' for name in scorers]
     rows.append([str(rank), f'{hit.score:.3f}', hit.video_id, *([hit.title] if titled else []), moments, *scores])
   left = range(2, len(heading) - len(scorers))
@@ -66,6 +66,6 @@ def snippet(said: Said) -> str:
     parts += [said.text[done:first], '[', said.text[first:last], ']']
     done = last
   text = ''.join([*parts, said.text[done:]])
-  when = said.kind if said.start is None else account.clock(said.start)
+  when = said.kind if said.start is None else index_text.clock(said.start)
   shown = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + '…'
   return f'{when}: {shown}'

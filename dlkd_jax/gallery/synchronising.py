@@ -1,4 +1,4 @@
-"""From folders of films to an index, and keeping it in step with them: the account of `dlkd add`."""
+"""From folders of films to an index, and keeping it in step with them: `dlkd add`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from dlkd_jax.errors import UserError
 from dlkd_jax.gallery import building, film_encoding, index_folder
-from dlkd_jax.gallery.adding import SEGMENT_FRAMES, Account, take
+from dlkd_jax.gallery.adding import SEGMENT_FRAMES, Addition, take
 from dlkd_jax.gallery.catalog import Catalog
 from dlkd_jax.gallery.collection import Collection, Knowledge
 from dlkd_jax.gallery.encoding import StudentEncoder, open_student
@@ -69,13 +69,13 @@ class Done:
   """What an addition of films did.
 
   Attributes:
-    account: of the videos.
+    addition: of the videos.
     report: of files that could not simply be taken.
     total: videos of the index.
     seconds: that it took.
   """
 
-  account: Account
+  addition: Addition
   report: Report
   total: int
   seconds: float
@@ -114,7 +114,7 @@ def synchronise(path: pathlib.Path, wish: Wish) -> Done:
   folders = with_folders([], wish.folders)
   encoding, student, origin = _new(wish)
   films = Films(folders, encoding)
-  settings = building.Settings(dtype=wish.dtype or 'float16', clip=wish.clip)
+  settings = building.IndexSettings(dtype=wish.dtype or 'float16', clip=wish.clip)
   with building.created(path, films, student, settings, origin) as folder:
     return _take(folder, films, student, knowledge, wish, begun)
 
@@ -164,7 +164,7 @@ def _take(
   known = knowledge.completed({'metadata': folder.manifest['settings'].get('metadata')})
   films.look(folder.manifest, Catalog.open(folder).known(), wish.again, wish.settle_seconds)
   workers = None if wish.workers is None else Workers(wish.workers)
-  account = take(
+  addition = take(
     folder,
     films,
     student,
@@ -176,8 +176,8 @@ def _take(
     workers=workers,
   )
   left = Catalog.open(folder)
-  account.absent.extend(_forget_empty(folder, films, left))
-  return Done(account, films.report, len(left), time.monotonic() - begun)
+  addition.absent.extend(_forget_empty(folder, films, left))
+  return Done(addition, films.report, len(left), time.monotonic() - begun)
 
 
 def _forget_empty(folder: IndexFolder, films: Films, catalog: Catalog) -> list[str]:

@@ -45,7 +45,7 @@ from dlkd_jax.gallery import filters
 from dlkd_jax.gallery.queries import Query
 from dlkd_jax.gallery.results import SearchResult
 from dlkd_jax.page import answers, asking, guards, thumbnails
-from dlkd_jax.page.batching import Batcher, Window
+from dlkd_jax.page.batching import Batcher, Part
 from dlkd_jax.page.files import FileResponse, VideoFiles
 from dlkd_jax.page.guards import Guard, Json, RateLimit, RefusalError
 from dlkd_jax.page.live import Live, Opened, first_searches
@@ -80,7 +80,7 @@ def make_app(gallery: Any, settings: Settings | None = None) -> Starlette:
       Route('/api/filters', page.facets, methods=methods),
       Route('/api/cues', page.cues, methods=methods),
       Route('/captions', page.captions, methods=methods),
-      Route('/api/video', page.account, methods=methods),
+      Route('/api/video', page.diagnosis, methods=methods),
       Route('/video', page.video, methods=methods),
       Route('/thumbnail', page.thumbnail, methods=methods),
       Route('/still', page.still, methods=methods),
@@ -193,9 +193,9 @@ class _Page:
       await self.pieces.close()
       await self.batcher.close()
 
-  def _search(self, queries: Sequence[str | Query], window: Window) -> list[tuple[SearchResult, Opened]]:
+  def _search(self, queries: Sequence[str | Query], part: Part) -> list[tuple[SearchResult, Opened]]:
     now = self.live.now
-    return [(result, now) for result in now.gallery.search(queries, **window.options, **self.settings.wishes)]
+    return [(result, now) for result in now.gallery.search(queries, **part.options, **self.settings.wishes)]
 
   async def index(self, request: Request) -> Response:
     return await self.static.get_response('index.html', request.scope)
@@ -211,7 +211,7 @@ class _Page:
 
   async def search(self, request: Request) -> Response:
     settings = self.settings
-    window = Window(
+    part = Part(
       top=_whole(request, 'top', settings.top, 1, settings.most_top),
       offset=_whole(request, 'offset', 0, 0, settings.furthest),
       moments=_whole(request, 'moments', settings.moments, 1, settings.most_moments),
@@ -221,12 +221,12 @@ class _Page:
     query = await asking.query_of(request, settings.most_characters, self.looking)
     assert self.batcher is not None, 'the application has not started'
     try:
-      result, now = await self.batcher(query, window)
+      result, now = await self.batcher(query, part)
     except UserError as error:  # What the gallery says of a query that it cannot search for.
       raise RefusalError(400, 'refused', str(error)) from error
     if kind := request.query_params.get('format'):
-      return await anyio.to_thread.run_sync(answers.result_file, result, now.files, window.offset, kind)
-    content = answers.result_json(result, now.files, window.offset, settings.curve_points)
+      return await anyio.to_thread.run_sync(answers.result_file, result, now.files, part.offset, kind)
+    content = answers.result_json(result, now.files, part.offset, settings.curve_points)
     return Json(content | {'state': now.number, 'arrived': now.arrived})
 
   def _filters(self, request: Request) -> tuple[str, ...]:
@@ -284,8 +284,8 @@ class _Page:
       raise RefusalError(400, 'no_id', 'Give one id=VIDEO.')
     return ids[0]
 
-  async def account(self, request: Request) -> Response:
-    content = await self._of_file(request, VideoFiles.account, self.looking)
+  async def diagnosis(self, request: Request) -> Response:
+    content = await self._of_file(request, VideoFiles.diagnosis, self.looking)
     return Json(content)
 
   async def video(self, request: Request) -> Response:

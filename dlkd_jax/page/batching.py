@@ -13,7 +13,7 @@ from dlkd_jax.gallery.results import SearchResult
 from dlkd_jax.page.guards import RefusalError
 
 
-class Window(NamedTuple):
+class Part(NamedTuple):
   """The part of a ranking that is asked for; queries with the same one can be searched together.
 
   `where` are filters that all have to hold.
@@ -33,7 +33,7 @@ class Window(NamedTuple):
 
 class _Waiting(NamedTuple):
   query: str | Query
-  window: Window
+  part: Part
   answer: asyncio.Future
 
 
@@ -44,7 +44,7 @@ class Batcher:
   """
 
   def __init__(
-    self, search: Callable[[Sequence[str | Query], Window], list[SearchResult]], batch: int = 32, waiting: int = 256
+    self, search: Callable[[Sequence[str | Query], Part], list[SearchResult]], batch: int = 32, waiting: int = 256
   ):
     """`search` answers several queries; `batch` of them at most. More than `waiting` are refused."""
     self._search, self._batch, self._most = search, batch, waiting
@@ -54,7 +54,7 @@ class Batcher:
     self._closed = False
     self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix='search')
 
-  async def __call__(self, query: str | Query, window: Window) -> SearchResult:
+  async def __call__(self, query: str | Query, part: Part) -> SearchResult:
     """Returns the query's result.
 
     Raises:
@@ -66,7 +66,7 @@ class Batcher:
     if len(self._queue) >= self._most:
       raise RefusalError(503, 'busy', 'Too many searches are waiting. Try again in a moment.', 2.0)
     answer = asyncio.get_running_loop().create_future()
-    self._queue.append(_Waiting(query, window, answer))
+    self._queue.append(_Waiting(query, part, answer))
     if self._worker is None or self._worker.done():
       self._worker = asyncio.create_task(self._work())
     return await answer
@@ -89,7 +89,7 @@ class Batcher:
       self._taken = self._take()
       queries = list(dict.fromkeys(one.query for one in self._taken))
       if queries:
-        _hand_out(self._taken, await self._answers(queries, self._taken[0].window))
+        _hand_out(self._taken, await self._answers(queries, self._taken[0].part))
       self._taken = []
 
   def _take(self) -> list[_Waiting]:
@@ -101,7 +101,7 @@ class Batcher:
       one = self._queue.popleft()
       if one.answer.done():  # Nobody waits any more.
         continue
-      fits = not taken or one.window == taken[0].window
+      fits = not taken or one.part == taken[0].part
       if fits and (one.query in queries or len(queries) < self._batch):
         taken.append(one)
         queries.add(one.query)
@@ -110,16 +110,16 @@ class Batcher:
     self._queue.extend(kept)
     return taken
 
-  async def _answers(self, queries: list[str | Query], window: Window) -> dict[str | Query, Any]:
+  async def _answers(self, queries: list[str | Query], part: Part) -> dict[str | Query, Any]:
     loop = asyncio.get_running_loop()
     try:
-      return dict(zip(queries, await loop.run_in_executor(self._thread, self._search, queries, window), strict=True))
+      return dict(zip(queries, await loop.run_in_executor(self._thread, self._search, queries, part), strict=True))
     except Exception as error:
       if len(queries) == 1:
         return {queries[0]: error}
     answers = {}
     for query in queries:
-      answers |= await self._answers([query], window)
+      answers |= await self._answers([query], part)
     return answers
 
 

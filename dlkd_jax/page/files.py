@@ -167,7 +167,7 @@ class VideoFiles:
     finally:
       os.close(file.descriptor)
 
-  def account(self, video_id: str) -> dict[str, str]:
+  def diagnosis(self, video_id: str) -> dict[str, str]:
     """Says of a video that a browser did not play what may be wrong with it: `{"code": …, "message": …}`.
 
     The codes are those of `open`, and `damaged`, `format`, and `fine` where the file itself is in order.

@@ -288,7 +288,7 @@ def open_world(workdir: pathlib.Path, split: str, folder: pathlib.Path) -> World
   if split != 'test' or not index.is_dir():
     index = folder / split
     collection = Collection.open(str(workdir / 'data'), 'custom_prvr', [split])
-    made = building.Settings(clip=str((workdir / 'clip').absolute()))
+    made = building.IndexSettings(clip=str((workdir / 'clip').absolute()))
     knowledge = Knowledge.read(str(workdir / 'corpus' / 'videos'), None)
     building.build(index, collection, workdir / 'students' / 'distilled_0', made, knowledge)
   films = {f'{film.name}.mp4': film for film in demo_films.films_of(settings) if film.split == split}

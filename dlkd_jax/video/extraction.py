@@ -23,7 +23,7 @@ from dlkd_jax.progress import Progress
 from dlkd_jax.video import backbones, corpus, reading, tasks, work_folder
 from dlkd_jax.video.extraction_models import Models
 from dlkd_jax.video.reading import MAX_SIDE, SETTLE_SECONDS, Task
-from dlkd_jax.video.report import WRITTEN, Entry, Report
+from dlkd_jax.video.report import WRITTEN, Outcome, Report
 from tfds_builders import base_builder, options, release_writer
 from tfds_builders.custom_prvr import custom_prvr_dataset_builder as custom
 
@@ -213,7 +213,7 @@ def _write(
   arrays: dict[str, np.ndarray],
   metadata: dict[str, str],
   tally: annotations.Tally,
-) -> Entry:
+) -> Outcome:
   """Writes the features of a film together with those of its captions."""
   job, duration = task.job, float(metadata['duration'])
   moments = np.array([[each.start, each.end] for each in job.captions], np.float64).reshape(-1, 2)

@@ -20,7 +20,7 @@ import numpy as np
 
 from dlkd_jax.video import ahead, corpus, decoding
 from dlkd_jax.video.extraction_models import Models
-from dlkd_jax.video.report import Entry, Report
+from dlkd_jax.video.report import Outcome, Report
 
 MAX_SIDE = 1024  # Backbones see a few hundred pixels; memory and time of larger pictures are lost.
 GLANCE_SECONDS = 2.0  # Between two looks at files that were written to a moment ago.
@@ -43,12 +43,12 @@ class Task:
   status: str
   young: bool
 
-  def entry(self, status: str, reason: str = '', frames: int = 0, duration: float | None = None) -> Entry:
+  def entry(self, status: str, reason: str = '', frames: int = 0, duration: float | None = None) -> Outcome:
     """Returns what became of it."""
     job = self.job
-    return Entry(job.video, status, reason, job.split, frames, len(job.captions), duration)
+    return Outcome(job.video, status, reason, job.split, frames, len(job.captions), duration)
 
-  def waits(self, reason: str) -> Entry:
+  def waits(self, reason: str) -> Outcome:
     """Returns that it is left to the next run."""
     return self.entry('waiting', f'{reason} ({max(self.seen.age(), 0):.0f} s after it was written to)')
 
@@ -100,7 +100,7 @@ class Film:
 
 def read(
   tasks: Sequence[Task], models: Models, how: How, part: Callable[[str, float, int], None]
-) -> Iterator[tuple[Task, Film | Entry]]:
+) -> Iterator[tuple[Task, Film | Outcome]]:
   """Reads films, one after another in the order of their tasks.
 
   Args:
@@ -133,7 +133,7 @@ def _read_one(
   batch_size: int,
   findings: decoding.Findings,
   part: Callable[[str, float, int], None],
-) -> Film | Entry:
+) -> Film | Outcome:
   """Makes the features of one film as its pictures come."""
   times: list[float] = []
   features: list[dict[str, np.ndarray]] = []

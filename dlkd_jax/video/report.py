@@ -31,7 +31,7 @@ _LINES = 40
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class Outcome:
   """One file.
 
   Attributes:
@@ -57,10 +57,10 @@ class Report:
 
   def __init__(self):
     """Starts empty; `notes` are sentences about all files together."""
-    self.entries: list[Entry] = []
+    self.entries: list[Outcome] = []
     self.notes: list[str] = []
 
-  def add(self, *entries: Entry) -> None:
+  def add(self, *entries: Outcome) -> None:
     """Takes entries."""
     self.entries += entries
 

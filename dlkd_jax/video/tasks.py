@@ -6,7 +6,7 @@ from dlkd_jax import files
 from dlkd_jax.video import corpus, work_folder
 from dlkd_jax.video.files import VideoError
 from dlkd_jax.video.reading import Task
-from dlkd_jax.video.report import Entry, Report
+from dlkd_jax.video.report import Outcome, Report
 from tfds_builders.custom_prvr import extracted
 
 
@@ -36,7 +36,7 @@ def sort_out(
     try:
       seen = job.look()
     except VideoError as error:
-      report.add(Entry(job.video, 'failed', error.reason, job.split, captions=len(job.captions)))
+      report.add(Outcome(job.video, 'failed', error.reason, job.split, captions=len(job.captions)))
       continue
     changed = job.video in packed and not extracted.is_same(packed[job.video], seen.digest)
     task = Task(job, seen, 'updated' if changed else 'extracted', abs(seen.age()) < settle_seconds)
@@ -67,22 +67,22 @@ def _what_changed(packed: str, seen: corpus.Seen) -> str:
 
 def note_others(found: corpus.Corpus, folder: work_folder.WorkFolder, packed: dict[str, str], report: Report) -> None:
   """Notes what nothing is to be done with: what is no film, what captions name in vain, and films that have gone."""
-  report.add(*(Entry(files.printable(name), 'failed', why) for name, why in found.refused.items()))
-  report.add(*(Entry(files.printable(name), 'skipped', why) for name, why in found.left.items()))
-  report.add(*(Entry(name, 'skipped') for name in found.skipped))
+  report.add(*(Outcome(files.printable(name), 'failed', why) for name, why in found.refused.items()))
+  report.add(*(Outcome(files.printable(name), 'skipped', why) for name, why in found.left.items()))
+  report.add(*(Outcome(name, 'skipped') for name in found.skipped))
   report.add(*(_missing(name, count, found) for name, count in found.missing.items()))
   here = {job.video for job in found.jobs}
-  report.add(*(Entry(name, 'vanished') for name in sorted(packed.keys() - here)))
+  report.add(*(Outcome(name, 'vanished') for name in sorted(packed.keys() - here)))
   report.add(*(_left_behind(folder, name) for name in sorted(folder.videos - packed.keys() - here)))
 
 
-def _missing(name: str, captions: int, found: corpus.Corpus) -> Entry:
+def _missing(name: str, captions: int, found: corpus.Corpus) -> Outcome:
   near = found.nearest.get(name)
-  return Entry(name, 'missing', f'the nearest names are {", ".join(near)}' if near else '', captions=captions)
+  return Outcome(name, 'missing', f'the nearest names are {", ".join(near)}' if near else '', captions=captions)
 
 
-def _left_behind(folder: work_folder.WorkFolder, video: str) -> Entry:
+def _left_behind(folder: work_folder.WorkFolder, video: str) -> Outcome:
   """Returns the entry of features that a stopped run left of a film that has gone since."""
   if folder.is_readable(video):
-    return Entry(video, 'vanished', 'features that were made of it before are packed')
-  return Entry(video, 'failed', 'is not in the folder any more, and the features that were made of it are damaged')
+    return Outcome(video, 'vanished', 'features that were made of it before are packed')
+  return Outcome(video, 'failed', 'is not in the folder any more, and the features that were made of it are damaged')

@@ -19,7 +19,7 @@ def world(tmp_path_factory):
   worlds.data_set(data, clip, 4, 'gallery', first=12)
   run = worlds.run(folder / 'run')
   collection = Collection.open(str(data), 'custom_prvr')
-  building.build(folder / 'index', collection, run, building.Settings(clip=str(clip)))
+  building.build(folder / 'index', collection, run, building.IndexSettings(clip=str(clip)))
   return types.SimpleNamespace(
     folder=folder, clip=clip, data=data, run=run, index=folder / 'index', collection=collection
   )

@@ -37,7 +37,7 @@ def assert_as_exact(path, **wishes):
 def test_two_stages(world, tmp_path):
   index = tmp_path / 'index'
   part = Collection.open(str(world.data), 'custom_prvr', ['test'])
-  building.build(index, part, world.run, building.Settings(clip=str(world.clip)), segment_frames=60)
+  building.build(index, part, world.run, building.IndexSettings(clip=str(world.clip)), segment_frames=60)
   with pytest.raises(ValueError, match=r'not prepared.*fewer than 200,000 frames is.*dlkd index accelerate'):
     Gallery.open(index).search(SENTENCES, exact=False)
   segments = len(IndexFolder.open(index).manifest['segments'])
@@ -81,7 +81,7 @@ def test_large_indexes_are_prepared_as_they_grow(world, tmp_path, monkeypatch):
   """Nothing is asked for: from so many frames on, segments come with compressed frames, and earlier ones get them."""
   index = tmp_path / 'index'
   part = Collection.open(str(world.data), 'custom_prvr', ['test'])
-  building.build(index, part, world.run, building.Settings(clip=str(world.clip)), segment_frames=60)
+  building.build(index, part, world.run, building.IndexSettings(clip=str(world.clip)), segment_frames=60)
   frames = sum(about['frames'] for about in IndexFolder.open(index).manifest['segments'])
   assert not any(prepared(index)) and not acceleration.is_ready(IndexFolder.open(index).manifest)
   monkeypatch.setattr(index_folder, 'MANY_FRAMES', frames + 1)
@@ -101,7 +101,7 @@ def test_codes_are_fitted_once(world, tmp_path, monkeypatch):
   """To fit them takes longer than to compress a small addition."""
   index = tmp_path / 'index'
   part = Collection.open(str(world.data), 'custom_prvr', ['test'])
-  building.build(index, part, world.run, building.Settings(clip=str(world.clip)))
+  building.build(index, part, world.run, building.IndexSettings(clip=str(world.clip)))
   acceleration.accelerate(index)
   asked = []
   build = FrameIndex.build
@@ -198,7 +198,7 @@ def test_segments_that_are_not_prepared_are_scored_exactly(world, tmp_path):
   """As of indexes that were added to by earlier versions."""
   index = tmp_path / 'index'
   part = Collection.open(str(world.data), 'custom_prvr', ['test'])
-  building.build(index, part, world.run, building.Settings(clip=str(world.clip)), segment_frames=60)
+  building.build(index, part, world.run, building.IndexSettings(clip=str(world.clip)), segment_frames=60)
   acceleration.accelerate(index)
   building.add(index, world.collection)
   folder = IndexFolder.open(index)

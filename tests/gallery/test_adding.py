@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dlkd_jax.gallery import acceleration, building, sorting
-from dlkd_jax.gallery.building import Settings
+from dlkd_jax.gallery.building import IndexSettings
 from dlkd_jax.gallery.catalog import Catalog
 from dlkd_jax.gallery.collection import Collection, Knowledge
 from dlkd_jax.gallery.gallery import Gallery
@@ -35,7 +35,7 @@ def opened(sets, name):
 
 @pytest.fixture
 def index(sets, tmp_path):
-  building.build(tmp_path / 'index', opened(sets, 'one'), None, Settings(clip=str(sets[1])))
+  building.build(tmp_path / 'index', opened(sets, 'one'), None, IndexSettings(clip=str(sets[1])))
   return tmp_path / 'index'
 
 
@@ -53,7 +53,7 @@ def test_what_was_removed_does_not_come_back(sets, index):
   done = building.add(index, opened(sets, 'one'))
   assert (done.added, done.there, done.forgotten) == (0, 4, ['v002.mp4', 'v003.mp4'])
   building.compact(index)
-  done = building.build(index, opened(sets, 'one'), None, Settings(clip=str(sets[1])))
+  done = building.build(index, opened(sets, 'one'), None, IndexSettings(clip=str(sets[1])))
   assert (done.added, done.forgotten) == (0, ['v002.mp4', 'v003.mp4']) and names(index) == [0, 1, 4, 5]
   done = building.add(index, opened(sets, 'one'), again=True)
   assert (done.added, done.forgotten) == (2, []) and names(index) == [0, 1, 2, 3, 4, 5]
@@ -69,7 +69,7 @@ def test_what_changed_is_named_and_the_rest_goes_on(sets, index):
 
 
 def test_update_takes_it_anew(sets, index, tmp_path):
-  building.build(tmp_path / 'other', opened(sets, 'two'), None, Settings(clip=str(sets[1])))
+  building.build(tmp_path / 'other', opened(sets, 'two'), None, IndexSettings(clip=str(sets[1])))
   done = building.add(index, opened(sets, 'two'), update=True)
   assert (done.added, done.there, done.changed, done.updated) == (1, 5, [], ['v001.mp4'])
   np.testing.assert_array_equal(rows(index, 'v001.mp4'), rows(tmp_path / 'other', 'v001.mp4'))
@@ -107,7 +107,7 @@ def test_films_that_come_and_go(sets, tmp_path):
   films.mkdir()
   for number in range(6):
     (films / f'v{number:03d}.mp4').write_bytes(b'')
-  building.build(index, opened(sets, 'one'), None, Settings(clip=str(sets[1])), Knowledge.read(films, None))
+  building.build(index, opened(sets, 'one'), None, IndexSettings(clip=str(sets[1])), Knowledge.read(films, None))
   (films / 'v002.mp4').rename(tmp_path / 'away.mp4')
   done = building.add(index, opened(sets, 'one'))
   assert done.vanished == ['v002.mp4'] and len(names(index)) == 6
@@ -137,7 +137,7 @@ def test_it_remembers_films_and_metadata(sets, tmp_path):
   (films / 'v006.mp4').write_bytes(b'')
   said = tmp_path / 'said.jsonl'
   said.write_text(json.dumps({'video': 'v006.mp4', 'title': 'Six', 'year': 6}))
-  building.build(index, opened(sets, 'one'), None, Settings(clip=str(sets[1])), Knowledge.read(films, said))
+  building.build(index, opened(sets, 'one'), None, IndexSettings(clip=str(sets[1])), Knowledge.read(films, said))
   done = building.add(index, opened(sets, 'two'))
   six = Gallery.open(index).videos['v006.mp4']
   assert (six.path, six.title, six.metadata) == (str(films / 'v006.mp4'), 'Six', {'year': 6})
@@ -161,7 +161,7 @@ def test_roots_of_linked_films(sets, tmp_path):
   (films / 'v002.mp4').symlink_to(tmp_path / 'elsewhere' / 'b' / 'absent.mp4')
   (tmp_path / 'link').symlink_to(films)
   known = Knowledge.read(tmp_path / 'link', None)
-  building.build(tmp_path / 'index', opened(sets, 'one'), None, Settings(clip=str(sets[1])), known)
+  building.build(tmp_path / 'index', opened(sets, 'one'), None, IndexSettings(clip=str(sets[1])), known)
   roots = IndexFolder.open(tmp_path / 'index').manifest['roots']
   assert roots == sorted(os.path.realpath(tmp_path / name) for name in ('elsewhere/a', 'films'))
 
@@ -213,7 +213,7 @@ def test_a_set_without_a_list_of_hashes(sets, index, tmp_path):
       path.unlink()
   shutil.rmtree(index)
   one, two = (Collection.open(str(tmp_path / name), 'custom_prvr') for name in ('one', 'two'))
-  building.build(index, one, None, Settings(clip=str(sets[1])))
+  building.build(index, one, None, IndexSettings(clip=str(sets[1])))
   assert building.add(index, one).changed == []
   done = building.add(index, two, update=True)
   assert (done.added, done.updated, done.vanished) == (1, ['v001.mp4'], ['v004.mp4'])
@@ -234,7 +234,7 @@ def test_small_additions_stay_few_segments(sets, tmp_path):
 
     return Part(**vars(whole))
 
-  building.build(index, part(1), None, Settings(clip=str(clip)))
+  building.build(index, part(1), None, IndexSettings(clip=str(clip)))
   acceleration.accelerate(index)
   written, counts = 0, []
   for number in range(2, 61):
@@ -248,7 +248,7 @@ def test_small_additions_stay_few_segments(sets, tmp_path):
   print(f'{max(counts)} segments at most; each frame was written {written / frames:.1f} times')
   assert max(counts) <= 4 and written <= 12 * frames and len(Gallery.open(index)) == 60
   assert {path.name for path in (index / 'segments').iterdir()} == {about['name'] for about in manifest['segments']}
-  building.build(tmp_path / 'once', whole, None, Settings(clip=str(clip)))
+  building.build(tmp_path / 'once', whole, None, IndexSettings(clip=str(clip)))
   one, other = Gallery.open(index), Gallery.open(tmp_path / 'once')
   for video in other.videos:
     np.testing.assert_array_equal(one.frames(video)[1]['teacher'], other.frames(video)[1]['teacher'])
@@ -260,7 +260,7 @@ def test_small_additions_stay_few_segments(sets, tmp_path):
 
 def test_every_file_is_as_readable_as_a_new_one(world, tmp_path):
   index = tmp_path / 'index'
-  building.build(index, world.collection, world.run, Settings(clip=str(world.clip)))
+  building.build(index, world.collection, world.run, IndexSettings(clip=str(world.clip)))
   acceleration.accelerate(index)
   (tmp_path / 'new').write_text('')
   mode = (tmp_path / 'new').stat().st_mode
@@ -305,7 +305,7 @@ def test_what_was_said_of_a_video_outlives_its_update(sets, tmp_path):
   films.mkdir()
   (films / 'v001.mp4').write_bytes(b'')
   said.write_text(json.dumps({'video': 'v001.mp4', 'title': 'One', 'year': 1}))
-  building.build(index, opened(sets, 'one'), None, Settings(clip=str(sets[1])), Knowledge.read(films, said))
+  building.build(index, opened(sets, 'one'), None, IndexSettings(clip=str(sets[1])), Knowledge.read(films, said))
   said.unlink()
   manifest = json.loads((index / 'manifest.json').read_text())
   del manifest['settings']['videos']  # As in an index that did not remember it.
@@ -318,7 +318,7 @@ def test_what_was_said_of_a_video_outlives_its_update(sets, tmp_path):
 def test_a_title_that_is_taken_back_is_a_change(sets, tmp_path):
   index, said = tmp_path / 'index', tmp_path / 'said.jsonl'
   said.write_text(json.dumps({'video': 'v001.mp4', 'title': 'One', 'year': 1}))
-  building.build(index, opened(sets, 'one'), None, Settings(clip=str(sets[1])), Knowledge.read(None, said))
+  building.build(index, opened(sets, 'one'), None, IndexSettings(clip=str(sets[1])), Knowledge.read(None, said))
   said.write_text(json.dumps({'video': 'v001.mp4', 'year': 1}))
   assert building.add(index, opened(sets, 'one')).changed == ['v001.mp4']
   assert building.add(index, opened(sets, 'one'), update=True).updated == ['v001.mp4']

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from dlkd_jax.gallery import building
-from dlkd_jax.gallery.building import Settings
+from dlkd_jax.gallery.building import IndexSettings
 from dlkd_jax.gallery.collection import Collection, Knowledge
 from dlkd_jax.gallery.gallery import Gallery
 from dlkd_jax.gallery.index_folder import IndexFolder, IndexFolderError
@@ -16,7 +16,7 @@ from tests.gallery import worlds
 def test_the_same_again_adds_nothing(world, tmp_path):
   path = shutil.copytree(world.index, tmp_path / 'index')
   before = (path / 'manifest.json').read_text()
-  done = building.build(path, world.collection, world.run, Settings(clip=str(world.clip)))
+  done = building.build(path, world.collection, world.run, IndexSettings(clip=str(world.clip)))
   assert (done.added, done.there, done.captions) == (0, 16, 0)
   assert (path / 'manifest.json').read_text() == before
 
@@ -25,10 +25,10 @@ def test_an_index_that_was_made_otherwise_is_refused(world, tmp_path):
   path = shutil.copytree(world.index, tmp_path / 'index')
   other = worlds.run(tmp_path / 'run', seed=1)
   for run, settings, message in (
-    (world.run, Settings(dtype='int8'), "dtype: 'float16' → 'int8'"),
-    (world.run, Settings(long_videos='resample'), 'long_videos'),
-    (other, Settings(), 'student: .*→'),
-    (None, Settings(), r'scorers\.inheritance: 16 → .*absent'),
+    (world.run, IndexSettings(dtype='int8'), "dtype: 'float16' → 'int8'"),
+    (world.run, IndexSettings(long_videos='resample'), 'long_videos'),
+    (other, IndexSettings(), 'student: .*→'),
+    (None, IndexSettings(), r'scorers\.inheritance: 16 → .*absent'),
   ):
     with pytest.raises(IndexFolderError, match=message):
       building.build(path, world.collection, run, settings)
@@ -52,7 +52,7 @@ def test_a_student_of_other_backbones_is_refused(world, tmp_path):
 
 
 def test_zero_shot_and_single(world, tmp_path):
-  building.build(tmp_path / 'teacher', world.collection, None, Settings(clip=str(world.clip)))
+  building.build(tmp_path / 'teacher', world.collection, None, IndexSettings(clip=str(world.clip)))
   teacher = Gallery.open(tmp_path / 'teacher')
   assert (
     teacher.scorers == ('teacher',) and teacher.weights == {'teacher': 1.0} and not list(tmp_path.glob('*/student*'))
@@ -62,7 +62,7 @@ def test_zero_shot_and_single(world, tmp_path):
   assert [(h.video_id, h.score) for h in one.hits] == [(h.video_id, h.score) for h in other.hits]
 
   run = worlds.run(tmp_path / 'run', dual=False)
-  building.build(tmp_path / 'single', world.collection, run, Settings(scorers=['inheritance']))
+  building.build(tmp_path / 'single', world.collection, run, IndexSettings(scorers=['inheritance']))
   single = Gallery.open(tmp_path / 'single')
   assert single.scorers == ('inheritance',) and single.weights == {'inheritance': 1.0}
   assert len(single.search(['a red square'])[0].hits) == 10, 'needs no CLIP'
@@ -77,9 +77,9 @@ def test_without_a_teacher(tmp_path):
   gallery = Gallery.open(tmp_path / 'index')
   assert gallery.scorers == ('inheritance', 'exploration') and len(gallery.search(['a'])[0].hits) == 3
   with pytest.raises(ValueError, match='nothing to score colour with; run and records give inheritance, exploration'):
-    building.build(tmp_path / 'other', collection, tmp_path / 'run', Settings(scorers=['colour']))
+    building.build(tmp_path / 'other', collection, tmp_path / 'run', IndexSettings(scorers=['colour']))
   with pytest.raises(ValueError, match='nothing to score teacher with'):
-    building.build(tmp_path / 'other', collection, tmp_path / 'run', Settings(scorers=['teacher']))
+    building.build(tmp_path / 'other', collection, tmp_path / 'run', IndexSettings(scorers=['teacher']))
 
 
 def test_the_account(world, tmp_path):
@@ -93,7 +93,7 @@ def test_the_account(world, tmp_path):
 
 
 def test_weights_are_stored(world, tmp_path):
-  settings = Settings(weights={'inheritance': 0.5, 'teacher': 0.5}, clip=str(world.clip))
+  settings = IndexSettings(weights={'inheritance': 0.5, 'teacher': 0.5}, clip=str(world.clip))
   building.build(tmp_path / 'index', world.collection, world.run, settings)
   gallery = Gallery.open(tmp_path / 'index')
   assert gallery.weights == {'inheritance': 0.5, 'exploration': 0.0, 'teacher': 0.5}
@@ -105,7 +105,7 @@ def test_weights_are_stored(world, tmp_path):
 @pytest.mark.parametrize('wrong', [{'dtype': 'float64'}, {'long_videos': 'cut'}])
 def test_bad_settings(wrong):
   with pytest.raises(ValueError, match='expected one of'):
-    Settings(**wrong)
+    IndexSettings(**wrong)
 
 
 def test_no_run(world, tmp_path):
@@ -126,9 +126,9 @@ def test_a_build_that_was_killed_at_its_beginning_is_begun_anew(world, tmp_path,
   with monkeypatch.context() as patched:
     patched.setattr(IndexFolder, moment, stop)
     with pytest.raises(KeyboardInterrupt):
-      building.build(path, world.collection, world.run, Settings(clip=str(world.clip)))
+      building.build(path, world.collection, world.run, IndexSettings(clip=str(world.clip)))
   assert len(list(path.glob('student*'))) == 1
-  building.build(path, world.collection, world.run, Settings(clip=str(world.clip)))
+  building.build(path, world.collection, world.run, IndexSettings(clip=str(world.clip)))
   assert len(Gallery.open(path)) == 16 and len(list(path.glob('student*'))) == 1
   assert sorted(file.name[:7] for file in path.iterdir()) == ['.lock', 'catalog', 'manifes', 'segment', 'student']
 

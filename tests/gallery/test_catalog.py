@@ -63,7 +63,7 @@ def check(path):
 
 def test_it_follows_every_change(world, tmp_path):
   path = tmp_path / 'index'
-  building.build(path, world.collection, None, building.Settings(clip=str(world.clip)), segment_frames=60)
+  building.build(path, world.collection, None, building.IndexSettings(clip=str(world.clip)), segment_frames=60)
   assert len(check(path)) == 16 and len(IndexFolder.open(path).manifest['segments']) > 2
   building.remove(path, lambda entry: entry.video_id in ('v001.mp4', 'v013.mp4'))
   found = check(path)

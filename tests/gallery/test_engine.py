@@ -38,7 +38,7 @@ def expected(index):
 def test_it_finds_what_exact_search_finds_and_follows_the_index(lancedb, world, tmp_path, monkeypatch):
   index, place = tmp_path / 'index', tmp_path / 'elsewhere'
   part = Collection.open(str(world.data), 'custom_prvr', ['test'])
-  building.build(index, part, world.run, building.Settings(clip=str(world.clip)), segment_frames=60)
+  building.build(index, part, world.run, building.IndexSettings(clip=str(world.clip)), segment_frames=60)
   segments = len(IndexFolder.open(index).manifest['segments'])
   assert acceleration.accelerate(index, f'lancedb:{place}') == segments > 1
   assert acceleration.accelerate(index) == 0  # It remembers.

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from configs import charades
-from dlkd_jax.gallery import account, building, result_text
+from dlkd_jax.gallery import building, index_text, result_text
 from dlkd_jax.gallery.collection import Collection
 from dlkd_jax.gallery.gallery import Gallery
 from dlkd_jax.models.students import init_parameters
@@ -50,4 +50,4 @@ def test_search(index):
       assert hit.moments[0].peak == int(hit.moments[0].peak) and 'frame ' in result_text.describe_result(result)
   with pytest.raises(ValueError, match='a typed sentence cannot be searched here'):
     gallery.search(['a person opens a door'])
-  assert 'cannot be typed' in account.describe_index(account.summarize(gallery._folder), 'index')
+  assert 'cannot be typed' in index_text.describe_index(index_text.summarize(gallery._folder), 'index')

@@ -31,15 +31,15 @@ def trained(tmp_path_factory):
 
 def test_a_student_sees_films_as_it_was_trained(trained, tmp_path):
   done = add(tmp_path / 'index', trained / 'films', workdir=trained / 'run')
-  assert done.account.added == 3
+  assert done.addition.added == 3
   found, expected = rows(tmp_path / 'index'), rows(trained / 'index')
   assert IndexFolder.open(tmp_path / 'index').manifest['settings']['rate'] == 2
   for video in expected:
     np.testing.assert_allclose(found[video], expected[video], atol=4e-3)
   put(tmp_path / 'more' / 'new.mp4', 3)
-  assert add(tmp_path / 'index', tmp_path / 'more', workdir=trained / 'run').account.added == 1
+  assert add(tmp_path / 'index', tmp_path / 'more', workdir=trained / 'run').addition.added == 1
   # And an index of the data set takes films that the set has not.
-  assert add(trained / 'index', tmp_path / 'more').account.added == 1
+  assert add(trained / 'index', tmp_path / 'more').addition.added == 1
   found, expected = rows(tmp_path / 'index')['more/new.mp4'], rows(trained / 'index')['new.mp4']
   np.testing.assert_array_equal(found, expected)
   scorers = set(IndexFolder.open(tmp_path / 'index').manifest['scorers'])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dlkd_jax.errors import UserError
-from dlkd_jax.gallery import account, building, film_encoding, films, progress_file
+from dlkd_jax.gallery import building, film_encoding, films, index_text, progress_file
 from dlkd_jax.gallery.gallery import Gallery
 from dlkd_jax.gallery.index_folder import IndexFolder, IndexFolderError
 from dlkd_jax.video import reading
@@ -67,7 +67,7 @@ def read(monkeypatch):
 
 
 def counts(done):
-  found = done.account
+  found = done.addition
   return {
     'new': found.added,
     'changed': len(set(found.updated) - set(found.restated)),
@@ -109,12 +109,12 @@ def test_the_same_as_by_a_data_set(made, tmp_path):
   put(tmp_path / 'films' / 'new.mp4', 5)
   put(tmp_path / 'films' / 'a.mp4', 0)
   done = add(tmp_path / 'index', tmp_path / 'films', settle_seconds=0)
-  assert told(done, new=1) and done.account.alike == ['a.mp4'] and len(rows(tmp_path / 'index')) == 4
+  assert told(done, new=1) and done.addition.alike == ['a.mp4'] and len(rows(tmp_path / 'index')) == 4
 
 
 def test_nothing_is_done_twice(world, read):
   done = add(world / 'index')
-  assert told(done, there=3) and read == [] and done.account.frames == 0
+  assert told(done, there=3) and read == [] and done.addition.frames == 0
   before = (world / 'index' / 'manifest.json').read_bytes()
   add(world / 'index')
   assert (world / 'index' / 'manifest.json').read_bytes() == before
@@ -143,7 +143,7 @@ def test_renamed_moved_copied_and_exchanged(world, read):
   (films / 'b.mp4').rename(films / 'bee.mp4')
   shutil.copy2(films / 'dir' / 'c.mp4', films / 'copy.mp4')
   done = add(world / 'index')
-  assert done.account.moved == {'bee.mp4': 'b.mp4', 'dir/renamed.mp4': 'a.mp4'} and read == []
+  assert done.addition.moved == {'bee.mp4': 'b.mp4', 'dir/renamed.mp4': 'a.mp4'} and read == []
   assert told(done, new=1, moved=2, there=3)
   after, videos = rows(world / 'index'), Gallery.open(world / 'index').videos
   assert sorted(after) == ['bee.mp4', 'copy.mp4', 'dir/c.mp4', 'dir/renamed.mp4']
@@ -168,7 +168,7 @@ def test_gone_and_pruned(world):
   assert told(add(world / 'index'), new=1, there=2), 'it comes back with its file'
   (world / 'films').rename(world / 'unmounted')
   done = add(world / 'index', prune=True)
-  assert told(done, there=3) and 'is not there: its 3 films stay' in done.account.absent[0]
+  assert told(done, there=3) and 'is not there: its 3 films stay' in done.addition.absent[0]
   (world / 'films').mkdir()
   with pytest.raises(UserError, match='is its disk there'):
     add(world / 'index', prune=True)
@@ -193,12 +193,14 @@ def test_several_folders(world, read):
   (world / 'holiday').rename(world / 'trip')
   done = add(world / 'index', world / 'trip')
   assert (
-    done.account.moved == {'trip/a.mp4': 'holiday/a.mp4'} and read == [] and 'it is forgotten' in done.account.absent[0]
+    done.addition.moved == {'trip/a.mp4': 'holiday/a.mp4'}
+    and read == []
+    and 'it is forgotten' in done.addition.absent[0]
   )
   assert [each.name for each in films.known_folders(IndexFolder.open(world / 'index').manifest['settings'])] == [
     *('', 'holiday-2', 'dir-2', 'trip')
   ]
-  assert add(world / 'index').account.absent == []
+  assert add(world / 'index').addition.absent == []
   put(world / 'films' / 'trip' / 'a.mp4', 9)
   (broken,) = add(world / 'index').report.entries
   assert broken.status == 'failed' and 'rename one of them' in broken.reason and len(rows(world / 'index')) == 7
@@ -212,7 +214,7 @@ def test_broken_ones(world, read):
   os.utime(world / 'films' / 'cut.mp4', (1, 1))
   done = add(world / 'index')
   assert {entry.video for entry in done.report.entries} == {'broken.mp4', 'a.mp4', 'cut.mp4'}
-  lines = account.describe_films(done, 'index')
+  lines = index_text.describe_films(done, 'index')
   assert (
     lines.startswith('index has 3 films: 3 broken; 0 frames in') and '  broken: broken.mp4: is not a video' in lines
   )
@@ -239,7 +241,7 @@ def test_still_being_written(world, monkeypatch):
   assert {entry.video: entry.status for entry in done.report.entries} == dict.fromkeys(
     ('growing.mp4', 'begun.mp4'), 'waiting'
   )
-  assert 'left to the next run: growing.mp4: is being written to' in account.describe_films(done, 'index')
+  assert 'left to the next run: growing.mp4: is being written to' in index_text.describe_films(done, 'index')
 
 
 def test_what_was_removed_stays_out(world):
@@ -247,7 +249,7 @@ def test_what_was_removed_stays_out(world):
   assert told(add(world / 'index'), there=1)
   (world / 'films' / 'a.mp4').rename(world / 'films' / 'z.mp4')
   done = add(world / 'index')
-  assert told(done, there=1) and done.account.forgotten == ['b.mp4', 'z.mp4'], 'by another name, too'
+  assert told(done, there=1) and done.addition.forgotten == ['b.mp4', 'z.mp4'], 'by another name, too'
   assert told(add(world / 'index', again=True), new=2, there=1)
 
 
@@ -255,7 +257,7 @@ def test_metadata_and_facts(world):
   said = world / 'said.jsonl'
   said.write_text('{"video": "a.mp4", "title": "A", "year": 2021}\n{"video": "absent.mp4"}')
   done = add(world / 'index', metadata=said)
-  assert told(done, there=3, restated=1) and done.account.not_described == ['absent.mp4']
+  assert told(done, there=3, restated=1) and done.addition.not_described == ['absent.mp4']
   assert told(add(world / 'index'), there=3), 'the file is remembered'
   said.write_text('{"video": "a.mp4", "year": 2022}')
   assert told(add(world / 'index'), there=3, restated=1)
@@ -266,7 +268,7 @@ def test_metadata_and_facts(world):
   for where, count in ((f'date={day}', 3), ('date<2000-01-01', 0), (f'size={film.size}', 1), ('length>0', 3)):
     assert gallery.search(['a'], top=9, where=where)[0].total == count, where
   said.unlink()
-  assert 'the metadata, is not there' in add(world / 'index').account.absent[0]
+  assert 'the metadata, is not there' in add(world / 'index').addition.absent[0]
   assert Gallery.open(world / 'index').videos['a.mp4'].metadata == {'year': 2022}
 
 

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from dlkd_jax.gallery import acceleration, building, tuning
-from dlkd_jax.gallery.building import Settings
+from dlkd_jax.gallery.building import IndexSettings
 from dlkd_jax.gallery.index_folder import IndexFolder, IndexFolderError
 from dlkd_jax.gallery.segments import SegmentWriter
 
@@ -58,7 +58,7 @@ def test_no_index_among_them(world, tmp_path, name):
   put(tmp_path / 'project', name)
   before = snapshot(tmp_path)
   with pytest.raises(IndexFolderError, match='holds files that no index has'):
-    building.build(tmp_path / 'project', world.collection, None, Settings(clip=str(world.clip)))
+    building.build(tmp_path / 'project', world.collection, None, IndexSettings(clip=str(world.clip)))
   assert snapshot(tmp_path) == before
 
 
@@ -121,7 +121,7 @@ def test_whatever_changes_an_index_leaves_them(world, tmp_path):
     for name, content in snapshot(tmp_path).items()
     if name.removeprefix('index/') not in snapshot(world.index) and name != 'index'
   }
-  building.build(path, world.collection, world.run, Settings(clip=str(world.clip)))
+  building.build(path, world.collection, world.run, IndexSettings(clip=str(world.clip)))
   building.remove(path, lambda entry: entry.split == 'gallery')
   building.compact(path)
   acceleration.accelerate(path)

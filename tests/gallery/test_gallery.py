@@ -102,7 +102,9 @@ def test_the_order_of_adding_and_the_segments_do_not_matter(world, gallery, tmp_
     for split in splits:
       part = Collection.open(str(world.data), 'custom_prvr', [split])
       if split == splits[0]:
-        building.build(path, part, world.run, building.Settings(clip=str(world.clip)), knowledge, segment_frames=40)
+        building.build(
+          path, part, world.run, building.IndexSettings(clip=str(world.clip)), knowledge, segment_frames=40
+        )
       else:
         assert building.add(path, part, knowledge, segment_frames=25).there == 0
     other = Gallery.open(path)
@@ -117,7 +119,7 @@ def test_removing_is_never_having_added(world, tmp_path):
     f'v0{n}.mp4' for n in range(12, 16)
   ]
   part = Collection.open(str(world.data), 'custom_prvr', ['test'])
-  building.build(without, part, world.run, building.Settings(clip=str(world.clip)))
+  building.build(without, part, world.run, building.IndexSettings(clip=str(world.clip)))
   assert_same_results(Gallery.open(with_all), Gallery.open(without))
   assert building.compact(with_all) > 0
   assert_same_results(Gallery.open(with_all), Gallery.open(without))
@@ -136,7 +138,9 @@ def assert_same_results(one, other):
 
 
 def test_int8_ranks_as_float16(world, gallery, tmp_path):
-  building.build(tmp_path / 'small', world.collection, world.run, building.Settings(dtype='int8', clip=str(world.clip)))
+  building.build(
+    tmp_path / 'small', world.collection, world.run, building.IndexSettings(dtype='int8', clip=str(world.clip))
+  )
   small = Gallery.open(tmp_path / 'small')
   assert small._folder.bytes() < gallery._folder.bytes()
   for a, b in zip(small.search(SENTENCES, top=16), gallery.search(SENTENCES, top=16), strict=True):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dlkd_jax.errors import UserError
-from dlkd_jax.gallery import account, building, index_folder, quantization
+from dlkd_jax.gallery import building, index_folder, index_text, quantization
 from dlkd_jax.gallery.gallery import Gallery
 from dlkd_jax.gallery.index_folder import IndexFolder, IndexFolderError
 from dlkd_jax.gallery.segments import Caption, Cue, Entry
@@ -205,7 +205,7 @@ def test_a_damaged_manifest_is_named_wherever_it_is_damaged(tmp_path):
       try:
         folder = IndexFolder.open(path)
         folder.verify()
-        account.describe_index(account.summarize(folder), 'index')
+        index_text.describe_index(index_text.summarize(folder), 'index')
         vectors = {name: rng.normal(size=(1, size)) for name, size in SCORERS.items()}
         Gallery.open(path).search_vectors(vectors, where='year>2000')
       except (UserError, FileNotFoundError) as error:  # Anything else is a bug.

@@ -223,7 +223,7 @@ def other(world, tmp_path_factory):
 @pytest.mark.parametrize('kills', [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_changes(world, other, tmp_path, work, kills):
   start, index = tmp_path / 'start', tmp_path / 'index'
-  building.build(start, world.collection, None, building.Settings(clip=str(world.clip)), segment_frames=30)
+  building.build(start, world.collection, None, building.IndexSettings(clip=str(world.clip)), segment_frames=30)
   if work == 'compact':
     building.remove(start, lambda entry: entry.video_id in ('v001.mp4', 'v013.mp4'))
   everything = {f'v{n:03d}.mp4' for n in range(16)} - ({'v001.mp4', 'v013.mp4'} if work == 'compact' else set())
@@ -254,7 +254,7 @@ def test_killed_changes(world, other, tmp_path, work, kills):
   found = Gallery.open(index)
   if work == 'update':
     building.build(
-      tmp_path / 'anew', Collection.open(str(other), 'custom_prvr'), None, building.Settings(clip=str(world.clip))
+      tmp_path / 'anew', Collection.open(str(other), 'custom_prvr'), None, building.IndexSettings(clip=str(world.clip))
     )
     anew = Gallery.open(tmp_path / 'anew')
     for video in everything:

@@ -44,7 +44,7 @@ def test_a_layer_of_a_clip(world):
 def test_a_clip_that_moved_or_changed(world, tmp_path):
   clip = shutil.copytree(world.clip, tmp_path / 'clip')
   index = tmp_path / 'index'
-  building.build(index, world.collection, None, building.Settings(clip=str(clip)))
+  building.build(index, world.collection, None, building.IndexSettings(clip=str(clip)))
   (before,) = Gallery.open(index).search(['a red square'])
   clip.rename(tmp_path / 'moved')
   sentences._opened.cache_clear()

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from dlkd_jax.errors import UserError
-from dlkd_jax.gallery import acceleration, account, building
-from dlkd_jax.gallery.building import Settings
+from dlkd_jax.gallery import acceleration, building, index_text
+from dlkd_jax.gallery.building import IndexSettings
 from dlkd_jax.gallery.catalog import Catalog
 from dlkd_jax.gallery.collection import Collection, Knowledge
 from dlkd_jax.gallery.gallery import Gallery
@@ -153,7 +153,7 @@ class Machine:
   def build(self):
     expected = self.take()
     done = building.build(
-      self.index, Records.of(dict(self.data)), None, Settings(), self.knowledge(), segment_frames=self.frames()
+      self.index, Records.of(dict(self.data)), None, IndexSettings(), self.knowledge(), segment_frames=self.frames()
     )
     assert done.added == expected[0]
 
@@ -258,9 +258,9 @@ def test_many_sequences(tmp_path, seed):
 
 
 def test_the_same_name_in_two_data_sets_is_named(tmp_path):
-  building.build(tmp_path / 'index', Records.of({'a': 1, 'b': 2}), None, Settings())
+  building.build(tmp_path / 'index', Records.of({'a': 1, 'b': 2}), None, IndexSettings())
   other = dataclasses.replace(Records.of({'a': 9, 'c': 3}), dataset='other')
   done = building.add(tmp_path / 'index', other)
   assert (done.added, done.alike) == (1, ['a'])
-  assert 'names from another data set: a' in account.describe_account(done, 'index')
+  assert 'names from another data set: a' in index_text.describe_addition(done, 'index')
   assert building.add(tmp_path / 'index', Records.of({'a': 1, 'b': 2})).alike == []

@@ -5,7 +5,7 @@ import pytest
 
 from dlkd_jax.errors import UserError
 from dlkd_jax.gallery import building
-from dlkd_jax.gallery.building import Settings
+from dlkd_jax.gallery.building import IndexSettings
 from dlkd_jax.gallery.encoding import StudentEncoder
 from dlkd_jax.gallery.gallery import Gallery
 from tests.gallery import worlds
@@ -15,7 +15,7 @@ from tests.gallery import worlds
 def gallery(world, tmp_path_factory):
   folder = tmp_path_factory.mktemp('taught')
   run = worlds.run(folder / 'run', taught=world.collection.sizes['Dt'])
-  building.build(folder / 'index', world.collection, run, Settings(clip=str(world.clip)))
+  building.build(folder / 'index', world.collection, run, IndexSettings(clip=str(world.clip)))
   return Gallery.open(folder / 'index')
 
 

@@ -39,7 +39,7 @@ def test_agrees_with_plain_numpy(world, oracle, tmp_path):
 
 
 def test_what_cannot_be_tuned(world, tmp_path):
-  building.build(tmp_path / 'teacher', world.collection, None, building.Settings(clip=str(world.clip)))
+  building.build(tmp_path / 'teacher', world.collection, None, building.IndexSettings(clip=str(world.clip)))
   with pytest.raises(ValueError, match='nothing to blend'):
     tuning.tune(tmp_path / 'teacher', world.collection)
   index = shutil.copytree(world.index, tmp_path / 'index')

@@ -53,7 +53,7 @@ def test_segments_of_workers_make_the_same_index(tmp_path, monkeypatch):
   folder, clip = films(tmp_path / 'films'), str(worlds.clip(tmp_path / 'clip'))
   index, anew = tmp_path / 'index', tmp_path / 'anew'
   done, alone = add(index, folder, clip=clip, workers='1'), add(anew, folder, clip=clip)
-  assert done.account.added == alone.account.added == 5 and done.account.frames == alone.account.frames
+  assert done.addition.added == alone.addition.added == 5 and done.addition.frames == alone.addition.frames
   assert [(entry.video, entry.status) for entry in done.report.entries] == [('broken.mp4', 'failed')]
   equal(index, anew)
   assert IndexFolder.open(index).manifest['failed'] == IndexFolder.open(anew).manifest['failed']
@@ -62,7 +62,7 @@ def test_segments_of_workers_make_the_same_index(tmp_path, monkeypatch):
   (folder / 'film0.mp4').unlink()
   (folder / 'film1.mp4').rename(folder / 'renamed.mp4')
   done = add(index, workers='2', prune=True)
-  assert (done.account.added, done.account.updated, done.account.pruned) == (1, ['film3.mp4'], ['film0.mp4'])
+  assert (done.addition.added, done.addition.updated, done.addition.pruned) == (1, ['film3.mp4'], ['film0.mp4'])
   equal(index, (add(tmp_path / 'other', folder, clip=clip), tmp_path / 'other')[1])
   assert not (index / 'staging').exists()
 
@@ -140,5 +140,5 @@ def test_a_worker_that_is_killed_is_made_up_for(tmp_path):
   threading.Thread(target=kill, daemon=True).start()
   done = add(index, folder, clip=clip, workers='2')
   assert killed and not os.path.exists(f'/proc/{killed[0]}')
-  assert done.account.added == 10
+  assert done.addition.added == 10
   equal(index, (add(tmp_path / 'anew', folder, clip=clip), tmp_path / 'anew')[1])

@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from dlkd_jax.page.batching import Batcher, Window
+from dlkd_jax.page.batching import Batcher, Part
 from dlkd_jax.page.guards import RefusalError
 
-FIRST = Window(10, 0, 1)
+FIRST = Part(10, 0, 1)
 
 
 class Search:
@@ -18,16 +18,16 @@ class Search:
   def __init__(self, seconds=0.05, bad=()):
     self.seconds, self.bad, self.calls, self.running = seconds, bad, [], 0
 
-  def __call__(self, queries, window):
+  def __call__(self, queries, part):
     self.running += 1
     assert self.running == 1, 'two searches at once'
-    self.calls.append((list(queries), window))
+    self.calls.append((list(queries), part))
     time.sleep(self.seconds)
     self.running -= 1
     for query in queries:
       if query in self.bad:
         raise ValueError(f'bad {query}')
-    return [(query, window, threading.current_thread().name) for query in queries]
+    return [(query, part, threading.current_thread().name) for query in queries]
 
 
 def run(scenario, search, **limits):
@@ -70,11 +70,11 @@ def test_other_windows_are_other_calls():
   search = Search()
 
   async def scenario(batcher):
-    return await asyncio.gather(*(batcher(f'q{n}', Window(10, n % 2 * 10, 1)) for n in range(6)))
+    return await asyncio.gather(*(batcher(f'q{n}', Part(10, n % 2 * 10, 1)) for n in range(6)))
 
   answers = run(scenario, search)
-  assert [window.offset for _, window, _ in answers] == [0, 10] * 3
-  assert [(len(queries), window.offset) for queries, window in search.calls] == [(3, 0), (3, 10)]
+  assert [part.offset for _, part, _ in answers] == [0, 10] * 3
+  assert [(len(queries), part.offset) for queries, part in search.calls] == [(3, 0), (3, 10)]
 
 
 def test_one_that_fails_fails_alone():

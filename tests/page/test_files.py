@@ -146,11 +146,11 @@ def test_nothing_stays_open(client, corpus):
 def test_accounts(corpus, tmp_path):
   gallery, folder, ids = corpus
   files = VideoFiles(gallery.videos, (str(folder),))
-  assert files.account(ids[0])['code'] == 'fine'
+  assert files.diagnosis(ids[0])['code'] == 'fine'
   (folder / 'broken.mp4').write_bytes(b'nothing of a video')
   gallery.add('broken', ['x'], folder / 'broken.mp4')
-  account = files.account('broken')
-  assert account['code'] == 'damaged' and str(folder) not in account['message']
+  diagnosis = files.diagnosis('broken')
+  assert diagnosis['code'] == 'damaged' and str(folder) not in diagnosis['message']
   assert files.playable(ids[0]) and not files.playable('none') and not files.playable('absent')
 
 
@@ -316,7 +316,7 @@ def test_pipes_are_never_opened(either, corpus, monkeypatch):
   files = VideoFiles(gallery.videos, (str(folder),))
   for video in ('pipe', 'to'):
     assert 'not a regular file' in outside(files, video)
-    assert files.account(video)['code'] == 'outside'
+    assert files.diagnosis(video)['code'] == 'outside'
   assert not opened
 
 

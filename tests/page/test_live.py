@@ -151,7 +151,7 @@ def test_an_index_that_grows(sets, tmp_path):
   folder, clip = sets
   index, other = tmp_path / 'index', tmp_path / 'aside'
   opened = lambda name: Collection.open(str(folder / name), 'custom_prvr')  # noqa: E731
-  building.build(index, opened('three'), None, building.Settings(clip=str(clip)))
+  building.build(index, opened('three'), None, building.IndexSettings(clip=str(clip)))
   building.remove(index, lambda entry: True)
   gallery = Gallery.open(index)
   assert len(gallery) == 0

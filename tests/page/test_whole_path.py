@@ -98,7 +98,7 @@ def world(tmp_path_factory, films, films_folder):
   data = told_records(folder / 'data', clip, films, films_folder)
   collection = Collection.open(str(data), 'custom_prvr')
   building.build(
-    folder / 'index', collection, None, building.Settings(clip=str(clip)), Knowledge.read(str(films_folder), None)
+    folder / 'index', collection, None, building.IndexSettings(clip=str(clip)), Knowledge.read(str(films_folder), None)
   )
   said = [
     (film, caption.text, film.segments[caption.segment])

@@ -67,7 +67,7 @@ def world_index(tmp_path):
 
   clip = worlds.clip(tmp_path / 'clip')
   collection = Collection.open(str(worlds.data_set(tmp_path / 'data', clip, 6)), 'custom_prvr')
-  building.build(tmp_path / 'index', collection, None, building.Settings(clip=str(clip)))
+  building.build(tmp_path / 'index', collection, None, building.IndexSettings(clip=str(clip)))
   return tmp_path / 'index'
 
 

@@ -14,7 +14,7 @@ from dlkd_jax.gallery.index_folder import IndexFolder
 from dlkd_jax.gallery.results import Hit, Moment
 
 if TYPE_CHECKING:
-  from dlkd_jax.gallery.building import Account
+  from dlkd_jax.gallery.building import Addition
   from dlkd_jax.gallery.synchronising import Done
 
 _LISTED = 5
@@ -38,59 +38,60 @@ def span(moment: Moment, hit: Hit) -> str:
   return f'{clock(moment.start)}{_DASH}{clock(moment.end)}'
 
 
-def describe_account(account: Account, index: str) -> str:
+def describe_addition(addition: Addition, index: str) -> str:
   """Returns what became of the videos of a build or an addition."""
-  lines = [f'{account.added:,} videos with {account.captions:,} captions added to {index}']
-  if account.there:
-    lines[0] += f'; {account.there:,} were there already'
-  if account.updated:
-    lines[0] += f', {len(account.updated):,} of them taken anew'
+  lines = [f'{addition.added:,} videos with {addition.captions:,} captions added to {index}']
+  if addition.there:
+    lines[0] += f'; {addition.there:,} were there already'
+  if addition.updated:
+    lines[0] += f', {len(addition.updated):,} of them taken anew'
   for names, what in (
-    (account.without_file, 'videos have no file where --videos says'),
-    (account.not_described, 'videos of --metadata are not in the data set'),
-    (account.changed, 'videos changed since they were indexed and were left as they are; --update takes them anew'),
-    (account.updated, 'videos were taken anew'),
-    (account.vanished, 'videos stay in the index whose film or record is not there any more; --prune removes them'),
-    (account.pruned, 'videos were removed, for their film or record is not there any more; they come back with it'),
-    (account.forgotten, 'videos were not added, for they were removed from this index before; --again takes them'),
-    (account.alike, 'videos were not added, for the index has others of these names from another data set'),
+    (addition.without_file, 'videos have no file where --videos says'),
+    (addition.not_described, 'videos of --metadata are not in the data set'),
+    (addition.changed, 'videos changed since they were indexed and were left as they are; --update takes them anew'),
+    (addition.updated, 'videos were taken anew'),
+    (addition.vanished, 'videos stay in the index whose film or record is not there any more; --prune removes them'),
+    (addition.pruned, 'videos were removed, for their film or record is not there any more; they come back with it'),
+    (addition.forgotten, 'videos were not added, for they were removed from this index before; --again takes them'),
+    (addition.alike, 'videos were not added, for the index has others of these names from another data set'),
   ):
     if names:
       more = ', …' if len(names) > _LISTED else ''
       lines.append(f'{len(names):,} {what}: {", ".join(names[:_LISTED])}{more}')
-  if account.unchecked:
+  if addition.unchecked:
     lines.append(
-      f'{account.unchecked:,} videos were indexed before hashes of records were kept: whether they changed is not known'
+      f'{addition.unchecked:,} videos were indexed before hashes of records were kept: whether they changed is not '
+      'known'
     )
-  return '\n'.join([*lines, *account.absent])
+  return '\n'.join([*lines, *addition.absent])
 
 
 def describe_films(done: Done, index: str) -> str:
   """Returns what became of films: how many of each kind in one line, then by name what a person has to know."""
-  account, counts = done.account, collections.Counter(entry.status for entry in done.report.entries)
-  described = len(account.restated)
+  addition, counts = done.addition, collections.Counter(entry.status for entry in done.report.entries)
+  described = len(addition.restated)
   parts = {
-    'new': account.added,
-    'changed': len(account.updated) - described,
-    'renamed or moved': len(account.moved),
+    'new': addition.added,
+    'changed': len(addition.updated) - described,
+    'renamed or moved': len(addition.moved),
     'described anew': described,
-    'not there any more': len(account.vanished),
-    'removed': len(account.pruned),
+    'not there any more': len(addition.vanished),
+    'removed': len(addition.pruned),
     'broken': counts['failed'],
     'damaged': counts['truncated'],
     'still being written': counts['waiting'],
   }
   told = ', '.join(f'{count:,} {what}' for what, count in parts.items() if count) or 'nothing new'
-  speed = f' ({account.frames / max(done.seconds, 1e-9):,.1f} frames/s)' if account.frames else ''
+  speed = f' ({addition.frames / max(done.seconds, 1e-9):,.1f} frames/s)' if addition.frames else ''
   films = f'{done.total:,} film{"" if done.total == 1 else "s"}'
-  lines = [f'{index} has {films}: {told}; {account.frames:,} frames in {clock(done.seconds)}{speed}']
+  lines = [f'{index} has {films}: {told}; {addition.frames:,} frames in {clock(done.seconds)}{speed}']
   for names, what in (
-    ([f'{other} → {video}' for video, other in account.moved.items()], 'renamed or moved'),
-    (account.vanished, 'stay in the index, and are not there any more, or are broken; --prune removes them'),
-    (account.pruned, 'were removed, for they are not there any more'),
-    (account.forgotten, 'were not added, for they were removed from this index before; --again takes them'),
-    (account.alike, 'were not added, for the index has them from a data set'),
-    (account.not_described, 'of --metadata are no films of the index'),
+    ([f'{other} → {video}' for video, other in addition.moved.items()], 'renamed or moved'),
+    (addition.vanished, 'stay in the index, and are not there any more, or are broken; --prune removes them'),
+    (addition.pruned, 'were removed, for they are not there any more'),
+    (addition.forgotten, 'were not added, for they were removed from this index before; --again takes them'),
+    (addition.alike, 'were not added, for the index has them from a data set'),
+    (addition.not_described, 'of --metadata are no films of the index'),
   ):
     if names:
       more = ', …' if len(names) > _LISTED else ''
@@ -99,7 +100,7 @@ def describe_films(done: Done, index: str) -> str:
   lines += [f'  {_ODD[entry.status]} {files.printable(f"{entry.video}: {entry.reason}")}' for entry in odd[:_ODD_LINES]]
   if len(odd) > _ODD_LINES:
     lines.append(f'  … and {len(odd) - _ODD_LINES:,} more')
-  return '\n'.join([*lines, *account.absent])
+  return '\n'.join([*lines, *addition.absent])
 
 
 def summarize(folder: IndexFolder) -> dict[str, Any]:
