@@ -138,7 +138,8 @@ class Films:
     """
     self._settle = self._settle if settle_seconds is None else settle_seconds
     before = {} if again else manifest.get('failed', {})
-    for folder in self.folders:
+    # Those with a name first: what the first folder has below that name is left out, whatever came earlier.
+    for folder in sorted(self.folders, key=lambda folder: not folder.name):
       if not folder.path.is_dir():
         self._miss(folder, known)
         continue
@@ -146,9 +147,10 @@ class Films:
       beside = _subtitles(there.others.values())
       self._fail({folder.video(name): why for name, why in there.refused.items()})
       for below, path in there.videos.items():
-        self._look(corpus.Job(folder.video(below), path, _SPLIT, ()), known, before)
-        self._said[folder.video(below)] = subtitles.digest(path, beside.get((path.parent, path.stem), ()))
-    self._failed = {video: about for video, about in before.items() if video in self._jobs}
+        job = corpus.Job(folder.video(below), path, _SPLIT, ())
+        self._look(job, known, before)
+        if self._jobs.get(job.video) is job:
+          self._said[job.video] = subtitles.digest(path, beside.get((path.parent, path.stem), ()))
     if self._failed or manifest.get('failed'):
       manifest['failed'] = self._failed
     self._manifest = manifest
@@ -180,6 +182,7 @@ class Films:
       if about is not None and [about.size, about.written] == stamp:
         seen = corpus.Seen(f':{about.digest}', *stamp)
       elif video in before and before[video].get('stamp') == stamp:
+        self._failed[video] = before[video]
         self._fail({video: f'{before[video].get("reason")} (as before; it is tried again when it changes)'})
         return
       else:

@@ -202,7 +202,10 @@ def test_several_folders(world, read):
   ]
   assert add(world / 'index').addition.absent == []
   put(world / 'films' / 'trip' / 'a.mp4', 9)
+  (world / 'films' / 'trip' / 'a.srt').write_text('1\n00:00:00,000 --> 00:00:01,000\nOf another film\n')
+  videos = dict(Gallery.open(world / 'index').videos)
   (broken,) = add(world / 'index').report.entries
+  assert dict(Gallery.open(world / 'index').videos) == videos, 'the one that had the id keeps it'
   assert broken.status == 'failed' and 'rename one of them' in broken.reason and len(rows(world / 'index')) == 7
 
 
@@ -228,6 +231,10 @@ def test_broken_ones(world, read):
   put(world / 'films' / 'b.mp4', None)
   assert told(add(world / 'index', prune=True), pruned=1, there=2), 'at once'
   assert IndexFolder.open(world / 'index').manifest['failed'].keys() == {'a.mp4', 'b.mp4', 'cut.mp4'}
+  put(world / 'films' / 'a.mp4', 5)  # Read before the next one, which is broken.
+  put(world / 'films' / 'late.mp4', None)
+  assert told(add(world / 'index', segment_frames=1), new=1, there=2)
+  assert IndexFolder.open(world / 'index').manifest['failed'].keys() == {'b.mp4', 'cut.mp4', 'late.mp4'}
 
 
 def test_still_being_written(world, monkeypatch):
