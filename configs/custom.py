@@ -4,7 +4,7 @@
     python -m dlkd_jax.main --config=configs/custom.py --workdir=runs/custom
 
 The captions must put some videos into train, some into val and some into test. The student is the anchored one, which
-was better than the paper's at every number of captions that both were measured with (84, 560, 2,510 and 6,971, see
+was better than the paper's at every number of captions that both were measured with, 84 to 6,971 (see
 `dlkd_jax/reporting/README.md`); `:anchored=false` is the paper's, `:plus` that with a larger budget. No published
 result belongs to this recipe.
 """
