@@ -36,7 +36,7 @@ def found(monkeypatch, tmp_path, analysed):
       data=types.SimpleNamespace(dataset='made_up'),
       seed=4,
       loss=types.SimpleNamespace(soft_labels=True, teacher=True),
-      model=types.SimpleNamespace(branches=('inheritance', 'exploration')),
+      model=types.SimpleNamespace(name='dldkd', branches=('inheritance', 'exploration')),
     )
     run = types.SimpleNamespace(name='a', workdir=tmp_path, config=config, epoch=2, epochs=3)
     return data['test'], data['val'], analysis.analyse(run, options)

@@ -265,11 +265,11 @@ def test_other_options_are_refused(corpus, tmp_path):
   folder, data = tmp_path / 'films', tmp_path / 'data'
   shutil.copytree(corpus, folder)
   extraction.extract(_request(folder, data))
-  student = f"student: '{picture_statistics.PictureStatistics.fingerprint}' before, 'fake:1' now"
-  with pytest.raises(ValueError, match=re.escape(f'rate: 4.0 before, 2.0 now\n  {student}')):
+  student = f"student: '{picture_statistics.PictureStatistics.fingerprint}' → 'fake:1'"
+  with pytest.raises(ValueError, match=re.escape(f'rate: 4.0 → 2.0\n  {student}')):
     extraction.extract(_request(folder, data, rate=2, student='fake'))
   shutil.rmtree(data / 'custom_prvr_extracted')  # The data set itself knows, too.
-  with pytest.raises(ValueError, match=r'rate: 4\.0 before, 2\.0 now'):
+  with pytest.raises(ValueError, match=r'rate: 4\.0 → 2\.0'):
     extraction.extract(_request(folder, data, rate=2))
 
 

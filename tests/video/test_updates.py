@@ -288,7 +288,7 @@ def test_large_pictures_are_shrunk_unless_the_set_was_made_otherwise(collection)
   shutil.rmtree(collection.data)
   collection.extract()
   assert collection.result.builder.info.metadata['options']['max_side'] == extraction.MAX_SIDE
-  with pytest.raises(ValueError, match='max_side: 1024 before, 64 now'):
+  with pytest.raises(ValueError, match='max_side: 1024 → 64'):
     collection.extract(max_side=64)
 
 
