@@ -58,7 +58,7 @@ MOMENTS = {
 
 
 # The others are slow: each is two runs.
-QUICK = ('training', 'saving', 'evaluation')
+QUICK = ('training', 'saving')
 
 
 @pytest.mark.parametrize(

@@ -170,13 +170,8 @@ def test_weights_are_found_behind_the_training(commands, tmp_path):
   (line,) = (line for line in output.splitlines() if 'prefer weights ' in line)
   weights = json.loads((tmp_path / 'config.json').read_text())['evaluation']['weights']
   assert ', teacher ' in line and weights[2] > 0.5  # The teacher of this world is good, the student has seen little.
-  results = (tmp_path / 'results.json').read_bytes()
-  commands.run(*arguments)  # It is finished.
-  assert (tmp_path / 'results.json').read_bytes() == results
-  commands.run('dlkd_jax.main', '--mode=eval', f'--workdir={tmp_path}')
-  alone = json.loads((tmp_path / 'eval_test.json').read_text())
-  assert alone.items() <= json.loads(results)['metrics'].items()
-  assert alone['test/fused/SumR'] > alone['test/teacher/SumR'] - 5 > alone['test/inheritance/SumR']
+  results = json.loads((tmp_path / 'results.json').read_text())['metrics']
+  assert results['test/fused/SumR'] > results['test/teacher/SumR'] - 5 > results['test/inheritance/SumR']
 
 
 def test_a_bug_keeps_its_traceback(commands, tmp_path):

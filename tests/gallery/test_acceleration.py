@@ -161,6 +161,7 @@ def test_damaged_compressed_frames_are_written_anew(world, tmp_path):
   IndexFolder.open(index).verify()
 
 
+@pytest.mark.slow
 def test_real_clip_frames():
   """Where two stages are automatic, they find nearly what exact search finds."""
   folder = shared('packs', 'charades_clip')

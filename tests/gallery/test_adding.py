@@ -223,7 +223,7 @@ def test_small_additions_stay_few_segments(sets, tmp_path):
   """Also where they are accelerated: every commit has compressed frames of all segments."""
   clip, index = sets[1], tmp_path / 'index'
   data = tmp_path / 'data'
-  worlds.data_set(data, clip, 60)
+  worlds.data_set(data, clip, 30)
   whole = Collection.open(str(data), 'custom_prvr')
   digests = whole.digests()
 
@@ -237,7 +237,7 @@ def test_small_additions_stay_few_segments(sets, tmp_path):
   building.build(index, part(1), None, IndexSettings(clip=str(clip)))
   acceleration.accelerate(index)
   written, counts = 0, []
-  for number in range(2, 61):
+  for number in range(2, 31):
     before = {about['name'] for about in IndexFolder.open(index).manifest['segments']}
     building.add(index, part(number))
     manifest = IndexFolder.open(index).manifest
@@ -246,7 +246,7 @@ def test_small_additions_stay_few_segments(sets, tmp_path):
     assert all(has_codes(about, manifest['scorers']) for about in manifest['segments'])
   frames = sum(about['frames'] for about in manifest['segments'])
   print(f'{max(counts)} segments at most; each frame was written {written / frames:.1f} times')
-  assert max(counts) <= 4 and written <= 12 * frames and len(Gallery.open(index)) == 60
+  assert max(counts) <= 4 and written <= 12 * frames and len(Gallery.open(index)) == 30
   assert {path.name for path in (index / 'segments').iterdir()} == {about['name'] for about in manifest['segments']}
   building.build(tmp_path / 'once', whole, None, IndexSettings(clip=str(clip)))
   one, other = Gallery.open(index), Gallery.open(tmp_path / 'once')
@@ -254,7 +254,7 @@ def test_small_additions_stay_few_segments(sets, tmp_path):
     np.testing.assert_array_equal(one.frames(video)[1]['teacher'], other.frames(video)[1]['teacher'])
     assert one.videos[video] == other.videos[video]
   query = {'teacher': np.random.default_rng(0).normal(size=(3, one.manifest['scorers']['teacher']))}
-  for mine, theirs in zip(one.search_vectors(query, top=60), other.search_vectors(query, top=60), strict=True):
+  for mine, theirs in zip(one.search_vectors(query, top=30), other.search_vectors(query, top=30), strict=True):
     assert [hit.video_id for hit in mine.hits] == [hit.video_id for hit in theirs.hits]
 
 
