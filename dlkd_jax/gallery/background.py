@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dlkd_jax.errors import UserError
 from dlkd_jax.gallery.queries import Query
 from dlkd_jax.gallery.results import SearchResult
-from dlkd_jax.gallery.segments import IndexFolderError
 
 if TYPE_CHECKING:
   from dlkd_jax.gallery.gallery import Gallery
@@ -39,58 +39,58 @@ telephoto lens, tire, towel rack, truck, vehicle registration plate, washbasin
 
 
 class Background:
-  """The best scores of other sentences in a gallery; computed when they are first asked for, once for some weights."""
+  """The best scores of other sentences in a gallery; computed when they are first asked for, once for some weights.
 
-  def __init__(self, gallery: Gallery):
-    """Takes an opened gallery."""
-    self._gallery = gallery
-    self._levels: dict[tuple[tuple[str, float], ...], np.ndarray] = {}
+  It is of one gallery and does not hold it, so that the files of a gallery are let go of with its last reader.
+  """
 
-  @property
-  def kind(self) -> str:
-    """'captions' or 'names', of which the background is made."""
-    return 'captions' if len(self._gallery.captions) >= _FEWEST else 'names'
+  def __init__(self):
+    """Nothing is known yet."""
+    self._levels: dict[tuple[tuple[str, float], ...], np.ndarray | None] = {}
 
-  def judge(self, result: SearchResult, query: Query, weights: Mapping[str, float]) -> SearchResult:
+  def judge(self, gallery: Gallery, result: SearchResult, query: Query, weights: Mapping[str, float]) -> SearchResult:
     """Returns a result with the confidence of each hit, and whether nothing stands out.
 
     Both stay None where the query is more than a sentence, or the background cannot be had. What is found by what is
     said stands out in any case.
 
     Args:
+      gallery: that was searched.
       result: of the query.
       query: it.
       weights: scorer → weight that it was searched with.
     """
-    if not _is_plain(query) or result.best is None or (levels := self.levels(weights)) is None:
+    if not _is_plain(query) or result.best is None or (levels := self.levels(gallery, weights)) is None:
       return result
     below = lambda score: int(np.searchsorted(levels, score)) / len(levels)  # noqa: E731
     hits = tuple(dataclasses.replace(hit, confidence=below(hit.score)) for hit in result.hits)
     said = any(hit.found_by == 'said' for hit in hits)
-    return dataclasses.replace(result, hits=hits, nothing=not said and below(result.best) < LEAST[self.kind])
+    return dataclasses.replace(result, hits=hits, nothing=not said and below(result.best) < LEAST[kind_of(gallery)])
 
-  def levels(self, weights: Mapping[str, float]) -> np.ndarray | None:
+  def levels(self, gallery: Gallery, weights: Mapping[str, float]) -> np.ndarray | None:
     """Returns the best scores of the background, rising; None where sentences cannot be encoded, or nothing is here."""
     key = tuple(sorted((name, weight) for name, weight in weights.items() if weight))
     if key not in self._levels:
-      if (vectors := self._vectors([name for name, _ in key])) is None:
-        return None
-      self._levels[key] = np.sort(self._gallery.scores(vectors, weights).max(axis=1))
+      try:
+        vectors = _vectors(gallery, [name for name, _ in key]) if len(gallery) else None
+        self._levels[key] = None if vectors is None else np.sort(gallery.scores(vectors, weights).max(axis=1))
+      except UserError:  # Sentences cannot be encoded here, or not as the frames were: a search does without.
+        self._levels[key] = None
     return self._levels[key]
 
-  def _vectors(self, scorers: Sequence[str]) -> dict[str, np.ndarray] | None:
-    gallery = self._gallery
-    if not len(gallery):
-      return None
-    if self.kind == 'captions':
-      names = list(gallery.captions)
-      chosen = [names[place] for place in np.linspace(0, len(names) - 1, COUNT).astype(int)]
-      found = gallery.caption_vectors(chosen)
-      return {name: found[name] for name in scorers}
-    try:
-      return gallery.sentences([name.strip() for name in NAMES.split(',')], scorers)
-    except IndexFolderError:
-      return None
+
+def kind_of(gallery: Gallery) -> str:
+  """Returns 'captions' or 'names', of which the background of a gallery is made."""
+  return 'captions' if len(gallery.captions) >= _FEWEST else 'names'
+
+
+def _vectors(gallery: Gallery, scorers: Sequence[str]) -> dict[str, np.ndarray]:
+  if kind_of(gallery) == 'captions':
+    names = list(gallery.captions)
+    chosen = [names[place] for place in np.linspace(0, len(names) - 1, COUNT).astype(int)]
+    found = gallery.caption_vectors(chosen)
+    return {name: found[name] for name in scorers}
+  return gallery.sentences([name.strip() for name in NAMES.split(',')], scorers)
 
 
 def _is_plain(query: Query) -> bool:

@@ -76,7 +76,7 @@ class Gallery:
     self._ranking = Ranking(segments, self._catalog, self.scorers)
     self._alive = self._ranking.names >= 0
     self.texts = Texts(self._catalog)
-    self.background = Background(self)
+    self.background = Background()
     self.videos, self.captions = self._catalog.videos, self._catalog.captions_by_id
     self._encoder: SentenceEncoder | None = None
     self._clip, self._videos, self._mesh, self._opening = clip, videos, mesh, threading.Lock()
@@ -184,7 +184,7 @@ class Gallery:
       used = [name for name, weight in chosen.items() if weight]
       for number, query, result in zip(numbers, some, found, strict=True):
         said = () if query.text is None else self.sentences.notes(query.text, used)
-        results[number] = self.background.judge(dataclasses.replace(result, notes=said), query, chosen)
+        results[number] = self.background.judge(self, dataclasses.replace(result, notes=said), query, chosen)
     return results
 
   def scores(self, vectors: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> np.ndarray:

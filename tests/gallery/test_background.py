@@ -35,7 +35,7 @@ def test_against_the_captions_of_the_index(gallery):
   best = result.hits[0].confidence
   assert result.nothing == (best < background.LEAST['captions']) and result.to_json()['nothing'] is result.nothing
   assert result.to_json()['hits'][0]['confidence'] == pytest.approx(best, abs=1e-4)
-  assert (result.best, gallery.background.kind) == (result.hits[0].score, 'captions')
+  assert (result.best, background.kind_of(gallery)) == (result.hits[0].score, 'captions')
   (second,) = gallery.search('a blue circle', top=3, offset=5)
   assert second.nothing == result.nothing and second.hits[0].confidence == result.hits[5].confidence
 
@@ -51,10 +51,10 @@ def test_what_there_is_no_background_for(gallery):
 
 
 def test_what_is_above_and_below_all_of_it(gallery, monkeypatch):
-  monkeypatch.setattr(gallery.background, 'levels', lambda weights: np.full(4, 9.0))
+  monkeypatch.setattr(gallery.background, 'levels', lambda *_: np.full(4, 9.0))
   (low,) = gallery.search('a red square')
   assert low.nothing and low.hits[0].confidence == 0.0 and len(low.hits) == 10, 'results are there all the same'
-  monkeypatch.setattr(gallery.background, 'levels', lambda weights: np.full(4, -9.0))
+  monkeypatch.setattr(gallery.background, 'levels', lambda *_: np.full(4, -9.0))
   (high,) = gallery.search('a red square')
   assert high.nothing is False and high.hits[0].confidence == 1.0
 
@@ -63,7 +63,7 @@ def test_without_captions_it_is_made_of_names(world, tmp_path):
   index = shutil.copytree(world.index, tmp_path / 'index')
   building.remove(index, lambda entry: entry.split == 'test')
   gallery = Gallery.open(index)
-  assert not gallery.captions and gallery.background.kind == 'names'
+  assert not gallery.captions and background.kind_of(gallery) == 'names'
   (result,) = gallery.search('a red square', weights={'teacher': 1.0})
   names = [' '.join(name.split()) for name in background.NAMES.split(',')]
   assert len(names) == len(set(names)) == background.COUNT
@@ -75,4 +75,5 @@ def test_without_captions_it_is_made_of_names(world, tmp_path):
   folder = IndexFolder.open(index)
   folder.manifest['text'] = {'tokens': None, 'teacher': None}
   folder.write_manifest()
-  assert Gallery.open(index).background.levels({'teacher': 1.0}) is None
+  gallery = Gallery.open(index)
+  assert gallery.background.levels(gallery, {'teacher': 1.0}) is None

@@ -1,6 +1,8 @@
 """Searching: against plain numpy over every frame, and what has to hold whatever is searched."""
 
+import gc
 import itertools
+import os
 import shutil
 
 import numpy as np
@@ -204,3 +206,23 @@ def test_frames_and_moved_files(world, oracle):
   np.testing.assert_array_equal(times, oracle.times['v003.mp4'])
   for name, array in rows.items():
     np.testing.assert_allclose(array, oracle.frames['v003.mp4'][name], atol=1e-3)
+
+
+def test_files_are_let_go_of_with_the_gallery(world, tmp_path):
+  """At once, not when circles of references are looked for: a page opens many, one after the other."""
+  index = shutil.copytree(world.index, tmp_path / 'index')
+
+  def held():
+    paths = (f'/proc/self/fd/{number}' for number in os.listdir('/proc/self/fd'))
+    found = sorted(os.path.realpath(path) for path in paths)
+    return [path for path in found if path.startswith(os.path.realpath(index))]
+
+  gc.disable()
+  try:
+    gallery = Gallery.open(index)
+    gallery.search('a red square')
+    assert held()
+    del gallery
+    assert not held()
+  finally:
+    gc.enable()
