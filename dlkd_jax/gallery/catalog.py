@@ -17,6 +17,7 @@ import json
 import pathlib
 import sqlite3
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -53,13 +54,12 @@ class Catalog:
   Attributes:
     starts: `[S + 1]` int64, the first place of each segment of the manifest, then the number of places.
     caption_starts: `[S + 1]` int64, likewise for captions.
-    videos: id → `Entry`, in the order of their places; read where it is asked for.
-    captions_by_id: id → `Caption`, in the order of their numbers; of equal ids the last.
   """
 
   def __init__(self, connection: sqlite3.Connection, abouts: Sequence[Mapping[str, Any]], videos: str | None = None):
     """Takes an open database; see `open`."""
     self._connection, self._lock = connection, threading.Lock()
+    weakref.finalize(self, connection.close)  # A connection and its statements hold each other.
     connection.create_function('casefold', 1, _casefold, deterministic=True)
     filter_sql.add_functions(connection)
     catalog_file.complete(connection)
@@ -68,10 +68,6 @@ class Catalog:
       np.cumsum([0, *(about[what] for about in abouts)], dtype=np.int64) for what in ('videos', 'captions')
     )
     (self._count,), (self._captions,) = self.rows('SELECT count(*) FROM videos UNION ALL SELECT count(*) FROM captions')
-    self.videos: Mapping[str, Entry] = _View(self, 'videos', _ENTRY, 'place', self._entry, self._count)
-    self.captions_by_id: Mapping[str, Caption] = _View(
-      self, 'captions', _CAPTION, 'number', lambda row: Caption(*row), self._captions
-    )
 
   @classmethod
   def open(cls, folder: IndexFolder, videos: str | None = None) -> Catalog:
@@ -88,6 +84,17 @@ class Catalog:
 
   def __len__(self) -> int:
     return self._count
+
+  # Views hold the catalog, so it does not hold them: its file is closed with its last reader.
+  @property
+  def videos(self) -> Mapping[str, Entry]:
+    """Returns id → `Entry`, in the order of their places; read where it is asked for."""
+    return _View(self, 'videos', _ENTRY, 'place', self._entry, self._count)
+
+  @property
+  def captions_by_id(self) -> Mapping[str, Caption]:
+    """Returns id → `Caption`, in the order of their numbers; of equal ids the last."""
+    return _View(self, 'captions', _CAPTION, 'number', lambda row: Caption(*row), self._captions)
 
   @property
   def places(self) -> int:
