@@ -68,7 +68,7 @@ def windows(frames: int, size: int) -> list[tuple[int, int, int, int]]:
 
 
 def spread(rows: np.ndarray, count: int) -> np.ndarray:
-  """Repeats rows evenly until there are `count`, which is at least as many: no maximum over them changes."""
+  """Repeats rows evenly until there are `count`, so that no maximum over them changes; of more, leaves some out."""
   if len(rows) == count:
     return rows
   return rows[((np.arange(count) + 0.5) * len(rows) / count).astype(int)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dlkd_jax import files
@@ -45,7 +45,7 @@ def describe_addition(addition: Addition, index: str) -> str:
     lines[0] += f'; {addition.there:,} were there already'
   if addition.updated:
     lines[0] += f', {len(addition.updated):,} of them taken anew'
-  for names, what in (
+  lines += _named(
     (addition.without_file, 'videos have no file where --videos says'),
     (addition.not_described, 'videos of --metadata are not in the data set'),
     (addition.changed, 'videos changed since they were indexed and were left as they are; --update takes them anew'),
@@ -54,10 +54,7 @@ def describe_addition(addition: Addition, index: str) -> str:
     (addition.pruned, 'videos were removed, for their film or record is not there any more; they come back with it'),
     (addition.forgotten, 'videos were not added, for they were removed from this index before; --again takes them'),
     (addition.alike, 'videos were not added, for the index has others of these names from another data set'),
-  ):
-    if names:
-      more = ', …' if len(names) > _LISTED else ''
-      lines.append(f'{len(names):,} {what}: {", ".join(names[:_LISTED])}{more}')
+  )
   if addition.unchecked:
     lines.append(
       f'{addition.unchecked:,} videos were indexed before hashes of records were kept: whether they changed is not '
@@ -85,22 +82,29 @@ def describe_films(done: Done, index: str) -> str:
   speed = f' ({addition.frames / max(done.seconds, 1e-9):,.1f} frames/s)' if addition.frames else ''
   films = f'{done.total:,} film{"" if done.total == 1 else "s"}'
   lines = [f'{index} has {films}: {told}; {addition.frames:,} frames in {clock(done.seconds)}{speed}']
-  for names, what in (
+  lines += _named(
     ([f'{other} → {video}' for video, other in addition.moved.items()], 'renamed or moved'),
     (addition.vanished, 'stay in the index, and are not there any more, or are broken; --prune removes them'),
     (addition.pruned, 'were removed, for they are not there any more'),
     (addition.forgotten, 'were not added, for they were removed from this index before; --again takes them'),
     (addition.alike, 'were not added, for the index has them from a data set'),
     (addition.not_described, 'of --metadata are no films of the index'),
-  ):
-    if names:
-      more = ', …' if len(names) > _LISTED else ''
-      lines.append(f'{len(names):,} {what}: {files.printable(", ".join(names[:_LISTED]))}{more}')
+  )
   odd = [entry for entry in done.report.entries if entry.status in _ODD]
   lines += [f'  {_ODD[entry.status]} {files.printable(f"{entry.video}: {entry.reason}")}' for entry in odd[:_ODD_LINES]]
   if len(odd) > _ODD_LINES:
     lines.append(f'  … and {len(odd) - _ODD_LINES:,} more')
   return '\n'.join([*lines, *addition.absent])
+
+
+def _named(*kinds: tuple[Sequence[str] | None, str]) -> list[str]:
+  """Returns a line of each kind that there are ids of: how many, what they are, and the first of them."""
+  more = lambda names: ', …' if len(names) > _LISTED else ''  # noqa: E731
+  return [
+    f'{len(names):,} {what}: {files.printable(", ".join(names[:_LISTED]))}{more(names)}'
+    for names, what in kinds
+    if names
+  ]
 
 
 def summarize(folder: IndexFolder) -> dict[str, Any]:

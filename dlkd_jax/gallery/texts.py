@@ -89,8 +89,9 @@ def read(entry: Entry) -> tuple[Entry, list[Cue]]:
   film = pathlib.Path(entry.path) if entry.path else None
   if film is None or not film.is_file():
     return entry, []
-  said = [Cue(entry.video_id, cue.start, cue.end, cue.text, cue.track) for cue in subtitles.cues(film)]
-  return dataclasses.replace(entry, said=subtitles.digest(film)), said
+  names = [path.name for path, _ in subtitles.beside(film)]  # The folder is gone through once.
+  said = [Cue(entry.video_id, cue.start, cue.end, cue.text, cue.track) for cue in subtitles.cues(film, names)]
+  return dataclasses.replace(entry, said=subtitles.digest(film, names)), said
 
 
 def insert(connection: sqlite3.Connection, segment: Segment, place: int) -> None:

@@ -21,6 +21,7 @@ import anyio
 import anyio.to_thread
 
 from dlkd_jax.gallery import progress_file
+from dlkd_jax.gallery.manifest import MANIFEST
 from dlkd_jax.page.files import VideoFiles, noted_roots
 from dlkd_jax.page.server import Settings
 
@@ -138,7 +139,7 @@ class Live:
   def _stamp(self) -> tuple[int, ...] | None:
     """What tells one manifest from the next; None where there is none."""
     try:
-      status = os.stat(self._path / 'manifest.json')
+      status = os.stat(self._path / MANIFEST)
     except OSError:
       return None
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -56,15 +56,13 @@ def pair_curves(run: TrainedRun, data: SplitData, pairs: Sequence[Pair]) -> dict
           curves[name][pair] = spread(vectors_of_frames[real] @ vectors[name][pair[0]], int(np.sum(at)))
   if FUSED in curves:
     for pair in dict.fromkeys(pairs):
+      # The teacher may have other frames than the student.
       of_student = len(curves[next(name for name in data.weights if name != TEACHER)][pair])
-      terms = (weight * _at(curves[name][pair], of_student) for name, weight in data.weights.items() if name in curves)
+      terms = (
+        weight * spread(curves[name][pair], of_student) for name, weight in data.weights.items() if name in curves
+      )
       curves[FUSED][pair] = sum(terms)
   return curves
-
-
-def _at(curve: np.ndarray, count: int) -> np.ndarray:
-  """Returns a curve `[n]` at so many times, evenly spread: the teacher may have other frames than the student."""
-  return curve[((np.arange(count) + 0.5) * len(curve) / count).astype(int)]
 
 
 def _caption_vectors(run, blocks, encode, row_of: Mapping[str, int], wanted) -> dict[str, dict[int, np.ndarray]]:

@@ -223,11 +223,11 @@ def make_evaluator(
   With `teacher` the teacher alone is scored, too, where its features exist; with `keep_scores` results have all score
   matrices; where it is called `again`, the split stays in memory, where it fits.
   """
-  source, teacher = open_split(config, split), teacher or TEACHER in fused_weights(config)
+  source, options = open_split(config, split), make_evaluation_options(config, mesh, teacher, keep_scores)
   processes, devices = len({device.process_index for device in mesh.devices.flat}), mesh.local_mesh.size
   blocks = EvaluationSplit(
     source,
-    make_pipeline_options(config, mesh.size, teacher),
+    make_pipeline_options(config, mesh.size, options.teacher),
     # Blocks divide over this process's devices.
     -(-config.evaluation.block_captions // devices) * devices,
     -(-config.evaluation.block_videos // devices) * devices,
@@ -236,4 +236,4 @@ def make_evaluator(
     processes=processes,
     keep=again,
   )
-  return Evaluator(encoders_of(student), blocks, make_evaluation_options(config, mesh, teacher, keep_scores))
+  return Evaluator(encoders_of(student), blocks, options)

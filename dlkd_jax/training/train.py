@@ -117,9 +117,9 @@ def train(config: ml_collections.ConfigDict, workdir: files.Path, stop: StopRequ
     options = functools.partial(recipe.make_evaluation_options, mesh=mesh, teacher=True)
     evaluate = validator.again(options(config, keep_scores=True))
     if fitted is not None and progress.best_step > 0:
-      config, kept = anchoring.keep(config, workdir, fitted, evaluate, start=make_params(), trained=best)
-      best = best if kept else _take_back(make_params(), checkpoints, int(state.step), progress)
-    elif fitted is None and not len(config.evaluation.weights):
+      config, kept = anchoring.keep(config, workdir, fitted, evaluate, start=(start := make_params()), trained=best)
+      best = best if kept else _take_back(start, checkpoints, int(state.step), progress)
+    elif not len(config.evaluation.weights):
       config = anchoring.weigh(config, workdir, evaluate, best)
     return final_report(config, workdir, student, best, mesh, progress, validator.again(options(config)), stop.noted)
 

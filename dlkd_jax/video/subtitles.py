@@ -81,14 +81,17 @@ def digest(film: pathlib.Path, names: Iterable[str] | None = None) -> str:
   return content.hexdigest()[:32] if there else ''
 
 
-def cues(film: pathlib.Path) -> list[Cue]:
+def cues(film: pathlib.Path, names: Iterable[str] | None = None) -> list[Cue]:
   """Returns all that is said in a film, by its subtitles, in the order of the seconds.
 
   A file or track that cannot be read is left out, and the log says so; nothing is raised. Of tracks of one language
   that say the same, one is taken.
+
+  Args:
+    film, names: as of `beside`.
   """
   found: dict[tuple[float, float, str], Cue] = {}
-  for path, track in beside(film):
+  for path, track in beside(film, names):
     if (data := _bytes(path)) is not None:
       for cue in parse(data, track):
         found.setdefault((cue.start, cue.end, cue.text), cue)
