@@ -6,10 +6,8 @@
 Published on its evaluation split: R@1 8.3, R@5 25.5, R@10 38.3, R@100 77.8, SumR 149.9; with hard labels
 (`configs/activitynet.py:hard`, DL-DKD) 8.0, 25.0, 37.5, 77.1, 147.6. 9,043 videos to train on, 4,430 to search.
 
-Negatives are hard from the first epoch on, as in the authors' program; no other model of the field does so. On real
-CLIP frames of Charades the exploration branch stayed at chance with them (SumR 101.4 fused, 116.6 with the argument
-`uniform_negatives`, in one run each), while a generated set that is easier to learn did better with them (202.5,
-197.8). The training warns of a branch at chance.
+Negatives are hard from the first epoch on, as in the authors' program; dlkd_jax/reporting/README.md says what the
+argument `uniform_negatives` gives instead.
 """
 
 from dlkd_jax import config_defaults

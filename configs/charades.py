@@ -6,10 +6,8 @@
 Published on its test split: R@1 1.9, R@5 7.1, R@10 12.3, R@100 49.8, SumR 71.1. About 5,400 videos to train on,
 1,334 to search.
 
-Negatives are hard from the first epoch on, as in the authors' program; no other model of the field does so. On real
-CLIP frames of Charades the exploration branch stayed at chance with them (SumR 101.4 fused, 116.6 with the argument
-`uniform_negatives`, in one run each), while a generated set that is easier to learn did better with them (202.5,
-197.8). The training warns of a branch at chance.
+Negatives are hard from the first epoch on, as in the authors' program; dlkd_jax/reporting/README.md says what the
+argument `uniform_negatives` gives instead.
 """
 
 from dlkd_jax import config_defaults

@@ -6,10 +6,8 @@
 Published on its test split: R@1 15.3, R@5 36.0, R@10 47.5, R@100 86.0, SumR 184.8; with hard labels
 (`configs/tvr.py:hard`, DL-DKD) 14.4, 34.9, 45.8, 84.9, 179.9. 17,435 videos to train on, 2,179 to search.
 
-Negatives are hard from the first epoch on, as in the authors' program; no other model of the field does so. On real
-CLIP frames of Charades the exploration branch stayed at chance with them (SumR 101.4 fused, 116.6 with the argument
-`uniform_negatives`, in one run each), while a generated set that is easier to learn did better with them (202.5,
-197.8). The training warns of a branch at chance.
+Negatives are hard from the first epoch on, as in the authors' program; dlkd_jax/reporting/README.md says what the
+argument `uniform_negatives` gives instead.
 """
 
 from dlkd_jax import config_defaults

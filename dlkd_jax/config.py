@@ -13,28 +13,13 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from dlkd_jax import config_fields, files
-from dlkd_jax.config_fields import (
-  CHANGE_RESULTS,
-  FOUND,
-  FREE_IN_EVALUATION,
-  FREE_ON_RESUME,
-  ROUNDING_ALONE,
-  RULES,
-  base,
-  nearest,
-  rule_of,
-)
+from dlkd_jax.config_fields import RULES, base, nearest, rule_of
 from dlkd_jax.errors import UserError
 
 # Without these nothing can be said of a student; other fields may be newer than its training.
 _NEEDED = (
-  'data.dataset',
-  'data.data_dir',
-  'data.max_frames',
-  'data.max_words',
-  'model.hidden',
-  'model.heads',
-  'model.branches',
+  *(f'data.{name}' for name in ('dataset', 'data_dir', 'max_frames', 'max_words')),
+  *(f'model.{name}' for name in ('hidden', 'heads', 'branches')),
   'evaluation.weights',
 )
 # Where a recipe has other values of these than the run, an evaluation says so.
@@ -76,32 +61,35 @@ def validate(config: ml_collections.ConfigDict) -> None:
 
 def _disagreements(config: ml_collections.ConfigDict) -> Iterable[str]:
   """Yields what is wrong with fields beside each other, each of them being right."""
-
-  def expected(condition: bool, field: str, wanted: str) -> Iterable[str]:
-    if not condition:
-      yield f'config.{field} is {flatten(config)[field]!r}, expected {wanted}'
-
-  data, online, heads = config.data, config.teacher.online, config.model.heads
-  yield from expected(config.model.hidden % heads == 0, 'model.hidden', f'a multiple of {heads} heads')
-  branches, weights = config.model.branches, config.evaluation.weights
-  wanted = f'{len(branches)}, one for each of model.branches ({", ".join(branches)}), or one more, for the teacher'
-  yield from expected(len(weights) in (0, len(branches), len(branches) + 1), 'evaluation.weights', wanted)
-  some = f'some of model.branches ({", ".join(branches)})'
-  yield from expected({*config.model.distilled} <= {*branches}, 'model.distilled', some)
+  data, model, weights, teacher = config.data, config.model, config.evaluation.weights, config.teacher
+  branches = ', '.join(model.branches)
+  one_each = f'{len(model.branches)}, one for each of model.branches ({branches}), or one more, for the teacher'
+  holds = {
+    'model.hidden': (model.hidden % model.heads == 0, f'a multiple of {model.heads} heads'),
+    'evaluation.weights': (len(weights) in (0, len(model.branches), len(model.branches) + 1), one_each),
+    'model.distilled': ({*model.distilled} <= {*model.branches}, f'some of model.branches ({branches})'),
+    'data.row_words': (
+      not data.packing or data.row_words >= data.max_words,
+      f'{data.max_words} or more, the longest caption (data.max_words)',
+    ),
+    'teacher.clip': (
+      not teacher.online or teacher.name != 'clip' or teacher.clip is not None,
+      'the folder of a CLIP model, since teacher.online is True',
+    ),
+    'loss.teacher': (not teacher.online or config.loss.teacher, 'True, since teacher.online is'),
+  }
   for sizes, limit in (('frame_sizes', 'max_frames'), ('word_sizes', 'max_words')):
-    wanted = f'sizes that end with {data[limit]}, which data.{limit} is'
-    yield from expected(data[sizes][-1] == data[limit], f'data.{sizes}', wanted)
-  holds = not data.packing or data.row_words >= data.max_words
-  yield from expected(holds, 'data.row_words', f'{data.max_words} or more, the longest caption (data.max_words)')
-  clip = 'the folder of a CLIP model, since teacher.online is True'
-  needed = online and config.teacher.name == 'clip'
-  yield from expected(not needed or config.teacher.clip is not None, 'teacher.clip', clip)
+    ends = f'sizes that end with {data[limit]}, which data.{limit} is'
+    holds[f'data.{sizes}'] = data[sizes][-1] == data[limit], ends
+  values = flatten(config)
+  for field, (right, expected) in holds.items():
+    if not right:
+      yield f'config.{field} is {values[field]!r}, expected {expected}'
   for name, term in config.loss.terms.items():
     if 'function' not in term:
       yield f"config.loss.terms.{name} has no function, expected 'package.module:name'"
-    if not {*term.get('branches', ())} <= {*branches}:
-      yield f'config.loss.terms.{name}.branches is {term.branches!r}, expected {some}'
-  yield from expected(not online or config.loss.teacher, 'loss.teacher', 'True, since teacher.online is')
+    if not {*term.get('branches', ())} <= {*model.branches}:
+      yield f'config.loss.terms.{name}.branches is {term.branches!r}, expected some of model.branches ({branches})'
 
 
 class RunConfig(NamedTuple):
@@ -125,8 +113,7 @@ def read_run(workdir: files.Path) -> RunConfig:
     FileNotFoundError: the folder holds no run.
     UserError: the file is damaged, or holds what no training writes.
   """
-  path = workdir / 'config.json'
-  return restore(_saved(path), str(path))
+  return restore(_saved(workdir), str(workdir / 'config.json'))
 
 
 def restore(content: Mapping[str, Any], origin: str) -> RunConfig:
@@ -142,14 +129,14 @@ def restore(content: Mapping[str, Any], origin: str) -> RunConfig:
     raise UserError(f'{origin} is not the configuration of a training: it lacks {", ".join(absent)}')
   config, notes = base(''), []
   for field, value in saved.items():
-    if rule := rule_of(field):
-      try:
-        _put(config, field, value)
-      except (TypeError, ValueError):
-        expected = rule.expected
-        raise UserError(f'{origin}: {field} is {value!r}, expected {expected}; restore it from a copy') from None
-    else:
+    if not (rule := rule_of(field)):
       notes.append(_gone(field, value))
+      continue
+    try:
+      _put(config, field, value)
+    except (TypeError, ValueError):
+      wanted = rule.expected
+      raise UserError(f'{origin}: {field} is {value!r}, expected {wanted}; restore it from a copy') from None
   for field, limit in (('frame_sizes', config.data.max_frames), ('word_sizes', config.data.max_words)):
     if f'data.{field}' not in saved:  # The defaults are those of the default limits.
       _put(config, f'data.{field}', (*(size for size in config.data[field] if size < limit), limit))
@@ -166,23 +153,22 @@ def settle(
   config: ml_collections.ConfigDict,
   workdir: files.Path,
   resolve: _Resolve = lambda config: config,
-  free: tuple[str, ...] = FREE_ON_RESUME,
+  free: tuple[str, ...] = config_fields.FREE_ON_RESUME,
 ) -> RunConfig:
   """Returns the configuration that a run begins or goes on with.
 
   A run goes on with the precision that it began with unless another is asked for, and with the default of a field that
-  is newer than it. `free` are the fields that may differ, and groups of them; `resolve` puts values in place of 'auto'.
+  is newer than it. `free` are the fields and groups that may differ; `resolve` puts values in place of 'auto'.
 
   Raises:
     UserError: the work directory holds a run of another configuration; the message lists the differences.
   """
-  path = workdir / 'config.json'
-  if not path.exists():
+  if not (workdir / 'config.json').exists():
     return RunConfig(resolve(config), [])
-  saved, defaults = config_fields.modernised(flatten(_saved(path))), flatten(base(''))
+  saved, defaults = config_fields.modernised(flatten(_saved(workdir))), flatten(base(''))
   config = config.copy_and_resolve_references()
   asked = flatten(config)
-  for field in FOUND:  # Left open now, and found when the run began.
+  for field in config_fields.FOUND:  # Left open now, and found when the run began.
     rule = rule_of(field)
     left_open = field in asked and asked[field] in ('auto', (), None)
     if left_open and saved.get(field, 'auto') != 'auto' and rule.holds(saved[field]):
@@ -208,18 +194,9 @@ def settle(
   return RunConfig(config.lock(), notes)
 
 
-def write_or_compare(config: ml_collections.ConfigDict, workdir: files.Path) -> None:
-  """Writes the configuration of a new run to `workdir/config.json`; a resumed one must have the same (`settle`)."""
-  path = workdir / 'config.json'
-  if path.exists():
-    settle(config, workdir)
-  else:
-    files.write_json(path, json.loads(config.to_json_best_effort()))
-
-
-def check_results_of(config: ml_collections.ConfigDict, workdir: files.Path) -> None:
-  """Checks that the results of the run in a work directory are a configuration's, but for rounding (`settle`)."""
-  settle(config, workdir, free=ROUNDING_ALONE)
+def write(config: ml_collections.ConfigDict, workdir: files.Path) -> None:
+  """Writes the configuration of a run to its work directory."""
+  files.write_json(workdir / 'config.json', json.loads(config.to_json_best_effort()))
 
 
 def for_evaluation(
@@ -230,12 +207,7 @@ def for_evaluation(
 ) -> RunConfig:
   """Returns the configuration to evaluate a run with: the run's own, and in it what may be chosen anew.
 
-  Args:
-    asked: the configuration asked for; None: the run's own.
-    workdir: of the run.
-    given: the fields of `asked` that were asked for by name; the others are those of a recipe, and do not count. None:
-      all of them.
-    resolve: puts values in place of 'auto'.
+  `given` are the fields of `asked` that were asked for by name (None: all); others are a recipe's, and do not count.
 
   Raises:
     FileNotFoundError: the folder holds no run.
@@ -251,7 +223,7 @@ def for_evaluation(
       continue
     if not by_name:
       unused += [f'{field} {own[field]!r}, not {value!r}'] * field.startswith(_TOLD)
-    elif field.startswith(FREE_IN_EVALUATION):
+    elif field.startswith(config_fields.FREE_IN_EVALUATION):
       _put(config, field, value)
     else:
       wrong.append(f'{field}: {own[field]!r} → {value!r}')
@@ -264,8 +236,12 @@ def for_evaluation(
   now = flatten(config)
   differing = [field for field in now if own[field] != now[field]]
   notes += [f'evaluated with another {field}: {own[field]!r} → {now[field]!r}' for field in differing]
-  changed = [f'{field.split(".")[-1]}={_short(now[field])}' for field in CHANGE_RESULTS if field in differing]
-  return RunConfig(config.lock(), notes, ''.join('_' + re.sub(r'[^\w.=-]+', '-', part) for part in changed))
+  suffix = ''
+  for field in config_fields.CHANGE_RESULTS:
+    if field in differing:
+      value = re.sub(r'[^\w.=-]+', '-', str(now[field]).replace(' ', '').strip('(,)'))
+      suffix += f'_{field.split(".")[-1]}={value}'
+  return RunConfig(config.lock(), notes, suffix)
 
 
 def _gone(field: str, value: Any) -> str:
@@ -278,25 +254,18 @@ def _refuse(workdir: files.Path, what: str, lines: list[str], remedy: str) -> No
     raise UserError(f'{workdir} holds a run of another configuration ({what}):\n  {listed}\n{remedy}')
 
 
-def _short(value: Any) -> str:
-  return ','.join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _saved(path: files.Path) -> dict[str, Any]:
+def _saved(workdir: files.Path) -> dict[str, Any]:
   """Reads a configuration as it was written, whatever fields it has."""
+  path = workdir / 'config.json'
   if not path.is_file():
-    raise FileNotFoundError(
-      f'{path} is absent: {path.parent} holds no config.json; expected the --workdir of a training'
-    )
+    raise FileNotFoundError(f'{path} is absent: {workdir} holds no config.json; expected the --workdir of a training')
   try:
-    content = json.loads(path.read_text(encoding='utf-8'))
-    if not isinstance(content, dict):
-      raise ValueError('no object of JSON')
+    if isinstance(content := json.loads(path.read_text(encoding='utf-8')), dict):
+      return content
+    problem = 'no object of JSON'
   except ValueError as error:
-    raise UserError(
-      f'{path} is not the configuration of a training: it is damaged ({error}); restore it from a copy'
-    ) from error
-  return content
+    problem = str(error)
+  raise UserError(f'{path} is not the configuration of a training: it is damaged ({problem}); restore it from a copy')
 
 
 def _put(config: ml_collections.ConfigDict, field: str, value: Any) -> None:

@@ -19,12 +19,7 @@ _MOST = 2**31 - 1  # Steps, sizes and counts are int32 on devices.
 
 
 class Rule(NamedTuple):
-  """What a field may hold.
-
-  Attributes:
-    holds: whether a value is one of these.
-    expected: in words.
-  """
+  """What a field may hold: a test of a value, and the same in words."""
 
   holds: Callable[[Any], bool]
   expected: str
@@ -43,24 +38,14 @@ def _one_of(*choices: str) -> Rule:
   return Rule(lambda x: type(x) is str and x in choices, f'one of {", ".join(choices)}')
 
 
-def _sizes() -> Rule:
-  def holds(x):
-    whole = isinstance(x, tuple | list) and all(type(size) is int and 1 <= size <= _MOST for size in x)
-    return whole and list(x) == sorted(set(x)) and len(x) > 0
-
-  return Rule(holds, 'rising whole numbers from 1, as (32,64)')
+def _several(each: Callable[[Any], bool], together: Callable[[Any], bool], expected: str) -> Rule:
+  return Rule(lambda x: isinstance(x, tuple | list) and all(map(each, x)) and together(x), expected)
 
 
 def _branches(least: int) -> Rule:
-  def holds(x):
-    named = isinstance(x, tuple | list) and all(type(name) is str and name.isidentifier() for name in x)
-    return named and len(set(x)) == len(x) >= least and not {*x} & {*_RESERVED}
-
-  return Rule(holds, "names, each once, as ('inheritance','exploration')")
-
-
-def _weights(x: Any) -> bool:
-  return isinstance(x, tuple | list) and all(map(_WEIGHT.holds, x)) and (any(x) or len(x) == 0)
+  named = lambda name: type(name) is str and name.isidentifier() and name not in _RESERVED  # noqa: E731
+  once = lambda x: len(set(x)) == len(x) >= least  # noqa: E731
+  return _several(named, once, "names, each once, as ('inheritance','exploration')")
 
 
 _FLAG = Rule(lambda x: type(x) is bool, 'True or False')
@@ -70,13 +55,17 @@ _SHARE_BELOW_ONE = _number(lambda x: 0.0 <= x < 1.0, 'a share in [0, 1)')
 _DROPOUT = _number(lambda x: 0.0 <= x <= 0.99, 'a share in [0, 0.99]')
 _WEIGHT = _number(lambda x: x >= 0.0, 'a number of 0 or more')
 _POSITIVE = _number(lambda x: x > 0, 'a positive number')
-_STEPS = Rule(
-  lambda x: isinstance(x, tuple | list) and (len(x) == 0 or (len(x) == 2 and all(_whole(1).holds(step) for step in x))),
-  '(first step, how many), or ()',
+_STEPS = _several(_whole(1).holds, lambda x: len(x) in (0, 2), '(first step, how many), or ()')
+_SIZES = _several(
+  _whole(1).holds, lambda x: len(x) and list(x) == sorted(set(x)), 'rising whole numbers from 1, as (32,64)'
+)
+_WEIGHTS = _several(
+  _WEIGHT.holds, lambda x: any(x) or len(x) == 0, 'numbers of 0 or more, not all 0, as (0.7,0.3), or ()'
 )
 _DECAYS = 'none', 'exp', 'linear', 'sigmoid'
+_PRECISION, _FORM = _one_of('auto', 'float32', 'bfloat16'), _one_of('auto', 'plain', 'blocked', 'pallas')
 
-# Field → default, what it may hold, and what it is. A type in place of a default: unset, or a value of this type.
+# Field → default, what it may hold, what it is. A type in place of a default: unset, or a value of this type.
 FIELDS: dict[str, tuple[Any, Rule, str]] = {
   'seed': (0, _whole(0, 2**32 - 1), 'of initialisation, data order, dropout and draws'),
   'data.dataset': ('', _TEXT, 'name that tfds_builders.build gave it, as charades_prvr'),
@@ -87,8 +76,8 @@ FIELDS: dict[str, tuple[Any, Rule, str]] = {
   'data.packing': (True, _FLAG, 'several videos share a row of max_frames frames, several captions a row of tokens'),
   'data.row_words': (60, _whole(1), 'tokens of such a row'),
   'data.slots': (8, _whole(1), 'most videos, or captions, that share a row'),
-  'data.frame_sizes': ((32, 64, 96, 128), _sizes(), 'lengths that videos are padded to in evaluation'),
-  'data.word_sizes': ((16, 30), _sizes(), 'lengths that captions are padded to in evaluation'),
+  'data.frame_sizes': ((32, 64, 96, 128), _SIZES, 'lengths that videos are padded to in evaluation'),
+  'data.word_sizes': ((16, 30), _SIZES, 'lengths that captions are padded to in evaluation'),
   'data.sort_by_captions': (True, _FLAG, 'order a batch by captions per video, as the release does'),
   'data.max_videos': (int, _whole(1), 'use only the first so many videos of each split'),
   'data.read_threads': (4, _whole(1, 4096), 'threads that read one batch'),
@@ -100,16 +89,8 @@ FIELDS: dict[str, tuple[Any, Rule, str]] = {
   'model.dropout': (0.2, _DROPOUT, 'share of inner features dropped'),
   'model.branches': (('inheritance', 'exploration'), _branches(1), 'each of its own parameters, losses and scores'),
   'model.distilled': (('inheritance',), _branches(0), 'those of them that learn from the teacher'),
-  'model.precision': (
-    'auto',
-    _one_of('auto', 'float32', 'bfloat16'),
-    'of matrix products; auto: bfloat16 on a TPU or GPU, float32 elsewhere',
-  ),
-  'similarity.form': (
-    'auto',
-    _one_of('auto', 'plain', 'blocked', 'pallas'),
-    'auto: pallas on a TPU, blocked elsewhere',
-  ),
+  'model.precision': ('auto', _PRECISION, 'of matrix products; auto: bfloat16 on a TPU or GPU, float32 elsewhere'),
+  'similarity.form': ('auto', _FORM, 'auto: pallas on a TPU, blocked elsewhere'),
   'similarity.block_rows': (int, _whole(1), 'rows of frames a block; unset: by memory'),
   'loss.margin': (0.1, _number(lambda x: 0.0 <= x <= 2.0, 'a difference of cosines in [0, 2]'), 'of the triplet loss'),
   'loss.hard_pool': (20, _whole(1), 'best-scoring wrong videos among which a negative is drawn'),
@@ -141,21 +122,13 @@ FIELDS: dict[str, tuple[Any, Rule, str]] = {
   'training.epochs': (120, _whole(0), 'at most'),
   'training.patience': (10, _whole(1), 'epochs without a new best SumR on validation before the training stops'),
   'training.min_epochs': (0, _whole(0), 'it does not stop before so many'),
-  'training.average': (
-    0.0,
-    _SHARE_BELOW_ONE,
-    'decay, a step, of averaged parameters, which are validated, too; 0: none',
-  ),
+  'training.average': (0.0, _SHARE_BELOW_ONE, 'decay, a step, of averaged parameters, validated, too; 0: none'),
   'training.micro_batches': (1, _whole(1), 'parts that a batch is encoded in; the losses see it whole all the same'),
   'training.checkpoint_every_steps': (0, _whole(0), 'besides one after each epoch; 0: only those'),
-  'mesh.model': (
-    1,
-    _whole(1),
-    'devices that share the parameters, each holding a part; 1: every device holds them whole',
-  ),
+  'mesh.model': (1, _whole(1), 'devices that share the parameters, each holding a part; 1: each holds them whole'),
   'evaluation.weights': (
     (0.7, 0.3),
-    Rule(_weights, 'numbers of 0 or more, not all 0, as (0.7,0.3), or ()'),
+    _WEIGHTS,
     'of each of model.branches in the fused score, and of the teacher where there is one more; (): found on validation',
   ),
   'evaluation.block_videos': (32, _whole(1), 'videos encoded at once'),
@@ -167,13 +140,11 @@ FIELDS: dict[str, tuple[Any, Rule, str]] = {
 _OPEN_GROUPS = 'model.options', 'teacher.options'
 
 
-def _rule(default: Any, rule: Rule) -> Rule:
-  if not isinstance(default, type):
-    return rule
+def _or_unset(rule: Rule) -> Rule:
   return Rule(lambda x: x is None or rule.holds(x), f'unset, or {rule.expected}')
 
 
-RULES = {field: _rule(default, rule) for field, (default, rule, _) in FIELDS.items()}
+RULES = {field: _or_unset(rule) if isinstance(x, type) else rule for field, (x, rule, _) in FIELDS.items()}
 
 
 def base(dataset: str) -> ml_collections.ConfigDict:
@@ -193,19 +164,12 @@ def base(dataset: str) -> ml_collections.ConfigDict:
 
 # Fields that change the results of a training by rounding at most: where data lies, what is reported, how arrays are
 # laid out and summed. A name that ends with a dot stands for a group.
+_DATA = ('data_dir', 'read_threads', 'prefetch_batches', 'packing', 'row_words', 'slots', 'frame_sizes', 'word_sizes')
+_TRAINING = 'teacher.micro_batch', 'training.micro_batches', 'training.checkpoint_every_steps'
 ROUNDING_ALONE = (
-  'data.data_dir',
-  'data.read_threads',
-  'data.prefetch_batches',
-  'data.packing',
-  'data.row_words',
-  'data.slots',
-  'data.frame_sizes',
-  'data.word_sizes',
+  *(f'data.{name}' for name in _DATA),
+  *_TRAINING,
   'similarity.',
-  'teacher.micro_batch',
-  'training.micro_batches',
-  'training.checkpoint_every_steps',
   'mesh.',
   'evaluation.block_',
   'logging.',
@@ -215,45 +179,24 @@ FREE_ON_RESUME = (*ROUNDING_ALONE, 'model.precision', 'training.patience', 'trai
 # Fields that are found when a run begins where they are left open.
 FOUND = ('model.precision', 'model.options.residual', 'model.options.teacher_features', 'evaluation.weights')
 # Fields of a trained run that an evaluation may set anew.
-FREE_IN_EVALUATION = (
-  'data.data_dir',
-  'data.dataset',
-  'data.max_videos',
-  'data.read_threads',
-  'data.prefetch_batches',
-  'data.frame_sizes',
-  'data.word_sizes',
-  'model.precision',
-  'similarity.',
-  'mesh.',
-  'evaluation.',
-  'logging.',
-)
+FREE_IN_EVALUATION = (*ROUNDING_ALONE, 'data.dataset', 'data.max_videos', 'model.precision', 'evaluation.')
 # Those of them that an evaluation's results depend on, by more than rounding of sums.
 CHANGE_RESULTS = ('data.dataset', 'data.max_videos', 'model.precision', 'evaluation.weights')
 # Fields of former runs → what says the same now, as `modernised` maps it.
 REPLACED = {'model.dual': 'model.branches', 'evaluation.inheritance_weight': 'evaluation.weights'}
 
 
-# What a term of `config.loss.terms` has, with the defaults; all else is handed on to its function.
-TERM = {
-  'function': None,
-  'weight': 1.0,
-  'schedule': 'none',
-  'from_epoch': 0,
-  'branches': (),
-  'needs_teacher': False,
-  'own_curves': False,
+# What a term of `config.loss.terms` has: default, what it may hold. All else is handed on to its function.
+_TERM: dict[str, tuple[Any, Rule]] = {
+  'function': (None, Rule(lambda x: _TEXT.holds(x) and ':' in x, "'package.module:name'")),
+  'weight': (1.0, _WEIGHT),
+  'schedule': ('none', _one_of(*_DECAYS, 'cosine')),
+  'from_epoch': (0, _whole(0)),
+  'branches': ((), _branches(0)),
+  'needs_teacher': (False, _FLAG),
+  'own_curves': (False, _FLAG),
 }
-_TERM_RULES = {
-  'function': Rule(lambda x: _TEXT.holds(x) and ':' in x, "'package.module:name'"),
-  'weight': _WEIGHT,
-  'schedule': _one_of(*_DECAYS, 'cosine'),
-  'from_epoch': _whole(0),
-  'branches': _branches(0),
-  'needs_teacher': _FLAG,
-  'own_curves': _FLAG,
-}
+TERM = {name: default for name, (default, _) in _TERM.items()}
 # Names in the logs that are no term's to have.
 _TAKEN = ('triplet', 'nce', 'distillation', 'alpha', 'beta', 'hard_negatives', 'learning_rate')
 
@@ -272,7 +215,9 @@ def rule_of(field: str) -> Rule | None:
     return _PLAIN
   if group.startswith('loss.terms.') and group.count('.') == 2:
     term = group.removeprefix('loss.terms.')
-    return _TERM_RULES.get(name, _PLAIN) if term.isidentifier() and term not in _TAKEN else None
+    if not term.isidentifier() or term in _TAKEN:
+      return None
+    return _TERM[name][1] if name in _TERM else _PLAIN
   return RULES.get(field)
 
 

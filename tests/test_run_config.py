@@ -20,26 +20,24 @@ def config():
 
 
 def test_same_configuration_resumes(config, tmp_path):
-  config_lib.write_or_compare(config, tmp_path / 'run')
+  config_lib.write(config, tmp_path / 'run')
   saved = json.loads((tmp_path / 'run' / 'config.json').read_text())
   assert saved['loss']['margin'] == 0.1 and saved['loss']['kl_captions'] is None
-  config_lib.write_or_compare(tvr.get_config(), tmp_path / 'run')
-  assert json.loads((tmp_path / 'run' / 'config.json').read_text()) == saved
-  assert config_lib.settle(config, tmp_path / 'run').notes == []
+  assert config_lib.settle(tvr.get_config(), tmp_path / 'run').notes == []
 
 
 def test_differing_configuration_is_refused_with_the_differences(config, tmp_path):
-  config_lib.write_or_compare(config, tmp_path)
+  config_lib.write(config, tmp_path)
   config.loss.margin, config.seed, config.data.data_dir = 0.3, 4, 'elsewhere'
   with pytest.raises(UserError) as error:
-    config_lib.write_or_compare(config, tmp_path)
+    config_lib.settle(config, tmp_path)
   message = str(error.value)
   assert 'loss.margin: 0.1 → 0.3' in message and 'seed: 0 → 4' in message
   assert 'data_dir' not in message and str(tmp_path) in message
 
 
 def test_what_does_not_change_the_result_may_differ(config, tmp_path):
-  config_lib.write_or_compare(config, tmp_path)
+  config_lib.write(config, tmp_path)
   config.data.data_dir, config.data.read_threads, config.data.prefetch_batches = 'elsewhere', 9, 9
   config.logging.every_steps, config.evaluation.block_videos, config.evaluation.block_captions = 1, 8, 8
   config.training.patience, config.data.slots, config.similarity.form = 99, 2, 'plain'
@@ -67,7 +65,7 @@ def edit(workdir, **changes):
 
 def test_a_run_goes_on_with_the_precision_that_it_began_with(config, tmp_path):
   on = lambda platform: functools.partial(recipe.resolved, platform=platform)  # noqa: E731
-  config_lib.write_or_compare(recipe.resolved(config, 'gpu'), tmp_path)
+  config_lib.write(recipe.resolved(config, 'gpu'), tmp_path)
   saved = json.loads((tmp_path / 'config.json').read_text())
   assert (saved['model']['precision'], saved['similarity']['form']) == ('bfloat16', 'blocked')
   found = config_lib.settle(config, tmp_path, on('cpu'))
@@ -84,7 +82,7 @@ def test_a_run_goes_on_with_the_precision_that_it_began_with(config, tmp_path):
 
 
 def test_a_field_that_is_newer_than_the_run_has_its_default(config, tmp_path):
-  config_lib.write_or_compare(config, tmp_path)
+  config_lib.write(config, tmp_path)
   edit(tmp_path, loss__margin=None, loss__kl_captions=None, data__slots=None, data__frame_sizes=None)
   assert config_lib.settle(config, tmp_path).notes == []
   config.loss.margin = 0.3
@@ -95,7 +93,7 @@ def test_a_field_that_is_newer_than_the_run_has_its_default(config, tmp_path):
 
 
 def test_sizes_that_are_newer_than_the_run_fit_its_limits(config, tmp_path):
-  config_lib.write_or_compare(config, tmp_path)
+  config_lib.write(config, tmp_path)
   edit(tmp_path, data__frame_sizes=None, data__word_sizes=None, data__row_words=None)
   edit(tmp_path, data__max_frames=70, data__max_words=90)
   data = config_lib.read_run(tmp_path).config.data
@@ -103,7 +101,7 @@ def test_sizes_that_are_newer_than_the_run_fit_its_limits(config, tmp_path):
 
 
 def test_a_field_that_is_gone_is_ignored_with_a_note(config, tmp_path):
-  config_lib.write_or_compare(config, tmp_path)
+  config_lib.write(config, tmp_path)
   edit(tmp_path, loss__former=3)
   for found in (config_lib.settle(config, tmp_path), config_lib.read_run(tmp_path)):
     assert found.notes == ['loss.former of the run (3) is no setting any more, and is ignored']
@@ -120,7 +118,7 @@ def test_a_field_that_is_gone_is_ignored_with_a_note(config, tmp_path):
   ],
 )
 def test_damaged_configurations_of_runs(config, tmp_path, content, message):
-  config_lib.write_or_compare(config, tmp_path)
+  config_lib.write(config, tmp_path)
   if isinstance(content, str):
     (tmp_path / 'config.json').write_text(content)
   else:
@@ -132,7 +130,7 @@ def test_damaged_configurations_of_runs(config, tmp_path, content, message):
 def test_an_evaluation_takes_the_settings_of_the_run(config, tmp_path):
   with config.unlocked():
     config.model.heads, config.evaluation.weights, config.seed = 2, (0.6, 0.4), 5
-  config_lib.write_or_compare(config, tmp_path)
+  config_lib.write(config, tmp_path)
   own = config_lib.flatten(config)
   for asked, given in ((None, None), (config, None), (charades.get_config(), [])):
     found = config_lib.for_evaluation(asked, tmp_path, given)
@@ -141,7 +139,7 @@ def test_an_evaluation_takes_the_settings_of_the_run(config, tmp_path):
 
 
 def test_an_evaluation_may_set_some_fields_anew_and_says_so(config, tmp_path):
-  config_lib.write_or_compare(config, tmp_path)
+  config_lib.write(config, tmp_path)
   config.data.data_dir, config.evaluation.block_videos = 'there', 3
   found = config_lib.for_evaluation(config, tmp_path)
   assert (found.config.data.data_dir, found.config.evaluation.block_videos, found.suffix) == ('there', 3, '')
@@ -154,7 +152,7 @@ def test_an_evaluation_may_set_some_fields_anew_and_says_so(config, tmp_path):
 
 @pytest.mark.parametrize(('field', 'value'), [('model.heads', 2), ('data.max_frames', 64), ('seed', 3)])
 def test_an_evaluation_refuses_what_makes_the_run_another(config, tmp_path, field, value):
-  config_lib.write_or_compare(config, tmp_path)
+  config_lib.write(config, tmp_path)
   config.update_from_flattened_dict({field: value})
   for given in (None, [field]):
     with pytest.raises(UserError, match=rf'(?s){field}: \S+ → {value}.*leave these settings out'):
@@ -173,7 +171,7 @@ def test_fields_that_appeared_or_went_are_differences():
 )
 def test_a_run_from_before_branches_had_names(config, tmp_path, dual, share, branches, weights):
   config.model.branches, config.evaluation.weights = branches, weights
-  config_lib.write_or_compare(config, tmp_path)
+  config_lib.write(config, tmp_path)
   edit(tmp_path, model__branches=None, model__distilled=None, evaluation__weights=None)
   edit(tmp_path, model__dual=dual, evaluation__inheritance_weight=share)
   found = config_lib.read_run(tmp_path)
@@ -188,7 +186,7 @@ def test_a_run_from_before_branches_had_names(config, tmp_path, dual, share, bra
 def test_groups_of_any_field_are_part_of_a_run(config, tmp_path):
   with config.unlocked():
     config.loss.terms = {'spread': {'function': 'math:fsum', 'sizes': (1, 2)}}
-  config_lib.write_or_compare(config, tmp_path)
+  config_lib.write(config, tmp_path)
   found = config_lib.read_run(tmp_path)
   assert config_lib.flatten(found.config) == config_lib.flatten(config) and found.notes == []
   assert config_lib.settle(config, tmp_path).notes == []

@@ -19,6 +19,7 @@ import ml_collections
 import numpy as np
 
 from dlkd_jax import config as config_lib
+from dlkd_jax.config_fields import ROUNDING_ALONE
 from dlkd_jax.multihost import StopRequest, log
 from dlkd_jax.reporting import bootstrap
 from dlkd_jax.reporting.variants import Variant, configure
@@ -78,7 +79,7 @@ def plan(
   runs = [make_run(config, variant, seed, workdir) for seed in seeds for variant in variants]
   for run in runs:
     if run.state != ABSENT:
-      config_lib.check_results_of(run.config, run.folder)
+      config_lib.settle(run.config, run.folder, free=ROUNDING_ALONE)
   return runs
 
 

@@ -29,6 +29,7 @@ import tensorflow_datasets as tfds
 from dlkd_jax import begun, doors, files, multihost, tables
 from dlkd_jax import config as config_lib
 from dlkd_jax.config_defaults import load_recipe
+from dlkd_jax.config_fields import ROUNDING_ALONE
 from dlkd_jax.data import sources
 from dlkd_jax.files import expand
 from dlkd_jax.reporting import bootstrap
@@ -84,7 +85,8 @@ def train(folder: pathlib.Path, data: pathlib.Path, argument: str, stop: multiho
   # A batch holds as many videos as there are, at most.
   config.data.batch_videos = min(config.data.batch_videos, len(sources.open_source(data, 'composites_prvr', 'train')))
   if (folder / 'results.json').is_file():
-    config_lib.check_results_of(config, folder)  # Results of another recipe are not taken for those of this one.
+    # Results of another recipe are not taken for those of this one.
+    config_lib.settle(config, folder, free=ROUNDING_ALONE)
   else:
     training.train(config, folder, stop)
   with np.load(folder / 'ranks.npz', allow_pickle=False) as found:

@@ -5,13 +5,13 @@ decides behind the training what is kept of it, and how the scorers of any stude
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
 
+from dlkd_jax import config as config_lib
 from dlkd_jax import files, multihost
 from dlkd_jax.data import sources, transforms
 from dlkd_jax.data.sources import Record, Source
@@ -324,5 +324,5 @@ def _note_weights(
   config: ml_collections.ConfigDict, workdir: files.Path, weights: Mapping[str, float]
 ) -> ml_collections.ConfigDict:
   config = _weighted(config, tuple(weights.values()))
-  multihost.on_main(lambda: files.write_json(workdir / 'config.json', json.loads(config.to_json_best_effort())))
+  multihost.on_main(lambda: config_lib.write(config, workdir))
   return config

@@ -363,8 +363,9 @@ def _describe(config: ml_collections.ConfigDict, mesh: Mesh, pipeline: TrainPipe
 
 
 def _write_description(config: ml_collections.ConfigDict, workdir: files.Path, params: Any) -> None:
-  """Writes `config.json`, or checks that it is the same, and `parameters.txt` beside it."""
-  config_lib.write_or_compare(config, workdir)
+  """Writes `config.json` where it is absent, and `parameters.txt` beside it."""
+  if not (workdir / 'config.json').exists():
+    config_lib.write(config, workdir)
   overview = parameter_overview.get_parameter_overview(params, include_stats='sharding')
   files.write_text(workdir / 'parameters.txt', overview + '\n')
 
