@@ -3,13 +3,11 @@
 A lone process needs none of this: every function is then free of cost and of effect.
 
 SIGTERM and the first SIGINT are noted when they come, and obeyed where nothing is half done. A second Ctrl-C ends the
-process at once, as a kill would: Python lets a handler run between two of its own steps only, of which there is none
-while a program is compiled or another process is waited for, so there a thread does it.
+process at once, as a kill would.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import os
@@ -31,7 +29,6 @@ STOPPED = 75  # Exit code of a run that was asked to stop: "temporary failure, t
 INTERRUPTED = 130  # Exit code after Ctrl-C, as shells have it.
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _ENDED = 'ended at once by a second Ctrl-C; the same command goes on from the newest checkpoint'
-_PATIENCE = 1.0  # Seconds in which a second Ctrl-C should have been obeyed.
 _HEARTBEAT_SECONDS = 60  # A process that was silent for so long is taken for dead, and the others end.
 # Several processes ask one another whether to stop so often, but every so many steps at least, if steps grow slower.
 _POLL_SECONDS, _POLL_STEPS = 1.0, 50
@@ -55,17 +52,10 @@ def evident(environment: Mapping[str, str]) -> bool:
   with --distributed.
   """
 
-  def number(name: str) -> int:
-    text = environment.get(name, '')
-    return int(text) if text.isdigit() else 0
-
   counts = ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE', 'MEGASCALE_NUM_SLICES')
-  hosts = (environment.get(name, '').split(',') for name in ('TPU_WORKER_HOSTNAMES', 'TPU_PROCESS_ADDRESSES'))
-  return (
-    any(number(name) > 1 for name in counts)
-    or any(len(names) > 1 for names in hosts)
-    or 'JAX_COORDINATOR_ADDRESS' in environment
-  )
+  several = any(environment.get(name, '') not in ('', '0', '1') for name in counts)
+  hosts = ('TPU_WORKER_HOSTNAMES', 'TPU_PROCESS_ADDRESSES')
+  return several or any(',' in environment.get(name, '') for name in hosts) or 'JAX_COORDINATOR_ADDRESS' in environment
 
 
 def initialize(
@@ -133,17 +123,14 @@ def on_main(function: Callable[[], int | None]) -> int:
       result = function() or 0
     except Exception as error:  # Told to the others before it is raised, or they would wait forever.
       failure = error
-  answer = np.asarray([result, failure is not None], np.int64 if jax.config.jax_enable_x64 else np.int32)
-  result, failed = (int(x) for x in multihost_utils.broadcast_one_to_all(answer))
-  if failure is not None:
-    raise failure
+  result, failed = multihost_utils.broadcast_one_to_all(np.int32([result, failure is not None])).tolist()
   if failed:
-    raise OtherProcessError('process 0 failed; its message says why.')
+    raise failure or OtherProcessError('process 0 failed; its message says why.')
   return result
 
 
 def all_reduce_max(*values: float) -> list[float]:
-  """Returns the largest of each value among the processes, which all call this and wait for each other."""
+  """Returns the largest of each value among the processes."""
   if alone():
     return list(values)
   return np.max(multihost_utils.process_allgather(np.asarray(values, np.float32)), axis=0).tolist()
@@ -152,8 +139,8 @@ def all_reduce_max(*values: float) -> list[float]:
 def exit_alone(message: str, code: int) -> NoReturn:
   """Ends this process with a message on the standard error and an exit code, wherever the other processes are.
 
-  It goes at once, without waiting for its threads, which may be compiling, or for the farewell of JAX: the others may
-  be waiting for this one in the middle of a step, and are ended when it was silent for a minute.
+  It goes without waiting for its threads, which may be compiling, or for the farewell of JAX: the others may be waiting
+  for this one in the middle of a step, and are ended when it was silent for a minute.
   """
   print(message if alone() else f'[process {jax.process_index()}] {message}', file=sys.stderr, flush=True)
   sys.stdout.flush()
@@ -170,8 +157,7 @@ def exit_together(message: str, code: int) -> NoReturn:
 class StopRequest:
   """Whether the run was asked to stop; a context manager that listens for signals, in the main thread.
 
-  Further signals change nothing, what is being saved is saved; only a second Ctrl-C raises KeyboardInterrupt wherever
-  the program is, and where that does not end it within a second, the process exits.
+  Further signals change nothing, what is being saved is saved; only a second Ctrl-C ends the process.
 
   Attributes:
     signal: the first that came, or None.
@@ -179,22 +165,17 @@ class StopRequest:
 
   def __init__(self):
     self.signal: signal.Signals | None = None
-    self._former: dict[int, Any] = {}
-    self._interrupts = 0
-    self._left = threading.Event()
     self._asked, self._next = (0, -float('inf')), 0  # Step and time of the last question, step of the next.
 
   def __enter__(self) -> StopRequest:
     self._former = {number: signal.signal(number, self._note) for number in _SIGNALS}
-    self._left.clear()
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     self._former_fd, self._writing = signal.set_wakeup_fd(writing, warn_on_full_buffer=False), writing
-    threading.Thread(target=self._watch, args=(reading,), name='second-interrupt', daemon=True).start()
+    threading.Thread(target=_end_at_the_second_interrupt, args=(reading,), daemon=True).start()
     return self
 
   def __exit__(self, *exception) -> None:
-    self._left.set()
     signal.set_wakeup_fd(self._former_fd)
     os.close(self._writing)  # Which ends the thread.
     for number, handler in self._former.items():
@@ -202,19 +183,6 @@ class StopRequest:
 
   def _note(self, number: int, _frame) -> None:
     self.signal = self.signal or signal.Signals(number)
-    self._interrupts += number == signal.SIGINT
-    if self._interrupts > 1:
-      raise KeyboardInterrupt(_ENDED)
-
-  def _watch(self, reading: int) -> None:
-    """Reads the numbers of signals as they come, and exits where the main thread does not."""
-    interrupts = 0
-    with contextlib.closing(os.fdopen(reading, 'rb', buffering=0)) as numbers:
-      while number := numbers.read(1):
-        interrupts += number[0] == signal.SIGINT
-        if interrupts > 1 and not self._left.wait(_PATIENCE):
-          print(_ENDED, file=sys.stderr, flush=True)
-          os._exit(INTERRUPTED)
 
   @property
   def code(self) -> int:
@@ -246,6 +214,21 @@ class StopRequest:
     return bool(stop)
 
 
+def _end_at_the_second_interrupt(reading: int) -> None:
+  """Reads the numbers of signals as they come.
+
+  A handler would not do: Python lets it run between two of its own steps only, of which there is none while a program
+  is compiled or another process is waited for.
+  """
+  interrupts = 0
+  with os.fdopen(reading, 'rb', buffering=0) as numbers:
+    while number := numbers.read(1):
+      interrupts += number[0] == signal.SIGINT
+      if interrupts > 1:
+        print(_ENDED, file=sys.stderr, flush=True)
+        os._exit(INTERRUPTED)
+
+
 class Processes:
   """The processes whose devices form a mesh. All of them make the same calls in the same order.
 
@@ -254,11 +237,7 @@ class Processes:
   """
 
   def __init__(self, mesh: Mesh):
-    """Takes the mesh.
-
-    Raises:
-      ValueError: it holds devices of several processes, but not of all: the others would be waited for in vain.
-    """
+    """Raises ValueError where a mesh has devices of some processes: the others would be waited for in vain."""
     members = {device.process_index for device in mesh.devices.flat}
     self.several = len(members) > 1
     if self.several and len(members) != jax.process_count():
@@ -295,10 +274,9 @@ class Processes:
   ) -> None:
     """Handles the items of each process, until none has one left.
 
-    `every` so many items the processes agree to go on, for which the devices of all wait: if one was asked to stop or
-    failed, all leave there, so that none waits for another for ever. It is 1 where `handle` waits for the other
-    processes. `should_stop` is polled there, equally often in all; a lone process polls it before each item.
-    `progress` says how far this process has come, for the message.
+    Every so many items, 1 where `handle` waits for the other processes, all agree to go on, or leave together where one
+    was asked to stop or failed, so that none waits for ever. `should_stop` is polled there; a lone process polls it
+    before each item. `progress` says how far this process has come, for the message.
 
     Raises:
       Stopped: some process's `should_stop` returned true.

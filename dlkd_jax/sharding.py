@@ -28,19 +28,18 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, model: int = 1) -> Me
   """Makes the mesh over the given devices, by default those of all processes.
 
   Its axes are of type Auto: the partitioner may combine two sharded operands. Devices share a batch in the order given;
-  by default those that are near each other are side by side. So many of them split the parameters as `model` says.
+  by default those that are near each other are side by side. `model` of them split the parameters.
 
   Raises:
     UserError: the devices do not divide by `model`.
     ValueError: the devices of a process do not follow each other, or the processes not one another.
   """
-  given = devices is not None
-  devices = list(devices if given else jax.devices())
-  if model < 1 or len(devices) % model:
+  count = jax.device_count() if devices is None else len(devices)
+  if model < 1 or count % model:
     raise UserError(
-      f'config.mesh.model is {model}, and there are {len(devices)} devices; expected a number that divides them.'
+      f'config.mesh.model is {model}, and there are {count} devices; expected a number that divides them.'
     )
-  devices = devices if given else _by_locality(devices, model)
+  devices = _by_locality(jax.devices(), model) if devices is None else devices
   if not _adjacent(devices):
     processes = [device.process_index for device in devices]
     raise ValueError(f'devices are of the processes {processes}; expected them in the order of the processes')
@@ -97,28 +96,22 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
 
 
 def shard_batch(batch: Any, mesh: Mesh) -> Any:
-  """Makes the arrays of a batch, of all processes together, out of this process's share of their first axis.
+  """Makes the arrays of a batch, of all processes of a mesh together, out of this one's share of their first axis.
 
   Raises:
-    ValueError: a first axis does not divide by the number of this process's devices.
+    UserError: a first axis does not divide by the number of this process's devices.
   """
-  local = mesh.local_mesh.size
+  local, placement = mesh.local_mesh.size, rows(mesh)
   for array in jax.tree.leaves(batch):
     if array.shape[0] % local:
       raise UserError(
-        f'a batch array of {array.shape[0]} rows does not divide over {local} devices; choose a number of '
-        f'videos (batch_videos, block_videos) that is a multiple of {local}.'
+        f'{array.shape[0]} rows of a batch do not divide over {local} devices; choose a number (batch_videos, '
+        f'block_videos, block_captions) that is a multiple of {local}.'
       )
-  placement = rows(mesh)
-  if jax.process_count() == 1:
-    return jax.device_put(batch, placement)
-  return jax.tree.map(lambda array: from_this_process(array, placement), batch)
-
-
-def from_this_process(array: np.ndarray, placement: NamedSharding) -> jax.Array:
-  """Makes an array of all processes out of what this one holds of it; allowed where a transfer guard is on."""
-  with jax.transfer_guard('allow'):  # To the guard this is no transfer by name, as `jax.device_put` is.
-    return jax.make_array_from_process_local_data(placement, array)
+  if mesh.is_multi_process:
+    with jax.transfer_guard('allow'):  # To the guard this is no transfer by name, as `jax.device_put` is.
+      return jax.tree.map(lambda array: jax.make_array_from_process_local_data(placement, array), batch)
+  return jax.device_put(batch, placement)
 
 
 def local_mesh(mesh: Mesh) -> Mesh:
@@ -142,20 +135,6 @@ def _all_or_one(mesh: Mesh) -> bool:
 def over_devices(mesh: Mesh, axis: int = 0) -> PartitionSpec:
   """Returns the split of one axis over all devices of a mesh."""
   return PartitionSpec(*[None] * axis, mesh.axis_names)
-
-
-def split_rows(array: Any, mesh: Mesh, what: str) -> jax.Array:
-  """Splits the first axis over the devices of a process.
-
-  Raises:
-    UserError: the axis does not divide by their number; `what` names it.
-  """
-  if array.shape[0] % mesh.size:
-    raise UserError(
-      f'a block of {array.shape[0]} {what} does not divide over {mesh.size} devices; '
-      f'choose a block size that is a multiple of {mesh.size}'
-    )
-  return jax.device_put(array, rows(mesh))
 
 
 # Inside `shard_map` every device holds the frames of its own videos and the vectors of its own captions. The vectors of

@@ -125,5 +125,5 @@ def test_state_is_born_whole_on_every_device():
 
 def test_rows_that_do_not_divide_are_refused():
   mesh = sharding.make_mesh(jax.devices()[:3])
-  with pytest.raises(ValueError, match=r'8 rows does not divide over 3 devices.*a multiple of 3'):
+  with pytest.raises(ValueError, match=r'8 rows of a batch do not divide over 3 devices.*a multiple of 3'):
     sharding.shard_batch(worlds.make_batch(), mesh)

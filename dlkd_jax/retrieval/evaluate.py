@@ -31,7 +31,7 @@ from dlkd_jax.multihost import Processes
 from dlkd_jax.retrieval import ranking
 from dlkd_jax.retrieval.metrics import FUSED, TEACHER, RetrievalMetrics, metrics_from_ranks
 from dlkd_jax.retrieval.ranking import Array
-from dlkd_jax.sharding import encoding_mesh, split_rows
+from dlkd_jax.sharding import encoding_mesh, shard_batch
 
 _IN_FLIGHT = 4  # Blocks that are being encoded at once.
 
@@ -229,7 +229,7 @@ class Evaluator:
       real = np.asarray(block.real)
       caption_ids.extend(_real_ids(block.ids, real, 'caption'))
       video_ids.extend(_real_ids(block.video_ids, real, "caption's video"))
-      tokens, mask = (split_rows(x, self._local, 'captions') for x in (block.features, block.mask))
+      tokens, mask = (shard_batch(x, self._local) for x in (block.features, block.mask))
       vectors = dict(self.encoders.tokens(params, tokens, mask))
       if teacher and block.teacher is not None:
         vectors[TEACHER] = block.teacher
@@ -263,13 +263,13 @@ class Evaluator:
       real = np.asarray(block.real)
       ids = _real_ids(block.ids, real, 'video')
       _require_frames(block.mask, real, ids, 'student')
-      mask = split_rows(block.mask, self._local, 'videos')
-      frames = dict(self.encoders.frames(params, split_rows(block.features, self._local, 'videos'), mask))
+      mask = shard_batch(block.mask, self._local)
+      frames = dict(self.encoders.frames(params, shard_batch(block.features, self._local), mask))
       masks = dict(self.encoders.masks(mask)) if self.encoders.masks else dict.fromkeys(frames, mask)
       if teacher and block.teacher is not None:
         _require_frames(block.teacher_mask, real, ids, TEACHER)
-        frames[TEACHER] = split_rows(block.teacher, self._local, 'videos')
-        masks[TEACHER] = split_rows(block.teacher_mask, self._local, 'videos')
+        frames[TEACHER] = shard_batch(block.teacher, self._local)
+        masks[TEACHER] = shard_batch(block.teacher_mask, self._local)
       _wait_for_earlier(in_flight, builder.add(frames, masks, ids))
 
     progress = lambda: f'{len(builder.video_ids)} of {expected} videos were encoded'  # noqa: E731

@@ -24,7 +24,7 @@ from dlkd_jax import sharding
 from dlkd_jax.errors import UserError
 from dlkd_jax.multihost import Processes
 from dlkd_jax.retrieval.metrics import FUSED
-from dlkd_jax.sharding import encoding_mesh, local_mesh, over_devices, split_rows
+from dlkd_jax.sharding import encoding_mesh, local_mesh, over_devices, shard_batch
 from dlkd_jax.similarity.common import product_bytes, unit
 
 Array = Any  # numpy on the host, jax.Array on the device.
@@ -91,7 +91,7 @@ class GalleryBuilder:
     self.video_ids += ids
     block = prepare_frames(frames, masks, mesh=self._encoding)
     if self._encoding != self._local:
-      block = {name: split_rows(array, self._local, 'videos') for name, array in block.items()}
+      block = {name: shard_batch(array, self._local) for name, array in block.items()}
     self._blocks[length].append((block, columns.reshape(self._local.size, -1)))
     return block
 
@@ -133,7 +133,7 @@ class GalleryBuilder:
   def _empty_block(self, length: int, shape: dict) -> tuple[dict[str, jax.Array], np.ndarray]:
     """Makes a block without videos, where other processes have more blocks of a number of frames."""
     zeros = {
-      name: split_rows(jnp.zeros((shape['videos'], length, hidden), dtype), self._local, 'videos')
+      name: shard_batch(jnp.zeros((shape['videos'], length, hidden), dtype), self._local)
       for name, (hidden, dtype) in shape['scorers'].items()
     }
     return zeros, np.full((self._local.size, shape['videos'] // self._local.size), -1, np.int32)

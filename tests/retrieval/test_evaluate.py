@@ -307,7 +307,7 @@ def test_a_stop_is_honoured_between_blocks():
 
 def test_a_block_that_does_not_divide_is_named():
   options = made.evaluation_options(mesh=make_mesh())
-  with pytest.raises(UserError, match='12 videos does not divide over 8 devices'):
+  with pytest.raises(UserError, match='12 rows of a batch do not divide over 8 devices'):
     _run(worlds.make_world(), options, videos=12)
 
 
