@@ -14,30 +14,21 @@ from clu import metrics
 
 @flax.struct.dataclass
 class Means(metrics.Metric):
-  """Means of named scalars over steps. All are one vector: one array more or less costs each step its dispatch.
+  """Means of named scalars over steps. All are one vector: one array more or less costs each step its dispatch."""
 
-  Attributes:
-    total: `[n]` float32, their sums.
-    count: int32, how many steps were added up.
-    names: of the scalars.
-  """
-
-  total: jax.Array
-  count: jax.Array
+  total: jax.Array  # `[n]` float32, sums over steps.
+  count: jax.Array  # int32, of steps.
   names: tuple[str, ...] = flax.struct.field(pytree_node=False)
 
   @classmethod
   def from_model_output(cls, scalars: Mapping[str, jax.Array], **_) -> 'Means':
-    """Takes the scalars of one step."""
     total = jnp.stack([jnp.asarray(value, jnp.float32) for value in scalars.values()])
     return cls(total, jnp.ones((), jnp.int32), tuple(scalars))
 
   def merge(self, other: 'Means') -> 'Means':
-    """Adds the steps of another up with these."""
     return self.replace(total=self.total + other.total, count=self.count + other.count)
 
   def compute(self) -> dict[str, float]:
-    """Returns the means by name."""
     return dict(zip(self.names, np.asarray(self.total / self.count).tolist(), strict=True))
 
 

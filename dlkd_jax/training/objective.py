@@ -91,17 +91,8 @@ def contrast(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Computes the losses of a batch from what the student made of it, over all devices of the mesh.
 
-  Args:
-    embeddings: of the batch.
-    batch: the batch; its student features are not used.
-    student: the module that made them; tells their layouts.
-    coefficients: scheduled scalars of this step.
-    key: typed PRNG key of the draws.
-    options: of the losses and of the similarity.
-    mesh: over which batch and embeddings are split along their first axes; None, or one device, exchanges nothing.
-
-  Returns:
-    The scalar to minimise, and every part of it by name.
+  `coefficients` are the scheduled scalars of this step, `key` that of the draws, and `mesh` is what batch and embeddings
+  are split over along their first axes. Returns the scalar to minimise, and every part of it by name.
   """
   batch = batch.replace(student_frames=None, student_tokens=None, query_anchors=None)
   run = functools.partial(_contrast, student=student, options=options)
@@ -193,18 +184,10 @@ def _pairs(batch: Batch, axes: tuple[str, ...]) -> tuple[Pairs, Pairs]:
 def compute_objective(
   params: Any, student: Student, batch: Batch, *, key: jax.Array, deterministic: bool = False, **contrasted: Any
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Computes the training objective of one batch.
+  """Computes the training objective of one batch: the scalar to minimise, and every part of it by name.
 
-  Args:
-    params: parameters of the student.
-    student: the module.
-    batch: the batch; without teacher arrays, training goes without distillation.
-    key: typed PRNG key of this step: dropout and the draws of the losses.
-    deterministic: no dropout.
-    **contrasted: `coefficients`, `options` and `mesh` of `contrast`.
-
-  Returns:
-    The scalar to minimise, and every part of it by name.
+  The key is that of this step, for dropout and the draws of the losses; `deterministic` leaves dropout out. Without
+  teacher arrays in the batch nothing is distilled. `contrasted` are `coefficients`, `options` and `mesh` of `contrast`.
   """
   dropout_key, loss_key = jax.random.split(key)
   embeddings = Embeddings(

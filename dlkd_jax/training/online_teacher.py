@@ -60,7 +60,7 @@ class OnlineTeacher:
     The parameters of the tower lie on every device of the mesh that the batch is split over.
 
     Raises:
-      ValueError: the batch has no pixels, or of another size.
+      UserError: the batch has no pixels, or of another size.
     """
     pixels, mask = batch.teacher_pixels, batch.frame_layout.mask
     if pixels is None or pixels.shape[-1] != self.size**2 * 3:
@@ -101,38 +101,54 @@ class OnlineTeacher:
     return (pictures.astype(jnp.float32) * np.float32(self.scale) - mean) / std
 
 
-# Teachers of this package by name; the modules of a tower are imported where one is asked for.
-TEACHERS = {'clip': 'dlkd_jax.training.clip_teacher:load_clip'}
+def load_clip(spec: ml_collections.ConfigDict, dtype: Any) -> OnlineTeacher:
+  """Reads the image tower of the CLIP or SigLIP at the place `spec.clip`; see `hub.find` and `clip_files.load_clip`.
+
+  Raises:
+    FileNotFoundError: there is no model.
+    UserError: it is damaged, or does not say how pictures are prepared.
+  """
+  from dlkd_jax.models import clip_files, hub  # Here, since other runs need no tower.
+
+  path = hub.find(spec.clip).path
+  model = clip_files.load_clip(path)
+  config, preprocess = model.config, model.preprocess
+  if preprocess is None:
+    raise UserError(f'{path}: does not say how pictures are prepared; add its preprocessor_config.json')
+  tower = model.image_tower(dtype)
+  return OnlineTeacher(
+    name=str(path),
+    encode=lambda params, pixels: tower.apply({'params': params}, pixels).features,
+    params=model.params['image'],
+    size=config.image.size,
+    features=config.features,
+    mean=preprocess.mean,
+    std=preprocess.std,
+    scale=preprocess.scale,
+  )
 
 
 def load_teacher(
   spec: ml_collections.ConfigDict, record: Mapping[str, Any], mesh: Mesh, dtype: Any = jnp.float32
 ) -> OnlineTeacher:
-  """Loads a teacher, checks that it suits a data set, and puts it onto every device.
+  """Loads a teacher, checks that it suits a record of the training split, and puts it onto every device.
 
-  Args:
-    spec: `config.teacher`. Its `name` is one of `TEACHERS`, or 'package.module:function' of a function as
-      `clip_teacher.load_clip`, which may read `spec.options`.
-    record: any of the training split.
-    mesh: the devices.
-    dtype: of the tower's products.
+  `spec` is `config.teacher`. Its `name` is 'clip', or 'package.module:function' of a function as `load_clip`, which may
+  read `spec.options`; `dtype` is that of the tower's products.
 
   Raises:
     FileNotFoundError: there is no model.
     UserError: there is no such teacher, or it does not suit the record.
   """
-  teacher = plugins.find(spec.name, TEACHERS, 'config.teacher.name')(spec, dtype)
+  load = plugins.find(spec.name, {'clip': load_clip}, 'config.teacher.name')
+  teacher = load(spec, dtype)
   check_record(record, teacher.size, teacher.features, teacher.name)
   params = jax.device_put(teacher.params, sharding.replicated(mesh))
   return dataclasses.replace(teacher, params=params, micro_batch=spec.micro_batch)
 
 
 def check_record(record: Mapping[str, Any], size: int, features: int, model: str) -> None:
-  """Checks on one record that a data set has the pictures that a tower wants, and text features of the same model.
-
-  Raises:
-    ValueError: it has none, or of another size, or its text features have another size.
-  """
+  """Raises UserError where a data set lacks the pictures that a tower wants, or text features of the same model."""
   if 'teacher_pixels' not in record:
     raise UserError(
       'config.teacher.online is True, and the records of the data set hold no teacher_pixels; build a set that keeps '

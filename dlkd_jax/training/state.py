@@ -56,8 +56,7 @@ StepFunction = Callable[[TrainState, Batch | Parcel, jax.Array], tuple[TrainStat
 def abstract_state(make_params: Callable[[], Any], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
   """Returns the shapes, types and shardings of the state on a mesh, as a tree of `jax.ShapeDtypeStruct`."""
   state = jax.eval_shape(lambda: _first_state(make_params, optimizer))
-  shardings = sharding.state_shardings(state, mesh)
-  return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
+  return jax.tree.map(lambda x, s: x.update(sharding=s), state, sharding.state_shardings(state, mesh))
 
 
 def create_state(make_params: Callable[[], Any], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
@@ -82,12 +81,10 @@ def make_train_step(
 ) -> StepFunction:
   """Builds the jitted step `(state, batch, key) → (state, metrics)`; the old state is donated.
 
-  Scheduled scalars are functions of `state.step` inside the step, so their change never compiles anything. The key is
-  that of the run; the step folds its number in.
-
-  The batch is split over the mesh, the state lies as `sharding.state_shardings` says. Coefficients are step → scheduled
-  scalars of the losses. Where batches have pictures, the teacher, whose parameters every device holds whole, encodes
-  them. Metrics are every part of the loss, the norms of gradient and parameters, and all scheduled scalars.
+  Coefficients are step → scheduled scalars of the losses, functions of `state.step` inside the step, so that their
+  change compiles nothing. The key is that of the run; the step folds its number in. The batch is split over the mesh;
+  where it has pictures, the teacher encodes them. Metrics are every part of the loss, the norms of gradient and
+  parameters, and all scheduled scalars.
   """
 
   def step(state: TrainState, batch: Batch | Parcel, key: jax.Array):
@@ -138,10 +135,7 @@ def objective_and_gradients(
 ) -> tuple[dict[str, jax.Array], Any]:
   """Computes the objective of a batch and its gradient with respect to the parameters.
 
-  Arguments are those of `compute_objective`; `options.micro_batches` says in how many parts the batch is encoded.
-
-  Returns:
-    Every part of the objective by name, and the gradients.
+  Arguments are those of `compute_objective`. Returns every part of the objective by name, and the gradients.
 
   Raises:
     UserError: the rows of a device do not divide by the number of parts.
