@@ -93,17 +93,11 @@ def _disagreements(config: ml_collections.ConfigDict) -> Iterable[str]:
 
 
 class RunConfig(NamedTuple):
-  """A configuration that follows from that of a run.
-
-  Attributes:
-    config: the configuration, locked.
-    notes: what differs from what was asked for or from what the run began with, to be printed.
-    suffix: part of a name that tells results under this configuration from those under the run's own; '' for those.
-  """
+  """A configuration, locked, that follows from that of a run."""
 
   config: ml_collections.ConfigDict
-  notes: list[str]
-  suffix: str = ''
+  notes: list[str]  # What differs from what was asked for, or from what the run began with, to be printed.
+  suffix: str = ''  # Part of a name that tells results under this configuration from those under the run's own.
 
 
 def read_run(workdir: files.Path) -> RunConfig:
@@ -161,8 +155,9 @@ def settle(
   is newer than it. `free` are the fields and groups that may differ; `resolve` puts values in place of 'auto'.
 
   Raises:
-    UserError: the work directory holds a run of another configuration; the message lists the differences.
+    UserError: the configuration is wrong, or that of the run in the work directory differs; the message says how.
   """
+  validate(config)
   if not (workdir / 'config.json').exists():
     return RunConfig(resolve(config), [])
   saved, defaults = config_fields.modernised(flatten(_saved(workdir))), flatten(base(''))
@@ -192,6 +187,14 @@ def settle(
       _put(config, field, defaults[field])
   _refuse(workdir, 'saved → now', wrong, 'Resume with the saved values, or choose another --workdir.')
   return RunConfig(config.lock(), notes)
+
+
+def with_values(config: ml_collections.ConfigDict, values: Mapping[str, Any]) -> ml_collections.ConfigDict:
+  """Returns a locked copy with other values of some fields, {'model.heads': 2, …}."""
+  config = config.copy_and_resolve_references()
+  for field, value in values.items():
+    _put(config, field, value)
+  return config.lock()
 
 
 def write(config: ml_collections.ConfigDict, workdir: files.Path) -> None:

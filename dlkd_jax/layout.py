@@ -22,18 +22,14 @@ class Layout:
   arrays are split over devices, every device holds an equal share of rows and of sequences, and the sequences of a
   device lie in its own rows: `where` counts from the first row of the device's share.
 
-  Attributes:
-    slot: `[R, T]` int32, which of the row's sequences a position belongs to, from 0; -1 at padding.
-    position: `[R, T]` int32, place of a position in its sequence, from 0; 0 at padding.
-    ordinals: `[R, S]` int32, ordinal of the sequence in each slot, -1 in an empty one. Ordinals number the real
-      sequences of the whole batch, over all devices and processes; they do not depend on how it is packed or shared.
-    where: `[N]` int32, row · S + slot of each sequence, counted within the share of its device; 0 for a padded one.
+  Ordinals number the real sequences of the whole batch, over all devices and processes; they do not depend on how it is
+  packed or shared.
   """
 
-  slot: Array
-  position: Array
-  ordinals: Array
-  where: Array
+  slot: Array  # `[R, T]` int32, which of the row's sequences a position belongs to, from 0; -1 at padding.
+  position: Array  # `[R, T]` int32, place of a position in its sequence, from 0; 0 at padding.
+  ordinals: Array  # `[R, S]` int32, ordinal of the sequence in each slot, -1 in an empty one.
+  where: Array  # `[N]` int32, row · S + slot of each sequence; 0 for a padded one.
 
   @property
   def mask(self) -> Array:

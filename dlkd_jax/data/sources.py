@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import copy
 import dataclasses
 import functools
 import itertools
@@ -45,7 +46,7 @@ class Source(Protocol):
   def __getitem__(self, index: int) -> Record: ...
 
 
-def open_source(data_dir: str | os.PathLike[str], name: str, split: str) -> Source:
+def open_source(data_dir: str | os.PathLike[str], name: str, split: str) -> BuiltSource:
   """Opens one split of a data set that was built under `data_dir`, without TensorFlow: a record a video.
 
   A set of a bucket (gs://…) is copied here once. Its name is as `charades_prvr`, or as `synthetic_prvr/small` where it
@@ -79,9 +80,16 @@ class BuiltSource:
   def __init__(self, source: Source, files: Sequence[pathlib.Path], counts: Sequence[int]):
     """Wraps a TFDS data source, of which there are so many records in each of its files."""
     self._source, self._files, self._ends = source, list(files), list(itertools.accumulate(counts))
+    self._count = len(source)
 
   def __len__(self) -> int:
-    return len(self._source)
+    return self._count
+
+  def first(self, count: int) -> BuiltSource:
+    """Returns the first so many records, or all where there are no more."""
+    found = copy.copy(self)
+    found._count = min(count, self._count)
+    return found
 
   def __getitem__(self, index: int) -> Record:
     """Reads one record; raises DamagedFileError where it cannot be read."""

@@ -33,22 +33,15 @@ FULL_FROM = 5000  # Captions from which a student learns more than a linear turn
 
 
 class Fitted(NamedTuple):
-  """What was fitted, H filled up to that of the student.
+  """What was fitted, H filled up to that of the student."""
 
-  Attributes:
-    arrays: `<branch>/<sentence or frame>/<mean, scale or map>` → float32.
-    held_out: `[N, branches·H]` float32, unit vectors of the captions of the training split, record after record,
-      predicted without those of their own video.
-    owners: `[N]` the record of each of these captions.
-    weights: of each branch in the fused score.
-    given: whether these were asked for, not found.
-  """
-
-  arrays: dict[str, np.ndarray]
+  arrays: dict[str, np.ndarray]  # `<branch>/<sentence or frame>/<mean, scale or map>` → float32.
+  # `[N, branches·H]` float32, unit vectors of the captions of the training split, record after record, predicted
+  # without those of their own video; and `[N]` the record of each of these captions.
   held_out: np.ndarray
   owners: np.ndarray
-  weights: tuple[float, ...]
-  given: bool = False
+  weights: tuple[float, ...]  # Of each branch in the fused score.
+  given: bool = False  # Whether these were asked for, not found.
 
 
 class AnchoredSource(Sequence):
@@ -78,10 +71,7 @@ def sized(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   found = {'residual': 'full' if len(lengths.tokens) >= FULL_FROM else 'linear', 'teacher_features': 0}
   if any(name.startswith(TAUGHT) for name in config.model.branches):
     found['teacher_features'] = int(np.shape(plain[0].get('teacher_frames', np.zeros((0, 0))))[-1])
-  config = config.copy_and_resolve_references()
-  with config.unlocked():
-    config.model.options.update({name: found[name] for name in left})
-  return config.lock()
+  return config_lib.with_values(config, {f'model.options.{name}': found[name] for name in left})
 
 
 def prepare(
@@ -89,39 +79,28 @@ def prepare(
 ) -> tuple[ml_collections.ConfigDict, Source, Fitted | None]:
   """Fits the anchors of a run, or reads those that it began with; for another student there is nothing to do.
 
-  Args:
-    config: the configuration.
-    student: of the run.
-    workdir: where the anchors are kept, for all processes.
-    source: the records of the training split.
-
   Returns:
-    The configuration, with weights of the branches where it left them to be found; the records, with `query_anchors`;
-    and what was fitted.
+    The configuration, with weights of the branches where it left them to be found; the records of the training split,
+    with `query_anchors`; and what was fitted.
 
   Raises:
     UserError: a video has no frames, captions or features of the teacher; there are too few; what was fitted before is
       damaged; or another student has nothing to begin with.
   """
   if not isinstance(student, AnchoredStudent):
-    _check_learns(config)
+    if not config.training.epochs:
+      raise UserError('config.training.epochs is 0, expected 1 or more: this student has to learn.')
     return config, source, None
   path = workdir / FILE
   multihost.on_main(lambda: None if path.is_file() else _write(_fit(config, student), path))
   fitted = _read(path)
   if not len(config.evaluation.weights):
-    config = _weighted(config, fitted.weights)
+    config = config_lib.with_values(config, {'evaluation.weights': fitted.weights})
   captions = np.bincount(fitted.owners, minlength=len(source))
   return config, AnchoredSource(source, captions, fitted.held_out), fitted
 
 
 _REMEDY = 'restore it from a copy, or remove it, and the anchors are fitted again'
-
-
-def _check_learns(config: ml_collections.ConfigDict) -> None:
-  """Refuses what only a student with anchors can do."""
-  if not config.training.epochs:
-    raise UserError('config.training.epochs is 0, expected 1 or more: this student has to learn.')
 
 
 def _read(path: files.Path) -> Fitted:
@@ -132,13 +111,6 @@ def _read(path: files.Path) -> Fitted:
   except Exception as error:  # Of many kinds: those of zip files, of numpy's headers and of what is absent.
     raise UserError(f'{path} is damaged ({error}): {_REMEDY}') from error
   return Fitted(arrays, held_out, owners, tuple(weights.tolist()), bool(given))
-
-
-def _weighted(config: ml_collections.ConfigDict, weights: Sequence[float]) -> ml_collections.ConfigDict:
-  config = config.copy_and_resolve_references()
-  with config.unlocked():
-    config.evaluation.weights = tuple(weights)
-  return config.lock()
 
 
 def put(fitted: Fitted | None, params: Any) -> Any:
@@ -192,13 +164,8 @@ def _fit(config: ml_collections.ConfigDict, student: AnchoredStudent) -> Fitted:
 def read_corpus(source: Source, max_frames: int, max_words: int, taught: bool) -> Corpus:
   """Reads a split as a student sees it: frames resampled as in a batch, unit rows, sentences of so many tokens.
 
-  A video may have no captions.
-
-  Args:
-    source: the records.
-    max_frames: longer videos are resampled to so many.
-    max_words: longer captions are cut to so many tokens.
-    taught: read the teacher's frames, brought to the student's number, and sentences, too.
+  With `taught` the teacher's frames, brought to the student's number, and sentences are read, too. A video may have no
+  captions.
 
   Raises:
     UserError: a record lacks frames, or features of the teacher; the message names the video.
@@ -261,16 +228,9 @@ def keep(
   The anchors are, unless the trained student gains on them (`selection.prefer`); weights that are found for it gain on
   those of the anchors where they do for captions that they were not found on.
 
-  Args:
-    config: the configuration of the run.
-    workdir: of the run; what changes of the weights is written to its `config.json`.
-    fitted: of the run.
-    evaluate: parameters → result on validation, with scores.
-    start: the parameters at step 0.
-    trained: those of the best epoch.
-
-  Returns:
-    The configuration, with the weights; whether the trained parameters are kept.
+  `evaluate` makes of parameters a result on validation, with scores; `start` and `trained` are those of step 0 and of
+  the best epoch. Returns the configuration, with the weights, which is written to `workdir`, and whether the trained
+  parameters are kept.
   """
   branches, refitted = tuple(config.model.branches), 'trained, with weights of its own'
   rankings = {}
@@ -284,8 +244,7 @@ def keep(
   taken, reason = selection.prefer(losses, selection.videos_of(rankings['trained']))
   log(f'prefer {taken}: {reason}')
   if taken == refitted:
-    betas = selection.best_betas(rankings['trained'], branches)
-    weights = selection.as_weights(betas, branches, branches)
+    weights = selection.best_weights(rankings['trained'], branches)
   return _note_weights(config, workdir, weights), taken != 'anchors'
 
 
@@ -297,14 +256,9 @@ def weigh(
   Those of the training give way to others, and these to a score that the teacher takes part in, only where that gains
   for captions that the weights were not found on (`selection.prefer`).
 
-  Args:
-    config: the configuration of the run.
-    workdir: of the run; the weights are written to its `config.json`.
-    evaluate: parameters → result on validation, with scores, those of the teacher where validation has its features.
-    params: of the best epoch.
-
-  Returns:
-    The configuration, with the weights: of each branch, and of the teacher where it takes part.
+  `evaluate` makes of parameters, those of the best epoch, a result on validation with scores, the teacher's too where
+  validation has its features. Returns the configuration, which is written to `workdir`, with the weights of each
+  branch, and of the teacher where it takes part.
   """
   branches, result = tuple(config.model.branches), evaluate(params)
   rankings = Ranking(result.scores, result.own_columns).parts(selection.FOLDS)
@@ -315,7 +269,7 @@ def weigh(
   losses |= {name: selection.cross_fitted(rankings, scorers) for name, scorers in found.items()}
   taken, reason = selection.prefer(losses, selection.videos_of(rankings))
   if scorers := found.get(taken):
-    weights = selection.as_weights(selection.best_betas(rankings, scorers), scorers, scorers)
+    weights = selection.best_weights(rankings, scorers)
   log(f'{", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())}: prefer {taken}: {reason}')
   return _note_weights(config, workdir, weights)
 
@@ -323,6 +277,6 @@ def weigh(
 def _note_weights(
   config: ml_collections.ConfigDict, workdir: files.Path, weights: Mapping[str, float]
 ) -> ml_collections.ConfigDict:
-  config = _weighted(config, tuple(weights.values()))
+  config = config_lib.with_values(config, {'evaluation.weights': tuple(weights.values())})
   multihost.on_main(lambda: config_lib.write(config, workdir))
   return config

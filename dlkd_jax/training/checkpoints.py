@@ -56,23 +56,14 @@ class CheckpointError(UserError):
 
 @dataclasses.dataclass
 class Progress:
-  """How far a run has come, apart from its parameters.
+  """How far a run has come, apart from its parameters."""
 
-  Attributes:
-    iterator: state of the data iterator.
-    evaluated_epochs: epochs after which validation was done.
-    best_sum_r: best SumR on validation so far; below 0 before the first.
-    best_epoch: number of the epoch, from 1, that gave it.
-    best_step: its step.
-    best_averaged: whether it was the averaged parameters' of that step.
-  """
-
-  iterator: dict[str, Any]
+  iterator: dict[str, Any]  # State of the data iterator.
   evaluated_epochs: int = 0
-  best_sum_r: float = -1.0
-  best_epoch: int = 0
+  best_sum_r: float = -1.0  # On validation so far; below 0 before the first.
+  best_epoch: int = 0  # From 1.
   best_step: int = 0
-  best_averaged: bool = False
+  best_averaged: bool = False  # Whether it was the averaged parameters' of that step.
 
   def as_json(self) -> str:
     return json.dumps(dataclasses.asdict(self), indent=2) + '\n'
@@ -175,13 +166,11 @@ class Checkpoints:
     self.wait()
     folder = self._plain_directory / str(step) / _STATE
     saved, wanted = _arrays(ocp.metadata(folder).metadata), _arrays(like)
-    odd = [name for name in sorted(saved.keys() | wanted.keys()) if saved.get(name) != wanted.get(name)]
-    if odd:
-      lines = [f'{name}: {saved.get(name, "absent")} → {wanted.get(name, "absent")}' for name in odd[:_LINES]]
-      more = [f'and {len(odd) - _LINES} more'] if len(odd) > _LINES else []
+    if odd := [name for name in sorted(saved.keys() | wanted.keys()) if saved.get(name) != wanted.get(name)]:
+      lines = [f'{name}: {saved.get(name, "absent")} → {wanted.get(name, "absent")}' for name in odd]
       raise UserError(
         f'the checkpoint {self._folder(step)} does not fit this configuration and data set (saved → now):\n  '
-        + '\n  '.join(lines + more)
+        + '\n  '.join(lines[:_LINES] + [f'and {len(odd) - _LINES} more'] * (len(odd) > _LINES))
       )
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
     return ocp.load(folder, abstract), self.progress(step)
@@ -190,9 +179,8 @@ class Checkpoints:
     """Loads the parameters alone, or their mean, onto the first local device, whatever devices wrote them."""
     folder = self._plain_directory / str(step) / _STATE
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    saved = ocp.metadata(folder).metadata
-    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), saved)
-    state = ocp.load(folder, state)
+    like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device)  # noqa: E731
+    state = ocp.load(folder, jax.tree.map(like, ocp.metadata(folder).metadata))
     if not averaged:
       return state['params']
     mean = state['opt_state'][-1]  # As `optimizer.AverageState` is saved.
@@ -253,10 +241,8 @@ class Checkpoints:
           break
       if required and whole < 0 and damaged:
         found = '; '.join(f'{step}: {self._problems[step]}' for step in damaged)
-        raise CheckpointError(
-          f'no checkpoint in {self._directory} is whole: {found}. Restore the folder from a copy, or remove it to '
-          'start anew.'
-        )
+        remedy = 'Restore the folder from a copy, or remove it to start anew.'
+        raise CheckpointError(f'no checkpoint in {self._directory} is whole: {found}. {remedy}')
       for step in damaged:
         self._put_aside(step)
       return whole
@@ -330,7 +316,7 @@ class Checkpoints:
 def read_best(workdir: files.Path) -> tuple[Any, int]:
   """Reads the best parameters of a run, or its newest where none are rated yet, and their step.
 
-  Needs neither the configuration nor the data set, and leaves a training that still runs alone.
+  Leaves a training that still runs alone.
 
   Raises:
     FileNotFoundError: there is no checkpoint.

@@ -36,30 +36,29 @@ def evaluate(
   """Evaluates the best checkpoint of a work directory, or a file of parameters, on one split, and prints the table.
 
   Args:
-    config: what to evaluate with. Of a run that is `config.json` in its work directory, in which some fields may be
-      set anew (`dlkd_jax.config.for_evaluation`). None: the run's own configuration.
+    config: what to evaluate with: in that of the run some fields may be set anew, those of `given` (see
+      `dlkd_jax.config.for_evaluation`). None: the run's own.
     workdir: the run, or any folder where `params_file` is given. `eval_<split>.json` is written to it, with the name of
-      `params_file` in its name where that is given, and with the settings that are not those of the run.
+      `params_file` and the settings that are not those of the run in its name.
     split: 'train', 'val' or 'test'.
-    params_file: a safetensors file of parameters, or None for the best checkpoint.
-    stop: whether to stop early; None never does.
-    given: the fields of `config` that were asked for by name, see `for_evaluation`.
+    params_file: a safetensors file of parameters, in place of the best checkpoint.
+    stop: whether to stop early.
+    given: the fields of `config` that were asked for by name.
 
   Returns:
     The metrics by name.
 
   Raises:
     FileNotFoundError: there is no checkpoint, no such file or no such data set.
-    CheckpointError: every checkpoint is damaged.
-    UserError: a field differs from the run's that makes it what it is, or the parameters do not fit the configuration
-      and the data set.
+    UserError: a field differs from the run's that makes it what it is, the parameters do not fit the configuration and
+      the data set, or every checkpoint is damaged.
     Stopped: it was asked to stop; nothing was written.
   """
   stop = stop or StopRequest()
   config, suffix = _configuration(config, workdir, params_file, given)
   mesh, student = sharding.make_mesh(model=config.mesh.model), recipe.make_student(config)
   sizes = recipe.feature_sizes(recipe.open_split(config, split))
-  like = jax.eval_shape(lambda: init_parameters(student, jax.random.key(0), sizes.frames, sizes.tokens))
+  like = jax.eval_shape(lambda: init_parameters(student, jax.random.key(0), *sizes))
   if params_file is not None:
     params, origin = read_parameters(pathlib.Path(params_file), like, config.model.heads), params_file
     report = workdir / f'eval_{split}_{pathlib.Path(params_file).stem}{suffix}.json'
@@ -98,14 +97,7 @@ def _configuration(
 def evaluate_split(
   evaluator: Evaluator, params: Any, dataset: str, split: str, should_stop: Callable[[], bool] | None = None
 ) -> tuple[EvaluationResult, str, str]:
-  """Evaluates parameters on a split, the teacher alone beside them.
-
-  Returns:
-    What was found, the table as text, and as Markdown.
-
-  Raises:
-    Stopped: `should_stop` returned true.
-  """
+  """Evaluates parameters on a split, the teacher alone beside them: what was found, as a text table and in Markdown."""
   result = evaluator(params, should_stop)
   videos = len(result.video_ids)
   heading = f'{dataset}, {split}: {len(result.caption_ids):,} captions, {videos:,} videos'
@@ -114,11 +106,7 @@ def evaluate_split(
 
 
 def warn_of_chance(result: EvaluationResult, epochs: int) -> bool:
-  """Says what to do where a branch alone ranks validation as chance does though some epochs went by.
-
-  Returns:
-    Whether there was anything to say.
-  """
+  """Says, and returns, whether a branch alone ranks validation as chance does though some epochs went by."""
   weak = metrics_lib.at_chance(result.metrics, len(result.video_ids)) if epochs >= _WARM_EPOCHS else {}
   for name, chance in weak.items():
     log(
@@ -143,14 +131,8 @@ def final_report(
   """Evaluates the best parameters on validation and test, as far as the data set has these splits.
 
   Prints the tables and writes `results.json`, `results.md`, and `ranks.npz`: `<split>/<scorer>`, the rank of each
-  caption's own video, in the order of the captions' ids, and `<split>/video`, the number of that video.
-
-  Returns:
-    The metrics of the splits by name.
-
-  Raises:
-    Stopped: `should_stop` returned true; nothing was written.
-    OSError: the results cannot be written.
+  caption's own video, in the order of the captions' ids, and `<split>/video`, the number of that video. Where
+  `should_stop` returns true, Stopped is raised and nothing written. Returns the metrics of the splits by name.
   """
   best = f'epoch {progress.best_epoch} of {progress.evaluated_epochs}, chosen by SumR on validation'
   metrics, ranks, markdown = {}, {}, [f'# Results\n\nParameters of {best}.']

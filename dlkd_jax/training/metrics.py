@@ -1,7 +1,6 @@
-"""The metrics of a step: a collection of clu, added up on the devices and fetched once a record.
+"""The metrics of a step: a collection of clu, added up on the devices and fetched once a record."""
 
-Without `from __future__ import annotations`: the fields of a collection are read as types.
-"""
+from __future__ import annotations
 
 from collections.abc import Mapping
 
@@ -21,22 +20,19 @@ class Means(metrics.Metric):
   names: tuple[str, ...] = flax.struct.field(pytree_node=False)
 
   @classmethod
-  def from_model_output(cls, scalars: Mapping[str, jax.Array], **_) -> 'Means':
+  def from_model_output(cls, scalars: Mapping[str, jax.Array], **_) -> Means:
     total = jnp.stack([jnp.asarray(value, jnp.float32) for value in scalars.values()])
     return cls(total, jnp.ones((), jnp.int32), tuple(scalars))
 
-  def merge(self, other: 'Means') -> 'Means':
+  def merge(self, other: Means) -> Means:
     return self.replace(total=self.total + other.total, count=self.count + other.count)
 
   def compute(self) -> dict[str, float]:
     return dict(zip(self.names, np.asarray(self.total / self.count).tolist(), strict=True))
 
 
-@flax.struct.dataclass
-class StepMetrics(metrics.Collection):
-  """What is recorded of steps; any other metric of clu may stand beside the means, with values by name."""
-
-  means: Means
+# What is recorded of steps; any other metric of clu may stand beside the means, with values by name.
+StepMetrics = metrics.Collection.create(means=Means)
 
 
 def of_step(scalars: Mapping[str, jax.Array]) -> StepMetrics:

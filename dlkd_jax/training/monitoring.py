@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+from tqdm import tqdm
 
 from dlkd_jax import files
 from dlkd_jax.errors import UserError
@@ -62,7 +63,7 @@ class Records:
     per_epoch: int,
     epochs: int,
   ):
-    """Starts with no step; there is a record `every` so many steps, and at the end of an epoch of `per_epoch` steps."""
+    """There is a record `every` so many steps, and at the end of an epoch of `per_epoch` steps."""
     self._writer, self._compilations, self._progress, self._workdir = writer, compilations, progress, workdir
     self._every, self._per_epoch, self._epochs = every, per_epoch, epochs
     self._sum: metrics_lib.StepMetrics | None = None
@@ -140,13 +141,6 @@ class Records:
       self._writer.write(step, scalars)
 
 
-def clock(seconds: float) -> str:
-  """Formats a duration as 1:02:03 or 02:03."""
-  minutes, second = divmod(int(seconds), 60)
-  hours, minute = divmod(minutes, 60)
-  return f'{hours}:{minute:02d}:{second:02d}' if hours else f'{minute:02d}:{second:02d}'
-
-
 def progress_line(step: int, per_epoch: int, epochs: int, summary: Mapping[str, float], progress: Progress) -> str:
   """Renders a progress line: epoch, step, losses, steps/s, data wait, time left and validation SumR."""
   losses = [f'loss {summary["loss/total"]:.4f}']
@@ -158,7 +152,7 @@ def progress_line(step: int, per_epoch: int, epochs: int, summary: Mapping[str, 
   if progress.best_epoch:
     validation = f'best {progress.best_sum_r:.1f} (epoch {progress.best_epoch})'
   share = 100.0 * summary['time/data_wait'] / summary['time/step']
-  left = clock((per_epoch * epochs - step) * summary['time/step'])
+  left = tqdm.format_interval((per_epoch * epochs - step) * summary['time/step'])
   return (
     f'epoch {(step - 1) // per_epoch + 1:3d}/{epochs} | step {step}/{epochs * per_epoch} | {" ".join(losses)} | '
     f'{1 / summary["time/step"]:.2f} steps/s, data wait {share:.1f}% | left {left} | val SumR {validation}'
@@ -170,8 +164,6 @@ class MetricWriter:
 
   On resuming, records of steps, and of evaluations, that will be made again are dropped, so that each appears once.
   All is handed to the system at once: what a killed run wrote is there, and a full disk is noticed where it happens.
-  In a bucket nothing can be appended to: files of this machine are copied there whole, every ten seconds, with each
-  evaluation and at the end.
   """
 
   def __init__(self, workdir: files.Path, resumed_step: int = 0, evaluated_step: int | None = None):
@@ -228,9 +220,7 @@ class MetricWriter:
 
   def _kept(self, step: int, evaluated_step: int) -> str:
     kept = []
-    if not self._path.exists():
-      return ''
-    for line in self._path.read_text(encoding='utf-8').splitlines():
+    for line in self._path.read_text(encoding='utf-8').splitlines() if self._path.exists() else ():
       try:
         record = json.loads(line)
       except json.JSONDecodeError:  # The line that was being written when the run was killed.
@@ -242,14 +232,10 @@ class MetricWriter:
 
 
 class _Staged:
-  """A folder that is written to on this machine, whose files are copied whole where it is of a bucket.
-
-  Attributes:
-    here: where to write: the folder itself, or a temporary one.
-  """
+  """A folder that is written to on this machine; nothing can be appended to in a bucket, so files are copied there."""
 
   def __init__(self, folder: files.Path):
-    self.here = self._folder = folder
+    self.here = self._folder = folder  # Where to write: the folder itself, or a temporary one.
     if files.is_remote(folder):
       self._temporary = tempfile.TemporaryDirectory(prefix='dlkd_')
       self.here = pathlib.Path(self._temporary.name)
@@ -261,11 +247,9 @@ class _Staged:
 
 
 class Compilations:
-  """Counts the programs that JAX compiles in this process; use as a context manager.
+  """Counts the programs that JAX compiles in this process, the small ones too, and the seconds that it takes.
 
-  Attributes:
-    count: programs compiled, the small ones of single operations too. It stands still in a run that goes well.
-    seconds: time that the compiler took.
+  Use as a context manager. The count stands still in a run that goes well.
   """
 
   count, seconds = 0, 0.0
@@ -288,10 +272,9 @@ class Compilations:
 
 
 def memory() -> dict[str, float]:
-  """Returns memory in MiB: of this process at its highest, and of its fullest device where the backend tells.
+  """Returns memory in MiB: of this process at its highest, and of its fullest device, now and at its highest.
 
-  `memory/host_peak` is the highest resident size so far; `memory/device` and `memory/device_peak` are bytes in use now
-  and at their highest, which the CPU does not tell.
+  The CPU does not tell the latter.
   """
   # Linux counts in KiB, macOS in bytes.
   unit = 1.0 if sys.platform == 'darwin' else 1024.0
@@ -314,36 +297,28 @@ class StepTracer:
   def __init__(self, workdir: files.Path, steps: Sequence[int]):
     """Takes the first step to trace, from 1, and how many, or ()."""
     first, count = steps or (0, 0)
-    self._range = range(first, first + count)
-    self._folder = workdir / 'profile'
-    self._tracing = False
+    self._range, self._folder = range(first, first + count), workdir / 'profile'
+    self._staged: _Staged | None = None  # While it traces.
 
   def __enter__(self) -> StepTracer:
     return self
 
   def __exit__(self, *exception) -> None:
-    self.stop()
-
-  def begins_with(self, step: int) -> bool:
-    """Whether this step is the first wanted one; `start` is to be called before it."""
-    return step in self._range and not self._tracing
-
-  def start(self) -> None:
-    """Starts the trace."""
-    self._staged, self._tracing = _Staged(self._folder), True
-    jax.profiler.start_trace(self._staged.here)
-
-  def step(self, step: int) -> contextlib.AbstractContextManager[Any]:
-    """Marks a step in the trace."""
-    return jax.profiler.StepTraceAnnotation('train', step_num=step) if self._tracing else contextlib.nullcontext()
-
-  def ends_with(self, step: int) -> bool:
-    """Whether this step, which was dispatched, is the last wanted one; `stop` is to be called once it is done."""
-    return self._tracing and step + 1 not in self._range
-
-  def stop(self) -> None:
-    """Writes the trace, if there is one."""
-    if self._tracing:
-      self._tracing = False
+    if self._staged:
       jax.profiler.stop_trace()
       self._staged.upload()
+      self._staged = None
+
+  def before(self, step: int, records: Records) -> None:
+    """Starts the trace if this step, which is dispatched next, is the first wanted one."""
+    if step in self._range and not self._staged:
+      with records.pause('time/profile'):
+        self._staged = _Staged(self._folder)
+        jax.profiler.start_trace(self._staged.here)
+
+  def after(self, step: int, results: Any, records: Records) -> None:
+    """Writes the trace if this step, which was dispatched, is the last wanted one, once its results are there."""
+    if self._staged and step + 1 not in self._range:
+      jax.block_until_ready(results)
+      with records.pause('time/profile'):
+        self.__exit__()

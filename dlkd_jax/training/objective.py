@@ -28,37 +28,23 @@ from dlkd_jax.similarity.max_over_frames import max_frame_similarity, own_mask
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveOptions:
-  """How the objective is computed.
-
-  Attributes:
-    terms: of the loss.
-    form: of the similarity: plain, blocked or pallas.
-    block_rows: rows of frames that the blocked form takes at once; None: as many as `product_bytes` allow.
-    product_bytes: what the products of a block of it may take; None: what suits this process's backend.
-    micro_batches: parts that a batch is encoded in, one after another, while the losses see it whole. It divides the
-      rows of every device.
-    teacher_dtype: of the teacher's products; None keeps float32.
-  """
+  """How the objective is computed."""
 
   terms: tuple[Term, ...]
-  form: str
-  block_rows: int | None
-  product_bytes: int | None
-  micro_batches: int
-  teacher_dtype: Any
+  form: str  # Of the similarity: plain, blocked or pallas.
+  block_rows: int | None  # Rows of frames that the blocked form takes at once; None: by `product_bytes`.
+  product_bytes: int | None  # That the products of a block may take; None: what suits this process's backend.
+  micro_batches: int  # Parts that a batch is encoded in, while the losses see it whole; divides a device's rows.
+  teacher_dtype: Any  # Of the teacher's products; None keeps float32.
 
 
 class Embeddings(NamedTuple):
-  """What the student makes of a batch.
+  """What the student makes of a batch."""
 
-  Attributes:
-    frames: branch → `[R, L, H]`, or as `Student.layouts` says; and `[R, L]` of what a student sowed as `measures`, by
-      names as `<branch>/<module>/<name>`.
-    queries: branch → `[Rw, S, H]`, by slots.
-  """
-
+  # Branch → `[R, L, H]`, or as `Student.layouts` says; and `[R, L]` of what a student sowed as `measures`, by names as
+  # `<branch>/<module>/<name>`.
   frames: dict[str, jax.Array]
-  queries: dict[str, jax.Array]
+  queries: dict[str, jax.Array]  # Branch → `[Rw, S, H]`, by slots.
 
 
 def encode_frames(params: Any, student: Student, batch: Batch, key: jax.Array, deterministic: bool = False):
@@ -91,8 +77,8 @@ def contrast(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Computes the losses of a batch from what the student made of it, over all devices of the mesh.
 
-  `coefficients` are the scheduled scalars of this step, `key` that of the draws, and `mesh` is what batch and embeddings
-  are split over along their first axes. Returns the scalar to minimise, and every part of it by name.
+  `coefficients` are the scheduled scalars of this step, `key` that of the draws, `mesh` what batch and embeddings are
+  split over along their first axes. Returns the scalar to minimise, and every part of it by name.
   """
   batch = batch.replace(student_frames=None, student_tokens=None, query_anchors=None)
   run = functools.partial(_contrast, student=student, options=options)

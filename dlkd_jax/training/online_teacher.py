@@ -30,29 +30,17 @@ from dlkd_jax.similarity.common import vary_alike
 
 @dataclasses.dataclass(frozen=True)
 class OnlineTeacher:
-  """A frozen image tower and how the train step feeds it.
+  """A frozen image tower and how the train step feeds it."""
 
-  Attributes:
-    name: of the model, for messages.
-    encode: `(params, pixels [N, S, S, 3] float32, normalised) → [N, Dt]`, not normalised.
-    params: of the tower; an argument of the compiled step, so that they are no constants of its program.
-    size: S, width and height of the pictures.
-    features: Dt.
-    mean: of each colour over [0, 1], `[3]`.
-    std: of each colour over [0, 1], `[3]`.
-    micro_batch: pictures that a device encodes at once.
-    scale: what values in 0..255 are multiplied by before mean and std.
-  """
-
-  name: str
-  encode: Callable[[Any, jax.Array], jax.Array]
-  params: Any
-  size: int
-  features: int
-  mean: tuple[float, float, float]
+  name: str  # Of the model, for messages.
+  encode: Callable[[Any, jax.Array], jax.Array]  # `(params, pixels [N, S, S, 3] float32, normalised) → [N, Dt]`.
+  params: Any  # An argument of the compiled step, so that they are no constants of its program.
+  size: int  # S, width and height of the pictures.
+  features: int  # Dt.
+  mean: tuple[float, float, float]  # Of each colour over [0, 1].
   std: tuple[float, float, float]
-  micro_batch: int = 64
-  scale: float = 1 / 255
+  micro_batch: int = 64  # Pictures that a device encodes at once.
+  scale: float = 1 / 255  # What values in 0..255 are multiplied by before mean and std.
 
   def fill(self, params: Any, batch: Batch, mesh: Mesh | None = None) -> Batch:
     """Returns a batch with `teacher_frames` `[R, L, Dt]` float32, 0 at padding, in place of its `teacher_pixels`.

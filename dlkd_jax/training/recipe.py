@@ -6,7 +6,7 @@ The only module of the training that knows the names of configuration fields, be
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ import ml_collections
 import optax
 from jax.sharding import Mesh
 
+from dlkd_jax import config as config_lib
 from dlkd_jax import plugins
 from dlkd_jax.config_fields import TERM
 from dlkd_jax.data.batch import PipelineOptions
@@ -31,8 +32,6 @@ from dlkd_jax.similarity.max_over_frames import choose_form
 from dlkd_jax.training import optimizer as optimizer_lib
 from dlkd_jax.training.objective import ObjectiveOptions
 
-_Options = TypeVar('_Options')
-
 
 def resolved(config: ml_collections.ConfigDict, platform: str | None = None) -> ml_collections.ConfigDict:
   """Returns a configuration with values in place of 'auto', for a platform, by default the one at hand.
@@ -40,22 +39,9 @@ def resolved(config: ml_collections.ConfigDict, platform: str | None = None) -> 
   `model.precision` is bfloat16 on a TPU or a GPU, else float32; `similarity.form` is pallas on a TPU, else blocked.
   """
   platform = platform or jax.default_backend()
-  config = config.copy_and_resolve_references()
-  with config.unlocked():
-    config.model.precision = product_dtype(config, platform).name
-    config.similarity.form = choose_form(config.similarity.form, platform)
-  return config.lock()
-
-
-def _strictly(
-  kind: type[_Options], group: ml_collections.ConfigDict, without: tuple[str, ...] = (), **more
-) -> _Options:
-  """Makes options of exactly the fields of a group of the configuration, but for those that go elsewhere, and `more`.
-
-  Raises:
-    TypeError: the options have no such field, or one without a value.
-  """
-  return kind(**{name: value for name, value in group.items() if name not in without}, **more)
+  form = choose_form(config.similarity.form, platform)
+  values = {'model.precision': product_dtype(config, platform).name, 'similarity.form': form}
+  return config_lib.with_values(config, values)
 
 
 def make_terms(config: ml_collections.ConfigDict) -> tuple[Term, ...]:
@@ -88,9 +74,8 @@ def make_terms(config: ml_collections.ConfigDict) -> tuple[Term, ...]:
 
 def make_objective_options(config: ml_collections.ConfigDict, platform: str | None = None) -> ObjectiveOptions:
   """Makes the options of the objective for a platform, by default the one at hand."""
-  return _strictly(
-    ObjectiveOptions,
-    resolved(config, platform).similarity,
+  return ObjectiveOptions(
+    **resolved(config, platform).similarity,
     terms=make_terms(config),
     micro_batches=config.training.micro_batches,
     product_bytes=product_bytes(platform or jax.default_backend()),
@@ -105,8 +90,9 @@ def make_pipeline_options(
 
   `pixels` asks for the pictures that the teacher sees, in place of its features of them; evaluation never does.
   """
-  more = {'teacher': teacher, 'pixels': pixels, 'shards': devices, 'row_multiple': config.training.micro_batches}
-  return _strictly(PipelineOptions, config.data, without=('dataset', 'data_dir', 'max_videos'), **more)
+  fields = {name: x for name, x in config.data.items() if name not in ('dataset', 'data_dir', 'max_videos')}
+  parts = config.training.micro_batches
+  return PipelineOptions(**fields, teacher=teacher, pixels=pixels, shards=devices, row_multiple=parts)
 
 
 def make_evaluation_options(
@@ -126,23 +112,17 @@ def make_coefficients(
   config: ml_collections.ConfigDict, steps_per_epoch: int
 ) -> Callable[[jax.Array], dict[str, jax.Array]]:
   """Makes the schedule of all loss coefficients: step → name → scalar."""
-  s = config.schedules
+  s, hard_from = config.schedules, config.loss.hard_negative_start_epoch * steps_per_epoch
   table = {
     'alpha': optimizer_lib.alpha(s.alpha, steps_per_epoch, s.alpha_start, s.epochs),
     'beta': optimizer_lib.beta(s.beta, steps_per_epoch, s.beta_start, s.epochs),
     'distillation': optimizer_lib.distillation_weight(s.distillation, steps_per_epoch),
+    'hard_negatives': lambda step: jnp.asarray(step >= hard_from),
   }
   for name, entry in config.loss.terms.items():
     entry = TERM | dict(entry)
     table[name] = optimizer_lib.decay(entry['schedule'], steps_per_epoch, 1.0, 0.0, s.epochs, entry['from_epoch'])
-  hard_from = config.loss.hard_negative_start_epoch * steps_per_epoch
-
-  def coefficients(step):
-    return {name: schedule(step) for name, schedule in table.items()} | {
-      'hard_negatives': jnp.asarray(step >= hard_from)
-    }
-
-  return coefficients
+  return lambda step: {name: schedule(step) for name, schedule in table.items()}
 
 
 def make_optimizer(
@@ -161,21 +141,6 @@ class FeatureSizes(NamedTuple):
   tokens: int
 
 
-class _First(Sequence):
-  """The first so many records of a source."""
-
-  def __init__(self, source, count: int):
-    self._source, self._count = source, min(count, len(source))
-
-  def __len__(self) -> int:
-    return self._count
-
-  def __getitem__(self, index: int):
-    if not 0 <= index < self._count:
-      raise IndexError(index)
-    return self._source[index]
-
-
 def open_split(config: ml_collections.ConfigDict, split: str, taught: bool = True):
   """Opens a split of the configured data set, cut to `config.data.max_videos` where that is set.
 
@@ -186,7 +151,7 @@ def open_split(config: ml_collections.ConfigDict, split: str, taught: bool = Tru
     FileNotFoundError: the data set was not built; the message says how.
   """
   source = open_source(config.data.data_dir, config.data.dataset, split)
-  source = source if config.data.max_videos is None else _First(source, config.data.max_videos)
+  source = source if config.data.max_videos is None else source.first(config.data.max_videos)
   return WithTeacher(source) if taught and teacher_features(config) else source
 
 
@@ -220,8 +185,8 @@ def make_evaluator(
 ) -> Evaluator:
   """Makes what evaluates a student's parameters on a split, over the devices of all processes.
 
-  With `teacher` the teacher alone is scored, too, where its features exist; with `keep_scores` results have all score
-  matrices; where it is called `again`, the split stays in memory, where it fits.
+  With `teacher` it is scored alone, too, where its features exist; with `keep_scores` results have all score matrices;
+  where this is called `again`, the split stays in memory, where it fits.
   """
   source, options = open_split(config, split), make_evaluation_options(config, mesh, teacher, keep_scores)
   processes, devices = len({device.process_index for device in mesh.devices.flat}), mesh.local_mesh.size

@@ -11,6 +11,7 @@ over videos says that it gains: the 10 % quantile of its gain is above 0.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -36,15 +37,10 @@ _CANDIDATES = {
 
 
 class Ranking(NamedTuple):
-  """Captions that were scored over a gallery.
+  """Captions that were scored over a gallery."""
 
-  Attributes:
-    scores: scorer → `[n, V]` cosines.
-    owners: `[n]` own video of each caption.
-  """
-
-  scores: Mapping[str, np.ndarray]
-  owners: np.ndarray
+  scores: Mapping[str, np.ndarray]  # Scorer → `[n, V]` cosines.
+  owners: np.ndarray  # `[n]` own video of each caption.
 
   def of(self, rows: np.ndarray) -> Ranking:
     """Returns some of the captions, over the same gallery."""
@@ -66,9 +62,7 @@ def videos_of(rankings: Sequence[Ranking]) -> np.ndarray:
 def likelihood(betas: np.ndarray, leads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Returns `[n]` losses −log softmax of the own video, and `[k]` the gradient of their sum.
 
-  Args:
-    betas: `[k]`.
-    leads: `[k, n, V]`, how far the cosines of each scorer lie above that of the own video.
+  Of factors `[k]` and leads `[k, n, V]`, how far the cosines of each scorer lie above that of the own video.
   """
   logits = np.tensordot(betas.astype(leads.dtype), leads, 1)
   top = logits.max(axis=1, keepdims=True)
@@ -127,23 +121,17 @@ def cross_fitted(rankings: Sequence[Ranking], names: Sequence[str]) -> np.ndarra
   return np.concatenate(found)
 
 
-def as_weights(betas: np.ndarray, names: Sequence[str], every: Sequence[str]) -> dict[str, float]:
-  """Returns the weight of every scorer, which add up to 1; 0 of those that have no factor."""
-  total = betas.sum()
-  shares = dict(zip(names, betas / total if total > 0 else np.full(len(names), 1.0 / len(names)), strict=True))
-  return {name: round(float(shares.get(name, 0.0)), 4) for name in every}
+def best_weights(rankings: Sequence[Ranking], names: Sequence[str]) -> dict[str, float]:
+  """Returns the weights of scorers, which add up to 1, of the greatest likelihood."""
+  betas = best_betas(rankings, names)
+  shares = betas / betas.sum() if betas.sum() > 0 else np.full(len(names), 1.0 / len(names))
+  return {name: round(float(share), 4) for name, share in zip(names, shares, strict=True)}
 
 
 def simplest_of_the_best(losses: np.ndarray, videos: np.ndarray) -> int:
-  """Chooses among candidates by the rule of one standard error.
+  """Returns the first candidate whose mean loss is above the best's by no more than one standard error of both paired.
 
-  Args:
-    losses: `[C, N]` of each candidate on every caption, the simplest candidate first.
-    videos: `[N]` video of each caption; captions of one video are not taken for independent.
-
-  Returns:
-    The first candidate whose mean loss lies above that of the best by no more than one standard error of the paired
-    difference.
+  Of losses `[C, N]`, the simplest candidate first, and videos `[N]`; captions of one are not taken for independent.
   """
   best = int(np.argmin(losses.mean(axis=1)))
   for candidate in range(best):
@@ -167,11 +155,7 @@ def gain(before: np.ndarray, after: np.ndarray, videos: np.ndarray) -> float:
 def prefer(losses: Mapping[str, np.ndarray], videos: np.ndarray) -> tuple[str, str]:
   """Returns which candidate to take, and why, in words.
 
-  The first is taken until one after it gains on what is taken (`gain` above 0).
-
-  Args:
-    losses: candidate → `[N]`, what costs least first.
-    videos: `[N]` video of each caption.
+  Of candidate → `[N]` losses, what costs least first. It is taken until one after it gains on it (`gain` above 0).
   """
   taken, *others = losses
   said = [f'{taken} {losses[taken].mean():.3f} nats']
@@ -191,32 +175,17 @@ def subsets(branches: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 class Choice(NamedTuple):
-  """What was chosen on held-out videos.
+  """What was chosen for each branch on held-out videos."""
 
-  Attributes:
-    anchors: branch → anchor, fitted on the training.
-    settings: branch → what it was fitted with.
-    weights: branch → weight of its cosine in the fused score; they add up to 1.
-    losses: branch → mean loss on the held-out captions, in nats.
-    reason: of the weights, in words.
-  """
-
-  anchors: dict[str, Anchor]
+  anchors: dict[str, Anchor]  # Fitted on the training.
   settings: dict[str, AnchorSettings]
-  weights: dict[str, float]
-  losses: dict[str, float]
-  reason: str
+  weights: dict[str, float]  # Of the branch's cosine in the fused score; they add up to 1.
+  losses: dict[str, float]  # Mean loss of the branch alone on the held-out captions, in nats.
+  reason: str  # Of the weights, in words.
 
 
 def choose(training: Corpus, validation: Corpus, branches: Sequence[str], size: int) -> Choice:
-  """Fits the anchors of branches on the training, with the settings and weights that rank held-out captions best.
-
-  Args:
-    training: what they are fitted on.
-    validation: other videos.
-    branches: some of `anchors.BRANCHES`.
-    size: d at most.
-  """
+  """Fits anchors of at most so many dimensions on the training, by what ranks held-out captions best."""
   parts = held_out(training, validation)
   settings, found = {}, [{} for _ in parts]
   for branch in branches:
@@ -229,7 +198,7 @@ def choose(training: Corpus, validation: Corpus, branches: Sequence[str], size: 
   sets = subsets(branches)
   losses = {name: cross_fitted(rankings, each) for name, each in sets.items()}
   taken, reason = prefer(losses, videos_of(rankings))
-  weights = as_weights(best_betas(rankings, sets[taken]), sets[taken], branches)
+  weights = dict.fromkeys(branches, 0.0) | best_weights(rankings, sets[taken])
   alone = {branch: float(surprise(rankings, {branch: 1.0}).mean()) for branch in branches}
   fitted = {branch: anchors.fit(branch, training, settings[branch]) for branch in branches}
   anchors.whitened.cache_clear()
@@ -237,10 +206,10 @@ def choose(training: Corpus, validation: Corpus, branches: Sequence[str], size: 
 
 
 def held_out(training: Corpus, validation: Corpus) -> list[tuple[Corpus, Corpus]]:
-  """Returns pairs of what to fit on and what to rank.
+  """Returns pairs of what to fit on and what to rank: the training and validation.
 
-  That is the training and validation; where the latter has few captions, five times the training without a fifth of
-  its videos, and that fifth with one of validation. A fit never has more videos than the training.
+  Where validation has few captions: five times the training without a fifth of its videos, and that with one of
+  validation.
   """
   if len(validation.owners) >= MANY_CAPTIONS:
     return [(training, validation)]
@@ -263,20 +232,15 @@ def _fifths(corpus: Corpus, count: int) -> list[np.ndarray]:
 
 def _best_settings(parts: Sequence, branch: str, now: AnchorSettings) -> tuple[AnchorSettings, list[np.ndarray]]:
   """Returns the settings of a branch, and its scores of every part."""
-  tried: dict[AnchorSettings, list[np.ndarray]] = {}
 
-  def attempt(settings: AnchorSettings) -> np.ndarray:
-    if settings not in tried:
-      tried[settings] = [
-        anchors.scores(branch, anchors.fit(branch, own, settings), ranked).astype(np.float32) for own, ranked in parts
-      ]
-    return surprise(rankings_of(tried[settings]), {branch: 1.0})
-
-  def rankings_of(scores: list[np.ndarray]) -> list[Ranking]:
-    return [Ranking({branch: each}, part.owners) for each, (_, part) in zip(scores, parts, strict=True)]
+  @functools.cache
+  def attempt(settings: AnchorSettings) -> list[Ranking]:
+    fitted = [anchors.fit(branch, own, settings) for own, _ in parts]
+    scores = [anchors.scores(branch, anchor, part) for anchor, (_, part) in zip(fitted, parts, strict=True)]
+    return [Ranking({branch: x.astype(np.float32)}, y.owners) for x, (_, y) in zip(scores, parts, strict=True)]
 
   for field, values in _CANDIDATES[branch].items():
     candidates = [now._replace(**{field: value}) for value in values]
-    losses = np.stack([attempt(each) for each in candidates])
-    now = candidates[simplest_of_the_best(losses, videos_of(rankings_of(tried[candidates[0]])))]
-  return now, tried[now]
+    losses = np.stack([surprise(attempt(each), {branch: 1.0}) for each in candidates])
+    now = candidates[simplest_of_the_best(losses, videos_of(attempt(candidates[0])))]
+  return now, [ranking.scores[branch] for ranking in attempt(now)]

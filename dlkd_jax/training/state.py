@@ -37,15 +37,9 @@ from dlkd_jax.training.online_teacher import OnlineTeacher
 
 @flax.struct.dataclass
 class TrainState:
-  """All that a step changes.
+  """All that a step changes."""
 
-  Attributes:
-    step: int32 scalar, updates made. An array, since a Python int would compile the step twice.
-    params: parameters of the student.
-    opt_state: state of the optimiser.
-  """
-
-  step: jax.Array
+  step: jax.Array  # int32 scalar, updates made. A Python int would compile the step twice.
   params: Any
   opt_state: Any
 
@@ -147,52 +141,44 @@ def objective_and_gradients(
     return found, gradients
 
   dropout_key, loss_key = jax.random.split(key)
-  frames = {'student_frames': batch.student_frames, 'frame_layout': batch.frame_layout.replace(where=None)}
-  tokens = {'student_tokens': batch.student_tokens, 'token_layout': batch.token_layout.replace(where=None)}
-  tokens |= {'query_anchors': batch.query_anchors}
-  frames = _Encoder(encode_frames, student, dropout_key, frames, parts, mesh)
-  tokens = _Encoder(encode_tokens, student, dropout_key, tokens, parts, mesh)
-  embeddings = Embeddings(frames.encode(params), tokens.encode(params))
+  rows = Batch(**dict.fromkeys(Batch.__dataclass_fields__)).replace(
+    student_frames=batch.student_frames,
+    student_tokens=batch.student_tokens,
+    frame_layout=batch.frame_layout.replace(where=None),
+    token_layout=batch.token_layout.replace(where=None),
+    query_anchors=batch.query_anchors,
+  )
+  rows = _interleave(rows, parts, mesh)
+
+  def encode(params: Any, part: jax.Array) -> Embeddings:
+    own = _part(rows, part)
+    frames = encode_frames(params, student, own, dropout_key)
+    return Embeddings(frames, encode_tokens(params, student, own, dropout_key))
+
+  def add(total: Any, part: jax.Array):
+    _, carry_back = jax.vjp(lambda p: encode(p, part), params)
+    return jax.tree.map(jnp.add, total, carry_back(_part(cotangents, part))[0]), None
+
+  numbers = jnp.arange(parts)
+  embeddings = jax.lax.map(functools.partial(encode, params), numbers)
+  embeddings = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:]), embeddings)
   loss = jax.value_and_grad(contrast, has_aux=True)
   (_, found), cotangents = loss(embeddings, batch, student, key=loss_key, **contrasted)
-  gradients = frames.carry_back(params, cotangents.frames, jax.tree.map(jnp.zeros_like, params))
-  return found, tokens.carry_back(params, cotangents.queries, gradients)
+  cotangents = _interleave(cotangents, parts, mesh)
+  return found, jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), numbers)[0]
 
 
-class _Encoder:
-  """One side of the student, on one part of the rows after another."""
-
-  def __init__(self, encode, student: Student, key: jax.Array, rows: dict[str, Any], parts: int, mesh: Mesh | None):
-    count, devices = jax.tree.leaves(rows)[0].shape[0], 1 if mesh is None else mesh.size
-    if count % (parts * devices):
+def _interleave(tree: Any, parts: int, mesh: Mesh | None) -> Any:
+  """`[R, …]` → `[R / parts, parts, …]`: part k has every parts-th row, so that each device has rows of each part."""
+  devices = 1 if mesh is None else mesh.size
+  for array in jax.tree.leaves(tree):
+    if len(array) % (parts * devices):
       raise UserError(
-        f'a batch has {count} rows on {devices} device(s), which config.training.micro_batches = {parts} parts do not '
-        'divide; choose a number of parts that divides the rows of a device.'
+        f'a batch has {len(array)} rows on {devices} device(s), which config.training.micro_batches = {parts} parts do '
+        'not divide; choose a number of parts that divides the rows of a device.'
       )
-    self._encode, self._student, self._key, self._parts = encode, student, key, parts
-    self._rows = jax.tree.map(self._interleave, rows)
+  return jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]), tree)
 
-  def _interleave(self, array: jax.Array) -> jax.Array:
-    """`[R, …]` → `[R / parts, parts, …]`: part k has every parts-th row, so that each device has rows of each part."""
-    return array.reshape(-1, self._parts, *array.shape[1:])
 
-  def _apply(self, params: Any, part: jax.Array) -> dict[str, jax.Array]:
-    rows = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, part, axis=1, keepdims=False), self._rows)
-    nothing = dict.fromkeys(Batch.__dataclass_fields__)
-    return self._encode(params, self._student, Batch(**{**nothing, **rows}), self._key)
-
-  def encode(self, params: Any) -> dict[str, jax.Array]:
-    """Encodes all rows, part by part."""
-    encoded = jax.lax.map(lambda part: self._apply(params, part), jnp.arange(self._parts))
-    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:]), encoded)
-
-  def carry_back(self, params: Any, cotangents: dict[str, jax.Array], gradients: Any) -> Any:
-    """Adds to `gradients` those that the embeddings' cotangents give for the parameters."""
-    cotangents = jax.tree.map(self._interleave, cotangents)
-
-    def add(total, part):
-      _, backward = jax.vjp(lambda p: self._apply(p, part), params)
-      own = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, part, axis=1, keepdims=False), cotangents)
-      return jax.tree.map(jnp.add, total, backward(own)[0]), None
-
-    return jax.lax.scan(add, gradients, jnp.arange(self._parts))[0]
+def _part(tree: Any, part: jax.Array) -> Any:
+  return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, part, axis=1, keepdims=False), tree)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Sequence
@@ -44,12 +45,8 @@ from dlkd_jax.training.state import StepFunction, TrainState, create_state, make
 def train(config: ml_collections.ConfigDict, workdir: files.Path, stop: StopRequest | None = None) -> dict[str, float]:
   """Trains to the end, or from where the work directory stopped, and reports.
 
-  Running it again on a finished work directory only reports. In several processes all of them call it alike.
-
-  Args:
-    config: the configuration; see `config_fields`.
-    workdir: where checkpoints, logs and results go; the same folder for all processes.
-    stop: whether to stop early; None never does.
+  Running it again on a finished work directory only reports. In several processes all of them call it alike, with the
+  same `workdir`.
 
   Returns:
     The final metrics by name (`test/fused/SumR`, …).
@@ -57,12 +54,10 @@ def train(config: ml_collections.ConfigDict, workdir: files.Path, stop: StopRequ
   Raises:
     Stopped: it was asked to stop, and all that it needs to go on is saved.
     NonFiniteLossError: the loss became NaN or infinite.
-    CheckpointError: a checkpoint could not be written, or none that is there can be read.
-    UserError: the configuration is wrong, or differs from that of the run in `workdir`.
+    UserError: the configuration is wrong or not that of the run in `workdir`; a checkpoint cannot be written or read.
     FileNotFoundError: the data set was not built.
     OSError: the work directory cannot be written to.
   """
-  config_lib.validate(config)
   workdir, stop = files.absolute(workdir), stop or StopRequest()
   config, notes, _ = config_lib.settle(config, workdir, recipe.resolved)
   for note in notes:
@@ -82,8 +77,7 @@ def train(config: ml_collections.ConfigDict, workdir: files.Path, stop: StopRequ
     make_params = lambda: anchoring.put(fitted, init_parameters(student, init_key, *sizes))  # noqa: E731
     state = create_state(make_params, optimizer, mesh)
     validator = recipe.make_evaluator(config, student, mesh, 'val', teacher=True, again=True)
-    _describe(config, mesh, pipeline, state.params)
-    multihost.on_main(lambda: _write_description(config, workdir, state.params))
+    _describe(config, workdir, mesh, pipeline, state.params)
     checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir)))
     batches = stack.enter_context(PlacedBatches(iter(pipeline), mesh))
     state, progress = _restore_or_start(checkpoints, state, batches, workdir)
@@ -118,17 +112,12 @@ def train(config: ml_collections.ConfigDict, workdir: files.Path, stop: StopRequ
     evaluate = validator.again(options(config, keep_scores=True))
     if fitted is not None and progress.best_step > 0:
       config, kept = anchoring.keep(config, workdir, fitted, evaluate, start=(start := make_params()), trained=best)
-      best = best if kept else _take_back(start, checkpoints, int(state.step), progress)
+      if not kept:
+        best, progress.best_step, progress.best_epoch, progress.best_averaged = start, 0, 0, False
+        checkpoints.mark(int(state.step), progress)
     elif not len(config.evaluation.weights):
       config = anchoring.weigh(config, workdir, evaluate, best)
     return final_report(config, workdir, student, best, mesh, progress, validator.again(options(config)), stop.noted)
-
-
-def _take_back(start: Any, checkpoints: Checkpoints, step: int, progress: Progress) -> Any:
-  """Notes at the end of a training that what it began with is the best; returns that."""
-  progress.best_step, progress.best_epoch, progress.best_averaged = 0, 0, False
-  checkpoints.mark(step, progress)
-  return start
 
 
 def _best_parameters(checkpoints: Checkpoints, state: TrainState, progress: Progress) -> Any:
@@ -158,11 +147,8 @@ def fit(
 ) -> TrainState:
   """Trains until finished: the loop. Its order decides what a run that was stopped finds; do not change it.
 
-  The buffers of `state` are taken over, and `progress` is kept up to date. `batches` are the next ones of its place in
-  the data, on the devices. With `rate_start` what the training begins with is evaluated, too: it may be the best.
-
-  Returns:
-    The last state.
+  The buffers of `state` are taken over, and `progress` is kept up to date. With `rate_start` what the training begins
+  with is evaluated, too: it may be the best. Returns the last state.
 
   Raises:
     Stopped: it was asked to stop, and saved.
@@ -187,11 +173,10 @@ def fit(
     if ends:
       with records.pause('time/evaluation'):
         try:
-          found = [validator(params, should_stop=stop.noted) for params in _to_rate(state, step)]
+          found = _rate(state, step, functools.partial(validator, should_stop=stop.noted), progress)
         except Stopped:
           checkpoints.wait()
           raise
-      _rate(progress, step, *(result.primary.sum_r for result in found))
       records.add_evaluation(step, *found)
       warned = warned or warn_of_chance(found[0], progress.evaluated_epochs)
       checkpoints.mark(step, progress)
@@ -200,17 +185,12 @@ def fit(
     # Nothing moves between devices, or between them and the host, but what is moved by name.
     with jax.transfer_guard('disallow'):
       batch = next(batches)
-      if tracer.begins_with(step + 1):
-        with records.pause('time/profile'):
-          tracer.start()
-      with tracer.step(step + 1):
-        state, metrics = train_step(state, batch, key)
       step += 1
+      tracer.before(step, records)
+      with jax.profiler.StepTraceAnnotation('train', step_num=step):
+        state, metrics = train_step(state, batch, key)
       batches.place_next()
-      if tracer.ends_with(step):
-        jax.block_until_ready(metrics)
-        with records.pause('time/profile'):
-          tracer.stop()
+      tracer.after(step, metrics, records)
       records.add(step, metrics, batches.waited)
 
 
@@ -221,32 +201,26 @@ def _finished(config: ml_collections.ConfigDict, progress: Progress) -> bool:
   return done >= training.epochs or stale
 
 
-def _to_rate(state: TrainState, step: int) -> list[Any]:
-  """Returns the parameters that validation rates behind an epoch: the step's, and their mean where one is kept."""
+def _rate(state: TrainState, step: int, validator: Callable, progress: Progress) -> list[EvaluationResult]:
+  """Validates the parameters behind an epoch, and their mean where one is kept, and notes what was found."""
   mean = averaged(state.opt_state) if step else None
-  return [state.params] if mean is None else [state.params, mean]
-
-
-def _rate(progress: Progress, step: int, *sums: float) -> None:
-  """Notes what validation found behind an epoch: the SumR of the parameters, and of their mean where one is kept."""
+  found = [validator(params) for params in ([state.params] if mean is None else [state.params, mean])]
+  sums = [result.primary.sum_r for result in found]
   progress.evaluated_epochs += step > 0
   if max(sums) > progress.best_sum_r:
     progress.best_sum_r, progress.best_epoch, progress.best_step = max(sums), progress.evaluated_epochs, step
     progress.best_averaged = sums[0] < max(sums)
+  return found
 
 
 class PlacedBatches:
-  """The batches of a run on the devices; the next one is placed while the step at hand is computed.
-
-  Attributes:
-    place: in the stream, behind the batches that were taken, not those that are placed ahead.
-    waited: seconds spent waiting for the stream so far.
-  """
+  """The batches of a run on the devices; the next one is placed while the step at hand is computed."""
 
   def __init__(self, iterator: TrainIterator, mesh: Mesh):
     """Takes the stream of this process's batches, and the devices of all."""
     self._iterator, self._mesh, self._ahead = iterator, mesh, None
-    self.place, self.waited = iterator.get_state(), 0.0
+    self.place = iterator.get_state()  # Behind the batches that were taken, not those that are placed ahead.
+    self.waited = 0.0  # Seconds, for the stream.
 
   def __enter__(self) -> PlacedBatches:
     return self
@@ -275,12 +249,7 @@ class PlacedBatches:
 
 
 def open_teacher(config: ml_collections.ConfigDict, mesh: Mesh, source) -> OnlineTeacher | None:
-  """Loads the teacher that encodes the pictures of the training split within the step onto all devices, if any.
-
-  Raises:
-    FileNotFoundError: there is no such model.
-    UserError: it is damaged, or does not suit the pictures.
-  """
+  """Loads the teacher that encodes the pictures of the training split within the step, if any; see `load_teacher`."""
   if not config.teacher.online:
     return None
   teacher = load_teacher(config.teacher, source[0], mesh, recipe.product_dtype(config))
@@ -330,11 +299,7 @@ def compile_ahead(
   mesh: Mesh,
   validator: Evaluator | None = None,
 ) -> list[concurrent.futures.Future]:
-  """Compiles the step for all shapes of batches, and the encoders of the validation, in threads.
-
-  The step, and the validation, then find the programs. Shapes are of `jax.ShapeDtypeStruct`, of all processes together.
-  The validator reads its split meanwhile, and keeps it in memory where it fits.
-  """
+  """Compiles the step for all shapes of batches (of all processes together), and what validates, in threads."""
 
   def abstract(tree: Any, placement=None):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement or x.sharding), tree)
@@ -351,23 +316,25 @@ def compile_ahead(
   return programs
 
 
-def _describe(config: ml_collections.ConfigDict, mesh: Mesh, pipeline: TrainPipeline, params: Any) -> None:
-  """Logs what a run consists of."""
-  processes = jax.process_count()
+def _describe(
+  config: ml_collections.ConfigDict, workdir: files.Path, mesh: Mesh, pipeline: TrainPipeline, params: Any
+) -> None:
+  """Logs what a run consists of, and writes `config.json` where it is absent, with `parameters.txt` beside it."""
+  several = '' if multihost.alone() else f' of {jax.process_count()} processes'
   log(
     f'{config.data.dataset}: {pipeline.num_videos:,} training videos, {pipeline.steps_per_epoch} steps an epoch; '
     f'{parameter_overview.count_parameters(params):,} parameters; {mesh.size} {jax.default_backend()} device(s)'
-    + (f' of {processes} processes' if processes > 1 else '')
+    + several
   )
   log(repr(pipeline.plan))
 
+  def write() -> None:
+    if not (workdir / 'config.json').exists():
+      config_lib.write(config, workdir)
+    overview = parameter_overview.get_parameter_overview(params, include_stats='sharding')
+    files.write_text(workdir / 'parameters.txt', overview + '\n')
 
-def _write_description(config: ml_collections.ConfigDict, workdir: files.Path, params: Any) -> None:
-  """Writes `config.json` where it is absent, and `parameters.txt` beside it."""
-  if not (workdir / 'config.json').exists():
-    config_lib.write(config, workdir)
-  overview = parameter_overview.get_parameter_overview(params, include_stats='sharding')
-  files.write_text(workdir / 'parameters.txt', overview + '\n')
+  multihost.on_main(write)
 
 
 def _restore_or_start(
@@ -382,11 +349,9 @@ def _restore_or_start(
   log(f'resumed from the checkpoint of step {step} in {workdir}')
   best, lost = checkpoints.best_whole(), progress.best_step if progress.best_sum_r >= 0 else None
   if lost != best:
-    # The best of the checkpoints that are left is taken for the best so far; that of the progress is lost.
     none = Progress({}, best_epoch=progress.evaluated_epochs)
     left = none if best is None else checkpoints.progress(best)
-    progress.best_sum_r, progress.best_epoch, progress.best_step = left.best_sum_r, left.best_epoch, left.best_step
-    progress.best_averaged = left.best_averaged
+    progress = dataclasses.replace(left, iterator=progress.iterator, evaluated_epochs=progress.evaluated_epochs)
     instead = 'the next to be evaluated' if best is None else f'that of step {best}'
     log(f'warning: the best checkpoint, of step {lost}, is damaged or gone; {instead} takes its place')
   return state, progress

@@ -17,14 +17,6 @@ from dlkd_jax.training.monitoring import MetricWriter, StepTracer
 SUMMARY = {'loss/total': 1.25, 'loss/inheritance/triplet': 0.5, 'loss/inheritance/distillation': 0.125}
 
 
-@pytest.mark.parametrize(
-  ('seconds', 'text'),
-  [(0, '00:00'), (59.9, '00:59'), (61, '01:01'), (3599, '59:59'), (3723, '1:02:03'), (90000, '25:00:00')],
-)
-def test_clock(seconds, text):
-  assert monitoring.clock(seconds) == text
-
-
 @pytest.mark.parametrize(('step', 'epoch'), [(1, 1), (10, 1), (11, 2), (30, 3)])
 def test_progress_line(step, epoch):
   seconds = 3723 / (30 - step) if step < 30 else 0.25
@@ -215,14 +207,12 @@ double = jax.jit(lambda x: 2 * x)
 
 
 def run(tracer, steps):
+  records = monitoring.Records(None, None, None, None, every=1, per_epoch=1, epochs=1)
   for step in steps:
-    if tracer.begins_with(step):
-      tracer.start()
-    with tracer.step(step):
+    tracer.before(step, records)
+    with jax.profiler.StepTraceAnnotation('train', step_num=step):
       out = double(jnp.ones(3))
-    if tracer.ends_with(step):
-      jax.block_until_ready(out)
-      tracer.stop()
+    tracer.after(step, out, records)
 
 
 def traced_steps(workdir):
