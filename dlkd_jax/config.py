@@ -160,33 +160,32 @@ def settle(
   validate(config)
   if not (workdir / 'config.json').exists():
     return RunConfig(resolve(config), [])
-  saved, defaults = config_fields.modernised(flatten(_saved(workdir))), flatten(base(''))
-  config = config.copy_and_resolve_references()
-  asked = flatten(config)
-  for field in config_fields.FOUND:  # Left open now, and found when the run began.
-    rule = rule_of(field)
-    left_open = field in asked and asked[field] in ('auto', (), None)
-    if left_open and saved.get(field, 'auto') != 'auto' and rule.holds(saved[field]):
-      _put(config, field, saved[field])
-  config = resolve(config)
-  now, wrong, notes = flatten(config), [], []
-  for field in sorted(saved.keys() | now.keys()):
-    if field not in now and not rule_of(field):
-      notes.append(_gone(field, saved[field]))
-    elif field in saved or field not in RULES:  # The latter of a group that takes fields of any name.
-      before, after = saved.get(field, '(absent)'), now.get(field, '(absent)')
-      line = f'{field}: {before!r} → {after!r}'
-      if before in (after, 'auto'):
-        continue
-      if field.startswith(free):
-        notes.append(f'the run goes on with another {line}')
-      else:
-        wrong.append(line)
-    elif field in defaults and now[field] != defaults[field] and not field.startswith(free):
-      notes.append(f'{field} is newer than the run, which goes on with {defaults[field]!r} in place of {now[field]!r}')
-      _put(config, field, defaults[field])
+  run, notes, _ = read_run(workdir)
+  own, saved, asked = flatten(run), config_fields.modernised(flatten(_saved(workdir))), flatten(config)
+  # Left open now, and found when the run began.
+  found = [
+    field for field in config_fields.FOUND if field in asked and _open(asked[field]) and not _open(own.get(field))
+  ]
+  config = resolve(with_values(config, {field: own[field] for field in found})).copy_and_resolve_references()
+  now, wrong = flatten(config), []
+  for field in sorted(own.keys() | now.keys()):
+    before, after = own.get(field, '(absent)'), now.get(field, '(absent)')
+    if before in (after, 'auto'):
+      continue
+    if field.startswith(free):
+      notes.append(f'the run goes on with another {field}: {before!r} → {after!r}')
+    elif field in RULES and field not in saved:
+      notes.append(f'{field} is newer than the run, which goes on with {before!r} in place of {after!r}')
+      _put(config, field, before)
+    else:
+      wrong.append(f'{field}: {before!r} → {after!r}')
   _refuse(workdir, 'saved → now', wrong, 'Resume with the saved values, or choose another --workdir.')
   return RunConfig(config.lock(), notes)
+
+
+def _open(value: Any) -> bool:
+  """Whether a field is left open, to be found when a run begins."""
+  return value in ('auto', (), None)
 
 
 def with_values(config: ml_collections.ConfigDict, values: Mapping[str, Any]) -> ml_collections.ConfigDict:

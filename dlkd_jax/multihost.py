@@ -47,9 +47,8 @@ class Stopped(Exception):
 def evident(environment: Mapping[str, str]) -> bool:
   """Whether the environment names a cluster of several processes that JAX finds its way in.
 
-  That is a step of SLURM or a call of mpirun with several tasks, several workers of a TPU slice, several slices, or
-  JAX's own `JAX_COORDINATOR_ADDRESS`. Where a TPU pod does not tell its workers through the environment, ask for it
-  with --distributed.
+  That is a step of SLURM or a call of mpirun with several tasks, a TPU slice of several workers, several slices, or
+  JAX's own `JAX_COORDINATOR_ADDRESS`. Some TPU pods do not tell; there --distributed asks for it.
   """
 
   counts = ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE', 'MEGASCALE_NUM_SLICES')
@@ -70,8 +69,7 @@ def initialize(
   as `10.0.0.1:1234`.
 
   Raises:
-    UserError: only some of the three were given and JAX could not find the others, the cluster was not found, or the
-      processes were not to be joined and are several all the same.
+    UserError: they could not be joined; or they were not to be, and are several all the same.
   """
   given = [x for x in (coordinator_address, num_processes, process_id) if x is not None]
   if not (given or distributed or evident(os.environ)):
@@ -112,8 +110,7 @@ def log(text: str) -> None:
 def on_main(function: Callable[[], int | None]) -> int:
   """Calls a function in process 0 alone; returns its result, a whole number, in all, which wait for it (0 for None).
 
-  Raises:
-    OtherProcessError: in the other processes, where it raised in process 0, which raises its own error.
+  Where it raises in process 0, the others raise OtherProcessError.
   """
   if alone():
     return function() or 0
@@ -137,7 +134,7 @@ def all_reduce_max(*values: float) -> list[float]:
 
 
 def exit_alone(message: str, code: int) -> NoReturn:
-  """Ends this process with a message on the standard error and an exit code, wherever the other processes are.
+  """Ends this process with a message and an exit code, wherever the other processes are.
 
   It goes without waiting for its threads, which may be compiling, or for the farewell of JAX: the others may be waiting
   for this one in the middle of a step, and are ended when it was silent for a minute.

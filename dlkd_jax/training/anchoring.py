@@ -45,10 +45,9 @@ class Fitted(NamedTuple):
 
 
 class AnchoredSource(Sequence):
-  """Records with `query_anchors`, `[captions, branches·H]`."""
+  """Records with `query_anchors`, `[captions, branches·H]`, of so many captions each."""
 
   def __init__(self, source: Source, captions: np.ndarray, held_out: np.ndarray):
-    """Takes records, how many captions each has, and the vectors of all captions."""
     self._source, self._parts = source, np.split(held_out, np.cumsum(captions)[:-1])
 
   def __len__(self) -> int:
@@ -100,16 +99,14 @@ def prepare(
   return config, AnchoredSource(source, captions, fitted.held_out), fitted
 
 
-_REMEDY = 'restore it from a copy, or remove it, and the anchors are fitted again'
-
-
 def _read(path: files.Path) -> Fitted:
   try:
     with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
       arrays = {name: found[name] for name in found.files}
     held_out, weights, owners, given = (arrays.pop(name) for name in ('held_out', 'weights', 'owners', 'given'))
   except Exception as error:  # Of many kinds: those of zip files, of numpy's headers and of what is absent.
-    raise UserError(f'{path} is damaged ({error}): {_REMEDY}') from error
+    remedy = 'restore it from a copy, or remove it, and the anchors are fitted again'
+    raise UserError(f'{path} is damaged ({error}): {remedy}') from error
   return Fitted(arrays, held_out, owners, tuple(weights.tolist()), bool(given))
 
 
@@ -126,10 +123,9 @@ def put(fitted: Fitted | None, params: Any) -> Any:
 
 
 def _write(fitted: Fitted, path: files.Path) -> None:
-  content = io.BytesIO()
-  np.savez(content, **{name: value for name, value in fitted._asdict().items() if name != 'arrays'}, **fitted.arrays)
-  with files.replacing(path) as temporary:
-    temporary.write_bytes(content.getvalue())
+  rest = {name: value for name, value in fitted._asdict().items() if name != 'arrays'}
+  with files.replacing(path) as temporary, temporary.open('wb') as content:
+    np.savez(content, **rest, **fitted.arrays)
 
 
 def _fit(config: ml_collections.ConfigDict, student: AnchoredStudent) -> Fitted:

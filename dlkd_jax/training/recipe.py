@@ -45,11 +45,7 @@ def resolved(config: ml_collections.ConfigDict, platform: str | None = None) -> 
 
 
 def make_terms(config: ml_collections.ConfigDict) -> tuple[Term, ...]:
-  """Makes the table of the loss: the terms of DL-DKD++, and those of `config.loss.terms`.
-
-  Raises:
-    UserError: the function of a term cannot be imported.
-  """
+  """Makes the table of the loss: the terms of DL-DKD++, and those of `config.loss.terms`, which are imported."""
   loss, branches, distilled = config.loss, tuple(config.model.branches), tuple(config.model.distilled)
 
   def options(*names: str, **more: Any) -> tuple[tuple[str, Any], ...]:
