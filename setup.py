@@ -25,9 +25,13 @@ TEST = [
   'httpx2',
   'hypothesis',
   'ipykernel',
+  'mypy',
   'nbclient',
   'nbformat',
+  'opentimelineio',  # With its adapter and pycmx it reads the lists for editing programs.
+  'otio-cmx3600-adapter',
   'psutil',
+  'pycmx',
   'pytest',
   'pytest-xdist',
   'ruff',

@@ -1,7 +1,7 @@
 """DL-DKD++ on ActivityNet Captions, the paper's recipe (I3D frames, RoBERTa tokens, CLIP ViT-B/32 as the teacher).
 
-    python -m tfds_builders.build activitynet --manual_dir=<features> --data_dir=data
-    python -m dlkd_jax.main --config=configs/activitynet.py --workdir=runs/activitynet
+    dlkd build activitynet --manual_dir=<features> --data_dir=data
+    dlkd train --config=configs/activitynet.py --workdir=runs/activitynet
 
 Published on its evaluation split: R@1 8.3, R@5 25.5, R@10 38.3, R@100 77.8, SumR 149.9; with hard labels
 (`configs/activitynet.py:hard`, DL-DKD) 8.0, 25.0, 37.5, 77.1, 147.6. 9,043 videos to train on, 4,430 to search.

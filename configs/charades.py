@@ -1,7 +1,7 @@
 """DL-DKD++ on Charades-STA, the paper's recipe (I3D frames, RoBERTa tokens, CLIP ViT-B/32 as the teacher).
 
-    python -m tfds_builders.build charades --manual_dir=<features> --data_dir=data
-    python -m dlkd_jax.main --config=configs/charades.py --workdir=runs/charades
+    dlkd build charades --manual_dir=<features> --data_dir=data
+    dlkd train --config=configs/charades.py --workdir=runs/charades
 
 Published on its test split: R@1 1.9, R@5 7.1, R@10 12.3, R@100 49.8, SumR 71.1. About 5,400 videos to train on,
 1,334 to search.

@@ -2,7 +2,7 @@
 
     python -m dlkd_jax.tools.composites_table --pack=packs/msrvtt_efficientnet --workdir=runs/composites
 
-(`--data_dir=data` in place of the pack for films that `dlkd_jax.extract` read) makes the data sets, trains with this
+(`--data_dir=data` in place of the pack for films that `dlkd extract` read) makes the data sets, trains with this
 recipe and prints the table. The student is the anchored one; `:anchored=false` is the paper's. No published result
 belongs to it.
 """

@@ -1,7 +1,7 @@
-"""DL-DKD++ on your own videos, as `python -m dlkd_jax.extract` packed them.
+"""DL-DKD++ on your own videos, as `dlkd extract` packed them.
 
-    python -m dlkd_jax.extract --videos=films --captions=captions.jsonl --clip=clip-vit-base-patch32 --data_dir=data
-    python -m dlkd_jax.main --config=configs/custom.py --workdir=runs/custom
+    dlkd extract --videos=films --captions=captions.jsonl --clip=clip-vit-base-patch32 --data_dir=data
+    dlkd train --config=configs/custom.py --workdir=runs/custom
 
 The captions must put some videos into train, some into val and some into test. The student is the anchored one, which
 was better than the paper's at every number of captions that both were measured with, 84 to 6,971 (see

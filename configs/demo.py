@@ -1,7 +1,7 @@
-"""The students of the rendered demonstration, small enough for two CPU cores. `python -m dlkd_jax.demo` uses it.
+"""The students of the rendered demonstration, small enough for two CPU cores. `dlkd demo` uses it.
 
-    python -m dlkd_jax.demo --workdir=runs/demo --until=features
-    python -m dlkd_jax.main --config=configs/demo.py --config.data.data_dir=runs/demo/data --workdir=runs/student
+    dlkd demo --workdir=runs/demo --until=features
+    dlkd train --config=configs/demo.py --config.data.data_dir=runs/demo/data --workdir=runs/student
 
 No published result belongs to it.
 """

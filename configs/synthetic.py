@@ -1,7 +1,7 @@
 """The one-minute run: a student on the synthetic set, small enough for two CPU cores.
 
-    python -m tfds_builders.build synthetic --config=demo --data_dir=data
-    python -m dlkd_jax.main --config=configs/synthetic.py --workdir=runs/synthetic
+    dlkd build synthetic --config=demo --data_dir=data
+    dlkd train --config=configs/synthetic.py --workdir=runs/synthetic
 
 No published result belongs to it; the README shows what it gives.
 """

@@ -1,7 +1,7 @@
 """DL-DKD++ on TVR, the paper's recipe (I3D + ResNet frames, RoBERTa tokens, CLIP ViT-B/32 as the teacher).
 
-    python -m tfds_builders.build tvr --manual_dir=<features> --data_dir=data
-    python -m dlkd_jax.main --config=configs/tvr.py --workdir=runs/tvr
+    dlkd build tvr --manual_dir=<features> --data_dir=data
+    dlkd train --config=configs/tvr.py --workdir=runs/tvr
 
 Published on its test split: R@1 15.3, R@5 36.0, R@10 47.5, R@100 86.0, SumR 184.8; with hard labels
 (`configs/tvr.py:hard`, DL-DKD) 14.4, 34.9, 45.8, 84.9, 179.9. 17,435 videos to train on, 2,179 to search.

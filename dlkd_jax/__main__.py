@@ -51,7 +51,10 @@ def main() -> NoReturn:
   module, *sys.argv[1:] = _module(sys.argv[1:])
   from dlkd_jax import doors  # Here, so that --help answers at once.
 
-  sys.exit(doors.guarded(lambda: runpy.run_module(module, run_name='__main__', alter_sys=True) and None))
+  def work() -> None:
+    runpy.run_module(module, run_name='__main__', alter_sys=True)
+
+  sys.exit(doors.guarded(work))
 
 
 if __name__ == '__main__':

@@ -82,7 +82,7 @@ def _add_term(config: ml_collections.ConfigDict, name: str, function: str, weigh
   config.loss.terms[name] = ml_collections.ConfigDict(entry)
 
 
-# Parts of later models, arguments by these names, in the order in which `dlkd_jax.sweep --ladder` adds them up. Each is
+# Parts of later models, arguments by these names, in the order in which `dlkd sweep --ladder` adds them up. Each is
 # put into a recipe whose number of epochs stands.
 PLUS = {
   'budget': _budget,

@@ -68,7 +68,7 @@ _PRECISION, _FORM = _one_of('auto', 'float32', 'bfloat16'), _one_of('auto', 'pla
 # Field → default, what it may hold, what it is. A type in place of a default: unset, or a value of this type.
 FIELDS: dict[str, tuple[Any, Rule, str]] = {
   'seed': (0, _whole(0, 2**32 - 1), 'of initialisation, data order, dropout and draws'),
-  'data.dataset': ('', _TEXT, 'name that tfds_builders.build gave it, as charades_prvr'),
+  'data.dataset': ('', _TEXT, 'name that dlkd build gave it, as charades_prvr'),
   'data.data_dir': ('data', _TEXT, 'folder that the data sets were built in'),
   'data.batch_videos': (128, _whole(1), 'videos a batch, with all their captions'),
   'data.max_frames': (128, _whole(1), 'longer videos are resampled to this many frames'),

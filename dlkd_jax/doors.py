@@ -115,11 +115,13 @@ def run(
   escape_output()
   if required:
     flags.mark_flags_as_required(required)
-  several = isinstance(main, Mapping)
-  work = functools.partial(_one_of, main) if several else functools.partial(_alone, main, names)
+  several: Mapping[str, Command] = main if isinstance(main, Mapping) else {}
+
+  def work(given: list[str]) -> int | None:
+    return _one_of(main, given) if isinstance(main, Mapping) else _alone(main, names, given)
 
   def helped(typed: list[str], full: bool) -> str:
-    command = next((each for each in typed if each in main), None) if several else None
+    command = next((each for each in typed if each in several), None)
     return command_help.screen(page(main, required, names, command), full)
 
   parse = functools.partial(_parse, helped)
@@ -136,9 +138,10 @@ def _alone(work: Callable[[list[str]], int | None], names: str, given: list[str]
 
 def _one_of(several: Mapping[str, Command], given: list[str]) -> int | None:
   """Runs one command of several."""
-  name, *given = given or [None]
-  if name not in several:
+  if not given or given[0] not in several:
+    name = given[0] if given else None
     raise UserError(f'the command is {name!r}; expected one of {", ".join(several)}; --help explains them')
+  name, *given = given
   only(name, {each: command.flags for each, command in several.items()})
   return _alone(several[name].work, several[name].names, given)
 

@@ -201,7 +201,7 @@ def test_another_configuration_is_refused(undisturbed, commands):
 def test_missing_data_set_says_how_to_build_it(commands, tmp_path):
   done = commands.try_to(*commands.training(tmp_path / 'run', f'--config.data.data_dir={tmp_path}'))
   assert done.returncode == 1
-  assert 'python -m tfds_builders.build synthetic' in done.stderr and 'Traceback' not in done.stderr
+  assert 'dlkd build synthetic' in done.stderr and 'Traceback' not in done.stderr
   assert not (tmp_path / 'run').exists()
 
 

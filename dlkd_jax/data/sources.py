@@ -200,12 +200,12 @@ def _command(name: str, data_dir: os.PathLike[str] | str = '…') -> str:
   """Returns the command that builds a data set, for messages."""
   dataset, _, config = name.partition('/')
   if dataset == 'custom_prvr':
-    return f'`python -m dlkd_jax.extract --videos=… --captions=… --clip=… --data_dir={data_dir}`'
+    return f'`dlkd extract --videos=… --captions=… --clip=… --data_dir={data_dir}`'
   collection = dataset.removesuffix('_prvr')
   more = '' if collection == 'synthetic' else ' --manual_dir=…'
   if collection == 'synthetic' and config:
     more = f' --config={config}'
-  return f'`python -m tfds_builders.build {collection}{more} --data_dir={data_dir}`'
+  return f'`dlkd build {collection}{more} --data_dir={data_dir}`'
 
 
 @dataclasses.dataclass(frozen=True)

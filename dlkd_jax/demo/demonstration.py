@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
+import shutil
 import sys
 
 from dlkd_jax import files
@@ -110,13 +111,15 @@ def demonstrate(settings: DemoSettings, workdir: pathlib.Path, until: str | None
   if last == len(names):
     print(f'\n{(workdir / "results.md").read_text(encoding="utf-8")}\ncontact sheet: {workdir / "found.png"}')
     index = workdir / 'index'
-    print(f'search the test films: {_python()} -m dlkd_jax.search "{EXAMPLE}" --index={index}')
-    print(f'or on a page:          {_python()} -m dlkd_jax.serve --index={index}')
+    print(f'search the test films: {_dlkd()} search "{EXAMPLE}" --index={index}')
+    print(f'or on a page:          {_dlkd()} serve --index={index}')
     print('seconds: ' + ', '.join(f'{name} {value:.0f}' for name, value in seconds.items()), flush=True)
   return seconds
 
 
-def _python() -> str:
-  """Returns the command of this interpreter, as short as it can be typed here."""
-  path, here = pathlib.Path(sys.executable), pathlib.Path.cwd()
+def _dlkd() -> str:
+  """Returns how `dlkd` is called here; off the path with the folder of this interpreter, as short as can be."""
+  path, here = pathlib.Path(sys.executable).with_name('dlkd'), pathlib.Path.cwd()
+  if not path.is_file() or shutil.which('dlkd') == str(path):
+    return 'dlkd'
   return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -7,7 +7,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class DemoSettings:
-  """Sizes of everything; the defaults fit two CPU cores and four minutes.
+  """Sizes of everything; the defaults fit two CPU cores; `dlkd_jax/demo/README.md` says how long it takes.
 
   Attributes:
     seed: of the world and of pretraining.

@@ -54,7 +54,7 @@ class Addition:
     absent: what the index remembers of folders and files that are not there any more.
     moved: id → the one that its film had before.
     restated: those of `updated` of which only what is said changed.
-    frames: that were written.
+    frames: that were encoded.
   """
 
   added: int
@@ -158,7 +158,8 @@ class _Writing:
 
   Attributes:
     new: ids that were written.
-    captions, frames: how many were.
+    captions: how many were.
+    frames: how many were encoded for it.
     absent: ids of those without a file where it should be.
   """
 
@@ -173,12 +174,12 @@ class _Writing:
     self.absent: list[str] = []
     self.new: list[str] = []
 
-  def add(self, stored: Stored) -> None:
+  def add(self, stored: Stored, encoded: bool = True) -> None:
     """Writes a video; what the index had of it, or by its other name, goes with the same change that brings it."""
     self._writer = self._writer or self._folder.new_segment()
     self._writer.add(*stored)
     self._count(stored.entry)
-    self.frames += len(stored.times)
+    self.frames += len(stored.times) if encoded else 0
     if self._writer.frames >= self._segment_frames or time.monotonic() - self._begun > _SEGMENT_SECONDS:
       self.put()
 
@@ -252,7 +253,7 @@ def _reuse(
         )
         if entry.said != stored.entry.said:  # The subtitles beside it are others.
           entry, cues = texts.read(entry)
-        writing.add(stored._replace(entry=entry, captions=captions, cues=cues))
+        writing.add(stored._replace(entry=entry, captions=captions, cues=cues), encoded=False)
 
 
 def _batches(records: Iterable[tuple[str, Record]], batch_frames: int) -> Iterator[list[tuple[str, Record]]]:

@@ -117,7 +117,10 @@ class Films:
     """Takes folders; nothing is looked at before `look`."""
     self.folders, self._encoding = list(folders), encoding
     self.options, self.where, self.sizes = encoding.options, encoding.where, encoding.sizes
-    self.report, self.broken, self.absent, self.away = Report(), set(), [], set()
+    self.report = Report()
+    self.broken: set[str] = set()
+    self.absent: list[Folder] = []
+    self.away: set[str] = set()
     self._digests: dict[str, str] = {}
     self._jobs: dict[str, corpus.Job] = {}
     self._seen: dict[str, corpus.Seen] = {}

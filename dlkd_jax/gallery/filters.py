@@ -37,7 +37,7 @@ import functools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from dlkd_jax import files
 from dlkd_jax.errors import UserError
@@ -279,7 +279,7 @@ class _Parser:
     return self._text[self._at : self._at + 1]
 
   def _skip(self) -> None:
-    self._at = _SPACE.match(self._text, self._at).end()
+    self._match(_SPACE)
 
   def _match(self, pattern: re.Pattern[str]) -> str:
     match = pattern.match(self._text, self._at)
@@ -304,7 +304,7 @@ class _Parser:
     self._at += len(word) if found else 0
     return found
 
-  def _fail(self, expected: str, more: str = '') -> None:
+  def _fail(self, expected: str, more: str = '') -> NoReturn:
     self._skip()
     rest = self._text[self._at :]
     found = f'found {_short(rest[:20])}' if rest else 'found its end'

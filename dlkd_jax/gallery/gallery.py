@@ -171,7 +171,7 @@ class Gallery:
     listed = [queries] if isinstance(queries, str | Query) else list(queries)
     asked = [Query(query) if isinstance(query, str) else query for query in listed]
     vectors = queries_lib.encode(self, asked)
-    results: list[SearchResult | None] = [None] * len(asked)
+    results: dict[int, SearchResult] = {}
     for scorers in dict.fromkeys(tuple(each) for each in vectors):
       numbers = [number for number, each in enumerate(vectors) if tuple(each) == scorers]
       some = [asked[number] for number in numbers]
@@ -185,7 +185,7 @@ class Gallery:
       for number, query, result in zip(numbers, some, found, strict=True):
         said = () if query.text is None else self.sentences.notes(query.text, used)
         results[number] = self.background.judge(self, dataclasses.replace(result, notes=said), query, chosen)
-    return results
+    return [results[number] for number in range(len(asked))]
 
   def scores(self, vectors: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> np.ndarray:
     """Returns `[q, V]` float32, the weighted sums of all videos that count, and minus infinity for others.
@@ -219,7 +219,7 @@ class Gallery:
     if odd := [name for name in caption_ids if name not in self.captions]:
       raise UserError(
         f'there is no caption {odd[0]!r} in this index, which has {len(self.captions)}; '
-        '`python -m dlkd_jax.index info --captions` lists them'
+        '`dlkd info --captions` lists them'
       )
     places = [self._catalog.caption_place(name) for name in caption_ids]
     return {
@@ -337,7 +337,7 @@ class Gallery:
     """Returns the videos whose texts hold the words of a query."""
     if query is None or not query.words or not self.texts.count:
       return ()
-    said = query.text if query.caption is None else self.captions[query.caption].text
+    said = (query.text or '') if query.caption is None else self.captions[query.caption].text
     return self.texts.find(said, allowed)
 
   def cues(self, video_id: str) -> list[Cue]:

@@ -146,13 +146,13 @@ def encode(gallery: Gallery, queries: Sequence[Query]) -> list[dict[str, np.ndar
       said = {name: rows[0] for name, rows in gallery.caption_vectors([query.caption]).items()}
     shown = [by_picture[id(query.picture)]] if query.picture is not None else []
     shown += [_frame(gallery, *query.like)] if query.like is not None else []
-    share = PICTURE_SHARE if said is not None else 1.0
-    wanted = [(1 - share, said)] if said is not None else []
-    wanted += [(share / len(shown), each) for each in shown]
+    share = 0.0 if not shown else PICTURE_SHARE if said is not None else 1.0
+    wanted = [(share / len(shown), each) for each in shown]
+    wanted = wanted if said is None else [(1 - share, said), *wanted]
     if len(wanted) == 1 and not query.without:  # As it is, to the last bit.
       encoded.append(dict(wanted[0][1]))
     else:
-      encoded.append(compose([(1.0, said)] if not shown else wanted, [by_text[text] for text in query.without]))
+      encoded.append(compose(wanted, [by_text[text] for text in query.without]))
   return encoded
 
 

@@ -127,7 +127,8 @@ class Ranking:
     No frame of a video scores more than the video, whose scorers may be best at different frames. So videos are taken
     in the order of their scores until the next one cannot change the page.
     """
-    wanted, found, done = wish.offset + wish.top, [], 0
+    wanted, done = wish.offset + wish.top, 0
+    found: list[tuple[Hit, Moment]] = []
     scores, places = ranked.scores, ranked.places
     while done < len(places):
       order = self.first(scores, places, min(len(places), max(wanted, 2 * done)))
@@ -161,7 +162,7 @@ class Ranking:
     times, entry = np.array(segment.times[segment.frames(video)]), self._catalog.entry(place)
     found: tuple[Moment, ...] = find_moments(times, curve, entry.duration, wish.moments, wish.level)
     match, by_texts = ranked.matches.get(place), place in ranked.by_texts
-    if by_texts and not wish.flat:
+    if match and by_texts and not wish.flat:
       found = _when_said(match, times, curve, found)[: wish.moments]
     scores = {name: float(curves[name].max()) for name in self._scorers if name in curves}
     score = float(ranked.scores[place])
@@ -190,10 +191,10 @@ class Ranking:
 
 def _when_said(match: Match, times: np.ndarray, curve: np.ndarray, found: tuple[Moment, ...]) -> tuple[Moment, ...]:
   """Returns moments with the one at which it is said put first."""
-  said = next((said for said in match.said if said.start is not None), None)
-  if said is None:
+  spoken = ((said.start, said.end) for said in match.said if said.start is not None and said.end is not None)
+  if (when := next(spoken, None)) is None:
     return found
-  at = int(np.argmin(np.abs(times - (said.start + said.end) / 2)))
-  peak = min(max(float(times[at]), said.start), said.end)
-  first = Moment(said.start, said.end, peak, float(curve[at]))
+  start, end = when
+  at = int(np.argmin(np.abs(times - (start + end) / 2)))
+  first = Moment(start, end, min(max(float(times[at]), start), end), float(curve[at]))
   return first, *(each for each in found if each.end <= first.start or each.start >= first.end)

@@ -157,7 +157,7 @@ class SentenceEncoder:
       raise IndexFolderError(
         'a typed sentence cannot be searched here: the data set of this index came as features, and what made them of '
         'sentences is not known. Search with a caption of the set (--caption=ID; '
-        '`python -m dlkd_jax.index info --captions` lists them), or with query vectors (Gallery.search_vectors)'
+        '`dlkd info --captions` lists them), or with query vectors (Gallery.search_vectors)'
       )
     return _opened(about['fingerprint'], about.get('where', about.get('clip')), self._clip, kind)
 

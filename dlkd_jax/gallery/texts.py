@@ -235,7 +235,7 @@ class Texts:
     rows: dict[int, dict[str, float]] = {}
     query = 'SELECT rowid, terms FROM words WHERE rowid IN (SELECT value FROM json_each(?))'
     for number, said in self._catalog.rows(query, [json.dumps(sorted(numbers))]):
-      rows[number] = own = {}
+      own = rows.setdefault(number, {})
       for variant in adds.keys() & set(said.split(' ')):
         for term, value in adds[variant]:
           own[term] = max(own.get(term, 0.0), value)

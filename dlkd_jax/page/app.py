@@ -207,7 +207,7 @@ class _Page:
     del request
     now = self.live.now
     # The first time it reads what there is of all.
-    return Json(await anyio.to_thread.run_sync(lambda: now.info | {'adding': self.live.addition()}))
+    return Json(await anyio.to_thread.run_sync(lambda: {**now.info, 'adding': self.live.addition()}))
 
   async def search(self, request: Request) -> Response:
     settings = self.settings
@@ -250,7 +250,7 @@ class _Page:
 
   async def cues(self, request: Request) -> Response:
     video, said = await self._said(request)
-    tracks = {}
+    tracks: dict[str, list[dict[str, Any]]] = {}
     for cue in said:
       tracks.setdefault(cue.track, []).append({'start': cue.start, 'end': cue.end, 'text': cue.text})
     told = [
@@ -313,11 +313,12 @@ class _Page:
     return Response(data, media_type=f'image/{kind}', headers=answers.to_keep(name))
 
   async def piece(self, request: Request) -> Response:
-    assert self.pieces is not None, 'the application has not started'
+    pieces = self.pieces
+    assert pieces is not None, 'the application has not started'
     how = request.query_params.get('cut')
     if how is None:
       at = _seconds(request, 'at')
-      make = lambda file: self.pieces.play(file, at, self.settings.piece)  # noqa: E731
+      make = lambda file: pieces.play(file, at, self.settings.piece)  # noqa: E731
     else:
       start, end = _seconds(request, 'start'), _seconds(request, 'end')
       if how not in ('copy', 'exact') or not 0 < end - start <= self.settings.longest_clip:
@@ -325,7 +326,7 @@ class _Page:
         raise RefusalError(
           400, 'bad_clip', f'A clip is from start to a later end, {most} at most; cut is copy or exact.'
         )
-      make = lambda file: self.pieces.clip(file, start, end, how)  # noqa: E731
+      make = lambda file: pieces.clip(file, start, end, how)  # noqa: E731
     file = await self._of_file(request, VideoFiles.open)
     try:
       piece = await _while_connected(request, make(file))

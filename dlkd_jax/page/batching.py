@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from dlkd_jax.gallery.queries import Query
-from dlkd_jax.gallery.results import SearchResult
 from dlkd_jax.page.guards import RefusalError
 
 
@@ -44,7 +43,7 @@ class Batcher:
   """
 
   def __init__(
-    self, search: Callable[[Sequence[str | Query], Part], list[SearchResult]], batch: int = 32, waiting: int = 256
+    self, search: Callable[[Sequence[str | Query], Part], Sequence[Any]], batch: int = 32, waiting: int = 256
   ):
     """`search` answers several queries; `batch` of them at most. More than `waiting` are refused."""
     self._search, self._batch, self._most = search, batch, waiting
@@ -54,8 +53,8 @@ class Batcher:
     self._closed = False
     self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix='search')
 
-  async def __call__(self, query: str | Query, part: Part) -> SearchResult:
-    """Returns the query's result.
+  async def __call__(self, query: str | Query, part: Part) -> Any:
+    """Returns what the search answers to the query.
 
     Raises:
       RefusalError: too many are waiting.
@@ -117,13 +116,13 @@ class Batcher:
     except Exception as error:
       if len(queries) == 1:
         return {queries[0]: error}
-    answers = {}
+    answers: dict[str | Query, Any] = {}
     for query in queries:
       answers |= await self._answers([query], part)
     return answers
 
 
-def _hand_out(together: list[_Waiting], answers: dict[str, Any]) -> None:
+def _hand_out(together: list[_Waiting], answers: dict[str | Query, Any]) -> None:
   for one in together:
     answer = answers[one.query]
     if one.answer.done():

@@ -126,7 +126,12 @@ class Pieces:
       # It outlives the request that opened the file, so it has a descriptor of its own.
       own = file.again()
       self._made[one] = asyncio.create_task(self._make(own, key, start, seconds, how))
-      self._made[one].add_done_callback(lambda _: (self._made.pop(one), os.close(own.descriptor)))
+
+      def done(_: asyncio.Task[Piece]) -> None:
+        del self._made[one]
+        os.close(own.descriptor)
+
+      self._made[one].add_done_callback(done)
     task = self._made[one]
     self._asking[one] = self._asking.get(one, 0) + 1
     try:

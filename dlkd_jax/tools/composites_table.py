@@ -3,7 +3,7 @@
 Of films that were extracted, or of a pack of features of trimmed clips (`frames.npz`, `captions.jsonl`), with one
 sentence each:
 
-    python -m dlkd_jax.extract --videos=clips --captions=captions.jsonl --teacher=none --tokens=minilm --rate=0.2 \
+    dlkd extract --videos=clips --captions=captions.jsonl --teacher=none --tokens=minilm --rate=0.2 \
         --student=efficientnet_lite0:efficientnet_lite0.safetensors+i3d:i3d.safetensors@rate=3 --data_dir=data
     python -m dlkd_jax.tools.composites_table --data_dir=data --workdir=runs/clips
     python -m dlkd_jax.tools.composites_table --pack=packs/msrvtt_efficientnet --workdir=runs/composites
@@ -186,9 +186,9 @@ def make_parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   source = parser.add_mutually_exclusive_group(required=True)
   source.add_argument('--pack', type=expand, help='folder with frames.npz and captions.jsonl')
-  source.add_argument('--data_dir', type=expand, help='where dlkd_jax.extract wrote clips with one caption each')
+  source.add_argument('--data_dir', type=expand, help='where dlkd extract wrote clips with one caption each')
   parser.add_argument('--workdir', type=expand, required=True, help='data sets, runs and table go here')
-  what = 'encoder of the sentences of a --pack, as of dlkd_jax.extract (default %(default)s)'
+  what = 'encoder of the sentences of a --pack, as of dlkd extract (default %(default)s)'
   parser.add_argument('--tokens', default='minilm', help=what)
   parser.add_argument('--text_model', dest='tokens', type='bert:{}'.format, help='its folder: --tokens=bert:FOLDER')
   parser.add_argument('--single', action='store_true', help='also train a student of one branch')

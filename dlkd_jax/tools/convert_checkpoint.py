@@ -3,7 +3,7 @@
 A checkpoint of the release becomes a file that this program evaluates:
 
     python -m dlkd_jax.tools.convert_checkpoint model.ckpt student.safetensors
-    python -m dlkd_jax.main --config=configs/tvr.py --workdir=runs/released --mode=eval --params=student.safetensors
+    dlkd eval --config=configs/tvr.py --workdir=runs/released --params=student.safetensors
 
 Of a run (its best checkpoint) to such a file; and of either to the release's names, which PyTorch users load with
 `model.load_state_dict(safetensors.torch.load_file('model.safetensors'))`:
@@ -222,7 +222,7 @@ def convert(source: Parameters, target: pathlib.Path, release: bool) -> None:
         f'(model.name {PAPER!r}); leave --to_release out for a file that this program reads.'
       )
     write_parameters(source.params, target, source.heads, source.student)
-    command = ['python', '-m', 'dlkd_jax.main', f'--workdir={source.workdir}', '--mode=eval', f'--params={target}']
+    command = ['dlkd', 'eval', f'--workdir={source.workdir}', f'--params={target}']
     print(f'wrote {target}, of the student {source.student}; evaluate it beside its run by\n  {shlex.join(command)}')
     return
   sizes = student_sizes(source.params)
@@ -237,7 +237,7 @@ def convert(source: Parameters, target: pathlib.Path, release: bool) -> None:
     print(f"wrote {target} under the release's names; load it with n_heads = {source.heads or 'that of its training'}")
     return
   recipe = 'configs/activitynet.py' if sizes['Dv'] == 1024 else 'configs/tvr.py'
-  command = ['python', '-m', 'dlkd_jax.main', f'--config={recipe}', '--workdir=runs/released', '--mode=eval']
+  command = ['dlkd', 'eval', f'--config={recipe}', '--workdir=runs/released']
   command += [f'--params={target}', *overrides(sizes, source.heads)]
   write_parameters(source.params, target, source.heads)
   print(f'wrote {target}; evaluate it, with the recipe of your data set, by\n  {shlex.join(command)}')

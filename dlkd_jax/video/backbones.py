@@ -157,7 +157,7 @@ class Joined:
 
 def parts_of(backbone: FrameBackbone | Joined) -> tuple[FrameBackbone, ...]:
   """Returns the backbones that a backbone is joined of, or itself."""
-  return getattr(backbone, 'parts', (backbone,))
+  return backbone.parts if isinstance(backbone, Joined) else (backbone,)
 
 
 def open_text_backbone(spec: str) -> TextBackbone:
@@ -181,7 +181,7 @@ def _open(spec: str, ours: Mapping[str, str], method: str, what: str) -> Any:
   except TypeError:
     found = None
   if found is None:
-    forms = ', '.join(_find(each, ours, method).form for each in ours)
+    forms = ', '.join(each.form for each in (_find(name, ours, method) for name in ours) if each)
     others = ''.join(f', {name}' for name in sorted(_entry_points().keys() - ours.keys()))
     raise UserError(f'there is no backbone of {what} {spec!r}; expected one of {forms}, hf:OWNER/NAME{others}')
   return found(*arguments, **options)
@@ -244,8 +244,8 @@ def defaults(teacher: str | None, begun: Mapping[str, Any]) -> tuple[str, str]:
     teacher: what opens it; None: there is none.
     begun: 'student' and 'tokens' → fingerprint, of a set that is gone on with: what needs no weights stays as it is.
   """
-  own = teacher is not None and is_joint(teacher) and '=' not in teacher.rpartition('@')[2]
-  chosen = (f'{teacher}@layer=-2', teacher) if own else ('statistics', 'words:256')
+  own = teacher if teacher and is_joint(teacher) and '=' not in teacher.rpartition('@')[2] else None
+  chosen = (f'{own}@layer=-2', own) if own else ('statistics', 'words:256')
 
   def as_begun(name: str) -> str | None:
     try:

@@ -186,7 +186,9 @@ def _cue(start: float, end: float, text: str, track: str) -> Cue | None:
 
 def _seconds(parts: tuple[str | None, ...]) -> float:
   hours, minutes, seconds, fraction = parts
-  return int(hours or 0) * 3600 + int(minutes) * 60 + int(seconds) + int((fraction or '0').ljust(3, '0')) / 1000
+  return (
+    int(hours or 0) * 3600 + int(minutes or 0) * 60 + int(seconds or 0) + int((fraction or '0').ljust(3, '0')) / 1000
+  )
 
 
 def _clock(seconds: float) -> str:
@@ -230,4 +232,4 @@ def _texts(packet) -> Iterator[str]:
   for subtitle in packet.decode():
     for part in getattr(subtitle, 'rects', None) or [subtitle]:
       text = getattr(part, 'dialogue', None) or getattr(part, 'text', None) or getattr(part, 'ass', '')
-      yield text.decode('utf-8', 'replace') if isinstance(text, bytes) else text
+      yield text.decode('utf-8', 'replace') if isinstance(text, bytes) else str(text)

@@ -22,7 +22,7 @@ def test_from_nothing_to_a_table(tmp_path, capsys):
   printed = capsys.readouterr().out
   assert text in printed
   assert np.asarray(Image.open(tmp_path / 'demo' / 'found.png')).ndim == 3
-  index = pathlib.Path(re.search(r'dlkd_jax.search ".*" --index=(\S+)', printed)[1])
+  index = pathlib.Path(re.search(r'dlkd search ".*" --index=(\S+)', printed)[1])
   (result,) = Gallery.open(index).search(demonstration.EXAMPLE)
   assert result.hits and all(pathlib.Path(hit.path).is_file() for hit in result.hits)
   before = {path: path.stat().st_mtime_ns for path in (tmp_path / 'demo').rglob('*')}

@@ -144,7 +144,7 @@ def test_renamed_moved_copied_and_exchanged(world, read):
   shutil.copy2(films / 'dir' / 'c.mp4', films / 'copy.mp4')
   done = add(world / 'index')
   assert done.addition.moved == {'bee.mp4': 'b.mp4', 'dir/renamed.mp4': 'a.mp4'} and read == []
-  assert told(done, new=1, moved=2, there=3)
+  assert told(done, new=1, moved=2, there=3) and done.addition.frames == 0, 'nothing was encoded'
   after, videos = rows(world / 'index'), Gallery.open(world / 'index').videos
   assert sorted(after) == ['bee.mp4', 'copy.mp4', 'dir/c.mp4', 'dir/renamed.mp4']
   np.testing.assert_array_equal(after['dir/renamed.mp4'], before['a.mp4'])

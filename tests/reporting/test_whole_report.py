@@ -113,7 +113,7 @@ def test_curves_reach_the_scores(report):
   ('more', 'words'),
   [
     (('--workdir=/nowhere',), 'holds no config.json; expected the --workdir of a training'),
-    (('--data_dir=/nowhere',), 'python -m tfds_builders.build synthetic'),
+    (('--data_dir=/nowhere',), 'dlkd build synthetic'),
     (('--relevant=/nowhere.jsonl',), 'nowhere.jsonl'),
   ],
 )

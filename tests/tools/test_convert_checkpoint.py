@@ -137,7 +137,7 @@ def test_there_and_back(released, tmp_path, capsys):
   convert_checkpoint.main([str(source), str(ours)])
   text = capsys.readouterr().out
   assert 'attention heads: unknown' in text
-  assert f'--mode=eval --params={ours} --config.model.hidden=32' in text
+  assert f'dlkd eval --config=configs/tvr.py --workdir=runs/released --params={ours} --config.model.hidden=32' in text
   assert_same(read_parameters(ours, like=from_release(released)), from_release(released))
   convert_checkpoint.main(['--to_release', str(ours), str(theirs)])
   assert_same(safetensors.numpy.load_file(theirs), released)
@@ -177,8 +177,8 @@ def test_wrong_files_and_arguments(released, tmp_path, capsys):
 def test_help_teaches_the_next_command(capsys):
   with pytest.raises(SystemExit):
     convert_checkpoint.main(['--help'])
-  command = '--config=configs/tvr.py --workdir=runs/released --mode=eval --params=student.safetensors'
-  assert f'python -m dlkd_jax.main {command}' in capsys.readouterr().out
+  command = 'dlkd eval --config=configs/tvr.py --workdir=runs/released --params=student.safetensors'
+  assert command in capsys.readouterr().out
 
 
 def test_missing_torch_is_said(tmp_path, capsys, monkeypatch):
@@ -219,7 +219,7 @@ def test_other_students_have_no_names_in_the_release(tmp_path, capsys):
   wanted = "of the student 'plus', and the release has names for the paper's alone"
   assert wanted in fail(capsys, f'--workdir={tmp_path}', '--to_release', theirs)
   convert_checkpoint.main([f'--workdir={tmp_path}', str(ours)])
-  assert f'--workdir={tmp_path} --mode=eval --params={ours}' in capsys.readouterr().out
+  assert f'dlkd eval --workdir={tmp_path} --params={ours}' in capsys.readouterr().out
   assert_same(read_parameters(ours, like=params, heads=4), params)
   assert wanted in fail(capsys, '--to_release', ours, theirs) and not theirs.exists()
 

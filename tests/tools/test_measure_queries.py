@@ -71,16 +71,21 @@ def world_index(tmp_path):
   return tmp_path / 'index'
 
 
-def test_a_pack(tmp_path):
+def write_pack(folder):
   """Names that captions speak of are frames themselves; the others are not."""
+  folder.mkdir(exist_ok=True)
   own = [' '.join(name.split()) for name in background.NAMES.split(',')]
   names = [*own, *(f'there {n}' for n in range(4)), *(f'absent {n}' for n in range(4))]
   vectors = np.eye(len(names), dtype=np.float32)
-  np.save(tmp_path / 'object_names_clip_vitb32.npy', vectors)
-  np.savez(tmp_path / 'test_frames_clip_vitb32_1fps.npz', features=vectors[64:68] + 0.1 * vectors[:4])
-  (tmp_path / 'object_names.json').write_text(json.dumps(names))
+  np.save(folder / 'object_names_clip_vitb32.npy', vectors)
+  np.savez(folder / 'test_frames_clip_vitb32_1fps.npz', features=vectors[64:68] + 0.1 * vectors[:4])
+  (folder / 'object_names.json').write_text(json.dumps(names))
   lines = [f'V 0 1##a person holds there {n}.' for n in range(4) for _ in range(8)]
-  (tmp_path / 'charades_sta_test.txt').write_text('\n'.join(lines))
+  (folder / 'charades_sta_test.txt').write_text('\n'.join(lines))
+
+
+def test_a_pack(tmp_path):
+  write_pack(tmp_path)
   found = measure_nothing.measure_pack(tmp_path)
   assert found['names'] == {'there': 4, 'absent': 4}
   assert found['AUC of the confidence'] == found['AUC of the best score'] == 1.0

@@ -26,7 +26,7 @@ class Builder(PrvrBuilder):
   version lacks, or that are to be taken anew, the builder stands for the next version, which is not built yet.
   """
 
-  MANUAL_DOWNLOAD_INSTRUCTIONS = 'extracted is the folder that `python -m dlkd_jax.extract` leaves beside a data set.'
+  MANUAL_DOWNLOAD_INSTRUCTIONS = 'extracted is the folder that `dlkd extract` leaves beside a data set.'
 
   def __init__(
     self,
@@ -94,7 +94,7 @@ class Builder(PrvrBuilder):
     if self._source is None:
       raise MissingFileError(
         f'{self.name}: nothing to build from; give `extracted`, on the command line '
-        '--manual_dir: the folder that `python -m dlkd_jax.extract` left'
+        '--manual_dir: the folder that `dlkd extract` left'
       )
     if not self._source.digests:
       raise EmptyError(f'{self._extracted}: holds no videos; the report.json there says why')

@@ -188,7 +188,7 @@ def _read_options(path: pathlib.Path) -> dict[str, Any]:
     )
   except FileNotFoundError as error:
     raise MissingFileError(
-      f'{path}: absent; --manual_dir must be the folder that `python -m dlkd_jax.extract` left beside a data set'
+      f'{path}: absent; --manual_dir must be the folder that `dlkd extract` left beside a data set'
     ) from error
   except (ValueError, KeyError, AttributeError, TypeError) as error:
     raise MalformedFileError(f'{path}: not the JSON of an extraction ({error})') from error
