@@ -100,7 +100,7 @@ def main(names):
 
   allocation.give_back_large_blocks()
   result = extraction.extract(_request())
-  print(result.report)
+  print(result.outcomes)
   print(f'every file: {result.report_file}')
   if result.builder is None:
     raise UserError('no video could be extracted')

@@ -93,17 +93,17 @@ def _search(sentences):
   if _CURVE.value and not _JSON.value:
     raise UserError('--curve is a part of the JSON; give --json with it')
   gallery = Gallery.open(_INDEX.value, _SCORING.clip.value, _VIDEOS.value)
-  wishes = {
+  options = {
     'top': _TOP.value,
     'offset': _OFFSET.value,
     'moments': _MOMENTS.value,
     'where': _WHERE.value or None,
     'flat': _FLAT.value,
-    **_SCORING.wishes(),
+    **_SCORING.options(),
   }
   if _TEXT_WEIGHT.value is not None:
-    wishes['text_weight'] = _TEXT_WEIGHT.value
-  results = gallery.search(asked, **wishes)
+    options['text_weight'] = _TEXT_WEIGHT.value
+  results = gallery.search(asked, **options)
   if _CSV.value:
     print(result_files.to_csv(results, _OFFSET.value), end='')
     return
@@ -115,7 +115,7 @@ def _search(sentences):
       content = result.to_json(_CURVE.value) | ({} if query.id is None else {'id': query.id})
       doors.print_json(content, indent=2 if len(asked) == 1 else None)
     else:
-      print(('\n' if number else '') + result_text.describe(gallery, result, query, wishes))
+      print(('\n' if number else '') + result_text.describe(gallery, result, query, options))
 
 
 if __name__ == '__main__':

@@ -28,7 +28,7 @@ class Scoring:
     )
     flags.mark_bool_flags_as_mutual_exclusive(['exact', 'two_stage'])
 
-  def wishes(self) -> dict[str, Any]:
+  def options(self) -> dict[str, Any]:
     """Returns `threshold`, `weights` and `exact`, as `Gallery.search` takes them.
 
     Raises:

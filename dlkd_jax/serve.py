@@ -29,18 +29,18 @@ _EXAMPLE = flags.DEFINE_multi_string('example', [], 'Sentence that the empty pag
 
 
 def _settings():
-  from dlkd_jax.page.server import Settings
+  from dlkd_jax.page.server import PageSettings
 
   for folder in _VIDEOS.value or ():
     if not folder.is_dir():
       raise UserError(f'--videos={folder} is no folder; give one that holds videos of the index')
-  return Settings(
+  return PageSettings(
     hosts=(_HOST.value, *_ALLOW_HOST.value),
     roots=tuple(map(str, _VIDEOS.value or ())),
     examples=tuple(_EXAMPLE.value),
     top=_TOP.value,
     moments=_MOMENTS.value,
-    **_SCORING.wishes(),
+    **_SCORING.options(),
   )
 
 

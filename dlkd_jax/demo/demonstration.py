@@ -62,8 +62,8 @@ def _extract(settings: DemoSettings, workdir: pathlib.Path) -> None:
     settle_seconds=0,  # The films are whole: an earlier stage wrote them.
   )
   result = extraction.extract(request)
-  if result.builder is None or result.report.usable != sum(settings.films):
-    raise UserError(f'not every film could be extracted; {result.report_file} says which, and why:\n{result.report}')
+  if result.builder is None or result.outcomes.usable != sum(settings.films):
+    raise UserError(f'not every film could be extracted; {result.report_file} says which, and why:\n{result.outcomes}')
 
 
 def _train(settings: DemoSettings, workdir: pathlib.Path) -> None:

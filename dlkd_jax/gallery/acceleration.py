@@ -169,7 +169,7 @@ def open_stages(folder: IndexFolder, segments: Sequence[Segment], searches: Sequ
     )
   names = _ready_segments(folder.manifest)
   if folder.manifest.get('engine'):
-    read = lambda some: engine.frames(folder, some)  # noqa: E731
+    read = lambda some: engine.open_frames(folder, some)  # noqa: E731
   else:
     read = lambda some: _joined([_read(folder, segment) for segment in some])  # noqa: E731
   return TwoStages(segments, searches, [segment.name in names for segment in segments], read)
@@ -187,7 +187,7 @@ class TwoStages:
     segments: Sequence[Segment],
     searches: Sequence[ExactSearch],
     ready: Sequence[bool],
-    read: Callable[[Sequence[Segment]], Mapping[str, two_stage.Frames]],
+    read: Callable[[Sequence[Segment]], Mapping[str, two_stage.FrameSearch]],
   ):
     """Reads the frames of the first stage.
 

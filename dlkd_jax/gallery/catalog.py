@@ -67,7 +67,9 @@ class Catalog:
     self.starts, self.caption_starts = (
       np.cumsum([0, *(about[what] for about in abouts)], dtype=np.int64) for what in ('videos', 'captions')
     )
-    (self._count,), (self._captions,) = self.rows('SELECT count(*) FROM videos UNION ALL SELECT count(*) FROM captions')
+    (self._count,), (self._captions,) = self.fetch(
+      'SELECT count(*) FROM videos UNION ALL SELECT count(*) FROM captions'
+    )
 
   @classmethod
   def open(cls, folder: IndexFolder, videos: str | None = None) -> Catalog:
@@ -101,7 +103,7 @@ class Catalog:
     """How many places there are, those of removed videos among them: the V of `select` and of scores."""
     return int(self.starts[-1])
 
-  def rows(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
+  def fetch(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
     """Returns all rows of a query in SQL.
 
     Raises:
@@ -109,7 +111,7 @@ class Catalog:
     """
     try:
       with self._lock:
-        return self._connection.execute(query, parameters).fetchall()
+        return self._connection.execute(sql, parameters).fetchall()
     except UnicodeEncodeError:
       return []  # What is looked for holds half of a character, and nothing here does.
     except sqlite3.OperationalError as error:
@@ -134,7 +136,7 @@ class Catalog:
     """Returns what is known of the videos at places, in their order; errors are those of `entry`."""
     wanted = [int(place) for place in places]
     query = f'SELECT place, {_ENTRY} FROM videos WHERE place IN (SELECT value FROM json_each(?))'
-    found = {place: self._entry(row) for place, *row in self.rows(query, [json.dumps(wanted)])}
+    found = {place: self._entry(row) for place, *row in self.fetch(query, [json.dumps(wanted)])}
     return [found[place] for place in wanted]
 
   def place_of(self, video_id: str) -> int:
@@ -143,7 +145,7 @@ class Catalog:
     Raises:
       KeyError: the index has no such video.
     """
-    for (place,) in self.rows('SELECT place FROM videos WHERE id = ?', [video_id]):
+    for (place,) in self.fetch('SELECT place FROM videos WHERE id = ?', [video_id]):
       return place
     raise KeyError(video_id)
 
@@ -161,19 +163,19 @@ class Catalog:
 
   def caption_place(self, caption_id: str) -> tuple[int, int]:
     """Returns the number of a caption's segment in the manifest, and its own in it; errors are those of `caption`."""
-    for (number,) in self.rows('SELECT max(number) FROM captions WHERE id = ? GROUP BY id', [caption_id]):
+    for (number,) in self.fetch('SELECT max(number) FROM captions WHERE id = ? GROUP BY id', [caption_id]):
       return _part(self.caption_starts, number)
     raise KeyError(caption_id)
 
   def captions(self, video_id: str) -> list[Caption]:
     """Returns the captions of a video."""
     query = f'SELECT {_CAPTION} FROM captions WHERE video = ? ORDER BY number'
-    return [Caption(*row) for row in self.rows(query, [video_id])]
+    return [Caption(*row) for row in self.fetch(query, [video_id])]
 
   def known(self) -> dict[str, Known]:
     """Returns id → place and origin of all videos."""
     query = 'SELECT id, place, digest, dataset, split, size, written FROM videos'
-    return {video: Known(*rest) for video, *rest in self.rows(query)}
+    return {video: Known(*rest) for video, *rest in self.fetch(query)}
 
   def select(self, where: str = '1', parameters: Sequence[Any] | Mapping[str, Any] = ()) -> np.ndarray:
     """Returns `[V]` bool: the places of videos of which a condition in SQL holds.
@@ -184,7 +186,7 @@ class Catalog:
       parameters: values of its `?` or `:name`.
     """
     chosen = np.zeros(self.places, bool)
-    found = self.rows(f'SELECT place FROM videos WHERE {where}', parameters)
+    found = self.fetch(f'SELECT place FROM videos WHERE {where}', parameters)
     chosen[np.fromiter((place for (place,) in found), np.int64, len(found))] = True
     return chosen
 
@@ -197,7 +199,7 @@ class Catalog:
 
   def ranks(self) -> np.ndarray:
     """Returns `[V]` int64, the number of each video in the order of ids; -1 at removed ones."""
-    found = self.rows('SELECT place FROM videos ORDER BY id')
+    found = self.fetch('SELECT place FROM videos ORDER BY id')
     ranks = np.full(self.places, -1, np.int64)
     ranks[np.fromiter((place for (place,) in found), np.int64, len(found))] = np.arange(len(found))
     return ranks
@@ -205,7 +207,7 @@ class Catalog:
   def each(self, table: str, columns: str, key: str) -> Iterator[tuple[int, tuple[Any, ...]]]:
     """Yields number and columns of the rows of a table in their order, some at a time."""
     last = -1
-    while rows := self.rows(
+    while rows := self.fetch(
       f'SELECT {key}, {columns} FROM {table} WHERE {key} > ? ORDER BY {key} LIMIT {_BATCH}', [last]
     ):
       for last, *row in rows:
@@ -248,7 +250,7 @@ class _View(collections.abc.Mapping):
 
   def __getitem__(self, name: str) -> Any:
     query = f'SELECT {self._columns} FROM {self._table} WHERE id = ? ORDER BY {self._key} DESC LIMIT 1'
-    for row in self._catalog.rows(query, [name]) if isinstance(name, str) else ():
+    for row in self._catalog.fetch(query, [name]) if isinstance(name, str) else ():
       return self._make(row)
     raise KeyError(name)
 

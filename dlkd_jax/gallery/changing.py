@@ -144,5 +144,5 @@ def stored_videos(segment: Segment, chosen: Container[str] | None = None) -> Ite
       own = captions.get(entry.video_id, [])
       vectors = {name: array[own] for name, array in segment.caption_vectors.items()}
       said = [segment.captions[n] for n in own]
-      times, rows = segment.times[segment.frames(video)], segment.rows_of(video)
+      times, rows = segment.times[segment.slice_of(video)], segment.rows_of(video)
       yield Stored(entry, times, rows, said, vectors, cues.get(entry.video_id, ()))

@@ -77,8 +77,8 @@ def spread(rows: np.ndarray, count: int) -> np.ndarray:
 def frame_times(record: Mapping[str, Any], count: int) -> np.ndarray:
   """Returns when each of a video's `count` rows is shown, float32 seconds: as the record says, or evenly spread.
 
-  A record says it by `times`, of equal slots their mean; or by its duration, of which each row is in the middle of its
-  share. Without either a row's number is returned.
+  A record says it by `times`, of equal intervals their mean; or by its duration, of which each row is in the middle of
+  its share. Without either a row's number is returned.
   """
   times = np.asarray(record.get('times', ()), np.float32)
   if len(times) > count:
@@ -155,7 +155,7 @@ class StudentEncoder:
       return list(tokens)
     return [np.concatenate([x, np.repeat(t[None], len(x), axis=0)], axis=1) for x, t in zip(tokens, texts, strict=True)]
 
-  def frames(self, videos: Sequence[np.ndarray], long_videos: str) -> list[dict[str, np.ndarray]]:
+  def encode_frames(self, videos: Sequence[np.ndarray], long_videos: str) -> list[dict[str, np.ndarray]]:
     """Encodes videos.
 
     Args:
@@ -199,7 +199,7 @@ class StudentEncoder:
       for i, rows in enumerate(pieces)
     ]
 
-  def tokens(self, captions: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+  def encode_tokens(self, captions: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """Encodes sentences.
 
     Args:
@@ -265,7 +265,7 @@ def encode_videos(
   branches: list[dict[str, np.ndarray]] = [{} for _ in records]
   if student:
     seen = [np.asarray(student.inputs(record)['student_frames']) for record in records]
-    branches = student.frames(seen, long_videos)
+    branches = student.encode_frames(seen, long_videos)
   encoded = []
   for record, found in zip(records, branches, strict=True):
     rows = {name: found[name] for name in scorers if name in found}
@@ -299,7 +299,7 @@ def encode_captions(
     seen = [student.inputs(record)['student_tokens'] for record in some]
     lengths = [record['token_lengths'] for record in some]
     cut = [np.split(x, np.cumsum(own)[:-1]) for x, own in zip(seen, lengths, strict=True)]
-    branches = student.tokens([tokens for own in cut for tokens in own])
+    branches = student.encode_tokens([tokens for own in cut for tokens in own])
   encoded, first = [], 0
   for record, use in zip(records, usable, strict=True):
     if not use:

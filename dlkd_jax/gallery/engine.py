@@ -79,7 +79,7 @@ def push(path: pathlib.Path, address: str | None) -> int:
     return len(new)
 
 
-def frames(folder: IndexFolder, segments: Sequence[Segment]) -> dict[str, Frames]:
+def open_frames(folder: IndexFolder, segments: Sequence[Segment]) -> dict[str, EngineFrames]:
   """Returns scorer → the frames of some segments, all of which the engine has.
 
   Raises:
@@ -88,10 +88,10 @@ def frames(folder: IndexFolder, segments: Sequence[Segment]) -> dict[str, Frames
   about = folder.manifest['engine']
   table = _table(folder, about['address'])
   table.checkout(about['version'])
-  return {name: Frames(table, name, segments) for name in folder.manifest['scorers']}
+  return {name: EngineFrames(table, name, segments) for name in folder.manifest['scorers']}
 
 
-class Frames:
+class EngineFrames:
   """The frames of one scorer in a table, numbered through the segments that are searched.
 
   Attributes:

@@ -124,7 +124,7 @@ class ExactSearch:
     for name, array in found.items():
       array, mine = np.asarray(array), into[name][part]  # [size, D * S], a view of [q, V]
       for device, (first, last) in enumerate(self._windows.videos[step]):
-        place = device * self._windows.slots
+        place = device * self._windows.most_videos
         mine[:, first:last] = array[: len(mine), place : place + last - first]
 
   def _window(self, step: int, names: Sequence[str]) -> tuple[dict, dict, jax.Array]:

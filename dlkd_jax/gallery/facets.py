@@ -44,11 +44,11 @@ def facets(catalog: Catalog) -> dict[str, Any]:
   having: dict[str, set[int]] = collections.defaultdict(set)
   for name, column in _OWN:
     query = f'SELECT place, {column} FROM videos WHERE place % :step = 0 AND {column} IS NOT NULL'
-    for place, value in catalog.rows(query, {'step': step}):
+    for place, value in catalog.fetch(query, {'step': step}):
       if value != '':
         values[name, _kind(value)][value] += 1
         having[name].add(place)
-  for place, name, kind, value in catalog.rows(_FLAT, {'step': step}):
+  for place, name, kind, value in catalog.fetch(_FLAT, {'step': step}):
     if kind in ('true', 'false'):
       values[name, 'truth'][kind == 'true'] += 1
     elif kind in ('integer', 'real') or (kind == 'text' and value):

@@ -31,8 +31,8 @@ from dlkd_jax.gallery.source import no_disk
 from dlkd_jax.progress import Progress
 from dlkd_jax.video import corpus, reading, subtitles
 from dlkd_jax.video.files import VideoError, check_file
+from dlkd_jax.video.outcomes import Outcome, Outcomes
 from dlkd_jax.video.reading import Task
-from dlkd_jax.video.report import Outcome, Report
 
 FILMS = 'folders of films'  # No data set has such a name.
 _SPLIT = 'gallery'
@@ -105,7 +105,7 @@ class Films:
 
   Attributes:
     folders: all of the index.
-    report: what became of films that were not simply taken.
+    outcomes: what became of films that were not simply taken.
     absent: folders that are not there.
     away: ids of films of these.
     broken: ids that could not be read.
@@ -117,7 +117,7 @@ class Films:
     """Takes folders; nothing is looked at before `look`."""
     self.folders, self._encoding = list(folders), encoding
     self.options, self.where, self.sizes = encoding.options, encoding.where, encoding.sizes
-    self.report = Report()
+    self.outcomes = Outcomes()
     self.broken: set[str] = set()
     self.absent: list[Folder] = []
     self.away: set[str] = set()
@@ -196,7 +196,7 @@ class Films:
     self._seen[video], self._digests[video] = seen, seen.film
 
   def _fail(self, reasons: Mapping[str, str]) -> None:
-    self.report.add(*(Outcome(files.printable(video), 'failed', why) for video, why in reasons.items()))
+    self.outcomes.add(*(Outcome(files.printable(video), 'failed', why) for video, why in reasons.items()))
 
   def features(self) -> dict[str, Any]:
     """Returns what has to be equal in all that is put into one index."""
@@ -237,7 +237,7 @@ class Films:
       Task(self._jobs[video], self._seen[video], 'extracted', abs(self._seen[video].age()) < self._settle)
       for video in (videos[number] for _, number in sorted(places or ()))
     ]
-    if not (tasks := reading.settled(tasks, self.report)):
+    if not (tasks := reading.settled(tasks, self.outcomes)):
       return
     with _Bar(tasks, running) as bar:
       for task, film in reading.read(tasks, self._encoding.models, self._encoding.how, bar.batch):
@@ -245,12 +245,12 @@ class Films:
           self._note(task, film)
         else:
           if film.damage:
-            self.report.add(task.entry('truncated', film.damage, len(film.arrays['times']), film.duration))
+            self.outcomes.add(task.outcome('truncated', film.damage, len(film.arrays['times']), film.duration))
           yield _SPLIT, _record(task, film)
         bar.film(task)
 
   def part(self, videos: Iterable[str]) -> Films:
-    """Returns some of the films by themselves, for a worker: without models, and with a report of their own."""
+    """Returns some of the films by themselves, for a worker: without models, and with outcomes of their own."""
     made = Films(self.folders, self._encoding.without_models())
     made._settle, made._manifest = self._settle, {}
     for name in ('_jobs', '_seen', '_digests', '_said'):
@@ -269,7 +269,7 @@ class Films:
 
   def merge(self, part: Films) -> None:
     """Takes over what became of the films of a `part`."""
-    self.report.add(*part.report.entries)
+    self.outcomes.add(*part.outcomes.files)
     self.broken |= part.broken
     self._failed |= part._failed
     if self._failed:
@@ -277,7 +277,7 @@ class Films:
 
   def _note(self, task: Task, entry: Outcome) -> None:
     """Notes a film that could not be read, or is not ready to be."""
-    self.report.add(entry)
+    self.outcomes.add(entry)
     if entry.status == 'failed':
       self.broken.add(entry.video)
       self._failed[entry.video] = {'stamp': [task.seen.size, task.seen.written], 'reason': entry.reason}

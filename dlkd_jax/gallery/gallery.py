@@ -204,9 +204,9 @@ class Gallery:
     found = np.concatenate([self._backends.scores(part, weights, 1, self._alive, None) for part in parts])
     return np.where(self._alive, found, np.float32(-np.inf))
 
-  def search_captions(self, caption_ids: Sequence[str], top: int = 10, **wishes: Any) -> list[SearchResult]:
+  def search_captions(self, caption_ids: Sequence[str], top: int = 10, **options: Any) -> list[SearchResult]:
     """Searches with captions that came with the videos; needs no text backbone. As `search` of `Query(caption=…)`."""
-    return self.search([Query(caption=name) for name in caption_ids], top, **wishes)
+    return self.search([Query(caption=name) for name in caption_ids], top, **options)
 
   def caption_vectors(self, caption_ids: Sequence[str]) -> dict[str, np.ndarray]:
     """Returns the query vectors of captions, scorer → `[q, H]` float32.
@@ -358,7 +358,7 @@ class Gallery:
     """
     segment, video = self._ranking.where(self._catalog.place_of(video_id))
     rows = {name: part.decode() for name, part in segment.rows_of(video).items()}
-    return np.array(segment.times[segment.frames(video)]), rows
+    return np.array(segment.times[segment.slice_of(video)]), rows
 
 
 def _mesh() -> Mesh | None:

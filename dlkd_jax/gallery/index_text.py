@@ -65,7 +65,7 @@ def describe_addition(addition: Addition, index: str) -> str:
 
 def describe_films(done: Done, index: str) -> str:
   """Returns what became of films: how many of each kind in one line, then by name what a person has to know."""
-  addition, counts = done.addition, collections.Counter(entry.status for entry in done.report.entries)
+  addition, counts = done.addition, collections.Counter(each.status for each in done.outcomes.files)
   described = len(addition.restated)
   parts = {
     'new': addition.added,
@@ -90,7 +90,7 @@ def describe_films(done: Done, index: str) -> str:
     (addition.alike, 'were not added, for the index has them from a data set'),
     (addition.not_described, 'of --metadata are no films of the index'),
   )
-  odd = [entry for entry in done.report.entries if entry.status in _ODD]
+  odd = [each for each in done.outcomes.files if each.status in _ODD]
   lines += [f'  {_ODD[entry.status]} {files.printable(f"{entry.video}: {entry.reason}")}' for entry in odd[:_ODD_LINES]]
   if len(odd) > _ODD_LINES:
     lines.append(f'  … and {len(odd) - _ODD_LINES:,} more')
@@ -112,8 +112,8 @@ def summarize(folder: IndexFolder) -> dict[str, Any]:
   catalog = Catalog.open(folder)
   manifest = folder.manifest
   # Added up exactly, so that the sum does not depend on the order.
-  durations = [second for (second,) in catalog.rows('SELECT duration FROM videos WHERE duration IS NOT NULL')]
-  ((frames, without_start),) = catalog.rows(
+  durations = [second for (second,) in catalog.fetch('SELECT duration FROM videos WHERE duration IS NOT NULL')]
+  ((frames, without_start),) = catalog.fetch(
     'SELECT coalesce(sum(frames), 0), coalesce(sum(start IS NULL), 0) FROM videos'
   )
   keys = 'SELECT key, count(*) FROM videos, json_each(metadata) GROUP BY key ORDER BY key'
@@ -142,8 +142,8 @@ def summarize(folder: IndexFolder) -> dict[str, Any]:
     'folders': [about['path'] for about in manifest['settings'].get('folders', ())],
     'failed': len(manifest.get('failed', {})),
     'two_stage': acceleration.is_ready(manifest),
-    'splits': dict(catalog.rows('SELECT split, count(*) FROM videos GROUP BY split ORDER BY split')),
-    'metadata': dict(catalog.rows(keys)),
+    'splits': dict(catalog.fetch('SELECT split, count(*) FROM videos GROUP BY split ORDER BY split')),
+    'metadata': dict(catalog.fetch(keys)),
   }
 
 

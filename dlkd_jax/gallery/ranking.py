@@ -159,7 +159,7 @@ class Ranking:
     one = {name: vector[None] for name, vector in query.items()}
     curves = {name: c[0] for name, c in exact.frame_scores(segment.rows, segment.offsets, video, one).items()}
     curve = exact.fuse(curves, wish.weights)
-    times, entry = np.array(segment.times[segment.frames(video)]), self._catalog.entry(place)
+    times, entry = np.array(segment.times[segment.slice_of(video)]), self._catalog.entry(place)
     found: tuple[Moment, ...] = find_moments(times, curve, entry.duration, wish.moments, wish.level)
     match, by_texts = ranked.matches.get(place), place in ranked.by_texts
     if match and by_texts and not wish.flat:

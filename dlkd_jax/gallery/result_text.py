@@ -15,29 +15,29 @@ from dlkd_jax.gallery.results import Said, SearchResult
 _LONGEST = 80
 
 
-def describe(gallery: Gallery, result: SearchResult, query: Query, wishes: Mapping[str, Any]) -> str:
+def describe(gallery: Gallery, result: SearchResult, query: Query, options: Mapping[str, Any]) -> str:
   """Returns a result as a table, or why it is empty; and its notes."""
   notes = [f'note: {note}' for note in result.notes]
   if result.nothing and result.hits:
     notes.append('note: nothing here stands out: most other sentences have a better best video in this index')
-  return '\n'.join([_found(gallery, result, query, wishes), *notes])
+  return '\n'.join([_found(gallery, result, query, options), *notes])
 
 
-def _found(gallery: Gallery, result: SearchResult, query: Query, wishes: Mapping[str, Any]) -> str:
-  text = describe_result(result, wishes['offset'])
+def _found(gallery: Gallery, result: SearchResult, query: Query, options: Mapping[str, Any]) -> str:
+  text = describe_result(result, options['offset'])
   if result.hits:
     return text
   if not len(gallery):
     return f'{text}: the index holds no videos'
-  if result.total and wishes['offset']:
-    return f'{text} from --offset={wishes["offset"]} on: the ranking has {result.total:,} videos'
-  if wishes['threshold'] is not None:
-    (best,) = gallery.search([query], **{**wishes, 'threshold': None, 'top': 1, 'offset': 0})
-    if best.hits and best.hits[0].score >= wishes['threshold']:
-      return f'{text} from --offset={wishes["offset"]} on'
+  if result.total and options['offset']:
+    return f'{text} from --offset={options["offset"]} on: the ranking has {result.total:,} videos'
+  if options['threshold'] is not None:
+    (best,) = gallery.search([query], **{**options, 'threshold': None, 'top': 1, 'offset': 0})
+    if best.hits and best.hits[0].score >= options['threshold']:
+      return f'{text} from --offset={options["offset"]} on'
     if best.hits:
-      return f'{text} with a score of {wishes["threshold"]:g} or more; the best has {best.hits[0].score:.3f}'
-  return f'{text}: no video passes {" and ".join(wishes["where"] or [])}'
+      return f'{text} with a score of {options["threshold"]:g} or more; the best has {best.hits[0].score:.3f}'
+  return f'{text}: no video passes {" and ".join(options["where"] or [])}'
 
 
 def describe_result(result: SearchResult, offset: int = 0) -> str:

@@ -82,13 +82,13 @@ class Segment:
       return np.ones(len(self.entries), bool)
     return np.array([entry.video_id not in self.removed for entry in self.entries], bool)
 
-  def frames(self, video: int) -> slice:
+  def slice_of(self, video: int) -> slice:
     """Returns where the rows of a video lie."""
     return slice(int(self.offsets[video]), int(self.offsets[video + 1]))
 
   def rows_of(self, video: int) -> dict[str, Rows]:
     """Returns scorer → the rows of one video, as they are stored."""
-    return {name: rows[self.frames(video)] for name, rows in self.rows.items()}
+    return {name: rows[self.slice_of(video)] for name, rows in self.rows.items()}
 
 
 class _HashedFile:

@@ -126,7 +126,7 @@ class SentenceEncoder:
     kinds = self._kinds(wanted)
     texts = self._open(TEACHER).sentences(sentences) if TEACHER in kinds else None
     if 'tokens' in kinds:
-      vectors |= self._student.tokens(self._student.joined(self._open('tokens').tokens(sentences), texts))
+      vectors |= self._student.encode_tokens(self._student.joined(self._open('tokens').tokens(sentences), texts))
     if TEACHER in wanted:
       vectors[TEACHER] = unit(texts)
     return {name: vectors[name] for name in wanted}

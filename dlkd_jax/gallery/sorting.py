@@ -152,7 +152,7 @@ def _without_film(catalog: Catalog, knowledge: Knowledge, videos: Any) -> list[s
   """Returns the videos whose film is not where it should be; a folder that is absent says nothing."""
   if knowledge.videos is None or not knowledge.videos.is_dir():
     return []
-  with_path = (video for (video,) in catalog.rows('SELECT id FROM videos WHERE path IS NOT NULL'))
+  with_path = (video for (video,) in catalog.fetch('SELECT id FROM videos WHERE path IS NOT NULL'))
   return [video for video in with_path if video in videos and not (knowledge.videos / video).is_file()]
 
 

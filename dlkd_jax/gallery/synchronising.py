@@ -21,7 +21,7 @@ from dlkd_jax.gallery.manifest import MANIFEST, read_manifest
 from dlkd_jax.gallery.workers import Workers
 from dlkd_jax.models import hub
 from dlkd_jax.video import backbones, reading
-from dlkd_jax.video.report import Report
+from dlkd_jax.video.outcomes import Outcomes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,13 +70,13 @@ class Done:
 
   Attributes:
     addition: of the videos.
-    report: of files that could not simply be taken.
+    outcomes: of files that could not simply be taken.
     total: videos of the index.
     seconds: that it took.
   """
 
   addition: Addition
-  report: Report
+  outcomes: Outcomes
   total: int
   seconds: float
 
@@ -177,7 +177,7 @@ def _take(
   )
   left = Catalog.open(folder)
   addition.absent.extend(_forget_empty(folder, films, left))
-  return Done(addition, films.report, len(left), time.monotonic() - begun)
+  return Done(addition, films.outcomes, len(left), time.monotonic() - begun)
 
 
 def _forget_empty(folder: IndexFolder, films: Films, catalog: Catalog) -> list[str]:

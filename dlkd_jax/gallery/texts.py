@@ -155,16 +155,16 @@ class Texts:
   def __init__(self, catalog: Catalog):
     """Takes the catalog of an index."""
     self._catalog, self.count = catalog, 0
-    if catalog.rows("SELECT 1 FROM main.sqlite_master WHERE name = 'words'"):
-      ((self.count,),) = catalog.rows('SELECT count(*) FROM texts')
-      catalog.rows('CREATE VIRTUAL TABLE IF NOT EXISTS temp.vocabulary USING fts5vocab(main, words, row)')
+    if catalog.fetch("SELECT 1 FROM main.sqlite_master WHERE name = 'words'"):
+      ((self.count,),) = catalog.fetch('SELECT count(*) FROM texts')
+      catalog.fetch('CREATE VIRTUAL TABLE IF NOT EXISTS temp.vocabulary USING fts5vocab(main, words, row)')
 
   def cues(self, place: int) -> list[tuple[float, float, str, str]]:
     """Returns start, end, track and text of all that is said in the video at a place, in order."""
     if not self.count:
       return []
     query = 'SELECT start, "end", track, text FROM texts WHERE place = ? AND start IS NOT NULL ORDER BY start, number'
-    return self._catalog.rows(query, [place])
+    return self._catalog.fetch(query, [place])
 
   def find(self, query: str, allowed: np.ndarray) -> list[Match]:
     """Returns the videos that hold enough of a query, best first, of equal ones the one with the lower place first.
@@ -193,7 +193,7 @@ class Texts:
       'SELECT place, start, "end", track, text, number FROM texts WHERE number IN (SELECT value FROM json_each(?)) '
       'ORDER BY place, start, number'
     )
-    for place, *row in self._catalog.rows(query, [json.dumps(list(rows))]):
+    for place, *row in self._catalog.fetch(query, [json.dumps(list(rows))]):
       if allowed[place]:
         by_place[place].append(tuple(row))
     words = {variant for variants in held.values() for variant, _, _ in variants}
@@ -204,7 +204,7 @@ class Texts:
     """Returns the stored terms that a term finds, in how many rows each is, and how much it counts."""
     found = [(term, 1.0)]
     if term.isalpha() and (more := _ending(len(term))):
-      longer = self._catalog.rows(
+      longer = self._catalog.fetch(
         'SELECT term FROM temp.vocabulary WHERE term > ? AND term < ? AND length(term) <= ? LIMIT 50',
         [term, term + '\U0010ffff', len(term) + more],
       )
@@ -212,7 +212,7 @@ class Texts:
       found += [(term[:-cut], _VARIANT) for cut in range(1, 4) if cut <= _ending(len(term) - cut)]
     names = json.dumps([each for each, _ in found])
     counts = dict(
-      self._catalog.rows(
+      self._catalog.fetch(
         'SELECT term, doc FROM temp.vocabulary WHERE term IN (SELECT value FROM json_each(?))', [names]
       )
     )
@@ -230,11 +230,11 @@ class Texts:
         if numbers and len(numbers) + count > _MOST_ROWS:
           continue
         phrase = '"' + variant.replace('"', '""') + '"'
-        found = self._catalog.rows(f'SELECT rowid FROM words WHERE words MATCH ? LIMIT {_MOST_ROWS}', [phrase])
+        found = self._catalog.fetch(f'SELECT rowid FROM words WHERE words MATCH ? LIMIT {_MOST_ROWS}', [phrase])
         numbers.update(number for (number,) in found)
     rows: dict[int, dict[str, float]] = {}
     query = 'SELECT rowid, terms FROM words WHERE rowid IN (SELECT value FROM json_each(?))'
-    for number, said in self._catalog.rows(query, [json.dumps(sorted(numbers))]):
+    for number, said in self._catalog.fetch(query, [json.dumps(sorted(numbers))]):
       own = rows.setdefault(number, {})
       for variant in adds.keys() & set(said.split(' ')):
         for term, value in adds[variant]:

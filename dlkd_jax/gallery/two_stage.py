@@ -32,7 +32,7 @@ _BLOCK_SIZES = (1 << 11, 1 << 13)
 _BLOCK_ROWS = _BLOCK_SIZES[-1]
 
 
-class Frames(Protocol):
+class FrameSearch(Protocol):
   """Frame vectors of one scorer that are searched approximately: `FrameIndex`, several of them, or an engine's."""
 
   def check(self, rows: int, hidden: int, name: str) -> None:
@@ -63,7 +63,7 @@ class Found:
 
 
 def search(
-  indexes: Mapping[str, Frames],
+  indexes: Mapping[str, FrameSearch],
   stored: Mapping[str, Rows | JoinedRows],
   offsets: np.ndarray,
   queries: Mapping[str, np.ndarray],
@@ -118,7 +118,7 @@ def search(
 
 
 def _candidates(
-  indexes: Mapping[str, Frames],
+  indexes: Mapping[str, FrameSearch],
   offsets: np.ndarray,
   queries: Mapping[str, np.ndarray],
   weights: Mapping[str, float],

@@ -24,7 +24,7 @@ class Windows:
 
   Attributes:
     rows: R, a power of two; only a gallery of fewer rows has windows that reach beyond its end.
-    slots: S, a power of two.
+    most_videos: S, of one window, as a power of two.
     levels: how many lengths of spans, 2^0, 2^1 and so on, the longest video needs.
     starts: `[steps, D]` int64, the first row of each window.
     videos: `[steps, D, 2]` int64, the first video that the window is for, and the one after its last.
@@ -33,7 +33,7 @@ class Windows:
   """
 
   rows: int
-  slots: int
+  most_videos: int
   levels: int
   starts: np.ndarray
   videos: np.ndarray
@@ -101,9 +101,9 @@ def cut(offsets: np.ndarray, block_rows: int, devices: int = 1) -> Windows:
   for device, group in enumerate(groups):
     for step, pair in enumerate(group):
       videos[step, device] = pair
-  slots = _power(int((videos[..., 1] - videos[..., 0]).max()))
+  most_videos = _power(int((videos[..., 1] - videos[..., 0]).max()))
   starts = np.zeros((steps, devices), np.int64)
-  spans = np.tile(np.asarray([0, 0, -1], np.int32), (steps, devices, slots, 1))
+  spans = np.tile(np.asarray([0, 0, -1], np.int32), (steps, devices, most_videos, 1))
   levels = np.frexp(lengths.astype(np.float64))[1] - 1  # ⌊log₂⌋
   for place in np.ndindex(steps, devices):
     first, last = videos[place]
@@ -113,7 +113,7 @@ def cut(offsets: np.ndarray, block_rows: int, devices: int = 1) -> Windows:
       ends = offsets[first + 1 : last + 1] - (1 << level)
       found = np.stack([offsets[first:last] - starts[place], ends - starts[place], level], axis=-1)
       spans[(*place, slice(last - first))] = found
-  return Windows(rows, slots, int(levels.max()) + 1, starts, videos, spans)
+  return Windows(rows, most_videos, int(levels.max()) + 1, starts, videos, spans)
 
 
 def _start(offsets: np.ndarray, video: int, rows: int) -> int:

@@ -29,7 +29,7 @@ from dlkd_jax.gallery.films import Films
 from dlkd_jax.gallery.index_folder import IndexFolder
 from dlkd_jax.gallery.segments import Entry
 from dlkd_jax.progress import Progress
-from dlkd_jax.video.report import Outcome
+from dlkd_jax.video.outcomes import Outcome
 
 # Films are handed out in parts, so many a worker, of so many at most: what is lost where one dies.
 _PARTS, _MOST = 4, 32
@@ -131,7 +131,7 @@ class Workers:
           if len(part) > 1:  # One of them is to blame.
             waiting |= {self._ask(task, folder, films, knowledge, [video]): [video] for video in part}
             continue
-          films.report.add(Outcome(part[0], 'failed', f'the workers that read it died ({type(error).__name__})'))
+          films.outcomes.add(Outcome(part[0], 'failed', f'the workers that read it died ({type(error).__name__})'))
           found = None
         for video in part:
           bar.step(video)

@@ -50,7 +50,7 @@ from dlkd_jax.page.files import FileResponse, VideoFiles
 from dlkd_jax.page.guards import Guard, Json, RateLimit, RefusalError
 from dlkd_jax.page.live import Live, Opened, first_searches
 from dlkd_jax.page.pieces import Pieces
-from dlkd_jax.page.server import Settings
+from dlkd_jax.page.server import PageSettings
 from dlkd_jax.page.thumbnails import Thumbnails
 from dlkd_jax.video import subtitles
 from dlkd_jax.video.files import VideoError
@@ -59,7 +59,7 @@ from dlkd_jax.video.files import VideoError
 _LATEST = 5e9
 
 
-def make_app(gallery: Any, settings: Settings | None = None) -> Starlette:
+def make_app(gallery: Any, settings: PageSettings | None = None) -> Starlette:
   """Returns the application.
 
   Args:
@@ -68,7 +68,7 @@ def make_app(gallery: Any, settings: Settings | None = None) -> Starlette:
       where there is a filter. One with `path`, `is_changed` and `reopen` is replaced when the index changes.
     settings: limits; see there.
   """
-  page = _Page(gallery, settings or Settings())
+  page = _Page(gallery, settings or PageSettings())
   methods = ['GET']  # Starlette adds HEAD.
   app = Starlette(
     routes=[
@@ -95,7 +95,7 @@ def make_app(gallery: Any, settings: Settings | None = None) -> Starlette:
   return app
 
 
-def prepare(gallery: Any, settings: Settings) -> Starlette:
+def prepare(gallery: Any, settings: PageSettings) -> Starlette:
   """Returns the application after first searches, see `first_searches`, whose errors are this one's."""
   first_searches(gallery, settings)
   return make_app(gallery, settings)
@@ -160,7 +160,7 @@ class _Static(StaticFiles):
 class _Page:
   """The routes, and what they share."""
 
-  def __init__(self, gallery: Any, settings: Settings):
+  def __init__(self, gallery: Any, settings: PageSettings):
     self.settings, self.live = settings, Live(gallery, settings)
     # Installers may put links to a cache in place of the files.
     self.static = _Static(packages=[('dlkd_jax.page', 'static')], follow_symlink=True)
@@ -195,7 +195,7 @@ class _Page:
 
   def _search(self, queries: Sequence[str | Query], part: Part) -> list[tuple[SearchResult, Opened]]:
     now = self.live.now
-    return [(result, now) for result in now.gallery.search(queries, **part.options, **self.settings.wishes)]
+    return [(result, now) for result in now.gallery.search(queries, **part.options, **self.settings.options)]
 
   async def index(self, request: Request) -> Response:
     return await self.static.get_response('index.html', request.scope)

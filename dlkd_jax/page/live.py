@@ -23,7 +23,7 @@ import anyio.to_thread
 from dlkd_jax.gallery import progress_file
 from dlkd_jax.gallery.manifest import MANIFEST
 from dlkd_jax.page.files import VideoFiles, noted_roots
-from dlkd_jax.page.server import Settings
+from dlkd_jax.page.server import PageSettings
 
 # Names of metadata that the page suggests for filters.
 _KEYS = 20
@@ -47,12 +47,12 @@ class Opened:
 
   gallery: Any
   files: VideoFiles
-  settings: Settings
+  settings: PageSettings
   number: int = 0
   arrived: int = 0
 
   @classmethod
-  def of(cls, gallery: Any, settings: Settings, before: Opened | None = None) -> Opened:
+  def of(cls, gallery: Any, settings: PageSettings, before: Opened | None = None) -> Opened:
     """Takes a gallery that follows another one, or none."""
     files = VideoFiles(gallery.videos, settings.roots, noted_roots(gallery))
     if before is None:
@@ -88,7 +88,7 @@ class Live:
     now: the one that is served; whoever needs several things of it reads this once.
   """
 
-  def __init__(self, gallery: Any, settings: Settings):
+  def __init__(self, gallery: Any, settings: PageSettings):
     """`gallery`: as of `make_app`; it is watched if it has `path`, `is_changed` and `reopen`, as one on a disk."""
     self.now = Opened.of(gallery, settings)
     self._settings = settings
@@ -145,7 +145,7 @@ class Live:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def first_searches(gallery: Any, settings: Settings) -> None:
+def first_searches(gallery: Any, settings: PageSettings) -> None:
   """Searches with one sentence, with a few, and with as many as will ever be searched together.
 
   A gallery compiles its programs for some numbers of queries; so visitors do not wait for that, and what is wrong
@@ -156,7 +156,7 @@ def first_searches(gallery: Any, settings: Settings) -> None:
   """
   for count in (1, 2, settings.batch):
     queries = [f'a first sentence {number}' for number in range(count)]
-    gallery.search(queries, top=1, moments=settings.moments, **settings.wishes)
+    gallery.search(queries, top=1, moments=settings.moments, **settings.options)
 
 
 def examples(gallery: Any, count: int = 4) -> tuple[str, ...]:
@@ -172,7 +172,7 @@ def examples(gallery: Any, count: int = 4) -> tuple[str, ...]:
   return tuple(texts[:: max(1, len(texts) // count)][:count])
 
 
-def served(gallery: Any, settings: Settings) -> str:
+def served(gallery: Any, settings: PageSettings) -> str:
   """Says which files are served: whose real paths, with all links followed, lie where."""
   roots = VideoFiles({}, settings.roots, noted_roots(gallery)).roots
   return f'below {", ".join(roots)}' if roots else 'in the folders that the index names'

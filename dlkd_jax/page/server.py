@@ -29,7 +29,7 @@ _ATTEMPTS = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class PageSettings:
   """Limits and choices of a server.
 
   Attributes:
@@ -91,7 +91,7 @@ class Settings:
   longest_clip: float = 600.0
 
   @property
-  def wishes(self) -> dict[str, Any]:
+  def options(self) -> dict[str, Any]:
     """What every search of the gallery is told."""
     return {'threshold': self.threshold, 'weights': self.weights, 'exact': self.exact}
 

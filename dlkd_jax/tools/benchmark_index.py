@@ -138,12 +138,12 @@ def queries(path: pathlib.Path, count: int) -> np.ndarray:
   return near + unit(rng.standard_normal(near.shape, np.float32))
 
 
-def searches(gallery: Gallery, vectors: np.ndarray, **wishes: Any) -> list[tuple[float, float]]:
+def searches(gallery: Gallery, vectors: np.ndarray, **options: Any) -> list[tuple[float, float]]:
   """Returns the milliseconds of the clock and of the processor of searches, one query after another."""
   found = []
   for query in vectors:
     wall, own = time.perf_counter(), time.process_time()
-    gallery.search_vectors({_SCORER: query[None]}, **wishes)
+    gallery.search_vectors({_SCORER: query[None]}, **options)
     found.append((1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - own)))
   return found
 
@@ -153,9 +153,9 @@ def _median(times: list[tuple[float, float]]) -> str:
   return f'median {clock:.1f} ms (processor {processor:.1f} ms) of {len(times)} queries'
 
 
-def best(gallery: Gallery, vectors: np.ndarray, **wishes: Any) -> list[list[str]]:
+def best(gallery: Gallery, vectors: np.ndarray, **options: Any) -> list[list[str]]:
   """Returns the ids of the ten best videos of each query."""
-  return [[hit.video_id for hit in result.hits] for result in gallery.search_vectors({_SCORER: vectors}, **wishes)]
+  return [[hit.video_id for hit in result.hits] for result in gallery.search_vectors({_SCORER: vectors}, **options)]
 
 
 def measure(path: pathlib.Path, frames: int, count: int, additions: int) -> Iterator[tuple[str, str]]:

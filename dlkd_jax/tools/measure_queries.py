@@ -188,7 +188,7 @@ def with_cues(index: pathlib.Path, path: pathlib.Path, said: dict[str, list[tupl
         own = [n for n, caption in enumerate(segment.captions) if caption.video_id == entry.video_id]
         vectors = {name: array[own] for name, array in segment.caption_vectors.items()}
         cues = [Cue(entry.video_id, *cue) for cue in said.get(entry.video_id, ())]
-        times = segment.times[segment.frames(number)]
+        times = segment.times[segment.slice_of(number)]
         writer.add(entry, times, segment.rows_of(number), [segment.captions[n] for n in own], vectors, cues)
     folder.commit([writer.finish()], replace=True)
 

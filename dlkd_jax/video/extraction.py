@@ -22,8 +22,8 @@ from dlkd_jax.errors import UserError
 from dlkd_jax.progress import Progress
 from dlkd_jax.video import backbones, corpus, reading, tasks, work_folder
 from dlkd_jax.video.extraction_models import Models
+from dlkd_jax.video.outcomes import WRITTEN, Outcome, Outcomes
 from dlkd_jax.video.reading import MAX_SIDE, SETTLE_SECONDS, Task
-from dlkd_jax.video.report import WRITTEN, Outcome, Report
 from tfds_builders import base_builder, options, release_writer
 from tfds_builders.custom_prvr import custom_prvr_dataset_builder as custom
 
@@ -99,12 +99,12 @@ class Result:
   """What an extraction gave.
 
   Attributes:
-    report: what became of every file.
+    outcomes: what became of every file.
     report_file: where it is written.
     builder: the data set; None where no video could be extracted.
   """
 
-  report: Report
+  outcomes: Outcomes
   report_file: pathlib.Path
   builder: custom.Builder | None
 
@@ -124,7 +124,7 @@ def extract(request: Request) -> Result:
   student, tokens = backbones.defaults(request.teacher, folder.options() or {})
   request = dataclasses.replace(request, student=request.student or student, tokens=request.tokens or tokens)
   models = Models(request.student, request.tokens, request.teacher, request.keep_pixels)
-  report = Report()
+  outcomes = Outcomes()
   with base_builder.only_builder(folder.path):
     built = custom.newest(request.data_dir)
     before = tfds.builder_from_directory(str(built)).info.metadata['options'] if built else None
@@ -132,21 +132,19 @@ def extract(request: Request) -> Result:
     _refuse_other_type(request, before)
     folder.begin(_options(request, models), models.sizes(), before, models.where())
     packed = custom.packed_videos(built) if built else {}
-    todo, changed = tasks.sort_out(found, folder, packed, request.update, request.settle_seconds, report)
-    _extract_all(request, models, folder, reading.settled(todo, report), report)
-    tasks.note_others(found, folder, packed, report)
-    report.write(folder.path / REPORT)
-    anew = [
-      entry.video for entry in report.entries if entry.video in changed and entry.status in ('updated', 'truncated')
-    ]
+    todo, changed = tasks.sort_out(found, folder, packed, request.update, request.settle_seconds, outcomes)
+    _extract_all(request, models, folder, reading.settled(todo, outcomes), outcomes)
+    tasks.note_others(found, folder, packed, outcomes)
+    outcomes.write(folder.path / REPORT)
+    anew = [each.video for each in outcomes.files if each.video in changed and each.status in ('updated', 'truncated')]
     # A file that an earlier run left may be of a film that has been another one since.
-    takes = {entry.video for entry in report.entries if entry.status in ('vanished', *WRITTEN)}
+    takes = {each.video for each in outcomes.files if each.status in ('vanished', *WRITTEN)}
     without = folder.videos - takes
-    packs = report.usable or built
+    packs = outcomes.usable or built
     builder = _pack(request, folder, anew, without) if packs else None
     if builder is not None and request.release_layout is not None:
       _write_release(request, models, builder)
-    return Result(report, folder.path / REPORT, builder)
+    return Result(outcomes, folder.path / REPORT, builder)
 
 
 def _refuse_other_type(request: Request, before: dict[str, Any] | None) -> None:
@@ -172,28 +170,28 @@ def _options(request: Request, models: Models) -> dict[str, Any]:
 
 
 def _extract_all(
-  request: Request, models: Models, folder: work_folder.WorkFolder, todo: list[Task], report: Report
+  request: Request, models: Models, folder: work_folder.WorkFolder, todo: list[Task], outcomes: Outcomes
 ) -> None:
   """Writes a file for each video that can be decoded, and notes what became of each."""
   tally = annotations.Tally()
-  todo = _say_anew(models, folder, todo, report, tally)
+  todo = _say_anew(models, folder, todo, outcomes, tally)
   how = reading.How(request.rate, request.max_side or None, request.batch, request.readers)
   with Progress(len(todo), 'videos', disable=not todo) as bar:
     for task, film in reading.read(todo, models, how, lambda video, share, _: bar.part(video, share)):
       if isinstance(film, reading.Film):
         about = {'duration': film.duration, 'start': film.start, 'damage': film.damage, 'notes': film.notes}
         made = {name: str(value) for name, value in about.items()}
-        report.add(_write(models, folder, task, film.arrays, made, tally))
+        outcomes.add(_write(models, folder, task, film.arrays, made, tally))
       else:
-        report.add(film)
+        outcomes.add(film)
       bar.step(task.job.split)
   if tally.cut + tally.dropped:
-    report.notes.append(str(tally))
-  report.notes += models.notes()
+    outcomes.notes.append(str(tally))
+  outcomes.notes += models.notes()
 
 
 def _say_anew(
-  models: Models, folder: work_folder.WorkFolder, todo: list[Task], report: Report, tally: annotations.Tally
+  models: Models, folder: work_folder.WorkFolder, todo: list[Task], outcomes: Outcomes, tally: annotations.Tally
 ) -> list[Task]:
   """Keeps the features of films of which only what is said changed; returns the videos that are to be decoded."""
   left = []
@@ -202,7 +200,7 @@ def _say_anew(
     if kept is None:
       left.append(task)
     else:
-      report.add(_write(models, folder, task, *kept, tally))
+      outcomes.add(_write(models, folder, task, *kept, tally))
   return left
 
 
@@ -222,7 +220,7 @@ def _write(
   folder.write(job, task.seen, arrays | said, metadata)
   damage = metadata['damage']
   reason = '; '.join(text for text in (damage, metadata['notes']) if text)
-  return task.entry('truncated' if damage else task.status, reason, len(arrays['times']), duration)
+  return task.outcome('truncated' if damage else task.status, reason, len(arrays['times']), duration)
 
 
 def _pack(

@@ -20,7 +20,7 @@ import numpy as np
 
 from dlkd_jax.video import ahead, corpus, decoding
 from dlkd_jax.video.extraction_models import Models
-from dlkd_jax.video.report import Outcome, Report
+from dlkd_jax.video.outcomes import Outcome, Outcomes
 
 MAX_SIDE = 1024  # Backbones see a few hundred pixels; memory and time of larger pictures are lost.
 GLANCE_SECONDS = 2.0  # Between two looks at files that were written to a moment ago.
@@ -43,22 +43,22 @@ class Task:
   status: str
   young: bool
 
-  def entry(self, status: str, reason: str = '', frames: int = 0, duration: float | None = None) -> Outcome:
+  def outcome(self, status: str, reason: str = '', frames: int = 0, duration: float | None = None) -> Outcome:
     """Returns what became of it."""
     job = self.job
     return Outcome(job.video, status, reason, job.split, frames, len(job.captions), duration)
 
   def waits(self, reason: str) -> Outcome:
     """Returns that it is left to the next run."""
-    return self.entry('waiting', f'{reason} ({max(self.seen.age(), 0):.0f} s after it was written to)')
+    return self.outcome('waiting', f'{reason} ({max(self.seen.age(), 0):.0f} s after it was written to)')
 
 
-def settled(todo: list[Task], report: Report) -> list[Task]:
+def settled(todo: list[Task], outcomes: Outcomes) -> list[Task]:
   """Returns the videos that nobody writes to: young ones are looked at again, all together, after a moment."""
   if any(task.young for task in todo):
     time.sleep(GLANCE_SECONDS)
   growing = [task for task in todo if task.young and not task.job.is_as(task.seen)]
-  report.add(*(task.waits('is being written to') for task in growing))
+  outcomes.add(*(task.waits('is being written to') for task in growing))
   return [task for task in todo if task not in growing]
 
 
@@ -151,7 +151,7 @@ def _read_one(
   if task.young and (damage or not times):
     return task.waits(damage or 'has no frame')
   if not times:
-    return task.entry('failed', damage or 'has no frame')
+    return task.outcome('failed', damage or 'has no frame')
   # What a file declares may be wrong, but a muxer's rounding is none.
   end = findings.end or times[-1] + 1 / how.rate
   exact = damage is None and end <= info.duration + _ROUNDED

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dlkd_jax import files
 from dlkd_jax.video import corpus, work_folder
 from dlkd_jax.video.files import VideoError
+from dlkd_jax.video.outcomes import Outcome, Outcomes
 from dlkd_jax.video.reading import Task
-from dlkd_jax.video.report import Outcome, Report
 from tfds_builders.custom_prvr import extracted
 
 
@@ -16,7 +16,7 @@ def sort_out(
   packed: dict[str, str],
   update: bool,
   settle_seconds: float,
-  report: Report,
+  outcomes: Outcomes,
 ) -> tuple[list[Task], set[str]]:
   """Sorts the videos by what is to be done; notes those that are there already, and those that cannot be read.
 
@@ -26,7 +26,7 @@ def sort_out(
     packed: video → digest of those that are in the data set.
     update: whether those that changed since are to be taken anew.
     settle_seconds: age below which a file is young.
-    report: takes the entries.
+    outcomes: takes the entries.
 
   Returns:
     What is to be extracted, and the packed videos that are to be taken anew.
@@ -36,13 +36,13 @@ def sort_out(
     try:
       seen = job.look()
     except VideoError as error:
-      report.add(Outcome(job.video, 'failed', error.reason, job.split, captions=len(job.captions)))
+      outcomes.add(Outcome(job.video, 'failed', error.reason, job.split, captions=len(job.captions)))
       continue
     changed = job.video in packed and not extracted.is_same(packed[job.video], seen.digest)
     task = Task(job, seen, 'updated' if changed else 'extracted', abs(seen.age()) < settle_seconds)
     metadata = folder.find(job, seen)
     if changed and not update:
-      report.add(task.entry('changed', _what_changed(packed[job.video], seen)))
+      outcomes.add(task.outcome('changed', _what_changed(packed[job.video], seen)))
       continue
     if changed:
       anew.add(job.video)
@@ -53,7 +53,7 @@ def sort_out(
     else:
       damage, frames = (metadata or {}).get('damage', ''), int((metadata or {}).get('frames', 0))
       status = 'updated' if changed else 'kept'
-      report.add(task.entry('truncated' if damage else status, damage, frames))
+      outcomes.add(task.outcome('truncated' if damage else status, damage, frames))
   return todo, anew
 
 
@@ -65,15 +65,17 @@ def _what_changed(packed: str, seen: corpus.Seen) -> str:
   return 'its captions or split changed' if film == seen.film else 'its file changed'
 
 
-def note_others(found: corpus.Corpus, folder: work_folder.WorkFolder, packed: dict[str, str], report: Report) -> None:
+def note_others(
+  found: corpus.Corpus, folder: work_folder.WorkFolder, packed: dict[str, str], outcomes: Outcomes
+) -> None:
   """Notes what nothing is to be done with: what is no film, what captions name in vain, and films that have gone."""
-  report.add(*(Outcome(files.printable(name), 'failed', why) for name, why in found.refused.items()))
-  report.add(*(Outcome(files.printable(name), 'skipped', why) for name, why in found.left.items()))
-  report.add(*(Outcome(name, 'skipped') for name in found.skipped))
-  report.add(*(_missing(name, count, found) for name, count in found.missing.items()))
+  outcomes.add(*(Outcome(files.printable(name), 'failed', why) for name, why in found.refused.items()))
+  outcomes.add(*(Outcome(files.printable(name), 'skipped', why) for name, why in found.left.items()))
+  outcomes.add(*(Outcome(name, 'skipped') for name in found.skipped))
+  outcomes.add(*(_missing(name, count, found) for name, count in found.missing.items()))
   here = {job.video for job in found.jobs}
-  report.add(*(Outcome(name, 'vanished') for name in sorted(packed.keys() - here)))
-  report.add(*(_left_behind(folder, name) for name in sorted(folder.videos - packed.keys() - here)))
+  outcomes.add(*(Outcome(name, 'vanished') for name in sorted(packed.keys() - here)))
+  outcomes.add(*(_left_behind(folder, name) for name in sorted(folder.videos - packed.keys() - here)))
 
 
 def _missing(name: str, captions: int, found: corpus.Corpus) -> Outcome:

@@ -44,9 +44,9 @@ def put(path: pathlib.Path, seed: int | None, age: float = _OLD) -> pathlib.Path
   return path
 
 
-def add(index: pathlib.Path, *folders: pathlib.Path, **wishes) -> synchronising.Done:
+def add(index: pathlib.Path, *folders: pathlib.Path, **options) -> synchronising.Done:
   """Brings an index into step with folders."""
-  return synchronising.synchronise(index, Wish(folders=folders, **wishes))
+  return synchronising.synchronise(index, Wish(folders=folders, **options))
 
 
 def rows(index: pathlib.Path) -> dict[str, np.ndarray]:

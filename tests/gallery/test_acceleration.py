@@ -25,9 +25,9 @@ from tests.paths import shared
 SENTENCES = ['a red square 3', 'moves left']
 
 
-def assert_as_exact(path, **wishes):
+def assert_as_exact(path, **options):
   gallery = Gallery.open(path)
-  exact, staged = gallery.search(SENTENCES, **wishes), gallery.search(SENTENCES, exact=False, **wishes)
+  exact, staged = gallery.search(SENTENCES, **options), gallery.search(SENTENCES, exact=False, **options)
   for one, other in zip(exact, staged, strict=True):
     assert [hit.video_id for hit in one.hits] == [hit.video_id for hit in other.hits]
     np.testing.assert_allclose([hit.score for hit in one.hits], [hit.score for hit in other.hits], atol=1e-5)
@@ -136,9 +136,9 @@ def test_whichever_costs_less_answers(world, tmp_path, monkeypatch):
   monkeypatch.setattr(acceleration, '_CANDIDATES', (2, 500))
   gallery.search(SENTENCES, top=1)
   assert asked.pop() == 2
-  for wishes in ({'exact': True}, {'top': 2}, {'offset': 10**6}):
-    gallery.search(SENTENCES, **{'top': 1} | wishes)
-    assert not asked, wishes
+  for options in ({'exact': True}, {'top': 2}, {'offset': 10**6}):
+    gallery.search(SENTENCES, **{'top': 1} | options)
+    assert not asked, options
 
 
 def test_it_pays_where_most_is_left_out():

@@ -25,9 +25,9 @@ def content(folder):
   columns = 'id, title, path, start, duration, split, frames, metadata, digest, dataset, size, written, said'
   cues = 'SELECT place, start, "end", text, track FROM texts WHERE start IS NOT NULL ORDER BY place, start'
   return (
-    found.rows(f'SELECT place, {columns} FROM videos ORDER BY place'),
-    found.rows('SELECT * FROM captions ORDER BY number'),
-    found.rows(cues) if Texts(found).count else [],
+    found.fetch(f'SELECT place, {columns} FROM videos ORDER BY place'),
+    found.fetch('SELECT * FROM captions ORDER BY number'),
+    found.fetch(cues) if Texts(found).count else [],
   )
 
 
@@ -139,7 +139,7 @@ def test_one_that_was_written_before_facts_of_files(tmp_path):
   fill(IndexFolder.open(folder.path), ['c'], seed=2)
   assert len(check(folder.path)) == 3
   assert 'size' in {
-    row[1] for row in Catalog.open(IndexFolder.open(folder.path)).rows('PRAGMA main.table_info(videos)')
+    row[1] for row in Catalog.open(IndexFolder.open(folder.path)).fetch('PRAGMA main.table_info(videos)')
   }
 
 

@@ -46,8 +46,8 @@ def test_it_finds_what_exact_search_finds_and_follows_the_index(lancedb, world, 
   # So few candidates that the engine has to name them.
   monkeypatch.setattr(acceleration, '_CANDIDATES', (8, 500))
   asked = []
-  search = engine.Frames.search
-  monkeypatch.setattr(engine.Frames, 'search', lambda self, *a: asked.append(a[1:]) or search(self, *a))
+  search = engine.EngineFrames.search
+  monkeypatch.setattr(engine.EngineFrames, 'search', lambda self, *a: asked.append(a[1:]) or search(self, *a))
   assert_as_exact(index, top=4)
   assert asked
   before = Gallery.open(index)
@@ -79,7 +79,7 @@ def test_filters_are_pushed_down(lancedb, world, tmp_path):
   assert (index / 'lancedb').is_dir()
   folder = IndexFolder.open(index)
   (segment,) = folder.segments()
-  frames = engine.frames(folder, [segment])['teacher']
+  frames = engine.open_frames(folder, [segment])['teacher']
   allowed = np.array([entry.split == 'gallery' for entry in segment.entries])
   query = segment.rows['teacher'].decode()[:2]
   count = len(segment.times)

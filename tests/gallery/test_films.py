@@ -204,7 +204,7 @@ def test_several_folders(world, read):
   put(world / 'films' / 'trip' / 'a.mp4', 9)
   (world / 'films' / 'trip' / 'a.srt').write_text('1\n00:00:00,000 --> 00:00:01,000\nOf another film\n')
   videos = dict(Gallery.open(world / 'index').videos)
-  (broken,) = add(world / 'index').report.entries
+  (broken,) = add(world / 'index').outcomes.files
   assert dict(Gallery.open(world / 'index').videos) == videos, 'the one that had the id keeps it'
   assert broken.status == 'failed' and 'rename one of them' in broken.reason and len(rows(world / 'index')) == 7
 
@@ -216,14 +216,14 @@ def test_broken_ones(world, read):
   (world / 'films' / 'cut.mp4').write_bytes((world / 'films' / 'cut.mp4').read_bytes()[:400])
   os.utime(world / 'films' / 'cut.mp4', (1, 1))
   done = add(world / 'index')
-  assert {entry.video for entry in done.report.entries} == {'broken.mp4', 'a.mp4', 'cut.mp4'}
+  assert {each.video for each in done.outcomes.files} == {'broken.mp4', 'a.mp4', 'cut.mp4'}
   lines = index_text.describe_films(done, 'index')
   assert (
     lines.startswith('index has 3 films: 3 broken; 0 frames in') and '  broken: broken.mp4: is not a video' in lines
   )
   read.clear()
   done = add(world / 'index')
-  assert read == [] and all('as before' in entry.reason for entry in done.report.entries)
+  assert read == [] and all('as before' in each.reason for each in done.outcomes.files)
   assert told(done, vanished=1, there=2), 'what a broken film was before stays until it is pruned'
   put(world / 'films' / 'broken.mp4', 4)
   assert told(add(world / 'index', prune=True, again=True), new=1, pruned=1, there=2)
@@ -245,7 +245,7 @@ def test_still_being_written(world, monkeypatch):
   monkeypatch.setattr(reading.time, 'sleep', lambda _: growing.open('ab').write(b'more'))
   done = add(world / 'index')
   assert told(done, new=1, there=3)
-  assert {entry.video: entry.status for entry in done.report.entries} == dict.fromkeys(
+  assert {each.video: each.status for each in done.outcomes.files} == dict.fromkeys(
     ('growing.mp4', 'begun.mp4'), 'waiting'
   )
   assert 'left to the next run: growing.mp4: is being written to' in index_text.describe_films(done, 'index')

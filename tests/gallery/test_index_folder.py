@@ -47,7 +47,7 @@ def test_what_is_written_comes_back(tmp_path, dtype):
   found = [
     (
       entry,
-      segment.times[segment.frames(v)],
+      segment.times[segment.slice_of(v)],
       segment.rows_of(v),
       [c for c in segment.captions if c.video_id == entry.video_id],
     )

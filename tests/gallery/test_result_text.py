@@ -43,9 +43,9 @@ def test_why_nothing_was_found(world):
   query = Query('a red square')
 
   def said(**more):
-    wishes = {**WISHES, **more}
-    (result,) = gallery.search([query], **wishes)
-    return result_text.describe(gallery, result, query, wishes)
+    options = {**WISHES, **more}
+    (result,) = gallery.search([query], **options)
+    return result_text.describe(gallery, result, query, options)
 
   assert 'with a score of 9 or more; the best has' in said(threshold=9.0)
   assert said(where=['split=train', 'year>3']).endswith('nothing found: no video passes split=train and year>3')

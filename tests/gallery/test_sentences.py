@@ -79,8 +79,8 @@ def test_sentences_that_are_cut_are_said_so(world):
   ]
   (zero_shot,) = gallery.search([long.query], weights={'teacher': 1.0})
   assert zero_shot.notes == long.notes[1:] and zero_shot.to_json()['notes'] == list(zero_shot.notes)
-  wishes = {'offset': 0, 'threshold': None, 'where': None}
-  described = result_text.describe(gallery, long, long.asked, wishes)
+  options = {'offset': 0, 'threshold': None, 'where': None}
+  described = result_text.describe(gallery, long, long.asked, options)
   assert [line for line in described.splitlines() if line.startswith('note: ')] == [f'note: {x}' for x in long.notes]
 
 

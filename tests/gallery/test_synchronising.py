@@ -134,8 +134,8 @@ class Machine:
   def add(self):
     """Brings the index into step, in segments of any size."""
     frames = int(self.rng.choice([1, 4, 1 << 18]))
-    wishes = {'metadata': self.said, 'prune': True, 'again': True, 'segment_frames': frames}
-    add(self.root / 'index', *self.folders, clip=str(self.clip), **wishes)
+    options = {'metadata': self.said, 'prune': True, 'again': True, 'segment_frames': frames}
+    add(self.root / 'index', *self.folders, clip=str(self.clip), **options)
 
   def run(self, steps):
     """Lets several things happen, then brings the index into step, and compares."""

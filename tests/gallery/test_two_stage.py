@@ -19,9 +19,9 @@ class Gallery:
     self.queries = queries_near(self.rows, 30)
     self.exact = exact.video_scores(self.stored, self.offsets, self.queries)
 
-  def search(self, weights=WEIGHTS, count=10, queries=None, **wishes):
+  def search(self, weights=WEIGHTS, count=10, queries=None, **options):
     queries = self.queries if queries is None else queries
-    return two_stage.search(self.indexes, self.stored, self.offsets, queries, weights, count, **wishes)
+    return two_stage.search(self.indexes, self.stored, self.offsets, queries, weights, count, **options)
 
   def recall(self, found, allowed=None):
     top, _ = exact.top_videos(self.exact, WEIGHTS, 10, allowed)

@@ -54,7 +54,7 @@ def test_segments_of_workers_make_the_same_index(tmp_path, monkeypatch):
   index, anew = tmp_path / 'index', tmp_path / 'anew'
   done, alone = add(index, folder, clip=clip, workers='1'), add(anew, folder, clip=clip)
   assert done.addition.added == alone.addition.added == 5 and done.addition.frames == alone.addition.frames
-  assert [(entry.video, entry.status) for entry in done.report.entries] == [('broken.mp4', 'failed')]
+  assert [(each.video, each.status) for each in done.outcomes.files] == [('broken.mp4', 'failed')]
   equal(index, anew)
   assert IndexFolder.open(index).manifest['failed'] == IndexFolder.open(anew).manifest['failed']
   put(folder / 'film3.mp4', 33, age=10**5)

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from dlkd_jax.page.server import Settings
+from dlkd_jax.page.server import PageSettings
 
 # Two results a page, and as many queries as a test makes.
-RELAXED = Settings(query_burst=1000, top=2, examples=('a tiny star', 'a red ball grows'))
+RELAXED = PageSettings(query_burst=1000, top=2, examples=('a tiny star', 'a red ball grows'))
 FLAGS = (
   '--headless',
   '--no-sandbox',  # It runs as root in containers.

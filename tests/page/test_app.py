@@ -18,7 +18,7 @@ from dlkd_jax import page as page_lib
 from dlkd_jax.errors import UserError
 from dlkd_jax.page import files
 from dlkd_jax.page.app import make_app
-from dlkd_jax.page.server import Settings, serving
+from dlkd_jax.page.server import PageSettings, serving
 from tests.page.memory_gallery import MemoryGallery
 from tests.video.films import read, render, steady
 
@@ -196,7 +196,7 @@ def test_metadata_are_json(client, gallery):
 
 
 def test_two_stages_are_not_asked_for_what_is_far_behind(gallery):
-  with TestClient(make_app(gallery, Settings(exact=False)), base_url='http://127.0.0.1') as client:
+  with TestClient(make_app(gallery, PageSettings(exact=False)), base_url='http://127.0.0.1') as client:
     client.get('/api/search', params={'q': 'x', 'offset': 9_999})
     assert gallery.calls[0][1]['offset'] == 1_000 == client.get('/api/info').json()['most_offset']
 
@@ -246,7 +246,7 @@ def test_concurrent_queries_are_searched_together(gallery, films):
   """Twenty at once over real connections: fewer calls than queries, and each gets its own answer."""
   gallery.delay = 0.2
   texts = [caption.text for film in films for caption in film.captions][:20]
-  application = make_app(gallery, Settings(query_burst=100))
+  application = make_app(gallery, PageSettings(query_burst=100))
   with serving(application) as url:
 
     def ask(text):
@@ -260,7 +260,7 @@ def test_concurrent_queries_are_searched_together(gallery, films):
 
 
 def test_too_many_searches(gallery):
-  settings = Settings(query_rate=0.5, query_burst=3)
+  settings = PageSettings(query_rate=0.5, query_burst=3)
   with TestClient(make_app(gallery, settings), base_url='http://127.0.0.1') as client:
     assert [client.get('/api/search?q=x').status_code for _ in range(4)] == [200, 200, 200, 429]
     refused = client.get('/api/search?q=x')
@@ -268,7 +268,7 @@ def test_too_many_searches(gallery):
 
 
 def test_threshold_leaves_nothing(gallery):
-  with TestClient(make_app(gallery, Settings(threshold=2.0)), base_url='http://127.0.0.1') as client:
+  with TestClient(make_app(gallery, PageSettings(threshold=2.0)), base_url='http://127.0.0.1') as client:
     answer = client.get('/api/search?q=x').json()
     assert answer['hits'] == [] and answer['total'] == 0
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from dlkd_jax.page.app import make_app
-from dlkd_jax.page.server import Settings, serving
+from dlkd_jax.page.server import PageSettings, serving
 from tests.page.browser import RELAXED, active, complaints, find, playing, press, rows, text, until, view
 from tests.page.films import add_films, told
 from tests.page.memory_gallery import MemoryGallery
@@ -211,7 +211,7 @@ def test_loading_then_results(browser, gallery):
 
 
 def test_no_match_and_an_empty_index(browser, gallery):
-  with serving(make_app(gallery, Settings(threshold=1.5))) as url:
+  with serving(make_app(gallery, PageSettings(threshold=1.5))) as url:
     browser.get(f'{url}?q=unheard')
     until(lambda: 'Nothing fits' in text(browser, '#notice'), 'that nothing fits')
     assert 'unheard' in text(browser, '#notice') and not find(browser, '.result')
@@ -222,7 +222,7 @@ def test_no_match_and_an_empty_index(browser, gallery):
 
 
 def test_too_long_and_too_fast(browser, gallery, films):
-  with serving(make_app(gallery, Settings(query_rate=0.25, query_burst=1))) as url:
+  with serving(make_app(gallery, PageSettings(query_rate=0.25, query_burst=1))) as url:
     browser.get(f'{url}?q={"x" * 301}')
     until(lambda: 'too long' in text(browser, '#notice'), 'that it is too long')
     assert text(browser, '#query-note') == '301 of 300 characters'
@@ -275,7 +275,7 @@ def test_videos_that_do_not_play(browser, films, films_folder, tmp_path):
     'damaged.mp4': ('The file is damaged', 'truncated'),
     'features': ('This video cannot be played', 'no file of this video'),
   }
-  with serving(make_app(gallery, Settings(cache=tmp_path / 'file' / 'no folder'))) as url:
+  with serving(make_app(gallery, PageSettings(cache=tmp_path / 'file' / 'no folder'))) as url:
     browser.get(f'{url}?q={told(films, 0)[1]}')
     rows(browser, 5)
     for row in find(browser, '.result'):

@@ -7,14 +7,14 @@ import time
 
 from dlkd_jax.gallery import progress_file
 from dlkd_jax.page.app import make_app
-from dlkd_jax.page.server import Settings, serving
+from dlkd_jax.page.server import PageSettings, serving
 from tests.page.browser import find, press, rows, text, until
 from tests.page.test_live import DiskGallery
 
 
 def test_films_that_come_are_found_without_a_restart(browser, wide, tmp_path):
   one, two = DiskGallery(tmp_path), DiskGallery(tmp_path)
-  with serving(make_app(one, Settings(look=0.05))) as url:
+  with serving(make_app(one, PageSettings(look=0.05))) as url:
     browser.get(url)
     until(lambda: 'no videos yet' in text(browser, '#notice'), 'the empty index')
     assert 'dlkd add' in text(browser, '#notice')

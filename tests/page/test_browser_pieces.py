@@ -8,7 +8,7 @@ import pytest
 
 from dlkd_jax.page import pieces
 from dlkd_jax.page.app import make_app
-from dlkd_jax.page.server import Settings, serving
+from dlkd_jax.page.server import PageSettings, serving
 from dlkd_jax.video import decoding
 from tests.page.browser import find, press, rows, text, until
 from tests.page.memory_gallery import MemoryGallery
@@ -61,7 +61,7 @@ def shows(browser, offset, low, high):
 )
 def test_a_film_in_another_format_plays_at_its_second(browser, wide, tmp_path, name):
   path = render(tmp_path / name, {'old.avi': 'mpeg4', 'cast.ts': 'mpeg2video', 'phone.mp4': 'libx265'}[name])
-  application = make_app(gallery_of(path), Settings(cache=tmp_path / 'cache', piece=4.0))
+  application = make_app(gallery_of(path), PageSettings(cache=tmp_path / 'cache', piece=4.0))
   with serving(application) as url:
     browser.get(f'{url}?q={path.stem}{path.suffix[1:]} jumps')
     rows(browser, 1)

@@ -12,7 +12,7 @@ from dlkd_jax.page import live
 from dlkd_jax.page.app import make_app
 from dlkd_jax.page.files import VideoFiles
 from dlkd_jax.page.guards import RefusalError
-from dlkd_jax.page.server import Settings
+from dlkd_jax.page.server import PageSettings
 from dlkd_jax.video.files import open_video
 from tests.page.memory_gallery import MemoryGallery
 
@@ -52,7 +52,7 @@ def corpus(films, films_folder, tmp_path):
 @pytest.fixture
 def client(corpus):
   gallery, folder, _ = corpus
-  with TestClient(make_app(gallery, Settings(roots=(str(folder),))), base_url='http://127.0.0.1') as client:
+  with TestClient(make_app(gallery, PageSettings(roots=(str(folder),))), base_url='http://127.0.0.1') as client:
     yield client
 
 
@@ -202,9 +202,9 @@ def test_folders_noted_in_the_index(either, corpus, tmp_path):
 def test_the_application_asks_the_index_for_its_folders(corpus, tmp_path):
   gallery, folder, ids = corpus
   gallery.manifest = {'roots': [str(folder), str(tmp_path)]}
-  assert live.served(gallery, Settings()) == f'below {folder}, {tmp_path}'
-  assert live.served(gallery, Settings(roots=(str(folder),))) == f'below {folder}'
-  assert live.served(MemoryGallery(), Settings()) == 'in the folders that the index names'
+  assert live.served(gallery, PageSettings()) == f'below {folder}, {tmp_path}'
+  assert live.served(gallery, PageSettings(roots=(str(folder),))) == f'below {folder}'
+  assert live.served(MemoryGallery(), PageSettings()) == 'in the folders that the index names'
   with TestClient(make_app(gallery), base_url='http://127.0.0.1') as client:
     for video in ('link.mp4', 'through', 'dots', ids[0]):
       assert client.get('/video', params={'id': video}).status_code == 200, video
@@ -328,7 +328,7 @@ def test_names_that_are_no_text(corpus):
   lost = os.fsdecode(b'lost \xe9.mp4')
   for video in (name, lost):
     gallery.add(video, ['x'], os.path.join(folder, video))
-  with TestClient(make_app(gallery, Settings(roots=(str(folder),))), base_url='http://127.0.0.1') as client:
+  with TestClient(make_app(gallery, PageSettings(roots=(str(folder),))), base_url='http://127.0.0.1') as client:
     found = {hit['video_id']: hit for hit in client.get('/api/search?q=x&top=50').json()['hits']}
     assert client.get(f'/{found[name]["video"]}').status_code == 200
     assert client.get(f'/{found[name]["moments"][0]["thumbnail"]}').status_code == 200
@@ -346,7 +346,7 @@ def test_names_that_an_index_cannot_have(corpus):
       return super().get(name, default)
 
   gallery.videos = Texts(gallery.videos)
-  with TestClient(make_app(gallery, Settings(roots=(str(folder),))), base_url='http://127.0.0.1') as client:
+  with TestClient(make_app(gallery, PageSettings(roots=(str(folder),))), base_url='http://127.0.0.1') as client:
     for address in ('/video?id=%FF', '/thumbnail?id=%ED%A0%80&at=1'):
       answer = client.get(address)
       assert answer.status_code == 404 and answer.json()['error']['code'] == 'unknown', answer.text

@@ -14,7 +14,7 @@ from PIL import Image
 from dlkd_jax.gallery import synchronising
 from dlkd_jax.gallery.gallery import Gallery
 from dlkd_jax.page import app
-from dlkd_jax.page.server import Settings, serving
+from dlkd_jax.page.server import PageSettings, serving
 from dlkd_jax.video.picture_at import picture_at
 from tests.page.browser import complaints, find, playing, press, rows, text, until
 from tests.page.test_browser_pieces import render, shows, starts
@@ -54,7 +54,7 @@ def test_folder_to_second(browser, wide, folder, films_folder, films, tmp_path):
   index = tmp_path / 'index'
   wish = synchronising.Wish(folders=[folder], clip=str(tmp_path / 'clip'), settle_seconds=0)
   assert synchronising.synchronise(index, wish).total == 4
-  application = app.prepare(Gallery.open(index), Settings(look=0.2, cache=tmp_path / 'cache', query_burst=100))
+  application = app.prepare(Gallery.open(index), PageSettings(look=0.2, cache=tmp_path / 'cache', query_burst=100))
   with serving(application) as url:
     # What is said, and its second.
     browser.get(url)

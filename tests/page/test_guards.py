@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from dlkd_jax.page.app import make_app
 from dlkd_jax.page.guards import HEADERS, Guard, RateLimit, RefusalError, allowed_host, host_of
-from dlkd_jax.page.server import Settings
+from dlkd_jax.page.server import PageSettings
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_allowed_hosts():
 
 @pytest.fixture
 def client(gallery):
-  with TestClient(make_app(gallery, Settings(hosts=('films.home',))), base_url='http://127.0.0.1:8000') as client:
+  with TestClient(make_app(gallery, PageSettings(hosts=('films.home',))), base_url='http://127.0.0.1:8000') as client:
     yield client
 
 

@@ -20,7 +20,7 @@ from dlkd_jax.gallery.collection import Collection
 from dlkd_jax.gallery.gallery import Gallery
 from dlkd_jax.page import app, live
 from dlkd_jax.page.live import Live
-from dlkd_jax.page.server import Settings
+from dlkd_jax.page.server import PageSettings
 from tests.gallery import worlds
 from tests.page.memory_gallery import MemoryGallery
 
@@ -43,7 +43,7 @@ def test_examples_are_short_and_may_be_few():
 
 
 def test_the_first_searches_are_made_before(gallery):
-  settings = Settings(batch=16, threshold=0.1)
+  settings = PageSettings(batch=16, threshold=0.1)
   with TestClient(app.prepare(gallery, settings), base_url='http://127.0.0.1') as client:
     assert [len(queries) for queries, _ in gallery.calls] == [1, 2, 16]
     assert client.get('/api/search?q=x').status_code == 200
@@ -52,7 +52,7 @@ def test_the_first_searches_are_made_before(gallery):
 def test_what_is_wrong_shows_before(gallery):
   gallery.error = ValueError('sentences cannot be typed')
   with pytest.raises(ValueError, match='cannot be typed'):
-    app.prepare(gallery, Settings())
+    app.prepare(gallery, PageSettings())
 
 
 class DiskGallery(MemoryGallery):
@@ -97,7 +97,7 @@ def growing(tmp_path):
 
 def test_a_search_under_way_ends_on_what_it_began_with(growing):
   one, two = growing
-  application = app.make_app(one, Settings(look=0.02))
+  application = app.make_app(one, PageSettings(look=0.02))
   with TestClient(application, base_url='http://127.0.0.1') as client:
     found = lambda: sorted(hit['id'] for hit in client.get('/api/search?q=dog').json()['hits'])  # noqa: E731
     assert client.get('/api/info').json()['state'] == 0
@@ -120,7 +120,7 @@ def test_a_search_under_way_ends_on_what_it_began_with(growing):
 
 def test_what_cannot_be_opened_changes_nothing(growing, caplog):
   one, two = growing
-  watched = Live(one, Settings())
+  watched = Live(one, PageSettings())
   assert watched.look() and watched.look() and one.opened == 0
   one.write()
   one.later = OSError('half of it is gone')
@@ -155,8 +155,9 @@ def test_an_index_that_grows(sets, tmp_path):
   building.remove(index, lambda entry: True)
   gallery = Gallery.open(index)
   assert len(gallery) == 0
-  watched = Live(gallery, Settings())
-  assert app.prepare(gallery, Settings()) and watched.look() and watched.now.gallery is gallery  # An empty one works.
+  watched = Live(gallery, PageSettings())
+  # An empty one works.
+  assert app.prepare(gallery, PageSettings()) and watched.look() and watched.now.gallery is gallery
   before = weakref.ref(gallery)
   building.add(index, opened('five'), again=True)
   assert watched.look() and watched.now.info['videos'] == 5 == watched.now.arrived

@@ -17,7 +17,7 @@ from dlkd_jax.page.app import make_app
 from dlkd_jax.page.files import VideoFile
 from dlkd_jax.page.guards import RefusalError
 from dlkd_jax.page.pieces import Pieces
-from dlkd_jax.page.server import Settings
+from dlkd_jax.page.server import PageSettings
 from tests.page.memory_gallery import MemoryGallery
 from tests.video import films
 from tests.video.films import read
@@ -169,7 +169,7 @@ def client(tmp_path):
   gallery = MemoryGallery()
   path = films.render(tmp_path / 'old <film>.avi', [Fraction(n, 25) for n in range(100)], base=Fraction(1, 25), sound=4)
   gallery.add('old', ['x'], path)
-  settings = Settings(cache=tmp_path / 'cache', longest_clip=10.0)
+  settings = PageSettings(cache=tmp_path / 'cache', longest_clip=10.0)
   with TestClient(make_app(gallery, settings), base_url='http://127.0.0.1') as client:
     yield client
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dlkd_jax.page.app import make_app
-from dlkd_jax.page.server import Settings, serving
+from dlkd_jax.page.server import PageSettings, serving
 from dlkd_jax.video import decoding
 from dlkd_jax.video.picture_at import picture_at
 from tests.page.browser import chromium, until
@@ -82,7 +82,7 @@ def test_the_frame_shown_is_the_frame_indexed(browser, films):
     words = [f'{path.stem}{path.suffix[1:]} number{n}' for n in range(len(samples))]
     gallery.add(path.name, words, path, decoding.probe(path).duration, noise=0.0)
     gallery.frames[path.name] = np.array([sample.time for sample in samples]), gallery.frames[path.name][1]
-  with serving(make_app(gallery, Settings(query_burst=1000, media_burst=10_000, top=1))) as url:
+  with serving(make_app(gallery, PageSettings(query_burst=1000, media_burst=10_000, top=1))) as url:
     for path in films:
       for number in (1, 10, 18):
         query = f'{path.stem}{path.suffix[1:]} number{number}'

@@ -12,7 +12,7 @@ import pytest
 
 from dlkd_jax.page import server as server_lib
 from dlkd_jax.page.app import make_app
-from dlkd_jax.page.server import Settings, address, listen, serving
+from dlkd_jax.page.server import PageSettings, address, listen, serving
 
 
 def test_addresses():
@@ -102,7 +102,7 @@ def test_idle_connections_do_not_keep_others_out(gallery, sent):
 
 
 def test_clients_that_stop_reading_do_not_keep_others_out(gallery, large):
-  with serving(make_app(gallery, Settings(media_burst=1000))) as url, contextlib.ExitStack() as clients:
+  with serving(make_app(gallery, PageSettings(media_burst=1000))) as url, contextlib.ExitStack() as clients:
     for _ in range(300):
       clients.enter_context(connect(url)).sendall(large)
     assert urllib.request.urlopen(f'{url}api/info', timeout=30).status == 200

@@ -87,7 +87,7 @@ def _records(data_dir, split):
 
 
 def _status(result):
-  return {entry.video: entry.status for entry in result.report.entries}
+  return {each.video: each.status for each in result.outcomes.files}
 
 
 def _assert_same_records(one, other, splits):
@@ -102,7 +102,7 @@ def _assert_same_records(one, other, splits):
 
 def test_records_hold_features_of_the_pictures_shown(corpus, tmp_path):
   result = extraction.extract(_request(corpus, tmp_path))
-  assert set(_status(result).values()) == {'extracted'} and result.report.usable == 4
+  assert set(_status(result).values()) == {'extracted'} and result.outcomes.usable == 4
   records = {**_records(tmp_path, 'train'), **_records(tmp_path, 'test'), **_records(tmp_path, 'gallery')}
   assert sorted(records) == ['a.mp4', 'b.mkv', 'more/c.webm', 'more/d.mp4']
   student, teacher = backbones.open_frame_backbone('statistics'), _Teacher()
@@ -166,10 +166,10 @@ def test_broken_files_are_reported_by_name(broken, tmp_path):
   assert status.pop('folder.mp4') == 'skipped'
   assert set(status.values()) == {'failed'}
   assert set(status) == films.FAILING
-  assert all(entry.reason for entry in result.report.entries if entry.status in ('failed', 'truncated'))
-  assert 'empty.mkv: is empty (0 bytes)' in str(result.report)
+  assert all(each.reason for each in result.outcomes.files if each.status in ('failed', 'truncated'))
+  assert 'empty.mkv: is empty (0 bytes)' in str(result.outcomes)
   written = json.loads(result.report_file.read_text())
-  assert written['counts']['failed'] == 7 and len(written['files']) == len(result.report.entries)
+  assert written['counts']['failed'] == 7 and len(written['files']) == len(result.outcomes.files)
   kept = _records(tmp_path, 'gallery')
   assert sorted(kept) == ['cut.mkv', 'spoiled.mp4']
   frames = []
@@ -187,7 +187,7 @@ def test_nothing_but_broken_files(tmp_path):
   (tmp_path / 'films').mkdir()
   (tmp_path / 'films' / 'a.mp4').touch()
   result = extraction.extract(_request(tmp_path / 'films', tmp_path / 'data', captions=None))
-  assert result.builder is None and result.report.usable == 0
+  assert result.builder is None and result.outcomes.usable == 0
   assert not list((tmp_path / 'data').glob('custom_prvr/[0-9]*'))
 
 
@@ -318,7 +318,7 @@ def test_times_starts_and_ends_are_those_of_a_player(tmp_path):
   assert records['twice.ts']['start'] == 0 and records['twice.ts']['duration'] == pytest.approx(4)
   assert records['jumps.mkv']['times'][-4:].tolist() == [41, 41.25, 41.5, 41.75]
   assert set(_status(result).values()) == {'extracted'}
-  said = str(result.report)
+  said = str(result.outcomes)
   assert 'twice.ts: its clock starts again' in said and 'jumps.mkv: 1 gap without any frame' in said
 
 

@@ -118,19 +118,19 @@ def test_every_file_of_a_folder_is_named_whatever_it_is_called(tmp_path, limit):
   limit(SECONDS * 15)
   result = extraction.extract(request)
   limit(0)
-  status = {entry.video: entry.status for entry in result.report.entries}
-  assert all(entry.reason for entry in result.report.entries if entry.status in ('failed', 'truncated'))
+  status = {each.video: each.status for each in result.outcomes.files}
+  assert all(each.reason for each in result.outcomes.files if each.status in ('failed', 'truncated'))
   for name in jobs:
     kind = named[name]
     assert status[name] in {'film': ('extracted',), 'link': ('extracted',), 'hard': ('extracted',)}.get(
       kind, ('failed', 'truncated')
     ), (name, kind)
-  assert len(str(result.report).split('\n')) < 60 and all(
-    each.isprintable() or each in '\n\xa0\u3000\u200c\u200d' for each in str(result.report)
+  assert len(str(result.outcomes).split('\n')) < 60 and all(
+    each.isprintable() or each in '\n\xa0\u3000\u200c\u200d' for each in str(result.outcomes)
   )
   assert set(json.loads(result.report_file.read_text())['counts']) >= {'extracted', 'failed', 'skipped'}
   again = extraction.extract(request)
-  assert {entry.video for entry in again.report.entries if entry.status == 'kept'} == {
+  assert {each.video for each in again.outcomes.files if each.status == 'kept'} == {
     name for name in jobs if status[name] == 'extracted'
   }
 

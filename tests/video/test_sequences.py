@@ -197,8 +197,8 @@ class World:
       self.once[name].add(film)
     result = extraction.extract(self.request(update))
     entries = {}
-    for entry in result.report.entries:
-      entries.setdefault(entry.video, []).append(entry.status)
+    for each in result.outcomes.files:
+      entries.setdefault(each.video, []).append(each.status)
     expected = dict(self.packed)
     for name, film in self.there.items():
       before = self.packed.get(name)

@@ -50,10 +50,10 @@ class Collection:
     self.captions.write_text('\n'.join(map(json.dumps, self.said)))
     request = extraction.Request(self.films, self.data, self.captions, rate=2, readers=1, **changed)
     self.result = extraction.extract(request)
-    return {entry.video: entry.status for entry in self.result.report.entries}
+    return {each.video: each.status for each in self.result.outcomes.files}
 
   def reason(self, video: str) -> str:
-    return next(entry.reason for entry in self.result.report.entries if entry.video == video)
+    return next(each.reason for each in self.result.outcomes.files if each.video == video)
 
   def records(self, version: str | None = None):
     name = f'custom_prvr/{version}' if version else 'custom_prvr'
@@ -93,7 +93,7 @@ def test_one_changed_film_does_not_block_the_rest(collection, decoded):
   decoded.clear()
   status = collection.extract()
   assert status == {'a.mp4': 'changed', 'b.mkv': 'kept', 'c.webm': 'kept', 'other.mp4': 'extracted'}
-  assert decoded == ['other.mp4'] and '--update' in str(collection.result.report)
+  assert decoded == ['other.mp4'] and '--update' in str(collection.result.outcomes)
   after = collection.records()
   np.testing.assert_array_equal(after['train', 'a.mp4']['times'], before['train', 'a.mp4']['times'])
   status = collection.extract(update=True)
@@ -176,7 +176,7 @@ def test_what_vanished_is_named_and_kept(collection):
   (collection.films / 'b.mkv').unlink()
   status = collection.extract(update=True)
   assert status['b.mkv'] == 'missing' or status['b.mkv'] == 'vanished'
-  assert {entry.status for entry in collection.result.report.entries if entry.video == 'b.mkv'} == {
+  assert {each.status for each in collection.result.outcomes.files if each.video == 'b.mkv'} == {
     'vanished',
     'missing',
   }
@@ -204,7 +204,7 @@ def test_a_film_that_is_still_copied_waits(collection, monkeypatch):
   collection.put('empty.mp4', b'', age=1)
   status = collection.extract()
   assert status['other.mp4'] == status['empty.mp4'] == 'waiting' and status['a.mp4'] == 'extracted'
-  assert 'other.mp4' in str(collection.result.report) and ' s after' in collection.reason('other.mp4')
+  assert 'other.mp4' in str(collection.result.outcomes) and ' s after' in collection.reason('other.mp4')
   assert ('gallery', 'other.mp4') not in collection.records()
   # Half a minute later it is whole, or it stayed as it is.
   collection.put('other.mp4', whole, age=1)
@@ -274,9 +274,9 @@ def test_impossible_moments_are_cut_or_unknown_and_named_once(collection):
   nan = [np.nan, np.nan]
   expected = [nan, [0.5, record['duration']], nan, nan, nan, [0.25, 1], nan, nan]
   np.testing.assert_allclose(record['moments'], np.array(expected, np.float32), rtol=1e-6)
-  (note,) = collection.result.report.notes
+  (note,) = collection.result.outcomes.notes
   assert note.startswith('6 annotated moments cannot be') and "'a.mp4#0' from 3 to 1 s" in note
-  assert str(collection.result.report).count('cannot be') == 1
+  assert str(collection.result.outcomes).count('cannot be') == 1
 
 
 def test_large_pictures_are_shrunk_unless_the_set_was_made_otherwise(collection):

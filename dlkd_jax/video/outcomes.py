@@ -52,21 +52,21 @@ class Outcome:
   duration: float | None = None
 
 
-class Report:
-  """The entries of one extraction."""
+class Outcomes:
+  """What became of the files of one extraction, or addition to an index."""
 
   def __init__(self):
     """Starts empty; `notes` are sentences about all files together."""
-    self.entries: list[Outcome] = []
+    self.files: list[Outcome] = []
     self.notes: list[str] = []
 
-  def add(self, *entries: Outcome) -> None:
-    """Takes entries."""
-    self.entries += entries
+  def add(self, *outcomes: Outcome) -> None:
+    """Takes what became of some."""
+    self.files += outcomes
 
   def count(self, *statuses: str) -> int:
-    """Returns how many entries have one of the statuses."""
-    return sum(entry.status in statuses for entry in self.entries)
+    """Returns how many files have one of the statuses."""
+    return sum(each.status in statuses for each in self.files)
 
   @property
   def usable(self) -> int:
@@ -74,21 +74,21 @@ class Report:
     return self.count(*_USABLE)
 
   def write(self, path: pathlib.Path) -> None:
-    """Writes every entry as JSON."""
-    counts = collections.Counter(entry.status for entry in self.entries)
+    """Writes that of every file as JSON."""
+    counts = collections.Counter(each.status for each in self.files)
     content: dict[str, Any] = {'counts': {status: counts[status] for status in STATUSES}}
-    content['files'] = [dataclasses.asdict(entry) for entry in sorted(self.entries, key=lambda entry: entry.video)]
+    content['files'] = [dataclasses.asdict(each) for each in sorted(self.files, key=lambda each: each.video)]
     content['notes'] = self.notes
     files.write_json(path, content)
 
   def __str__(self) -> str:
     """Returns the counts, and every file with which something is wrong."""
     lines = [f'{self.count(status):6,}  {text}' for status, text in STATUSES.items() if self.count(status)]
-    odd = [entry for status in _LISTED for entry in self.entries if entry.status == status]
-    odd += [entry for entry in self.entries if entry.status not in _LISTED and entry.reason]
+    odd = [each for status in _LISTED for each in self.files if each.status == status]
+    odd += [each for each in self.files if each.status not in _LISTED and each.reason]
     lines += [
-      f'  {entry.status:<10} {files.printable(entry.video + (": " if entry.reason else "") + entry.reason)}'
-      for entry in odd[:_LINES]
+      f'  {each.status:<10} {files.printable(each.video + (": " if each.reason else "") + each.reason)}'
+      for each in odd[:_LINES]
     ]
     if len(odd) > _LINES:
       lines.append(f'  … and {len(odd) - _LINES} more: the report file names them')
