@@ -46,6 +46,7 @@ class Known(NamedTuple):
   split: str
   size: int | None
   written: int | None
+  said: str
 
 
 class Catalog:
@@ -174,7 +175,7 @@ class Catalog:
 
   def known(self) -> dict[str, Known]:
     """Returns id → place and origin of all videos."""
-    query = 'SELECT id, place, digest, dataset, split, size, written FROM videos'
+    query = 'SELECT id, place, digest, dataset, split, size, written, said FROM videos'
     return {video: Known(*rest) for video, *rest in self.fetch(query)}
 
   def select(self, where: str = '1', parameters: Sequence[Any] | Mapping[str, Any] = ()) -> np.ndarray:

@@ -24,7 +24,7 @@ class Entry:
     dataset: name of the data set that it came from; '' where unknown.
     size: bytes of its file when that was looked at; None where it was not.
     written: when its file was written to last, nanoseconds since 1970; None likewise.
-    said: hash of the subtitles beside its file when they were read; '' where there were none.
+    said: `subtitles.digest` of those beside its file when they were read; '' where there were none.
   """
 
   video_id: str

@@ -153,7 +153,8 @@ class Films:
         job = corpus.Job(folder.video(below), path, _SPLIT, ())
         self._look(job, known, before)
         if self._jobs.get(job.video) is job:
-          self._said[job.video] = subtitles.digest(path, beside.get((path.parent, path.stem), ()))
+          said = known[job.video].said if job.video in known else ''
+          self._said[job.video] = subtitles.digest(path, beside.get((path.parent, path.stem), ()), said)
     if self._failed or manifest.get('failed'):
       manifest['failed'] = self._failed
     self._manifest = manifest

@@ -19,16 +19,16 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from dlkd_jax.models.parameter_files import check_network, network_shapes, read_network
+from dlkd_jax.models.parameter_files import as_pytree, read_network
 from dlkd_jax.models.pictures import check_picture
 
 FORMAT = 'dlkd_jax efficientnet_lite0'
+PIXELS = (1, 224, 224, 3)  # Enough to tell the parameters' shapes from.
 _RESAMPLING = {'bilinear': Image.Resampling.BILINEAR, 'bicubic': Image.Resampling.BICUBIC}
 
 
@@ -163,16 +163,6 @@ class Preprocess:
     return (np.asarray(resized, np.float32) - np.float32(self.mean)) / np.float32(self.std)
 
 
-def parameter_shapes(module: EfficientNetLite0, size: int = 224) -> dict[str, tuple[int, ...]]:
-  """Returns name → shape of all parameters, names as `block_03/expand/kernel`; nothing is computed."""
-  return network_shapes(module, (1, size, size, 3))
-
-
-def check_arrays(arrays: dict[str, np.ndarray], module: EfficientNetLite0, origin: str) -> None:
-  """Checks that arrays by name are the parameters of a network; errors are those of `check_network`."""
-  check_network(arrays, parameter_shapes(module), origin, 'EfficientNet-Lite0')
-
-
 def load_efficientnet(path: str | pathlib.Path) -> tuple[EfficientNetLite0, dict[str, Any], Preprocess]:
   """Reads what `python -m dlkd_jax.tools.convert_backbone efficientnet_lite0` wrote.
 
@@ -185,5 +175,4 @@ def load_efficientnet(path: str | pathlib.Path) -> tuple[EfficientNetLite0, dict
   """
   path = pathlib.Path(path)
   arrays, module = read_network(path, FORMAT, 'efficientnet_lite0'), EfficientNetLite0()
-  check_arrays(arrays, module, str(path))
-  return module, flax.traverse_util.unflatten_dict(arrays, sep='/'), Preprocess()
+  return module, as_pytree(arrays, module, PIXELS, str(path), 'EfficientNet-Lite0'), Preprocess()

@@ -16,13 +16,13 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
+import flax.core
 import flax.linen as nn
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
 from dlkd_jax.models.clip_inputs import Preprocess
-from dlkd_jax.models.parameter_files import check_network, network_shapes, read_network
+from dlkd_jax.models.parameter_files import as_pytree, read_network
 
 FORMAT = 'dlkd_jax i3d'
 # Shorter side of 256 pixels, the middle 224, values from -1 to 1.
@@ -163,6 +163,4 @@ def load_i3d(path: str | pathlib.Path) -> tuple[I3D, dict[str, Any]]:
     UserError: it is no safetensors file, or of another network; the message lists what is missing.
   """
   path = pathlib.Path(path)
-  arrays = read_network(path, FORMAT, 'i3d')
-  check_network(arrays, network_shapes(I3D(), PIXELS), str(path), 'I3D')
-  return I3D(), flax.traverse_util.unflatten_dict(arrays, sep='/')
+  return I3D(), as_pytree(read_network(path, FORMAT, 'i3d'), I3D(), PIXELS, str(path), 'I3D')

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
 
 import flax.linen as nn
@@ -140,6 +140,58 @@ def folded(
   """
   scale = np.asarray(weight, np.float64) / np.sqrt(np.asarray(variance, np.float64) + epsilon)
   return {'kernel': (kernel * scale).astype(np.float32), 'bias': (bias - mean * scale).astype(np.float32)}
+
+
+def check_names(found: Set[str], expected: Set[str], origin: str, network: str) -> None:
+  """Checks that arrays have the names of a network's; UserError, which lists what is missing or left over."""
+  if found != expected:
+    missing, over = sorted(expected - found), sorted(found - expected)
+    raise UserError(
+      f'{origin} is not {network}: {len(missing)} arrays are missing {missing[:4]}, {len(over)} are unknown {over[:4]}'
+    )
+
+
+def from_torch(
+  state: Mapping[str, np.ndarray],
+  names: Mapping[str, tuple[str, str]],
+  others: Set[str],
+  epsilon: float,
+  origin: str,
+  network: str,
+) -> dict[str, np.ndarray]:
+  """Maps the convolutions of a state dict to our parameters by name, batch normalisation folded in.
+
+  Args:
+    state: name → array.
+    names: our name of each convolution → the source's of it and of the batch normalisation behind it.
+    others: further names that the state has.
+    epsilon: of the normalisation.
+    origin, network: what the state is of, for messages.
+
+  Raises:
+    UserError: arrays are missing or left over, or do not fit; the message lists them.
+  """
+  norm = ('weight', 'bias', 'running_mean', 'running_var')
+  expected = others | {f'{conv}.weight' for conv, _ in names.values()}
+  expected |= {f'{there}.{part}' for _, there in names.values() for part in norm}
+  # Only training counts batches.
+  check_names({name for name in state if not name.endswith('.num_batches_tracked')}, expected, origin, network)
+  arrays = {}
+  for ours, (conv, there) in names.items():
+    kernel = np.moveaxis(state[f'{conv}.weight'], (0, 1), (-1, -2))  # From [out, in, …] to […, in, out].
+    weight, bias, mean, variance = (state[f'{there}.{part}'] for part in norm)
+    if weight.shape != kernel.shape[-1:]:
+      raise UserError(f'{origin}: {conv}.weight is {state[f"{conv}.weight"].shape}, {there}.weight {weight.shape}')
+    arrays |= {f'{ours}/{part}': x for part, x in folded(kernel, mean, variance, bias, epsilon, weight).items()}
+  return arrays
+
+
+def as_pytree(
+  arrays: Mapping[str, np.ndarray], module: nn.Module, pixels: tuple[int, ...], origin: str, network: str
+) -> dict[str, Any]:
+  """Returns arrays by name as the parameters of a network of pixels of a shape; errors are those of `check_network`."""
+  check_network(arrays, network_shapes(module, pixels), origin, network)
+  return flax.traverse_util.unflatten_dict(arrays, sep='/')
 
 
 class _Arrays(Mapping[str, np.ndarray]):

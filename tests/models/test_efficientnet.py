@@ -7,7 +7,7 @@ from PIL import Image
 
 from dlkd_jax.models import efficientnet
 from dlkd_jax.models.efficientnet import Block, EfficientNetLite0, MBConv, Preprocess, Stage
-from dlkd_jax.models.parameter_files import save_arrays
+from dlkd_jax.models.parameter_files import network_shapes, save_arrays
 
 
 def plain_convolution(x, kernel, bias, stride, depthwise=False):
@@ -75,7 +75,7 @@ def test_small_network_agrees_with_plain_loops():
 
 
 def test_size_is_that_of_the_published_network():
-  shapes = efficientnet.parameter_shapes(EfficientNetLite0())
+  shapes = network_shapes(EfficientNetLite0(), efficientnet.PIXELS)
   assert len(shapes) == 2 * 50
   # 4,652,008 parameters are published; folding leaves one number a channel where normalisation has two.
   channels = sum(shape[0] for name, shape in shapes.items() if name.endswith('bias') and 'classifier' not in name)
@@ -114,7 +114,8 @@ def test_what_is_no_picture_is_refused(image):
 def test_files_are_checked(tmp_path):
   with pytest.raises(FileNotFoundError, match='convert_backbone'):
     efficientnet.load_efficientnet(tmp_path / 'absent.safetensors')
-  arrays = {name: np.zeros(shape) for name, shape in efficientnet.parameter_shapes(EfficientNetLite0()).items()}
+  shapes = network_shapes(EfficientNetLite0(), efficientnet.PIXELS)
+  arrays = {name: np.zeros(shape) for name, shape in shapes.items()}
   path = tmp_path / 'file.safetensors'
   save_arrays(arrays, path, {'format': 'dlkd_jax'})
   with pytest.raises(ValueError, match="format is 'dlkd_jax', expected"):

@@ -1,11 +1,12 @@
 """ResNet-152: a small network against plain loops with PyTorch's padding and normalisation, its files."""
 
+import flax.traverse_util
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from dlkd_jax.models import resnet
+from dlkd_jax.models import parameter_files, resnet
 
 STAGES = (2, 1)
 
@@ -77,10 +78,10 @@ def test_small_network_agrees_with_plain_loops(side):
   state = torch_state(STAGES)
   arrays = resnet.from_torch(state, STAGES, 'state')
   module = resnet.ResNet(stages=STAGES, stem=3, classes=4)
-  shapes = resnet.network_shapes(module, (1, 32, 32, 3))
+  shapes = parameter_files.network_shapes(module, (1, 32, 32, 3))
   assert {name: x.shape for name, x in arrays.items()} == shapes
   pixels = np.random.default_rng(1).normal(0, 1, (2, side, side, 3)).astype(np.float32)
-  params = resnet.flax.traverse_util.unflatten_dict(arrays, sep='/')
+  params = flax.traverse_util.unflatten_dict(arrays, sep='/')
   features, logits = jax.jit(lambda x: module.apply({'params': params}, x))(pixels)
   for index, picture in enumerate(pixels):
     expected, classes = plain_network(state, STAGES, picture)
@@ -89,7 +90,7 @@ def test_small_network_agrees_with_plain_loops(side):
 
 
 def test_size_is_that_of_the_published_network():
-  shapes = resnet.network_shapes(resnet.ResNet(), (1, 32, 32, 3))
+  shapes = parameter_files.network_shapes(resnet.ResNet(), (1, 32, 32, 3))
   # 60,192,808 parameters are published; folding leaves one number a channel where normalisation has two.
   channels = sum(shape[0] for name, shape in shapes.items() if name.endswith('bias') and not name.startswith('fc'))
   assert sum(int(np.prod(shape)) for shape in shapes.values()) + channels == 60_192_808

@@ -18,7 +18,7 @@ PARTS = ('weight', 'bias', 'running_mean', 'running_var')
 def random_state(seed=0):
   """A state dict with the names and shapes of the package, as arrays."""
   rng = np.random.default_rng(seed)
-  shapes = efficientnet.parameter_shapes(efficientnet.EfficientNetLite0())
+  shapes = parameter_files.network_shapes(efficientnet.EfficientNetLite0(), efficientnet.PIXELS)
   state = {'_fc.weight': rng.normal(0, 0.02, (1000, 1280)), '_fc.bias': rng.normal(0, 0.02, 1000)}
   for ours, (conv, norm) in convert_backbone.convolutions().items():
     height, width, inputs, outputs = shapes[f'{ours}/kernel']
@@ -44,7 +44,7 @@ def test_another_network_is_refused():
   with pytest.raises(ValueError, match='no state dict'):
     convert_backbone.from_torch([1, 2], 'file')
   short = {name: x for name, x in state.items() if name != '_bn1.bias'} | {'_blocks.0._se_reduce.weight': np.zeros(2)}
-  with pytest.raises(ValueError, match=r"1 tensors are missing \['_bn1.bias'\], 1 are unknown \['_blocks.0._se_reduce"):
+  with pytest.raises(ValueError, match=r"1 arrays are missing \['_bn1.bias'\], 1 are unknown \['_blocks.0._se_reduce"):
     convert_backbone.from_torch(short, 'file')
   state['_fc.weight'] = np.zeros((10, 1280))
   with pytest.raises(ValueError, match=r'classifier/kernel: found \(1280, 10\), expected \(1280, 1000\)'):

@@ -19,7 +19,7 @@ from tests.models import test_i3d, test_resnet
 @pytest.mark.slow
 def test_features_of_pictures(tmp_path):
   random = np.random.default_rng(0)
-  shapes = efficientnet.parameter_shapes(efficientnet.EfficientNetLite0())
+  shapes = parameter_files.network_shapes(efficientnet.EfficientNetLite0(), efficientnet.PIXELS)
   arrays = {name: random.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
   parameter_files.save_arrays(arrays, tmp_path / 'net.safetensors', {'format': efficientnet.FORMAT})
   backbone = backbones.open_frame_backbone(f'efficientnet_lite0:{tmp_path / "net.safetensors"}')

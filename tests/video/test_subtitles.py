@@ -1,5 +1,6 @@
 """Subtitles: files as people have them, and tracks inside films."""
 
+import os
 import pathlib
 from fractions import Fraction
 
@@ -99,7 +100,7 @@ def test_what_lies_beside_a_film(tmp_path):
   ]
   assert {cue.track for cue in subtitles.cues(film)} == {'', 'en', 'pt-BR'}
   before = subtitles.digest(film)
-  assert len(before) == 32 and subtitles.digest(film) == before
+  assert len(before) == 32 + 1 + 16 and subtitles.digest(film) == before
   (tmp_path / 'lake.en.srt').write_text('1\n00:00:01,000 --> 00:00:02,000\nother\n')
   changed = subtitles.digest(film)
   (tmp_path / 'lake.en.srt').rename(tmp_path / 'lake.de.srt')
@@ -168,3 +169,22 @@ def test_as_webvtt():
     'WEBVTT\n\n00:00:01.000 --> 00:00:02.500\na &lt;b&gt; &amp; → c\n\n01:02:03.004 --> 01:02:04.000\nzwei\n'
   )
   assert [cue.start for cue in subtitles.parse(text.encode())] == [1.0, 3723.004]
+
+
+def test_only_what_changed_is_read(tmp_path, monkeypatch):
+  film, beside = tmp_path / 'lake.mp4', tmp_path / 'lake.srt'
+  beside.write_text('1\n00:00:01,000 --> 00:00:02,000\nA dog\n')
+  os.utime(beside, (1, 1))
+  before, read = subtitles.digest(film), []
+  bytes_of = subtitles._bytes
+  monkeypatch.setattr(subtitles, '_bytes', lambda path: read.append(path) or bytes_of(path))
+  assert subtitles.digest(film, before=before) == before and not read
+  old = before.partition(':')[0]  # As indexes had it before the second hash.
+  assert subtitles.digest(film, before=old) == old and read
+  os.utime(beside, (2, 2))
+  touched = subtitles.digest(film, before=before)
+  assert touched != before and touched.partition(':')[0] == old
+  beside.write_text('1\n00:00:01,000 --> 00:00:02,000\nA cat\n')
+  assert subtitles.digest(film, before=old).partition(':')[0] not in ('', old)
+  beside.unlink()
+  assert subtitles.digest(film, before=touched) == ''
