@@ -5,18 +5,15 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import multiprocessing
-import os
 import pathlib
 from collections.abc import Sequence
-
-import av
-import numpy as np
 
 from dlkd_jax import files
 from dlkd_jax.demo import render, world
 from dlkd_jax.demo.settings import DemoSettings
 from dlkd_jax.demo.world import Film
 from dlkd_jax.progress import Progress
+from dlkd_jax.video import composites
 
 
 def films_of(settings: DemoSettings) -> list[Film]:
@@ -59,7 +56,7 @@ def _write_films(films: Sequence[Film], folder: pathlib.Path, rate: int, side: i
 
 
 def write_film(film: Film, path: pathlib.Path, rate: int, side: int) -> None:
-  """Writes a film as H.264 in mp4, under a temporary name that is renamed when it is whole.
+  """Writes a film as H.264 in mp4, whole or not at all.
 
   Args:
     film: what happens.
@@ -67,13 +64,8 @@ def write_film(film: Film, path: pathlib.Path, rate: int, side: int) -> None:
     rate: pictures a second.
     side: pixels, an even number.
   """
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f'{path.stem}.{os.getpid()}.tmp')
-  try:
-    _encode(temporary, render.film_pictures(film, rate, side), rate, side)
-    temporary.replace(path)
-  finally:
-    temporary.unlink(missing_ok=True)
+  images = render.film_pictures(film, rate, side)
+  composites.write_video(path, images, rate, (side, side), None, {'preset': 'ultrafast', 'crf': '22', 'threads': '1'})
 
 
 def caption_lines(film: Film) -> list[str]:
@@ -89,14 +81,3 @@ def caption_lines(film: Film) -> list[str]:
 def write_captions(films: Sequence[Film], path: pathlib.Path) -> None:
   """Writes captions.jsonl of films."""
   files.write_text(path, '\n'.join(line for film in films for line in caption_lines(film)) + '\n')
-
-
-def _encode(path: pathlib.Path, pictures, rate: int, side: int) -> None:
-  with av.open(str(path), 'w', format='mp4') as container:
-    stream = container.add_stream('libx264', rate=rate, options={'preset': 'ultrafast', 'crf': '22', 'threads': '1'})
-    stream.width = stream.height = side
-    stream.pix_fmt = 'yuv420p'
-    for picture in pictures:
-      frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format='rgb24')
-      container.mux(stream.encode(frame))
-    container.mux(stream.encode())

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from dlkd_jax.begun import differences
+from dlkd_jax.gallery.quantization import DTYPES
 from dlkd_jax.gallery.segments import CUES, IndexFolderError
 
 FORMAT, VERSION = 'dlkd_jax gallery', 1
-DTYPES = ('float16', 'int8')
 MANIFEST = 'manifest.json'
 # Catalogs, those among them that are not whole yet.
 CATALOG = re.compile(r'catalog-\d{6,}\.sqlite(\.tmp)?')

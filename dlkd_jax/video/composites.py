@@ -38,7 +38,12 @@ def _fitted(image: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def write_video(
-  path: str | os.PathLike[str], images: Iterable[np.ndarray], rate: float, size: tuple[int, int], keyframes: int = 50
+  path: str | os.PathLike[str],
+  images: Iterable[np.ndarray],
+  rate: float,
+  size: tuple[int, int],
+  keyframes: int | None = 50,
+  options: dict[str, str] | None = None,
 ) -> int:
   """Writes pictures as a video without sound: under a temporary name first, so that it is there whole or not at all.
 
@@ -47,7 +52,8 @@ def write_video(
     images: uint8 [H, W, 3] RGB, each shown for 1 / rate seconds.
     rate: pictures a second.
     size: (width, height) in pixels, even numbers, of every image.
-    keyframes: at most this many pictures from one key frame to the next.
+    keyframes: at most this many pictures from one key frame to the next; None: as many as the codec takes.
+    options: of the codec; None: fast ones.
 
   Returns:
     The number of pictures.
@@ -69,9 +75,11 @@ def write_video(
   try:
     with av.open(f'file:{temporary.absolute()}', 'w', format=container_name) as container:
       fraction = Fraction(rate).limit_denominator(10**6)
-      options = {'preset': 'veryfast'} if codec == 'libx264' else {'deadline': 'realtime', 'cpu-used': '8'}
-      stream = container.add_stream(codec, rate=fraction, options=options)
-      stream.width, stream.height, stream.pix_fmt, stream.gop_size = width, height, 'yuv420p', keyframes
+      fast = {'preset': 'veryfast'} if codec == 'libx264' else {'deadline': 'realtime', 'cpu-used': '8'}
+      stream = container.add_stream(codec, rate=fraction, options=fast if options is None else options)
+      stream.width, stream.height, stream.pix_fmt = width, height, 'yuv420p'
+      if keyframes is not None:
+        stream.gop_size = keyframes
       for image in images:
         if image.shape != (height, width, 3):
           raise ValueError(f'picture {count} is {list(image.shape)}; expected [{height}, {width}, 3]')
