@@ -144,7 +144,7 @@ GROUPS = {
   ],
   'tools': [
     Command('python -m dlkd_jax.tools.measure_nothing --pack=charades_clip', said='AUC'),
-    Command('python -m dlkd_jax.tools.benchmark_checkpoint', '--repeats=1'),
+    slow('python -m dlkd_jax.tools.benchmark_checkpoint', '--repeats=1'),
     slow('python -m dlkd_jax.tools.benchmark_search', '--rows=2000 --queries=4 --repeats=1'),
     slow('python -m dlkd_jax.tools.benchmark_index', '--frames=2000 --queries=2 --additions=1'),
     slow('python -m dlkd_jax.tools.benchmark_input', '--videos=16 --batches=1 --batch_videos=8 --steps 0'),
