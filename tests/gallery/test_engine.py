@@ -126,8 +126,12 @@ def test_what_is_missing_is_named(world, tmp_path, monkeypatch):
   manifest['engine'] = {'name': 'lancedb', 'address': None, 'version': 1, 'segments': ['000001']}
   (index / 'manifest.json').write_text(json.dumps(manifest))
 
+  there = engine.importlib.import_module
+
   def absent(name):
-    raise ModuleNotFoundError(f'No module named {name!r}')
+    if name == 'lancedb':
+      raise ModuleNotFoundError(f'No module named {name!r}')
+    return there(name)
 
   monkeypatch.setattr(engine.importlib, 'import_module', absent)
   gallery = Gallery.open(index)

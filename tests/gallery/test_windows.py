@@ -38,7 +38,7 @@ def test_devices_get_adjacent_shares_of_about_as_many_rows():
 
 def test_sizes_stay_the_same_while_a_gallery_grows():
   sizes = {
-    (cut.rows, cut.slots, cut.levels) for n in range(1000, 1020) for cut in [windows.cut(np.arange(n) * 9, 2048)]
+    (cut.rows, cut.most_videos, cut.levels) for n in range(1000, 1020) for cut in [windows.cut(np.arange(n) * 9, 2048)]
   }
   assert len(sizes) == 1
 
