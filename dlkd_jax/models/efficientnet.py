@@ -166,12 +166,7 @@ class Preprocess:
 def load_efficientnet(path: str | pathlib.Path) -> tuple[EfficientNetLite0, dict[str, Any], Preprocess]:
   """Reads what `python -m dlkd_jax.tools.convert_backbone efficientnet_lite0` wrote.
 
-  Returns:
-    The module, its parameters (a pytree of float32 numpy arrays), and the preprocessing that they expect.
-
-  Raises:
-    FileNotFoundError: there is no such file.
-    ValueError: it is no safetensors file, or of another network; the message lists what is missing.
+  Returns the module, its parameters and the preprocessing that they expect; errors of `read_network` and `as_pytree`.
   """
   path = pathlib.Path(path)
   arrays, module = read_network(path, FORMAT, 'efficientnet_lite0'), EfficientNetLite0()

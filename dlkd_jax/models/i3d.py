@@ -155,12 +155,7 @@ class I3D(nn.Module):
 def load_i3d(path: str | pathlib.Path) -> tuple[I3D, dict[str, Any]]:
   """Reads what `python -m dlkd_jax.tools.convert_backbone i3d` wrote.
 
-  Returns:
-    The module and its parameters, a pytree of float32 numpy arrays.
-
-  Raises:
-    FileNotFoundError: there is no such file.
-    UserError: it is no safetensors file, or of another network; the message lists what is missing.
+  Returns the module and its parameters, a pytree; errors are those of `read_network` and `as_pytree`.
   """
   path = pathlib.Path(path)
   return I3D(), as_pytree(read_network(path, FORMAT, 'i3d'), I3D(), PIXELS, str(path), 'I3D')

@@ -111,12 +111,8 @@ def from_torch(state: Mapping[str, np.ndarray], stages: tuple[int, ...], origin:
 def load_resnet(path: str | pathlib.Path) -> tuple[ResNet, dict[str, Any]]:
   """Reads ResNet-152 from safetensors under torchvision's or timm's names, with or without the classifier.
 
-  Returns:
-    The module and its parameters, a pytree of float32 numpy arrays.
-
-  Raises:
-    FileNotFoundError: there is no such file.
-    UserError: it is no safetensors file, or of another network; the message lists what is missing.
+  Returns the module and its parameters; FileNotFoundError where it is not there, else errors of `read_arrays`,
+  `from_torch` and `as_pytree`.
   """
   path = pathlib.Path(path)
   if not path.is_file():

@@ -102,7 +102,7 @@ def test_files_are_checked(tmp_path):
   state = {name: x for name, x in torch_state(STAGES).items() if x.ndim}
   path = tmp_path / 'net.safetensors'
   safetensors.numpy.save_file(state, path)
-  with pytest.raises(ValueError, match=r'no ResNet of \(3, 8, 36, 3\) blocks .* arrays are missing'):
+  with pytest.raises(ValueError, match=r'not a ResNet of \(3, 8, 36, 3\) blocks .* arrays are missing'):
     resnet.load_resnet(path)
   state['conv1.0.weight'] = state.pop('conv1.weight')  # As in timm's resnet152d.
   with pytest.raises(ValueError, match=r"missing \['conv1.weight'\], 1 are unknown \['conv1.0.weight'\]"):
