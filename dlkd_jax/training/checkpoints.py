@@ -36,6 +36,7 @@ from orbax.checkpoint import v1 as ocp
 
 from dlkd_jax import files, multihost
 from dlkd_jax.errors import UserError
+from dlkd_jax.models.parameter_files import check_shapes
 
 _STATE, _PROGRESS, _EVALUATED = 'state', 'progress.json', 'evaluated.json'
 _PARTIAL, _DAMAGED = '.partial', '.damaged'
@@ -43,7 +44,6 @@ _MERGED = 'manifest.ocdbt'  # Of the arrays of all processes together.
 # Brackets in a path are a pattern to Orbax, and `gs:/` or `/gs/` in a local one is a cloud.
 _PLAIN = re.compile(r'(?!/(gs|s3|az|hf)/)(\w+:/)?(/[\w.,+=@~ -]+)+', re.ASCII)
 _KEPT_NEWEST = 2
-_LINES = 8  # of arrays that do not fit, in a message
 
 # The threads of Orbax log pages of traces of what `save` raises anyway, some of them when it has returned.
 _NOISE = 'orbax/checkpoint/_src/futures/future.py'
@@ -165,13 +165,7 @@ class Checkpoints:
     """
     self.wait()
     folder = self._plain_directory / str(step) / _STATE
-    saved, wanted = _arrays(ocp.metadata(folder).metadata), _arrays(like)
-    if odd := [name for name in sorted(saved.keys() | wanted.keys()) if saved.get(name) != wanted.get(name)]:
-      lines = [f'{name}: {saved.get(name, "absent")} → {wanted.get(name, "absent")}' for name in odd]
-      raise UserError(
-        f'the checkpoint {self._folder(step)} does not fit this configuration and data set (saved → now):\n  '
-        + '\n  '.join(lines[:_LINES] + [f'and {len(odd) - _LINES} more'] * (len(odd) > _LINES))
-      )
+    check_shapes(ocp.metadata(folder).metadata, like, f'the checkpoint {self._folder(step)}')
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
     return ocp.load(folder, abstract), self.progress(step)
 
@@ -329,12 +323,6 @@ def read_best(workdir: files.Path) -> tuple[Any, int]:
     raise FileNotFoundError(f'{workdir} holds no checkpoint; expected the --workdir of a training.')
   progress = checkpoints.progress(step)
   return checkpoints.restore_params(step, progress.best_averaged and progress.best_step == step), step
-
-
-def _arrays(tree: Any) -> dict[str, str]:
-  """Describes the arrays of a tree: name → type and shape."""
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {jax.tree_util.keystr(path, simple=True, separator='/'): f'{x.dtype}{list(x.shape)}' for path, x in leaves}
 
 
 def _brief(error: BaseException) -> str:

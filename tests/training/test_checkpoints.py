@@ -100,7 +100,7 @@ def test_the_same_step_is_overwritten(tmp_path):
 def test_another_model_is_refused(tmp_path, other):
   checkpoints = Checkpoints(tmp_path)
   save(checkpoints, 10, best_step=10)
-  with pytest.raises(ValueError, match=r'checkpoints.10 does not fit this configuration'):
+  with pytest.raises(ValueError, match=r'checkpoints.10 does not fit the configuration'):
     checkpoints.restore(10, make_state(**other))
 
 
@@ -119,7 +119,7 @@ def test_another_number_of_parameters_is_refused(tmp_path):
 def test_what_does_not_fit_is_listed(tmp_path):
   checkpoints = Checkpoints(tmp_path)
   save(checkpoints, 10, best_step=10)
-  with pytest.raises(ValueError, match=r'params/inheritance/kernel: float32.2, 3. → float32.2, 5.'):
+  with pytest.raises(ValueError, match=r'params/inheritance/kernel: found .2, 3., expected .2, 5.'):
     checkpoints.restore(10, make_state(width=5))
 
 
