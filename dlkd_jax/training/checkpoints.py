@@ -165,7 +165,7 @@ class Checkpoints:
     """
     self.wait()
     folder = self._plain_directory / str(step) / _STATE
-    check_shapes(ocp.metadata(folder).metadata, like, f'the checkpoint {self._folder(step)}')
+    check_shapes(ocp.metadata(folder).metadata['params'], like.params, f'the checkpoint {self._folder(step)}')
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
     return ocp.load(folder, abstract), self.progress(step)
 

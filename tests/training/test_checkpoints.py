@@ -119,7 +119,7 @@ def test_another_number_of_parameters_is_refused(tmp_path):
 def test_what_does_not_fit_is_listed(tmp_path):
   checkpoints = Checkpoints(tmp_path)
   save(checkpoints, 10, best_step=10)
-  with pytest.raises(ValueError, match=r'params/inheritance/kernel: found .2, 3., expected .2, 5.'):
+  with pytest.raises(ValueError, match=r'inheritance/kernel: found .2, 3., expected .2, 5.'):
     checkpoints.restore(10, make_state(width=5))
 
 
