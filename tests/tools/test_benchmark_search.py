@@ -28,6 +28,7 @@ def test_one_table_of_made_up_and_given_vectors(tmp_path, capsys, monkeypatch):
   printed, found = capsys.readouterr().out, json.loads(path.read_text())
   for text in (
     'exact search, 3,000 x 2 x 16, int8',
+    'the same by NumPy in blocks, 3,000 x 2 x 16, float16',
     'two stages, random, 3,000',
     'int8 against float32, real frames, 600',
   ):
