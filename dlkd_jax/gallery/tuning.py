@@ -25,7 +25,7 @@ from dlkd_jax.gallery import building, encoding, exact, index_folder, quantizati
 from dlkd_jax.gallery.collection import Collection
 from dlkd_jax.gallery.encoding import TEACHER
 from dlkd_jax.gallery.index_folder import IndexFolder
-from dlkd_jax.retrieval.metrics import metrics_from_ranks
+from dlkd_jax.retrieval.metrics import metrics_from_ranks, rank_fused
 
 SHARES = tuple(round(0.1 * tenth, 1) for tenth in range(11))
 _BATCH = 64
@@ -85,7 +85,7 @@ def tune(path: pathlib.Path, collection: Collection, shares: Sequence[float] = S
     own = {name: value / total if total else 1 / len(own) for name, value in own.items()}
     scores, columns = _scores(folder, collection)
     weights = [{name: (1 - t) * w for name, w in own.items()} | {TEACHER: t} for t in shares]
-    found = [_sum_r(exact.fuse(scores, each), columns) for each in weights]
+    found = [metrics_from_ranks(rank_fused(scores, each, columns)).sum_r for each in weights]
     best = int(np.argmax(found))
     folder.manifest['weights'] = {name: round(weights[best][name], 6) for name in folder.manifest['scorers']}
     folder.write_manifest()
@@ -132,9 +132,3 @@ def _scores(folder: IndexFolder, collection: Collection) -> tuple[dict[str, np.n
   offsets = np.cumsum([0, *lengths])
   vectors = {name: np.concatenate(parts) for name, parts in queries.items()}
   return exact.video_scores(rows, offsets, vectors), np.array(columns)
-
-
-def _sum_r(scores: np.ndarray, columns: np.ndarray) -> float:
-  own = scores[np.arange(len(columns)), columns]
-  # The own video reaches its own score, and so counts itself; ties count against us.
-  return metrics_from_ranks((scores >= own[:, None]).sum(axis=1)).sum_r
