@@ -49,7 +49,7 @@ def main(names):
   from dlkd_jax.gallery import film_encoding, index_text, synchronising
 
   index = _INDEX.value
-  wish = synchronising.Wish(
+  request = synchronising.Request(
     folders=[pathlib.Path(files.expand(name)) for name in names],
     clip=_CLIP.value,
     workdir=_WORKDIR.value,
@@ -60,11 +60,11 @@ def main(names):
     again=_AGAIN.value,
     workers=_WORKERS.value,
   )
-  if wish.folders and wish.clip is None and wish.workdir is None and synchronising.is_new(index):
+  if request.folders and request.clip is None and request.workdir is None and synchronising.is_new(index):
     print(f'the model is {film_encoding.DEFAULT_CLIP}, 605 MB that are fetched once; --clip names another', flush=True)
   allocation.give_back_large_blocks()
   doors.keep_compiled()
-  print(index_text.describe_films(synchronising.synchronise(index, wish), str(index)))
+  print(index_text.describe_films(synchronising.synchronise(index, request), str(index)))
 
 
 if __name__ == '__main__':

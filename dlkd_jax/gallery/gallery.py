@@ -35,7 +35,7 @@ from dlkd_jax.gallery.index_folder import IndexFolder
 from dlkd_jax.gallery.moments import LEVEL
 from dlkd_jax.gallery.pictures import PictureEncoder
 from dlkd_jax.gallery.queries import Query
-from dlkd_jax.gallery.ranking import TEXT_WEIGHT, Ranking, Wish, ranked
+from dlkd_jax.gallery.ranking import TEXT_WEIGHT, Ranking, SearchOptions, ranked
 from dlkd_jax.gallery.results import Hit, SearchResult
 from dlkd_jax.gallery.segments import Cue, Entry
 from dlkd_jax.gallery.sentences import SentenceEncoder
@@ -279,11 +279,11 @@ class Gallery:
     if odd := [name for name, weight in weights.items() if weight and name not in vectors]:
       raise UserError(f'there is a weight for {odd[0]}, and there are query vectors of {sorted(vectors)}')
     queries = [None] * count if asked is None else list(asked)
-    wish = Wish(top, offset, moments, weights, threshold, self._allowed(where), flat, level, text_weight)
+    options = SearchOptions(top, offset, moments, weights, threshold, self._allowed(where), flat, level, text_weight)
     hits: list[tuple[tuple[Hit, ...], int | None, float | None]] = []
     for first in range(0, count, _QUERIES):
       some = {name: np.asarray(array)[first : first + _QUERIES] for name, array in vectors.items()}
-      hits += self._rank(some, wish, exact, queries[first : first + _QUERIES])
+      hits += self._rank(some, options, exact, queries[first : first + _QUERIES])
     seconds = time.perf_counter() - start
     return [
       SearchResult(name, found, total, seconds, asked=query, best=best)
@@ -300,31 +300,35 @@ class Gallery:
     return self._catalog.select(keep.sql, keep.parameters)
 
   def _rank(
-    self, vectors: Mapping[str, np.ndarray], wish: Wish, is_exact: bool | None, asked: Sequence[Query | None]
+    self,
+    vectors: Mapping[str, np.ndarray],
+    options: SearchOptions,
+    is_exact: bool | None,
+    asked: Sequence[Query | None],
   ) -> list[tuple[tuple[Hit, ...], int | None, float | None]]:
     """Returns for each query its hits, how many videos the whole ranking has, and the best score by the pictures.
 
     The latter are None where they are not known.
     """
-    used = {name: vectors[name] for name, weight in wish.weights.items() if weight}
-    count = wish.offset + wish.top
+    used = {name: vectors[name] for name, weight in options.weights.items() if weight}
+    count = options.offset + options.top
     # A moment's score says less of its video's than a video's own.
-    count = max(count, _FLAT_VIDEOS) if wish.flat else count
-    fused = self._backends.scores(used, wish.weights, count, wish.allowed, is_exact)
+    count = max(count, _FLAT_VIDEOS) if options.flat else count
+    fused = self._backends.scores(used, options.weights, count, options.allowed, is_exact)
     found = []
     for number, query in enumerate(asked):
-      allowed = self._without_own(wish.allowed, query)
-      matches = self._matches(query, allowed) if wish.text_weight else ()
-      order = ranked(fused[number], allowed, wish.threshold, matches, wish.text_weight)
+      allowed = self._without_own(options.allowed, query)
+      matches = self._matches(query, allowed) if options.text_weight else ()
+      order = ranked(fused[number], allowed, options.threshold, matches, options.text_weight)
       total: int | None = len(order.places)
-      if wish.threshold is None:
+      if options.threshold is None:
         total = int(allowed.sum())
       elif not np.isfinite(fused[number][allowed]).all():
         total = None
       own = {name: array[number] for name, array in vectors.items()}
-      pick = self._ranking.moments if wish.flat else self._ranking.page
+      pick = self._ranking.moments if options.flat else self._ranking.page
       best = float(fused[number][allowed].max(initial=-np.inf))
-      found.append((pick(own, order, wish), total, best if np.isfinite(best) else None))
+      found.append((pick(own, order, options), total, best if np.isfinite(best) else None))
     return found
 
   def _without_own(self, allowed: np.ndarray, query: Query | None) -> np.ndarray:

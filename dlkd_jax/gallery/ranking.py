@@ -33,7 +33,7 @@ _STEEP, TEXT_WEIGHT = 4, 1.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Wish:
+class SearchOptions:
   """What is asked of a ranking; see `Gallery.search`."""
 
   top: int
@@ -116,18 +116,18 @@ class Ranking:
     self._segments, self._catalog, self._scorers = segments, catalog, tuple(scorers)
     self.names = catalog.ranks()
 
-  def page(self, query: Mapping[str, np.ndarray], ranked: Ranked, wish: Wish) -> tuple[Hit, ...]:
+  def page(self, query: Mapping[str, np.ndarray], ranked: Ranked, options: SearchOptions) -> tuple[Hit, ...]:
     """Returns the hits of one page of a ranking."""
-    order = self.first(ranked.values, ranked.places, wish.offset + wish.top)[wish.offset :]
-    return tuple(self.hit(query, int(place), ranked, wish) for place in order)
+    order = self.first(ranked.values, ranked.places, options.offset + options.top)[options.offset :]
+    return tuple(self.hit(query, int(place), ranked, options) for place in order)
 
-  def moments(self, query: Mapping[str, np.ndarray], ranked: Ranked, wish: Wish) -> tuple[Hit, ...]:
+  def moments(self, query: Mapping[str, np.ndarray], ranked: Ranked, options: SearchOptions) -> tuple[Hit, ...]:
     """Returns one page of the ranking of moments, which the pictures alone make.
 
     No frame of a video scores more than the video, whose scorers may be best at different frames. So videos are taken
     in the order of their scores until the next one cannot change the page.
     """
-    wanted, done = wish.offset + wish.top, 0
+    wanted, done = options.offset + options.top, 0
     found: list[tuple[Hit, Moment]] = []
     scores, places = ranked.scores, ranked.places
     while done < len(places):
@@ -136,11 +136,11 @@ class Ranking:
         if len(found) >= wanted and sorted((m.score for _, m in found), reverse=True)[wanted - 1] > scores[place]:
           done = len(places)
           break
-        hit = self.hit(query, int(place), ranked, wish)
-        found += [(hit, m) for m in hit.moments if wish.threshold is None or m.score >= wish.threshold]
+        hit = self.hit(query, int(place), ranked, options)
+        found += [(hit, m) for m in hit.moments if options.threshold is None or m.score >= options.threshold]
       done = max(done, len(order))
     found.sort(key=lambda pair: (-pair[1].score, pair[0].video_id, pair[1].start))
-    page = found[wish.offset : wanted]
+    page = found[options.offset : wanted]
     return tuple(dataclasses.replace(hit, score=moment.score, moments=(moment,)) for hit, moment in page)
 
   def first(self, scores: np.ndarray, places: np.ndarray, count: int) -> np.ndarray:
@@ -153,21 +153,21 @@ class Ranking:
     reach = places[values >= least]
     return reach[np.lexsort((self.names[reach], -scores[reach]))][:count]
 
-  def hit(self, query: Mapping[str, np.ndarray], place: int, ranked: Ranked, wish: Wish) -> Hit:
+  def hit(self, query: Mapping[str, np.ndarray], place: int, ranked: Ranked, options: SearchOptions) -> Hit:
     """Returns what is known of a video that was found."""
     segment, video = self.where(place)
     one = {name: vector[None] for name, vector in query.items()}
     curves = {name: c[0] for name, c in exact.frame_scores(segment.rows, segment.offsets, video, one).items()}
-    curve = exact.fuse(curves, wish.weights)
+    curve = exact.fuse(curves, options.weights)
     times, entry = np.array(segment.times[segment.slice_of(video)]), self._catalog.entry(place)
-    found: tuple[Moment, ...] = find_moments(times, curve, entry.duration, wish.moments, wish.level)
+    found: tuple[Moment, ...] = find_moments(times, curve, entry.duration, options.moments, options.level)
     match, by_texts = ranked.matches.get(place), place in ranked.by_texts
-    if match and by_texts and not wish.flat:
-      found = _when_said(match, times, curve, found)[: wish.moments]
+    if match and by_texts and not options.flat:
+      found = _when_said(match, times, curve, found)[: options.moments]
     scores = {name: float(curves[name].max()) for name in self._scorers if name in curves}
     score = float(ranked.scores[place])
     if not math.isfinite(score):
-      score = sum(weight * scores[name] for name, weight in wish.weights.items() if weight)
+      score = sum(weight * scores[name] for name, weight in options.weights.items() if weight)
     return Hit(
       video_id=entry.video_id,
       score=score,

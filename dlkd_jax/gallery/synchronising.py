@@ -25,7 +25,7 @@ from dlkd_jax.video.outcomes import Outcomes
 
 
 @dataclasses.dataclass(frozen=True)
-class Wish:
+class Request:
   """What is asked of an addition of films.
 
   Attributes:
@@ -86,66 +86,66 @@ def is_new(path: pathlib.Path) -> bool:
   return not (path / MANIFEST).is_file()
 
 
-def synchronise(path: pathlib.Path, wish: Wish) -> Done:
+def synchronise(path: pathlib.Path, request: Request) -> Done:
   """Makes an index of folders of films, or brings it into step with them; errors of single films end nothing.
 
   Args:
     path: of the index.
-    wish: what is asked for.
+    request: what is asked for.
 
   Raises:
     UserError: another model or rate is asked for than the index has, a folder is not one, or a model is not there.
     IndexFolderError: the folder of the index holds other files, is damaged, or is being changed.
   """
   begun = time.monotonic()
-  knowledge = Knowledge.read(None, wish.metadata)
+  knowledge = Knowledge.read(None, request.metadata)
   if not is_new(path):
-    encoding = _of_index(read_manifest(path), wish)
+    encoding = _of_index(read_manifest(path), request)
     with index_folder.writing(path):
       folder = IndexFolder.open(path)
-      films = Films(with_folders(known_folders(folder.manifest['settings']), wish.folders), encoding)
+      films = Films(with_folders(known_folders(folder.manifest['settings']), request.folders), encoding)
       if not films.folders:
         raise UserError(f'{path} knows no folder of films; name one: dlkd add FOLDER')
-      if wish.clip is not None:
-        _note_place(folder.manifest, wish.clip)
-      return _take(folder, films, open_student(folder), knowledge, wish, begun)
-  if not wish.folders:
+      if request.clip is not None:
+        _note_place(folder.manifest, request.clip)
+      return _take(folder, films, open_student(folder), knowledge, request, begun)
+  if not request.folders:
     raise UserError(f'{path} is no index; name the folders of films to make one of: dlkd add FOLDER --index={path}')
-  folders = with_folders([], wish.folders)
-  encoding, student, origin = _new(wish)
+  folders = with_folders([], request.folders)
+  encoding, student, origin = _new(request)
   films = Films(folders, encoding)
-  settings = building.IndexSettings(dtype=wish.dtype or 'float16', clip=wish.clip)
+  settings = building.IndexSettings(dtype=request.dtype or 'float16', clip=request.clip)
   with building.created(path, films, student, settings, origin) as folder:
-    return _take(folder, films, student, knowledge, wish, begun)
+    return _take(folder, films, student, knowledge, request, begun)
 
 
-def _of_index(manifest: dict[str, Any], wish: Wish) -> FilmEncoding:
+def _of_index(manifest: dict[str, Any], request: Request) -> FilmEncoding:
   """Returns the encoding of an index; UserError where it is not what is asked for."""
-  if wish.dtype not in (None, manifest['dtype']):
+  if request.dtype not in (None, manifest['dtype']):
     raise UserError(f'the index has vectors of {manifest["dtype"]}; leave --dtype out, or make another --index')
-  if wish.workdir is not None and (manifest['student'] or {}).get('run') != str(wish.workdir.absolute()):
+  if request.workdir is not None and (manifest['student'] or {}).get('run') != str(request.workdir.absolute()):
     there = f'has the student of {manifest["student"]["run"]}' if manifest['student'] else 'was made without a student'
     raise UserError(f'the index {there}; leave --workdir out, or make another --index')
-  return film_encoding.of_index(manifest, wish.clip, wish.rate)
+  return film_encoding.of_index(manifest, request.clip, request.rate)
 
 
-def _new(wish: Wish) -> tuple[FilmEncoding, StudentEncoder | None, dict[str, Any] | None]:
+def _new(request: Request) -> tuple[FilmEncoding, StudentEncoder | None, dict[str, Any] | None]:
   """Returns the encoding of a new index, and its student and where that is from."""
-  if wish.workdir is None:
-    clip = wish.clip or film_encoding.DEFAULT_CLIP
+  if request.workdir is None:
+    clip = request.clip or film_encoding.DEFAULT_CLIP
     try:
-      return film_encoding.of_clip(clip, wish.rate or reading.How.rate), None, None
+      return film_encoding.of_clip(clip, request.rate or reading.How.rate), None, None
     except UserError as error:
-      if wish.clip is not None:
+      if request.clip is not None:
         raise
       raise UserError(f'{error}; --clip=FOLDER takes a model that is here') from error
-  config = building.runs.read_config(wish.workdir)
+  config = building.runs.read_config(request.workdir)
   trained = Collection.open(config.data.data_dir, config.data.dataset)
-  encoding = film_encoding.of_data_set(trained.options, trained.where, trained.sizes, wish.clip)
-  if wish.rate not in (None, encoding.options['rate']):
+  encoding = film_encoding.of_data_set(trained.options, trained.where, trained.sizes, request.clip)
+  if request.rate not in (None, encoding.options['rate']):
     raise UserError(f'the student was trained on {encoding.options["rate"]:g} pictures a second; leave --rate out')
   _ = encoding.models  # So that one which is not there is named at once.
-  return encoding, *building.trained(wish.workdir, trained.sizes)
+  return encoding, *building.trained(request.workdir, trained.sizes)
 
 
 def _note_place(manifest: dict[str, Any], clip: str) -> None:
@@ -158,21 +158,26 @@ def _note_place(manifest: dict[str, Any], clip: str) -> None:
 
 
 def _take(
-  folder: IndexFolder, films: Films, student: StudentEncoder | None, knowledge: Knowledge, wish: Wish, begun: float
+  folder: IndexFolder,
+  films: Films,
+  student: StudentEncoder | None,
+  knowledge: Knowledge,
+  request: Request,
+  begun: float,
 ) -> Done:
   """Brings an index into step; the caller holds the lock."""
   known = knowledge.completed({'metadata': folder.manifest['settings'].get('metadata')})
-  films.look(folder.manifest, Catalog.open(folder).known(), wish.again, wish.settle_seconds)
-  workers = None if wish.workers is None else Workers(wish.workers)
+  films.look(folder.manifest, Catalog.open(folder).known(), request.again, request.settle_seconds)
+  workers = None if request.workers is None else Workers(request.workers)
   addition = take(
     folder,
     films,
     student,
     known,
-    wish.segment_frames,
+    request.segment_frames,
     update=True,
-    prune=wish.prune,
-    again=wish.again,
+    prune=request.prune,
+    again=request.again,
     workers=workers,
   )
   left = Catalog.open(folder)

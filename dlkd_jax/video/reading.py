@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from dlkd_jax.video import ahead, corpus, decoding
+from dlkd_jax.video import corpus, decoding, prefetch
 from dlkd_jax.video.extraction_models import Models
 from dlkd_jax.video.outcomes import Outcome, Outcomes
 
@@ -120,7 +120,7 @@ def read(
     functools.partial(_read, how, task.job.path, models, threads, findings)
     for task, findings in zip(tasks, found, strict=True)
   ]
-  with contextlib.closing(ahead.read_ahead(makes, how.readers, room=2 * batch)) as readings:
+  with contextlib.closing(prefetch.read(makes, how.readers, room=2 * batch)) as readings:
     for task, reading, findings in zip(tasks, readings, found, strict=True):
       yield task, _read_one(how, models, task, reading, batch, findings, part)
 

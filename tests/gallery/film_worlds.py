@@ -12,7 +12,7 @@ import numpy as np
 
 from dlkd_jax.gallery import synchronising
 from dlkd_jax.gallery.gallery import Gallery
-from dlkd_jax.gallery.synchronising import Wish
+from dlkd_jax.gallery.synchronising import Request
 
 _OLD = 10**6  # Seconds: nobody writes to such a file any more.
 
@@ -46,7 +46,7 @@ def put(path: pathlib.Path, seed: int | None, age: float = _OLD) -> pathlib.Path
 
 def add(index: pathlib.Path, *folders: pathlib.Path, **options) -> synchronising.Done:
   """Brings an index into step with folders."""
-  return synchronising.synchronise(index, Wish(folders=folders, **options))
+  return synchronising.synchronise(index, Request(folders=folders, **options))
 
 
 def rows(index: pathlib.Path) -> dict[str, np.ndarray]:

@@ -175,13 +175,13 @@ import os, pathlib, sys
 from dlkd_jax.gallery import adding, film_encoding, synchronising
 adding._BATCH_SECONDS = adding._SEGMENT_SECONDS = 0.0
 index, clip, *folders = sys.argv[1:]
-wish = synchronising.Wish([pathlib.Path(folder) for folder in folders], clip, prune=True, settle_seconds=0.0)
+request = synchronising.Request([pathlib.Path(folder) for folder in folders], clip, prune=True, settle_seconds=0.0)
 import dlkd_jax.video.reading
 print('ready', flush=True)
 for _ in sys.stdin:
   if os.fork() == 0:
     os.write(1, f'{os.getpid()}\\n'.encode())
-    synchronising.synchronise(pathlib.Path(index), wish)
+    synchronising.synchronise(pathlib.Path(index), request)
     os.write(1, b'done\\n')
     os._exit(0)
   os.wait()

@@ -52,8 +52,8 @@ def found_first(browser, name):
 @pytest.mark.slow
 def test_folder_to_second(browser, wide, folder, films_folder, films, tmp_path):
   index = tmp_path / 'index'
-  wish = synchronising.Wish(folders=[folder], clip=str(tmp_path / 'clip'), settle_seconds=0)
-  assert synchronising.synchronise(index, wish).total == 4
+  request = synchronising.Request(folders=[folder], clip=str(tmp_path / 'clip'), settle_seconds=0)
+  assert synchronising.synchronise(index, request).total == 4
   application = app.prepare(Gallery.open(index), PageSettings(look=0.2, cache=tmp_path / 'cache', query_burst=100))
   with serving(application) as url:
     # What is said, and its second.
@@ -84,7 +84,7 @@ def test_folder_to_second(browser, wide, folder, films_folder, films, tmp_path):
     assert not find(browser, '.said')
     shutil.copy(films_folder / f'{films[3].name}.mp4', folder)
     srt(folder / f'{films[3].name}.srt', LATER, 5, 7)
-    assert synchronising.synchronise(index, synchronising.Wish(settle_seconds=0)).total == 5
+    assert synchronising.synchronise(index, synchronising.Request(settle_seconds=0)).total == 5
     browser.execute_script('document.dispatchEvent(new Event("visibilitychange"))')
     until(lambda: '1 new film in the index' in text(browser, '#live'), 'the news')
     find(browser, '#live button')[0].click()

@@ -52,7 +52,7 @@ class _Reader(threading.Thread):
         return
 
 
-def read_ahead(makes: Sequence[Callable[[], Iterable[T]]], readers: int, room: int) -> Iterator[Iterator[T]]:
+def read(makes: Sequence[Callable[[], Iterable[T]]], readers: int, room: int) -> Iterator[Iterator[T]]:
   """Runs iterables in their order, the first `readers` of those that are left at the same time.
 
   Args:

@@ -9,12 +9,12 @@ import time
 
 import pytest
 
-from dlkd_jax.video import ahead
+from dlkd_jax.video import prefetch
 
 
 def test_everything_comes_in_order():
   makes = [functools.partial(range, start, start + 20) for start in range(0, 200, 20)]
-  assert [list(items) for items in ahead.read_ahead(makes, readers=3, room=4)] == [list(make()) for make in makes]
+  assert [list(items) for items in prefetch.read(makes, readers=3, room=4)] == [list(make()) for make in makes]
 
 
 def test_no_more_is_read_than_there_is_room_for():
@@ -25,7 +25,7 @@ def test_no_more_is_read_than_there_is_room_for():
       made.append((name, n))
       yield n
 
-  readings = ahead.read_ahead([functools.partial(items, name) for name in range(5)], readers=2, room=3)
+  readings = prefetch.read([functools.partial(items, name) for name in range(5)], readers=2, room=3)
   next(readings)
   time.sleep(0.3)
   assert {name for name, _ in made} == {0, 1}
@@ -39,7 +39,7 @@ def test_an_error_comes_after_the_items_before_it_and_ends_nothing_else():
     raise KeyError('broken')
 
   second = []
-  readings = ahead.read_ahead([broken, lambda: [2, 3]], readers=2, room=1)
+  readings = prefetch.read([broken, lambda: [2, 3]], readers=2, room=1)
   first = next(readings)
   assert next(first) == 1
   with pytest.raises(KeyError, match='broken'):
@@ -53,7 +53,7 @@ def test_an_error_comes_after_the_items_before_it_and_ends_nothing_else():
 def test_threads_end_when_nobody_reads():
   before = threading.active_count()
   endless = lambda: iter(int, 1)  # noqa: E731
-  with contextlib.closing(ahead.read_ahead([endless] * 4, readers=2, room=2)) as readings:
+  with contextlib.closing(prefetch.read([endless] * 4, readers=2, room=2)) as readings:
     assert next(next(readings)) == 0
     next(readings)  # Leaves the first one in the middle.
   deadline = time.monotonic() + 5
