@@ -20,16 +20,7 @@ def diverse(inputs: LossInputs, branch: str, key: jax.Array, *, margin: float, s
   """Pushes the captions of one video apart, until their cosine is about −margin.
 
   loss = (1/Q) Σ (1 + cos_ij)·softplus(sharpness·(cos_ij + margin)) over ordered pairs of captions i ≠ j of one video.
-
-  Args:
-    inputs: of the batch.
-    branch: whose vectors.
-    key: not used.
-    margin: in cosine.
-    sharpness: by cosine.
-
-  Returns:
-    The loss, and as its part `same_video_cosine`, the mean of cos_ij.
+  Its part `same_video_cosine` is the mean of cos_ij.
   """
   del key
   own, queries = inputs.text, unit(inputs.branches[branch].own_queries)
@@ -44,18 +35,9 @@ def diverse(inputs: LossInputs, branch: str, key: jax.Array, *, margin: float, s
 def matching(inputs: LossInputs, branch: str, key: jax.Array, *, captions: int):
   """Draws the captions of one video to different vectors of it: the assignment with the largest sum of cosines.
 
-  loss = 1 − mean of cos(caption, its vector) over all assigned pairs of videos with at least two captions, 0 without
-  any. No gradient flows through the choice.
-
-  Args:
-    inputs: of the batch; the branch has own curves (`Term.own_curves`).
-    branch: whose vectors.
-    key: not used.
-    captions: of a video that are taken, its first ones.
-
-  Returns:
-    The loss, and as its part `distinct_best`, the share of these captions whose best vector no earlier one of the video
-    has for its best.
+  loss = 1 − mean of cos(caption, its vector) over all assigned pairs of videos with at least two captions, of which the
+  first `captions` are taken; 0 without any. No gradient flows through the choice. Reads own curves (`Term.own_curves`).
+  Its part `distinct_best` is the share of these captions whose best vector no earlier one of the video has for its own.
   """
   del key
   view, own = inputs.branches[branch], inputs.video.own

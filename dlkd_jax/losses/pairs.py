@@ -1,4 +1,4 @@
-"""Which captions and videos belong together; masked reductions, draws, and the rows with hard labels.
+"""Which captions and videos belong together; masked means, draws, and the rows with hard labels.
 
 Sizes here and in all losses: B videos, Q captions, N entries of either kind, L positions of a row of frames; Q_loc and
 B_loc are those of one device, and equal Q and B on one device.
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -49,55 +48,14 @@ class Pairs:
     return self.captions[:, None] & self.videos[None, :]
 
   @property
-  def same(self) -> jax.Array:
-    """`[Q, B]` bool, pairs whose video carries the caption's label, padded captions included."""
-    return self.labels[:, None] == self.video_ids[None, :]
-
-  @property
   def own(self) -> jax.Array:
     """`[Q, B]` bool, real pairs of a caption and its own video."""
-    return self.real & self.same
+    return self.real & (self.labels[:, None] == self.video_ids[None, :])
 
   @property
   def wrong(self) -> jax.Array:
     """`[Q, B]` bool, real pairs of a caption and a video that is not its own."""
-    return self.real & ~self.same
-
-
-def make_pairs(
-  labels: jax.Array,
-  captions: jax.Array,
-  videos: jax.Array,
-  *,
-  video_ids: jax.Array | None = None,
-  caption_ordinals: jax.Array | None = None,
-  video_ordinals: jax.Array | None = None,
-) -> Pairs:
-  """Builds the pairs of one view, of the arrays that `Pairs` describes.
-
-  By default a column is its video's index, and real captions and videos are numbered in their order here.
-
-  Raises:
-    AssertionError: two arrays disagree on the number of captions or of videos.
-  """
-  if video_ids is None:
-    video_ids = jnp.arange(videos.shape[0], dtype=jnp.int32)
-  if caption_ordinals is None:
-    caption_ordinals = _number(captions)
-  if video_ordinals is None:
-    video_ordinals = _number(videos)
-  chex.assert_equal_shape([labels, captions, caption_ordinals])
-  chex.assert_equal_shape([videos, video_ids, video_ordinals])
-  labels, video_ids, caption_ordinals, video_ordinals = (
-    jnp.asarray(x, jnp.int32) for x in (labels, video_ids, caption_ordinals, video_ordinals)
-  )
-  return Pairs(labels, jnp.asarray(captions), jnp.asarray(videos), video_ids, caption_ordinals, video_ordinals)
-
-
-def _number(mask: jax.Array) -> jax.Array:
-  """Numbers the true entries from 0; -1 elsewhere."""
-  mask = jnp.asarray(mask)
-  return jnp.where(mask, jnp.cumsum(mask.astype(jnp.int32)) - 1, -1)
+    return self.real & ~self.own
 
 
 def global_sum(x: jax.Array, axes: tuple[str, ...] = ()) -> jax.Array:
@@ -106,12 +64,9 @@ def global_sum(x: jax.Array, axes: tuple[str, ...] = ()) -> jax.Array:
 
 
 def mean_and_count(values: jax.Array, mask: jax.Array, axes: tuple[str, ...] = ()) -> tuple[jax.Array, jax.Array]:
-  """Mean of the values where the mask is true, 0 where it is true nowhere, and in how many places it is (float32).
+  """Mean of the values where the mask is true, over all devices along the axes, and in how many places it is (float32).
 
-  Args:
-    values: any shape.
-    mask: bool, the same shape.
-    axes: mesh axes whose devices hold parts of the values; both results are over all of them.
+  The mean is 0 where the mask is true nowhere.
   """
   count = jnp.sum(mask.astype(jnp.float32))
   # One all-reduce for both. Counts are exact in float32 up to 2²⁴.
@@ -120,18 +75,8 @@ def mean_and_count(values: jax.Array, mask: jax.Array, axes: tuple[str, ...] = (
 
 
 def masked_mean(values: jax.Array, mask: jax.Array, axes: tuple[str, ...] = ()) -> jax.Array:
-  """Mean of the values where the mask is true, over all devices along the axes; 0 where it is true nowhere."""
+  """The first of `mean_and_count`."""
   return mean_and_count(values, mask, axes)[0]
-
-
-def masked_logsumexp(logits: jax.Array, mask: jax.Array, axis: int) -> jax.Array:
-  """log Σ exp over the masked entries of one axis; about -1e10 where there is none."""
-  return jax.nn.logsumexp(jnp.where(mask, logits, MASKED), axis=axis)
-
-
-def masked_softmax(logits: jax.Array, mask: jax.Array, sums: jax.Array, axis: int) -> jax.Array:
-  """Softmax over the masked entries of one axis, 0 elsewhere, from the sums that `masked_logsumexp` gave."""
-  return jnp.where(mask, jnp.exp(logits - jnp.expand_dims(sums, axis)), 0.0)
 
 
 _PARTS = 8
@@ -141,14 +86,7 @@ _SMALL = 2**19
 _LANES = 128
 
 
-def by_blocks(
-  function: Callable[[jax.Array, Pairs, Any], Any],
-  scores: Any,
-  pairs: Pairs,
-  vectors: Any = None,
-  *,
-  axis: int,
-) -> Any:
+def by_blocks(function: Callable[..., Any], scores: Any, pairs: Pairs, vectors: Any = None, *, axis: int) -> Any:
   """Computes vectors over the entries of a view from its matrices, in about eight parts one after another.
 
   What the function makes of a whole matrix on its way (masked scores, exponentials, targets) then exists for a part of
@@ -169,26 +107,20 @@ def by_blocks(
   size = -(-entries // (_PARTS * _LANES)) * _LANES
   if matrix.size < _SMALL or size >= entries:
     return function(scores, pairs, vectors)
+  names = ('labels', 'captions', 'caption_ordinals') if axis else ('videos', 'video_ids', 'video_ordinals')
 
   def part(start):
     def take(x, axis=0):
       return jax.lax.dynamic_slice_in_dim(x, start, size, axis)
 
-    slices = jax.tree.map(lambda x: take(x, 1 - axis), scores), _take_entries(pairs, take, axis)
-    return function(*slices, jax.tree.map(take, vectors))
+    some = pairs.replace(**{name: take(getattr(pairs, name)) for name in names})
+    return function(jax.tree.map(lambda x: take(x, 1 - axis), scores), some, jax.tree.map(take, vectors))
 
   count = -(-entries // size)
   # The last part starts early enough to be whole; what it computes again is dropped.
-  starts = jnp.minimum(jnp.arange(count) * size, entries - size)
-  results = jax.lax.map(part, starts)
+  results = jax.lax.map(part, jnp.minimum(jnp.arange(count) * size, entries - size))
   last = entries - (count - 1) * size
   return jax.tree.map(lambda x: jnp.concatenate([x[:-1].reshape(-1), x[-1, size - last :]]), results)
-
-
-def _take_entries(pairs: Pairs, take: Callable[[jax.Array], jax.Array], axis: int) -> Pairs:
-  """Takes a part of the captions (axis 1) or of the videos (axis 0) of a view."""
-  names = ('labels', 'captions', 'caption_ordinals') if axis else ('videos', 'video_ids', 'video_ordinals')
-  return pairs.replace(**{name: take(getattr(pairs, name)) for name in names})
 
 
 def random_bits(key: jax.Array, ordinals: jax.Array) -> jax.Array:
@@ -215,12 +147,6 @@ def random_ranks(key: jax.Array, size: int, count: jax.Array) -> jax.Array:
   return jnp.zeros(size, jnp.int32).at[order].set(ordinals)
 
 
-# Scheduled shares are float32, so alpha·N of an alpha that is exact on paper, as 0.65·20, may come out below the whole
-# number that it is. Rounding leaves up to about 1.2e-7 in alpha, whether constant or of a linear schedule (its steps
-# are rounded near 1, which makes the error absolute), and up to 1e-7·N in the product and the sum: together 2.2e-7·N.
-_SHARE_ERROR = 2.0**-22
-
-
 @flax.struct.dataclass
 class HardSplit:
   """The rows that keep one-hot targets; the other real ones get soft targets.
@@ -234,44 +160,36 @@ class HardSplit:
   videos: jax.Array
 
 
-def split_by_position(text: Pairs, video: Pairs, alpha: jax.Array, axes: tuple[str, ...] = ()) -> HardSplit:
-  """Makes the first ⌊alpha·Q⌋ captions and ⌊alpha·B⌋ videos of the batch hard, by their ordinals, as the release does.
-
-  The release's batches are sorted by captions per video, so that "soft" means "of a video with few captions". `alpha`
-  in [0, 1] may be traced.
-  """
-  captions, videos = _counts(text, video, axes)
-  return HardSplit(
-    text.captions & (text.caption_ordinals < hard_count(alpha, captions)),
-    video.videos & (video.video_ordinals < hard_count(alpha, videos)),
-  )
-
-
-def split_at_random(
-  text: Pairs,
-  video: Pairs,
-  alpha: jax.Array,
-  key: jax.Array,
-  axes: tuple[str, ...] = (),
+def split(
+  text: Pairs, video: Pairs, alpha: jax.Array, key: jax.Array | None = None, axes: tuple[str, ...] = ()
 ) -> HardSplit:
-  """Makes ⌊alpha·Q⌋ captions and ⌊alpha·B⌋ videos hard, drawn uniformly among the real ones of the whole batch.
+  """Makes ⌊alpha·Q⌋ captions and ⌊alpha·B⌋ videos of the whole batch hard: the first, as the release does, or any.
 
-  Args are those of `split_by_position`; key is a typed PRNG key, the same on all devices.
+  The release's batches are sorted by captions per video, so that "soft" means "of a video with few captions".
+
+  Args:
+    text: pairs of the text view.
+    video: pairs of the video view.
+    alpha: in [0, 1].
+    key: of a uniform draw, the same on all devices; None: the first ones by their ordinals.
+    axes: mesh axes that the batch is spread over.
   """
-  captions, videos = _counts(text, video, axes)
-  caption_key, video_key = jax.random.split(key)
-  # Every device ranks all entries: the video view has all captions, the text view all videos.
-  caption_ranks = random_ranks(caption_key, video.captions.shape[0], captions)
-  video_ranks = random_ranks(video_key, text.videos.shape[0], videos)
+  captions, videos = global_sum(jnp.stack([jnp.sum(text.captions), jnp.sum(video.videos)]), axes)
+  ranks = text.caption_ordinals, video.video_ordinals
+  if key is not None:
+    # Every device ranks all entries: the video view has all captions, the text view all videos.
+    sizes = (video.captions.shape[0], captions), (text.videos.shape[0], videos)
+    drawn = [random_ranks(k, *size) for k, size in zip(jax.random.split(key), sizes, strict=True)]
+    ranks = [order[jnp.maximum(own, 0)] for order, own in zip(drawn, ranks, strict=True)]
   return HardSplit(
-    text.captions & (caption_ranks[jnp.maximum(text.caption_ordinals, 0)] < hard_count(alpha, captions)),
-    video.videos & (video_ranks[jnp.maximum(video.video_ordinals, 0)] < hard_count(alpha, videos)),
+    text.captions & (ranks[0] < hard_count(alpha, captions)), video.videos & (ranks[1] < hard_count(alpha, videos))
   )
 
 
-def _counts(text: Pairs, video: Pairs, axes: tuple[str, ...]) -> jax.Array:
-  """Counts the real captions and videos of the whole batch, `[2]` int32."""
-  return global_sum(jnp.stack([jnp.sum(text.captions), jnp.sum(video.videos)]), axes)
+# Scheduled shares are float32, so alpha·N of an alpha that is exact on paper, as 0.65·20, may come out below the whole
+# number that it is. Rounding leaves up to about 1.2e-7 in alpha, whether constant or of a linear schedule (its steps
+# are rounded near 1, which makes the error absolute), and up to 1e-7·N in the product and the sum: together 2.2e-7·N.
+_SHARE_ERROR = 2.0**-22
 
 
 def hard_count(alpha: jax.Array, count: jax.Array) -> jax.Array:

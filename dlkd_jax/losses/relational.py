@@ -20,15 +20,8 @@ _ANGLE_KEY = 1
 def text_distance(inputs: LossInputs, branch: str, key: jax.Array):
   """Draws the distances among a branch's captions to the teacher's: mean of smooth L1 over all pairs of captions.
 
-  On either side a distance is divided by the mean over all pairs of different captions.
-
-  Args:
-    inputs: of the batch, with a teacher.
-    branch: that learns from it.
-    key: not used.
-
-  Returns:
-    The loss, and as its part `correlation`, that of the distances of both over pairs of different captions.
+  On either side a distance is divided by the mean over all pairs of different captions. Its part `correlation` is that
+  of the distances of both over these pairs.
   """
   del key
   own, everyone, axes = inputs.text, inputs.video, inputs.axes
@@ -49,16 +42,8 @@ def text_distance(inputs: LossInputs, branch: str, key: jax.Array):
 def text_angle(inputs: LossInputs, branch: str, key: jax.Array, *, captions: int):
   """Draws the angles among a branch's captions to the teacher's: mean of smooth L1 over all triples of captions.
 
-  The angle of i, j, k is ⟨e_ij, e_ik⟩, e_ij the unit vector from i to j.
-
-  Args:
-    inputs: of the batch, with a teacher.
-    branch: that learns from it.
-    key: of the draw, the same on all devices.
-    captions: that are drawn among those of the batch; a number whose cube fits into memory.
-
-  Returns:
-    The loss, without parts.
+  The angle of i, j, k is ⟨e_ij, e_ik⟩, e_ij the unit vector from i to j. So many captions are drawn among those of the
+  batch; a number whose cube fits into memory.
   """
   everyone, axes = inputs.video, inputs.axes
   total = everyone.captions.shape[0]

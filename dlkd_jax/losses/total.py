@@ -1,8 +1,8 @@
 """The whole objective: a table of weighted terms, each computed for its branches.
 
 A term is a function `(inputs, branch, key, **options) → (loss, parts)` that sees all of `LossInputs` and returns a
-scalar, the same on all devices, and a dictionary of what to log of it. Those of DL-DKD++ are `triplet`, `contrastive`
-and `distillation`.
+scalar, the same on all devices, and a dictionary of what to log of it. Those of DL-DKD++ are `contrastive` and
+`distillation`, and `triplet` of `dlkd_jax.losses.triplet`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ import jax.numpy as jnp
 from dlkd_jax.errors import UserError
 from dlkd_jax.layout import Layout
 from dlkd_jax.losses import nce
-from dlkd_jax.losses.pairs import MASKED, Pairs, global_sum, split_at_random, split_by_position
-from dlkd_jax.losses.triplet import triplet_loss
+from dlkd_jax.losses.pairs import MASKED, Pairs, global_sum, split
 
 
 @flax.struct.dataclass
@@ -104,12 +103,8 @@ class Term(NamedTuple):
 def total_loss(inputs: LossInputs, terms: Sequence[Term], key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Sums the terms of all branches, exactly over a batch spread over devices.
 
-  Call it inside `shard_map` with `check_vma` on, and differentiate from outside.
-
-  Args:
-    inputs: what the terms see; its own key is put in here.
-    terms: the table.
-    key: typed PRNG key of all draws, the same on all devices.
+  Call it inside `shard_map` with `check_vma` on, and differentiate from outside. The typed PRNG key of all draws, the
+  same on all devices, takes the place of that of the inputs.
 
   Returns:
     The total, and every term as it enters it (`total`, `<branch>/<term>`) with its unweighted parts below it.
@@ -129,24 +124,8 @@ def total_loss(inputs: LossInputs, terms: Sequence[Term], key: jax.Array) -> tup
   return total, {'total': total} | weighted | parts
 
 
-def triplet(inputs: LossInputs, branch: str, key: jax.Array, *, margin: float, hard_pool: int):
-  """The ranking loss on cosines; see `triplet_loss`. Negatives are hard once `hard_negatives` is scheduled so."""
-  view = inputs.branches[branch]
-  return triplet_loss(
-    view.text_cosine,
-    view.video_cosine,
-    inputs.text,
-    inputs.video,
-    key,
-    margin=margin,
-    hard_pool=hard_pool,
-    hard_negatives=inputs.coefficients['hard_negatives'],
-    axes=inputs.axes,
-  )
-
-
 def cosine_contrastive(inputs: LossInputs, branch: str, key: jax.Array, *, temperature: float):
-  """The contrastive loss with hard labels on cosines divided by a temperature; `key` is not used."""
+  """The contrastive loss with hard labels on cosines divided by a temperature."""
   del key
   view = inputs.branches[branch]
   text, video = view.text_cosine / temperature, view.video_cosine / temperature
@@ -166,32 +145,23 @@ def contrastive(
 ):
   """The contrastive loss on dot products, with soft alignment (DL-DKD++) or hard labels (DL-DKD).
 
-  Args:
-    inputs: of the batch; `alpha` and `beta` are scheduled.
-    branch: whose loss it is.
-    key: not used.
-    soft_labels: soft alignment; False gives hard labels.
-    random_split: draw the rows that keep hard labels at random; False takes the first of the batch.
-    distilled: branches whose soft targets follow the teacher, where there is one; those of others, themselves.
-    stop_target_gradient: no gradient through targets that follow the branch itself; the release has it.
-    teacher_temperature: divides the teacher's dot products; None leaves them.
+  Soft targets follow the teacher's dot products, divided by its temperature, in the `distilled` branches, where there
+  is a teacher; else the branch's own, without a gradient through them where `stop_target_gradient` (the release has
+  it). The rows that keep hard labels are the first of the batch, or with `random_split` any.
   """
   del key
   view, text, video, axes = inputs.branches[branch], inputs.text, inputs.video, inputs.axes
   if not soft_labels:
     return nce.hard_nce(view.text_dot, view.video_dot, text, video, axes)
   alpha, beta = inputs.coefficients['alpha'], inputs.coefficients['beta']
-  if random_split:
-    split = split_at_random(text, video, alpha, inputs.key, axes)
-  else:
-    split = split_by_position(text, video, alpha, axes)
   references = view.text_dot, view.video_dot
   if inputs.teacher is not None and branch in distilled:
     followed = inputs.teacher.text_dot, inputs.teacher.video_dot
     references = tuple(jax.lax.stop_gradient(x) / (teacher_temperature or 1.0) for x in followed)
   elif stop_target_gradient:
     references = jax.lax.stop_gradient(references)
-  return nce.soft_nce(view.text_dot, view.video_dot, *references, text, video, split, alpha, beta, axes)
+  hard = split(text, video, alpha, inputs.key if random_split else None, axes)
+  return nce.soft_nce(view.text_dot, view.video_dot, *references, text, video, hard, alpha, beta, axes)
 
 
 def distillation(
@@ -203,16 +173,10 @@ def distillation(
   temperature: float,
   teacher_temperature: float | None,
 ):
-  """The divergence of the frame curves; see `frame_curve_kl`.
+  """The divergence of the frame curves of branch and teacher; see `frame_curve_kl`.
 
-  Args:
-    inputs: of the batch, with a teacher.
-    branch: that learns from the teacher.
-    key: not used.
-    kl_captions: None sums over the captions of the batch; a number takes the mean over captions times this number,
-      which equals the sum at that many captions and does not grow with the batch.
-    temperature: of the frame distributions, in cosine.
-    teacher_temperature: of the teacher's, where it is another.
+  It is summed over the captions of the batch; with `kl_captions` it is the mean over captions times this number, which
+  equals the sum at that many captions and does not grow with the batch.
 
   Raises:
     UserError: the branch's vectors are not of the frames that the teacher sees.
@@ -224,15 +188,10 @@ def distillation(
       f'the branch {branch!r} has no vector for each frame, so that it cannot follow the frame curves of the teacher; '
       'take it out of config.model.distilled'
     )
-  divergence = frame_curve_kl(
-    jax.lax.stop_gradient(teacher.own_curve),
-    view.own_curve,
-    view.own_mask,
-    inputs.video.captions,
-    temperature=temperature,
-    teacher_temperature=teacher_temperature,
-    axes=inputs.axes,
-  )
+  mask = view.own_mask & inputs.video.captions[:, None]
+  temperatures = {'temperature': temperature, 'teacher_temperature': teacher_temperature}
+  curves = jax.lax.stop_gradient(teacher.own_curve), view.own_curve
+  divergence = global_sum(frame_curve_kl(*curves, mask, **temperatures), inputs.axes)
   if kl_captions is not None:
     captions = global_sum(jnp.sum(inputs.text.captions), inputs.axes)
     divergence = divergence * (kl_captions / jnp.maximum(captions, 1))
@@ -240,42 +199,32 @@ def distillation(
 
 
 def frame_curve_kl(
-  teacher_curve: jax.Array,
-  student_curve: jax.Array,
-  own_mask: jax.Array,
-  caption_mask: jax.Array,
+  teacher: jax.Array,
+  student: jax.Array,
+  mask: jax.Array,
   *,
   temperature: float,
   teacher_temperature: float | None = None,
-  axes: tuple[str, ...] = (),
 ) -> jax.Array:
   """Computes Σ_q KL(P_q ‖ S_q) of the frame distributions of each caption's own video (DL-DKD, knowledge distillation).
 
   P = softmax over the video's real frames of the teacher's cosines / temperature, S the same of the student's.
 
   Args:
-    teacher_curve: `[Q, L]` cosines of each caption with the row of frames that holds its own video, the teacher's.
-    student_curve: `[Q, L]`, the branch's.
-    own_mask: `[Q, L]` bool, real frames of each caption's own video. A caption without any adds nothing: its video is
-      on another device.
-    caption_mask: `[Q]` bool, real captions.
+    teacher: `[Q, L]` cosines of each caption with the row of frames that holds its own video.
+    student: `[Q, L]`, the branch's.
+    mask: `[Q, L]` bool, real frames of each real caption's own video. A caption without any, whose video is on another
+      device, adds nothing.
     temperature: divides both curves, in cosine.
     teacher_temperature: divides the teacher's curve instead, where given.
-    axes: mesh axes that the videos are spread over.
 
   Returns:
-    The divergence in nats, summed over frames and over captions; divide it by the captions for the mean.
-
-  Raises:
-    AssertionError: the curves and masks disagree in shape.
+    The divergence in nats, summed over frames and over captions.
   """
-  chex.assert_equal_shape([teacher_curve, student_curve, own_mask])
-  chex.assert_equal_shape_prefix([own_mask, caption_mask], 1)
-  mask = own_mask & caption_mask[:, None]
-
-  def log_probabilities(curve, divisor):
-    return jax.nn.log_softmax(jnp.where(mask, curve / divisor, MASKED), axis=1)
-
-  teacher = log_probabilities(teacher_curve, teacher_temperature or temperature)
-  student = log_probabilities(student_curve, temperature)
-  return global_sum(jnp.sum(jnp.where(mask, jnp.exp(teacher) * (teacher - student), 0.0)), axes)
+  chex.assert_equal_shape([teacher, student, mask])
+  divisors = teacher_temperature or temperature, temperature
+  log_p, log_s = (
+    jax.nn.log_softmax(jnp.where(mask, curve / divisor, MASKED), axis=1)
+    for curve, divisor in zip((teacher, student), divisors, strict=True)
+  )
+  return jnp.sum(jnp.where(mask, jnp.exp(log_p) * (log_p - log_s), 0.0))

@@ -8,80 +8,67 @@ import jax
 import jax.numpy as jnp
 
 from dlkd_jax.losses.pairs import MASKED, Pairs, below, by_blocks, masked_mean, random_bits
+from dlkd_jax.losses.total import LossInputs
 
 _NO_ORDINAL = jnp.iinfo(jnp.int32).max
 
 
-def triplet_loss(
-  text_cosine: jax.Array,
-  video_cosine: jax.Array,
-  text: Pairs,
-  video: Pairs,
-  key: jax.Array,
-  *,
-  margin: float,
-  hard_pool: int,
-  hard_negatives: jax.Array | bool = True,
-  axes: tuple[str, ...] = (),
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+def triplet(inputs: LossInputs, branch: str, key: jax.Array, *, margin: float, hard_pool: int):
   """Computes the triplet loss of one branch (DL-DKD++, the ranking loss).
 
   text→video: mean over q of max(0, margin + cos[q, n] − cos[q, y(q)]), n drawn uniformly from the `hard_pool`
   best-scoring wrong videos. video→text: mean over v of max(0, margin + best wrong caption − mean of v's own captions).
-  Draws follow the ordinals of captions and videos, whatever the layout of the batch.
+  Until `hard_negatives` is scheduled, both kinds of negatives are drawn uniformly among all wrong ones. Draws follow
+  the ordinals of captions and videos, whatever the layout of the batch.
 
   Args:
-    text_cosine: `[Q_loc, B]`.
-    video_cosine: `[Q, B_loc]`.
-    text: pairs of the text view.
-    video: pairs of the video view.
-    key: typed PRNG key of the draws, the same on all devices.
+    inputs: of the batch.
+    branch: whose loss it is.
+    key: of the draws.
     margin: of the hinge, in cosine.
     hard_pool: number of best-scoring wrong videos to draw from; 1 takes the best.
-    hard_negatives: False draws both kinds of negatives uniformly among all wrong ones instead. May be traced.
-    axes: mesh axes that the batch is spread over.
 
   Returns:
     The loss, and its parts `text_to_video` and `video_to_text`. A direction without any wrong pair is 0.
   """
+  view, text, video = inputs.branches[branch], inputs.text, inputs.video
   text_key, video_key = jax.random.split(key)
   bits = random_bits(text_key, text.caption_ordinals), random_bits(video_key, video.video_ordinals)
 
   def draw_videos(cosine, pairs, bits):
     own, wrong = (jnp.sum(mask, axis=1) for mask in (pairs.own, pairs.wrong))
-    hard = _draw_from_best(cosine, pairs, bits, wrong, hard_pool)
+    pool = min(hard_pool, cosine.shape[1])
+    best = jax.lax.top_k(jnp.where(pairs.wrong, cosine, MASKED), pool)[1]
+    drawn = below(bits, jnp.minimum(wrong, pool))
+    hard = pairs.video_ordinals[jnp.take_along_axis(best, drawn[:, None], axis=1)[:, 0]]
     easy = _draw_wrong(pairs.video_ordinals[None, :], pairs, bits, own, wrong, axis=1)
-    return jnp.where(hard_negatives, hard, easy), own, wrong
+    return hard, easy, own, wrong
 
   def draw_captions(cosine, pairs, bits):
     own, wrong = (jnp.sum(mask, axis=0) for mask in (pairs.own, pairs.wrong))
-    hard = pairs.caption_ordinals[jnp.argmax(_wrong_scores(cosine, pairs), axis=0)]
+    hard = pairs.caption_ordinals[jnp.argmax(jnp.where(pairs.wrong, cosine, MASKED), axis=0)]
     easy = _draw_wrong(pairs.caption_ordinals[:, None], pairs, bits, own, wrong, axis=0)
-    return jnp.where(hard_negatives, hard, easy), own, wrong
+    return hard, easy, own, wrong
 
   means = []
-  for cosine, pairs, draw, axis in ((text_cosine, text, draw_videos, 1), (video_cosine, video, draw_captions, 0)):
+  for cosine, pairs, draw, axis in (
+    (view.text_cosine, text, draw_videos, 1),
+    (view.video_cosine, video, draw_captions, 0),
+  ):
     # Only the choice of the negatives is used: no gradient.
-    negatives, own, wrong = by_blocks(draw, jax.lax.stop_gradient(cosine), pairs, bits[1 - axis], axis=axis)
+    hard, easy, own, wrong = by_blocks(draw, jax.lax.stop_gradient(cosine), pairs, bits[1 - axis], axis=axis)
+    negatives = jnp.where(inputs.coefficients['hard_negatives'], hard, easy)
     gaps = _gaps(cosine, pairs, negatives, own, axis)
-    means.append(masked_mean(jax.nn.relu(margin + gaps), (own > 0) & (wrong > 0), axes))
+    means.append(masked_mean(jax.nn.relu(margin + gaps), (own > 0) & (wrong > 0), inputs.axes))
   text_to_video, video_to_text = means
-  parts = {'text_to_video': text_to_video, 'video_to_text': video_to_text}
-  return text_to_video + video_to_text, parts
+  return text_to_video + video_to_text, {'text_to_video': text_to_video, 'video_to_text': video_to_text}
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _gaps(cosine, pairs: Pairs, negatives, own, axis: int):
-  """Computes how far the negative of each entry lies above the mean of its own pairs.
+  """Computes how far the negative of each entry, of ordinals `[N]`, lies above the mean of its `own` `[N]` pairs.
 
   Its backward pass keeps no matrix, and compares ordinals at every pair rather than scatter at the chosen ones.
-
-  Args:
-    cosine: `[Q, B]`.
-    pairs: pairs of the view.
-    negatives: `[N]` ordinals of the negatives: videos for captions (axis 1), captions for videos (axis 0).
-    own: `[N]` own pairs of each entry.
-    axis: along which the pairs of an entry lie.
   """
   return _gaps_forward(cosine, pairs, negatives, own, axis)[0]
 
@@ -106,18 +93,6 @@ def _weights(pairs: Pairs, negatives, own, axis: int):
   chosen = candidates == jnp.expand_dims(negatives, axis)
   share = jnp.expand_dims(-1.0 / jnp.maximum(own, 1), axis)
   return jnp.where(pairs.own, share, jnp.where(pairs.real & chosen, 1.0, 0.0))
-
-
-def _wrong_scores(cosine: jax.Array, pairs: Pairs) -> jax.Array:
-  return jnp.where(pairs.wrong, cosine, MASKED)
-
-
-def _draw_from_best(cosine: jax.Array, pairs: Pairs, bits: jax.Array, wrong: jax.Array, pool: int) -> jax.Array:
-  """Draws, for each caption, one of its `pool` best-scoring wrong videos; returns their ordinals `[Q]`."""
-  pool = min(pool, cosine.shape[1])
-  _, best = jax.lax.top_k(_wrong_scores(cosine, pairs), pool)
-  drawn = below(bits, jnp.minimum(wrong, pool))
-  return pairs.video_ordinals[jnp.take_along_axis(best, drawn[:, None], axis=1)[:, 0]]
 
 
 def _draw_wrong(candidates, pairs: Pairs, bits, own, wrong, axis: int) -> jax.Array:

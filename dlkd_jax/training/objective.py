@@ -19,7 +19,7 @@ from jax.sharding import Mesh, PartitionSpec
 from dlkd_jax import sharding
 from dlkd_jax.data.batch import Batch, unit_rows
 from dlkd_jax.layout import Layout
-from dlkd_jax.losses.pairs import Pairs, make_pairs, masked_mean
+from dlkd_jax.losses.pairs import Pairs, masked_mean
 from dlkd_jax.losses.total import BranchView, LossInputs, Term, total_loss
 from dlkd_jax.models.students import Student
 from dlkd_jax.sharding import BATCH_AXES
@@ -147,24 +147,14 @@ def _view(
 
 def _pairs(batch: Batch, axes: tuple[str, ...]) -> tuple[Pairs, Pairs]:
   """Returns the pairs of the text view (own captions, all videos) and of the video view (all captions, own videos)."""
-  videos = batch.video_mask.shape[0]
-  everyone = functools.partial(sharding.gather, axes=axes)
-  text = make_pairs(
-    batch.labels,
-    batch.caption_mask,
-    everyone(batch.video_mask),
-    caption_ordinals=batch.caption_ordinals,
-    video_ordinals=everyone(batch.video_ordinals),
-  )
-  video = make_pairs(
-    everyone(batch.labels),
-    everyone(batch.caption_mask),
-    batch.video_mask,
-    video_ids=sharding.first_index(videos, axes) + jnp.arange(videos, dtype=jnp.int32),
-    caption_ordinals=everyone(batch.caption_ordinals),
-    video_ordinals=batch.video_ordinals,
-  )
-  return text, video
+  everyone, columns = functools.partial(sharding.gather, axes=axes), batch.video_mask.shape[0]
+  videos, ordinals = everyone(batch.video_mask), everyone(batch.video_ordinals)
+  ids = jnp.arange(videos.shape[0], dtype=jnp.int32)
+  text = Pairs(batch.labels, batch.caption_mask, videos, ids, batch.caption_ordinals, ordinals)
+  labels, captions, ordinals = (everyone(x) for x in (batch.labels, batch.caption_mask, batch.caption_ordinals))
+  ids = sharding.first_index(columns, axes) + jnp.arange(columns, dtype=jnp.int32)
+  video = Pairs(labels, captions, batch.video_mask, ids, ordinals, batch.video_ordinals)
+  return jax.tree.map(jnp.asarray, (text, video))
 
 
 def compute_objective(

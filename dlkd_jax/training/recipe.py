@@ -21,7 +21,8 @@ from dlkd_jax.data.batch import PipelineOptions
 from dlkd_jax.data.evaluation_blocks import EvaluationSplit
 from dlkd_jax.data.sources import Lengths, open_lengths, open_source, split_names
 from dlkd_jax.data.taught import WithTeacher
-from dlkd_jax.losses.total import Term, contrastive, distillation, triplet
+from dlkd_jax.losses.total import Term, contrastive, distillation
+from dlkd_jax.losses.triplet import triplet
 from dlkd_jax.models.students import Student, product_dtype, teacher_features
 from dlkd_jax.models.students import make_student as make_student
 from dlkd_jax.retrieval import metrics

@@ -7,11 +7,38 @@ so agreement with them shows at once that a loss is right and that padding does 
 import dataclasses
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from dlkd_jax.losses.pairs import make_pairs
+from dlkd_jax.losses.pairs import Pairs
+from dlkd_jax.losses.total import BranchView, LossInputs
+from dlkd_jax.losses.triplet import triplet
 
 Q, B, L = 12, 7, 5
+
+
+def make_pairs(labels, captions, videos, *, video_ids=None, caption_ordinals=None, video_ordinals=None):
+  """Pairs of one view; by default a column is its video's index, and what is real is numbered in its order here."""
+
+  def numbers(mask):
+    return jnp.where(mask, jnp.cumsum(jnp.asarray(mask, jnp.int32)) - 1, -1)
+
+  captions, videos = jnp.asarray(captions), jnp.asarray(videos)
+  ids = jnp.arange(len(videos)) if video_ids is None else video_ids
+  ordinals = (
+    numbers(mask) if given is None else given
+    for given, mask in ((caption_ordinals, captions), (video_ordinals, videos))
+  )
+  labels, ids, *ordinals = (jnp.asarray(x, jnp.int32) for x in (labels, ids, *ordinals))
+  return Pairs(labels, captions, videos, ids, *ordinals)
+
+
+def triplet_loss(text, video, text_pairs, video_pairs, key, hard_negatives=True, **options):
+  """The triplet term of one branch with these cosines."""
+  branches = {'one': BranchView(text, None, video, None)}
+  inputs = LossInputs(branches, None, text_pairs, video_pairs, {'hard_negatives': hard_negatives}, key)
+  return triplet(inputs, 'one', key, **options)
 
 
 @dataclasses.dataclass
@@ -143,6 +170,29 @@ def soft_nce(dot, reference, own, hard_captions, hard_videos, alpha, beta):
   if soft_captions and soft_videos:
     soft = mean(text[q] for q in soft_captions) + mean(video[v] for v in soft_videos)
   return alpha * hard + (1.0 - alpha) * soft
+
+
+def plain_soft_nce(dot, reference, pairs, split, alpha, beta):
+  """The same as arrays, `[Q, B]`; differentiating it keeps every matrix of targets and probabilities."""
+  one_hot = pairs.own.astype(jnp.float32)
+  scores, references = (jnp.where(pairs.real, x, -1e10) for x in (dot, reference))
+  terms = []
+  for axis, hard in ((1, split.captions[:, None]), (0, split.videos[None])):
+    targets = jnp.where(hard, one_hot, beta * one_hot + (1.0 - beta) * jax.nn.softmax(references, axis=axis))
+    targets = jnp.where(pairs.real, targets, 0.0)
+    if axis:
+      terms.append(-jnp.sum(jnp.where(pairs.real, targets * jax.nn.log_softmax(scores, axis=1), 0.0), axis=1))
+    else:
+      weighted = jax.nn.logsumexp(scores + jnp.log(targets + 1e-12), axis=0)
+      terms.append(jax.nn.logsumexp(scores, axis=0) - weighted)
+  total = 0.0
+  for share, *rows in (
+    (alpha, split.captions, split.videos),
+    (1.0 - alpha, pairs.captions & ~split.captions, pairs.videos & ~split.videos),
+  ):
+    means = [jnp.sum(jnp.where(at, x, 0.0)) / jnp.maximum(at.sum(), 1) for x, at in zip(terms, rows, strict=True)]
+    total += share * jnp.where(rows[0].any() & rows[1].any(), sum(means), 0.0)
+  return total
 
 
 def kl(problem, teacher_curve=None, curve=None, temperature=0.2, teacher_temperature=None):

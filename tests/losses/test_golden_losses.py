@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from dlkd_jax.losses.pairs import make_pairs
 from dlkd_jax.losses.total import BranchView, LossInputs, total_loss
 from tests import options as made
+from tests.losses.problems import make_pairs
 from tests.paths import golden
 
 FILES = {'step_soft': 1.0, 'step_hard': 0.95**7, 'step_soft_single_branch': 1.0}

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlkd_jax.losses.nce import hard_nce, plain_soft_nce, soft_nce
-from dlkd_jax.losses.pairs import by_blocks, make_pairs, split_by_position
-from dlkd_jax.losses.triplet import triplet_loss
+from dlkd_jax.losses.nce import hard_nce, soft_nce
+from dlkd_jax.losses.pairs import by_blocks, split
+from tests.losses.problems import make_pairs, plain_soft_nce, triplet_loss
 
 Q, B = 2000, 400
 ALPHA = BETA = jnp.float32(0.8)
@@ -35,7 +35,7 @@ def compiled(name):
   matrix = jax.ShapeDtypeStruct((Q, B), jnp.float32)
 
   def loss(dot, reference, pairs):
-    return LOSSES[name](dot, reference, pairs, split_by_position(pairs, pairs, ALPHA))
+    return LOSSES[name](dot, reference, pairs, split(pairs, pairs, ALPHA))
 
   return jax.jit(jax.value_and_grad(loss)).lower(matrix, matrix, pairs()).compile()
 

@@ -12,9 +12,9 @@ from jax.test_util import check_grads
 
 from dlkd_jax.losses import nce
 from dlkd_jax.losses.nce import hard_terms, text_terms, video_terms
-from dlkd_jax.losses.pairs import HardSplit, make_pairs, split_by_position
+from dlkd_jax.losses.pairs import HardSplit, split
 from tests.losses import problems
-from tests.losses.problems import B, Q, make_problem
+from tests.losses.problems import B, Q, make_pairs, make_problem
 
 SIZES = [(1, 1), (3, 2), (7, 5), (Q, B)]
 
@@ -34,7 +34,7 @@ def soft_nce(dot, reference, pairs, split, alpha, beta):
 
 @jax.jit
 def first_rows(pairs, alpha):
-  return split_by_position(pairs, pairs, alpha)
+  return split(pairs, pairs, alpha)
 
 
 def float32(x):
@@ -62,7 +62,7 @@ def test_soft_labels_against_loops(captions, videos, alpha, beta):
   split = first_rows(problem.pairs, float32(alpha))
   arguments = float32(problem.dot), float32(problem.teacher_dot), problem.pairs, split, float32(alpha), float32(beta)
   (value, _), (gradient, reference_gradient) = soft_nce(*arguments)
-  plain = jax.value_and_grad(nce.plain_soft_nce, argnums=(0, 1))(*arguments)
+  plain = jax.value_and_grad(problems.plain_soft_nce, argnums=(0, 1))(*arguments)
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), plain, (value, (gradient, reference_gradient)))
   hard = range(math.floor(alpha * captions + 1e-9)), range(math.floor(alpha * videos + 1e-9))
   dot, reference = problem.real(problem.dot), problem.real(problem.teacher_dot)
@@ -145,8 +145,8 @@ def test_gradients_of_all_inputs_by_finite_differences(own_reference):
 
   def loss(dot, reference, beta):
     reference = dot if own_reference else reference
-    text = text_terms(dot, reference, problem.pairs, hard_captions, beta)
-    video = video_terms(dot, reference, problem.pairs, hard_videos, beta)
+    text = text_terms(dot, reference, problem.pairs, jnp.where(hard_captions, 0.0, 1.0 - beta))
+    video = video_terms(dot, reference, problem.pairs, jnp.where(hard_videos, 0.0, 1.0 - beta))
     return jnp.sum(weights * text) + jnp.sum(weights[:B] * jnp.where(problem.video_mask, video, 0.0))
 
   real = problem.caption_mask[:, None] & problem.video_mask

@@ -10,9 +10,9 @@ import pytest
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from dlkd_jax.losses import pairs as pairs_lib
-from dlkd_jax.losses.pairs import make_pairs
 from dlkd_jax.losses.total import BranchView, LossInputs, total_loss
 from tests import options as made
+from tests.losses.problems import make_pairs
 
 AXES = ('data', 'model')
 # Eight shares of three captions and two videos, of which so many are real: some device has none of either.
@@ -191,8 +191,8 @@ def test_large_matrices_taken_in_blocks_are_spread_alike(monkeypatch):
   monkeypatch.setattr(pairs_lib, '_SMALL', 0)
   monkeypatch.setattr(pairs_lib, '_LANES', 3)
   parts = []
-  take = pairs_lib._take_entries
-  monkeypatch.setattr(pairs_lib, '_take_entries', lambda *arguments: parts.append(None) or take(*arguments))
+  cut = jax.lax.map
+  monkeypatch.setattr(jax.lax, 'map', lambda *arguments: parts.append(None) or cut(*arguments))
   function = compiled.__wrapped__((2, 1), options, B)
   arguments = world.scores, world.masks, COEFFICIENTS, jax.random.key(0)
   (value, _), gradients = function(*arguments)

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from dlkd_jax.losses import pairs as split
-from dlkd_jax.losses.pairs import make_pairs
 from dlkd_jax.training import optimizer
-from tests.losses.problems import B, Q, make_problem
+from tests.losses.problems import B, Q, make_pairs, make_problem
 
 COUNTS = np.arange(4001)
 hard_counts = jax.jit(jax.vmap(split.hard_count, in_axes=(0, None)))
@@ -19,12 +18,12 @@ hard_counts = jax.jit(jax.vmap(split.hard_count, in_axes=(0, None)))
 
 @jax.jit
 def by_position(pairs, alpha):
-  return split.split_by_position(pairs, pairs, alpha)
+  return split.split(pairs, pairs, alpha)
 
 
 @jax.jit
 def at_random(pairs, alpha, key):
-  return split.split_at_random(pairs, pairs, alpha, key)
+  return split.split(pairs, pairs, alpha, key)
 
 
 def test_counts_of_constant_shares_are_exact():

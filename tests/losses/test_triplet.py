@@ -7,10 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlkd_jax.losses.pairs import make_pairs
-from dlkd_jax.losses.triplet import triplet_loss
 from tests.losses import problems
-from tests.losses.problems import B, Q, make_problem
+from tests.losses.problems import B, Q, make_pairs, make_problem, triplet_loss
 
 MARGIN = 0.2
 
