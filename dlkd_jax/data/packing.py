@@ -83,7 +83,7 @@ def arrange(records: np.ndarray, lengths: Lengths, options: PipelineOptions, slo
     slots: the most sequences of a packed row, `options.slots` by default.
 
   Returns:
-    What each shard holds; equal on all processes, whichever of the shards are theirs. A shard may hold nothing.
+    What each shard holds, which may be nothing.
   """
   slots = slots or Sides(options.slots, options.slots)
   if options.sort_by_captions:
@@ -149,15 +149,8 @@ def pack(lengths: np.ndarray, positions: int, slots: int) -> Sequences:
     lengths: `[N]` positions of each sequence, 1 to `positions`.
     positions: T, positions of a row.
     slots: S, the most sequences of a row.
-
-  Raises:
-    ValueError: a length is out of its range.
   """
-  if len(lengths) and not 1 <= lengths.min() <= lengths.max() <= positions:
-    raise ValueError(
-      f'lengths go from {lengths.min()} to {lengths.max()}; a row of {positions} positions holds 1 to {positions}'
-    )
-  places = np.zeros((3, len(lengths)), np.int64)  # Row, slot, first position.
+  rows, slot, starts = ([0] * len(lengths) for _ in range(3))
   held: list[int] = []  # Sequences of each row.
   # Open rows by the positions they have left, and as bits which of these lists hold any: the tightest row that fits is
   # one operation on a whole number away.
@@ -173,13 +166,13 @@ def pack(lengths: np.ndarray, positions: int, slots: int) -> Sequences:
     else:
       room, row = positions, len(held)
       held.append(0)
-    places[:, item] = row, held[row], positions - room
+    rows[item], slot[item], starts[item] = row, held[row], positions - room
     held[row] += 1
     room -= length
     if room and held[row] < slots:
       open_rows[room].append(row)
       there |= 1 << room
-  return Sequences(lengths, *places, ordinals=np.arange(len(lengths)))
+  return Sequences(lengths, *np.array([rows, slot, starts], np.int64), ordinals=np.arange(len(lengths)))
 
 
 def _one_a_row(lengths: np.ndarray) -> Sequences:
@@ -212,7 +205,7 @@ def make_layout(shards: Sequence[Sequences], grid: Grid) -> tuple[Layout, np.nda
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """The shapes of the batches of a run; equal on all processes. Printing it tells them and what they are used for.
+  """The shapes of the batches of a run. Printing it tells them and what they are used for.
 
   Attributes:
     options: of the pipeline.
