@@ -222,14 +222,7 @@ class Feature(NamedTuple):
 
 
 def batch_shapes(shape: ShardShape, shards: int, features: Mapping[str, Feature]) -> Batch:
-  """Returns a batch of `jax.ShapeDtypeStruct`: to compile for, or to plan memory with, without any data.
-
-  Args:
-    shape: of each shard.
-    shards: how many.
-    features: what there is of student_frames, student_tokens, query_anchors, teacher_frames, teacher_text and
-      teacher_pixels.
-  """
+  """Returns a batch of so many shards as `jax.ShapeDtypeStruct`, with the arrays of features that are named."""
 
   def array(dtype: Any, *dims: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((dims[0] * shards, *dims[1:]), dtype)

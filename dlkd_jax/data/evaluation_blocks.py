@@ -38,8 +38,7 @@ class Block:
     mask: `[n, T]` bool, true at real frames or tokens.
     teacher: float32, not normalised: frames `[n, T, Dt]` or text `[n, Dt]`; None where no video of the split has any.
       Rows of a caption without teacher text are 0.
-    real: `[n]` bool, true for real videos or captions; these come first.
-    ids: of the real ones, `sum(real)` of them.
+    ids: of the real videos or captions, which come first.
     teacher_mask: of videos with `teacher`: `[n, T]` bool, true at real teacher frames, whose number may differ from the
       student's. A video without teacher frames in a split that has some has none true.
     video_ids: of captions: the id of each real one's own video.
@@ -48,17 +47,16 @@ class Block:
   features: np.ndarray
   mask: np.ndarray
   teacher: np.ndarray | None
-  real: np.ndarray
   ids: list[str]
   teacher_mask: np.ndarray | None = None
   video_ids: list[str] | None = None
 
 
 class EvaluationSplit:
-  """The blocks of a split that one process encodes.
+  """The blocks of a split that one process encodes; `num_videos` is of all processes.
 
-  Attributes:
-    num_videos: of the whole split, over all processes.
+  With `lengths` of the records the videos of a block are of similar length; without, they keep their order. With
+  `keep`, as for a split that is evaluated more than once, the blocks stay in memory, where they fit.
   """
 
   def __init__(
@@ -73,11 +71,6 @@ class EvaluationSplit:
     processes: int = 1,
     keep: bool = False,
   ):
-    """Deals out the videos and captions to so many processes.
-
-    With `lengths` of the records the videos of a block are of similar length; without, they keep their order. With
-    `keep`, as for a split that is evaluated more than once, the blocks stay in memory, where they fit.
-    """
     self.num_videos = len(source)
     order = gallery_order(lengths, len(source), options, block_videos, process, processes)
     share = range(process, len(source), processes)
@@ -132,7 +125,7 @@ def video_blocks(
   """Yields videos of a split, each once: all in the order of the source, or those that `order` names.
 
   Student and teacher frames go straight to `options.max_frames`, each from its own row count. A thread makes the next
-  blocks while the consumer works on one. Where `options.teacher` is false the teacher's fields are None.
+  blocks meanwhile. Where `options.teacher` is false the teacher's fields are None.
 
   Raises:
     UserError: a video has no student frames, or rows that are not finite.
@@ -208,33 +201,25 @@ def _video_block(
     with sources.naming_bad_rows(record):
       transforms.check_finite(record['student_frames'])
   teachers = [record['teacher_frames'] for record in records] if teacher_width else []
-  longest = max(len(rows) for rows in students + teachers)
-  size = _fitting_size(min(longest, options.max_frames), options.frame_sizes)
-
-  def padded(videos: list[np.ndarray], width: int, dtype) -> tuple[np.ndarray, np.ndarray]:
-    frames = np.zeros((block, size, width), dtype)
-    counts = [min(len(rows), options.max_frames) for rows in videos]
-    for rows, count, out in zip(videos, counts, frames, strict=False):
-      if count:  # A video without teacher features may also lack their width.
-        transforms.resample_frames(rows, options.max_frames, out[:count])
-    return frames, _mask(counts, block, size)
-
-  averaged = any(len(rows) > options.max_frames for rows in students)
-  student = padded(students, students[0].shape[-1], np.float32 if averaged else _stored(students))
-  teacher, mask = padded(teachers, teacher_width, np.float32) if teacher_width else (None, None)
-  return Block(*student, teacher, np.arange(block) < len(records), ids, teacher_mask=mask)
+  longest, most = max(len(rows) for rows in students + teachers), options.max_frames
+  size = _fitting_size(min(longest, most), options.frame_sizes)
+  student = _padded(students, (block, size, students[0].shape[-1]), most)
+  teacher, mask = _padded(teachers, (block, size, teacher_width), most, half=False) if teacher_width else (None, None)
+  return Block(*student, teacher, ids, teacher_mask=mask)
 
 
-def _stored(arrays: Sequence[np.ndarray]) -> np.dtype:
-  """Returns the type for features as they are stored: float16 where all are, else float32."""
-  return np.dtype(np.float16 if all(array.dtype == np.float16 for array in arrays) else np.float32)
+def _padded(sequences: Sequence[np.ndarray], shape: tuple[int, int, int], most: int, half: bool = True):
+  """Returns the rows of sequences, each brought to at most so many, in an array `[n, T, D]`, and where they are.
 
-
-def _mask(lengths: Sequence[int], rows: int, columns: int) -> np.ndarray:
-  """Returns a `[rows, columns]` mask whose row r is true in its first `lengths[r]` columns; missing lengths are 0."""
-  padded = np.zeros(rows, np.int64)
-  padded[: len(lengths)] = lengths
-  return np.arange(columns) < padded[:, None]
+  The array is float16 where that keeps what is stored, and `half`, else float32.
+  """
+  half &= all(rows.dtype == np.float16 and len(rows) <= most for rows in sequences)
+  features, counts = np.zeros(shape, np.float16 if half else np.float32), np.zeros(shape[0], np.int64)
+  for index, rows in enumerate(sequences):
+    counts[index] = min(len(rows), most)
+    if len(rows):  # A video without teacher features may also lack their width.
+      transforms.resample_frames(rows, most, features[index, : counts[index]])
+  return features, np.arange(shape[1]) < counts[:, None]
 
 
 def _captions(record: sources.Record, options: PipelineOptions) -> Iterator[tuple[np.ndarray, Any, str, str]]:
@@ -261,16 +246,13 @@ def _captions(record: sources.Record, options: PipelineOptions) -> Iterator[tupl
 
 def _caption_block(captions, teacher_width: int | None, options: PipelineOptions, block: int) -> Block:
   rows, texts, caption_ids, video_ids = zip(*captions, strict=True)
-  words = [len(tokens) for tokens in rows]
-  size = _fitting_size(max(words), options.word_sizes)
-  student = np.zeros((block, size, rows[0].shape[-1]), _stored(rows))
+  size = _fitting_size(max(len(tokens) for tokens in rows), options.word_sizes)
+  student = _padded(rows, (block, size, rows[0].shape[-1]), options.max_words)
   teacher = None if teacher_width is None else np.zeros((block, teacher_width), np.float32)
-  for row, (tokens, text) in enumerate(zip(rows, texts, strict=True)):
-    student[row, : len(tokens)] = tokens
-    if teacher is not None and text is not None:
+  for row, text in enumerate(texts if teacher_width else ()):
+    if text is not None:
       teacher[row] = text
-  mask = _mask(words, block, size)
-  return Block(student, mask, teacher, np.arange(block) < len(rows), [*caption_ids], video_ids=[*video_ids])
+  return Block(*student, teacher, [*caption_ids], video_ids=[*video_ids])
 
 
 def _fitting_size(count: int, sizes: tuple[int, ...]) -> int:

@@ -230,26 +230,29 @@ class Lengths:
     """Makes all arrays int64; raises ValueError where they disagree, or hold what is no length."""
     for name in _LENGTHS:
       array = np.asarray(getattr(self, name))
-      if array.ndim != 1 or array.dtype.kind not in 'iu' or (array.size and array.min() < 0):
+      if array.ndim != 1 or array.dtype.kind not in 'iu' or array.min(initial=0) < 0:
         raise ValueError(
-          f'lengths {name!r} are {array.dtype} of shape {array.shape}; expected whole numbers from 0, in one axis'
+          f'lengths {name!r} are {array.dtype} {array.shape}; expected whole numbers from 0, in one axis'
         )
       object.__setattr__(self, name, array.astype(np.int64))
-    count = len(self.student)
-    if len(self.teacher) != count or len(self.captions) != count or len(self.tokens) != self.captions.sum():
-      raise ValueError(
-        f'lengths disagree: {count} records with student frames, {len(self.teacher)} with teacher frames, '
-        f'{len(self.captions)} with {self.captions.sum()} captions, tokens of {len(self.tokens)} captions'
-      )
+    sizes = {name: len(getattr(self, name)) for name in _LENGTHS}
+    if len({sizes[name] for name in _LENGTHS[:3]}) > 1 or sizes['tokens'] != self.captions.sum():
+      raise ValueError(f'lengths disagree: there are {sizes}, and {self.captions.sum()} captions in all')
     object.__setattr__(self, 'starts', np.cumsum(self.captions) - self.captions)
 
   def __len__(self) -> int:
     return len(self.student)
 
   def first(self, count: int) -> Lengths:
-    """Returns the lengths of the first `count` records, or of all where there are no more."""
+    """Returns the lengths of the first `count` records."""
     captions = self.captions[:count]
     return Lengths(self.student[:count], self.teacher[:count], captions, self.tokens[: captions.sum()])
+
+  def of(self, index: int) -> tuple[int, int, list[int]]:
+    """Returns what `record_lengths` of a record returns."""
+    start = self.starts[index]
+    tokens = self.tokens[start : start + self.captions[index]]
+    return int(self.student[index]), int(self.teacher[index]), tokens.tolist()
 
   def frames(self, records: np.ndarray, options: PipelineOptions) -> np.ndarray:
     """Returns `[n]` frames that these records take up in a training batch, after resampling."""
@@ -302,23 +305,24 @@ def read_lengths(path: pathlib.Path, records: int) -> Lengths:
   return found
 
 
+def record_lengths(record: Record) -> tuple[int, int, list[int]]:
+  """Returns the student and teacher frames of a record, and the tokens of each caption."""
+  tokens = np.asarray(record['token_lengths']).tolist()
+  return len(record['student_frames']), len(record.get('teacher_frames', ())), tokens
+
+
 def scan_lengths(source: Source) -> Lengths:
   """Finds the lengths by reading every record once; says so where that takes long."""
-  student, teacher, captions, tokens = [], [], [], []
-  start, said = time.monotonic(), False
+  found, start, said = [], time.monotonic(), False
   for index in range(len(source)):
-    record = source[index]
-    lengths = np.asarray(record['token_lengths'], np.int64)
-    student.append(len(record['student_frames']))
-    teacher.append(len(record['teacher_frames']) if 'teacher_frames' in record else 0)
-    captions.append(len(lengths))
-    tokens.append(lengths)
+    found.append(record_lengths(source[index]))
     if not said and time.monotonic() - start > _SCAN_NOTICE_SECONDS:
       said, seconds = True, (time.monotonic() - start) * len(source) / (index + 1)
       count = f'{len(source):,} records, about {seconds:.0f} s'
       print(f'reading the lengths of {count}: the set has no file of them; one that is built anew has', flush=True)
-  flat = np.concatenate([*tokens, np.zeros(0, np.int64)])
-  return Lengths(*(np.array(each, np.int64) for each in (student, teacher, captions)), flat)
+  student, teacher, tokens = ([x[k] for x in found] for k in range(3))
+  each = student, teacher, [len(x) for x in tokens], [*itertools.chain.from_iterable(tokens)]
+  return Lengths(*(np.array(x, np.int64) for x in each))
 
 
 def check_lengths(source: Source, lengths: Lengths, options: PipelineOptions) -> None:

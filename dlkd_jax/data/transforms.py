@@ -15,47 +15,21 @@ from dlkd_jax.errors import UserError
 # Added to a row's norm before dividing by it, so that a row of zeros stays one.
 NORM_EPSILON = np.float32(1e-5)
 
-_HALF_TO_SINGLE_EXPONENT = np.float32(2.0**112)
-# The sign and the 15 bits of a float16 where they lie in a float32 after the shift.
-_HALF_BITS = np.int32(-0x80000000 + 0x0FFFE000)
-
 
 def widen(rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-  """Converts features to float32.
-
-  numpy converts float16 one number at a time; moving the bits of a whole array and multiplying by 2^112, which is
-  the difference of the two exponent biases, is exact for every finite number and three times as fast. Infinities
-  and NaN, which this would turn into ordinary numbers, are left to numpy.
-
-  Args:
-    rows: `[N, D]` features, of any float type.
-    out: `[N, D]` float32 to write to and return; by default a new array.
-  """
+  """Converts features `[N, D]` of any float type to float32, in a new array or in `out`."""
   if out is None:
-    out = np.empty(rows.shape, np.float32)
-  if rows.dtype != np.float16 or not out.flags.c_contiguous:
-    np.copyto(out, rows, casting='same_kind')
-    return out
-  bits = out.view(np.int32)
-  np.copyto(bits, rows.view(np.int16))
-  np.left_shift(bits, 13, out=bits)
-  np.bitwise_and(bits, _HALF_BITS, out=bits)
-  np.multiply(out, _HALF_TO_SINGLE_EXPONENT, out=out)
-  # 65536 and above are what infinities and NaN became; no finite float16 is as large.
-  if out.size and np.max(np.vecdot(out, out)) >= 65536.0**2 and not np.isfinite(rows).all():
-    np.copyto(out, rows)
+    return rows.astype(np.float32)
+  np.copyto(out, rows, casting='same_kind')
   return out
 
 
 @functools.lru_cache(maxsize=4096)
 def time_intervals(rows: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-  """Returns where each of `count` equal intervals of `rows` rows starts, and how many rows it averages.
+  """Returns `[count]` first rows of so many equal intervals of `rows` rows, and how many rows each averages, 1 or more.
 
   The borders are i/count·rows, rounded half to even and clamped to the last row. The clamp leaves the last row out
   of the last interval, unless that one would be empty: an empty one takes the row at its border.
-
-  Returns:
-    `[count]` first rows, and `[count]` numbers of rows, at least 1.
   """
   borders = np.round(np.arange(count + 1, dtype=np.float64) / count * rows).astype(np.int64)
   borders = np.minimum(borders, rows - 1)
@@ -70,21 +44,18 @@ def resample_frames(rows: np.ndarray, count: int, out: np.ndarray | None = None)
 
   Args:
     rows: `[N, D]` features; not normalised, since the mean of unit rows is not the unit row of the mean.
-    count: rows wanted; a video with no more is only converted to float32, or copied to `out`.
+    count: rows wanted.
     out: `[min(N, count), D]` to write to and return, float32 where rows are averaged; by default a new float32 array.
   """
   if len(rows) <= count:
-    if out is None or out.dtype == np.float32:
-      return widen(rows, out)
-    out[:] = rows
-    return out
+    return widen(rows, out)
   starts, sizes = time_intervals(len(rows), count)
   # One pass a row of the intervals, over all of them at once: every row is added once, in the order of time.
   out = widen(rows[starts], out)
   for row in range(1, int(sizes.max())):
     longer = np.flatnonzero(sizes > row)
     more = widen(rows[starts[longer] + row])
-    if len(longer) == count:
+    if len(longer) == count:  # Much faster.
       out += more
     else:
       out[longer] += more
@@ -114,11 +85,7 @@ def middle_rows(rows: int, count: int) -> np.ndarray:
 
 
 def normalize_rows(rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-  """Divides each row of `[N, D]` float32 by its L2 norm + 1e-5, in a new array or in `out`, which may be the same.
-
-  Raises:
-    NonFiniteError: a row holds NaN or an infinity, or numbers whose squares overflow.
-  """
+  """Divides each row of `[N, D]` float32 by its L2 norm + 1e-5, into `out` where given; raises as `check_finite`."""
   check_finite(rows)
   norms = np.sqrt(np.vecdot(rows, rows)) + NORM_EPSILON
   return np.divide(rows, norms[:, None], out=out)

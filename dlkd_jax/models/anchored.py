@@ -12,7 +12,6 @@ gradient goes: there is nothing to overfit a few hundred captions with but the t
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import flax.linen as nn
@@ -201,14 +200,14 @@ class AnchoredStudent(nn.Module):
     own, taught = _unit(rows[..., :cut]), _unit(rows[..., cut:])
     return {name: taught if name.startswith(TEACHER) else own for name in self.branches}
 
-  def _dropping(self, layout: Layout, drops: bool) -> contextlib.AbstractContextManager:
-    return dropping(self.make_rng('dropout'), layout) if drops and self.dropout > 0.0 else contextlib.nullcontext()
+  def _dropout_key(self, drops: bool) -> jax.Array | None:
+    return self.make_rng('dropout') if drops and self.dropout > 0.0 else None
 
   def encode_frames(self, frames, layout: Layout | Array, deterministic: bool = True) -> dict[str, jax.Array]:
     """Encodes frames `[R, L, Dv]` to `{branch: [R, L, H]}`."""
     layout = layout if isinstance(layout, Layout) else padded_layout(layout)
     seen = self._seen(frames)
-    with self._dropping(layout, self.residual == 'full' and not deterministic):
+    with dropping(self._dropout_key(self.residual == 'full' and not deterministic), layout):
       return {name: getattr(self, name).frames(seen[name], layout, deterministic) for name in self.branches}
 
   def encode_tokens(
@@ -222,7 +221,7 @@ class AnchoredStudent(nn.Module):
     placed = layout if isinstance(layout, Layout) else padded_layout(layout)
     sentences = {name: sentences_of(rows, placed) for name, rows in self._seen(tokens).items()}
     given = [None] * len(self.branches) if anchors is None else jnp.split(anchors, len(self.branches), axis=-1)
-    with self._dropping(_layout_of_slots(placed), not deterministic):
+    with dropping(self._dropout_key(not deterministic), _layout_of_slots(placed)):
       vectors = {
         name: getattr(self, name).sentences(sentences[name], deterministic, start)
         for name, start in zip(self.branches, given, strict=True)

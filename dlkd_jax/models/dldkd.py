@@ -6,7 +6,6 @@ Sizes: R rows of L frames, Rw rows of W tokens, S slots a row (captions that may
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import flax.linen as nn
@@ -72,8 +71,7 @@ class DlDkdStudent(nn.Module):
     heads: attention heads; divides H.
     max_frames: longest video, in frames.
     max_words: longest caption, in tokens.
-    input_dropout: dropout rate of the input features, in [0, 1).
-    dropout: dropout rate inside the encoders, in [0, 1).
+    input_dropout, dropout: rates of the input features and inside the encoders, in [0, 1).
     branches: their names.
     dtype: of matrix products and activations: float32, or bfloat16 for accelerators. Parameters, means, variances and
       softmax stay float32.
@@ -109,20 +107,18 @@ class DlDkdStudent(nn.Module):
   def encode_frames(self, frames, layout: Layout | Array, deterministic: bool = True) -> dict[str, jax.Array]:
     """Encodes frames `[R, L, Dv]` to `{branch: [R, L, H]}`."""
     layout = layout if isinstance(layout, Layout) else padded_layout(layout)
-    with self._dropping(layout, deterministic):
+    with dropping(self._dropout_key(deterministic), layout):
       return {n: getattr(self, n).encode_frames(frames, layout, deterministic) for n in self.branches}
 
   def encode_tokens(self, tokens, layout: Layout | Array, deterministic: bool = True) -> dict[str, jax.Array]:
     """Encodes tokens `[Rw, W, Dq]` to `{branch: [Rw, S, H]}` by slots; to `{branch: [Rw, H]}` with a mask."""
     placed = layout if isinstance(layout, Layout) else padded_layout(layout)
-    with self._dropping(placed, deterministic):
+    with dropping(self._dropout_key(deterministic), placed):
       slots = {n: getattr(self, n).encode_tokens(tokens, placed, deterministic) for n in self.branches}
     return slots if placed is layout else {n: vectors[:, 0] for n, vectors in slots.items()}
 
-  def _dropping(self, layout: Layout, deterministic: bool) -> contextlib.AbstractContextManager:
-    if deterministic or self.input_dropout == self.dropout == 0.0:
-      return contextlib.nullcontext()
-    return dropping(self.make_rng('dropout'), layout)
+  def _dropout_key(self, deterministic: bool) -> jax.Array | None:
+    return None if deterministic or self.input_dropout == self.dropout == 0.0 else self.make_rng('dropout')
 
   def __call__(self, frames, frame_layout, tokens, token_layout, deterministic: bool = True):
     """Encodes both sides: returns the results of `encode_frames` and of `encode_tokens`."""

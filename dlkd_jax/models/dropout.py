@@ -40,13 +40,16 @@ _SEEDS: contextvars.ContextVar[_Seeds] = contextvars.ContextVar('seeds')
 
 
 @contextlib.contextmanager
-def dropping(key: jax.Array, layout: Layout) -> Iterator[None]:
+def dropping(key: jax.Array | None, layout: Layout) -> Iterator[None]:
   """Gives every `Dropout` that is called within it its masks.
 
   Args:
-    key: typed PRNG key.
+    key: typed PRNG key; None where nothing is dropped.
     layout: of the sequences that are encoded; they are at most `MAX_POSITIONS` long.
   """
+  if key is None:
+    yield
+    return
   positions = jnp.asarray(layout.position)
   counter = layout.ids.astype(jnp.uint32) * jnp.uint32(MAX_POSITIONS) + positions.astype(jnp.uint32)
   keys = jax.vmap(lambda c: jax.random.fold_in(key, c))(counter.reshape(-1))

@@ -52,10 +52,9 @@ class SelfAttention(nn.Module):
     rows, length, _ = inputs.shape
     size = self.hidden // self.heads
     split = (rows, length, self.heads, size)
-    query = dense(self.hidden, 'query', dtype=self.dtype)(inputs).reshape(split)
-    key = dense(self.hidden, 'key', dtype=self.dtype)(inputs).reshape(split)
-    value = dense(self.hidden, 'value', dtype=self.dtype)(inputs).reshape(split)
-
+    query, key, value = (
+      dense(self.hidden, name, dtype=self.dtype)(inputs).reshape(split) for name in ('query', 'key', 'value')
+    )
     scores = jnp.einsum('rqhd,rkhd->rhqk', query, key, preferred_element_type=jnp.float32)
     probabilities = nn.softmax(scores / jnp.sqrt(float(size)) + attention_bias(layout), axis=-1)
     probabilities = Dropout(self.dropout, name='probability_dropout')(probabilities, deterministic)
@@ -88,12 +87,8 @@ class SequenceEncoder(nn.Module):
   LayerNorm(D) → dropout → Dense(D→H) → ReLU; + position → LayerNorm → dropout; → SelfAttention.
 
   Attributes:
-    hidden: H.
-    heads: attention heads; divides H.
+    hidden, heads, input_dropout, dropout, dtype: as of `dlkd_jax.models.dldkd.DlDkdStudent`.
     positions: longest sequence that the position embedding can serve.
-    input_dropout: rate before the projection.
-    dropout: rate everywhere else.
-    dtype: of matrix products and activations; parameters, means, variances and softmax stay float32.
     attention: makes another module in place of the self-attention, of a name.
     feed_forward: hidden features of a feed-forward part behind it by H; 0: there is none.
   """

@@ -28,10 +28,7 @@ OTHER_WEIGHTS = ('.bin', '.pth', '.pt', '.ckpt', '.h5', '.msgpack', '.npz', '.on
 
 
 def write_parameters(params: Any, path: pathlib.Path, heads: int | None = None, student: str | None = None) -> None:
-  """Writes a pytree of parameters; the file says what no shape shows, where it is known.
-
-  That are the attention heads, and which student they are of (`config.model.name`).
-  """
+  """Writes a pytree of parameters, with what no shape shows where it is known: heads and `config.model.name`."""
   flat = flax.traverse_util.flatten_dict(params, sep='/')
   said = {'heads': str(heads)} if heads else {}
   said |= {'student': student} if student else {}
@@ -55,11 +52,7 @@ def save_arrays(arrays: Mapping[str, Any], path: pathlib.Path, metadata: dict[st
 
 
 def read_metadata(path: pathlib.Path) -> dict[str, str]:
-  """Reads what a safetensors file says of itself; `heads` where they are known.
-
-  Raises:
-    ValueError: it is no whole safetensors file.
-  """
+  """Reads what a safetensors file says of itself; raises UserError where it is no whole one."""
   try:
     with safetensors.safe_open(path, 'numpy') as file:
       return file.metadata() or {}
@@ -119,25 +112,25 @@ def check_network(
   Raises:
     UserError: names or shapes differ, or values are not finite; the message begins with `origin` and lists them.
   """
-  found = {name: np.shape(x) for name, x in arrays.items()}
-  lines = [
-    f'{name}: found {found.get(name, "nothing")}, expected {expected.get(name, "nothing")}'
-    for name in sorted({*found, *expected})
-    if found.get(name) != expected.get(name)
-  ]
+  lines = _differences({name: np.shape(x) for name, x in arrays.items()}, expected)
   lines += [f'{name}: not finite' for name, x in sorted(arrays.items()) if not np.isfinite(x).all()]
   if lines:
     more = f'\n  and {len(lines) - 10} more' if len(lines) > 10 else ''
     raise UserError(f'{origin} does not hold {network}:\n  ' + '\n  '.join(lines[:10]) + more)
 
 
+def _differences(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> list[str]:
+  return [
+    f'{name}: found {found.get(name, "nothing")}, expected {expected.get(name, "nothing")}'
+    for name in sorted({*found, *expected})
+    if found.get(name) != expected.get(name)
+  ]
+
+
 def folded(
   kernel: np.ndarray, mean: np.ndarray, variance: np.ndarray, bias: np.ndarray, epsilon: float, weight: Any = 1.0
 ) -> dict[str, np.ndarray]:
-  """Returns kernel and bias of a convolution, kernel […, channels], with the batch normalisation behind it folded in.
-
-  In float64; what is returned is float32.
-  """
+  """Returns float32 kernel […, channels] and bias of a convolution with the batch normalisation behind it folded in."""
   scale = np.asarray(weight, np.float64) / np.sqrt(np.asarray(variance, np.float64) + epsilon)
   return {'kernel': (kernel * scale).astype(np.float32), 'bias': (bias - mean * scale).astype(np.float32)}
 
@@ -268,12 +261,9 @@ def read_parameters(path: pathlib.Path, like: Any, heads: int | None = None) -> 
     like: pytree of arrays or `jax.ShapeDtypeStruct` that the file must match in names and shapes.
     heads: attention heads of the student that the parameters are for; compared where the file says its own.
 
-  Returns:
-    The pytree of float32 numpy arrays.
-
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: it is no safetensors file, or heads, names or shapes differ; the message lists them.
+    UserError: it is no safetensors file, or heads, names or shapes differ; the message lists them.
   """
   if not path.is_file():
     raise FileNotFoundError(f'there is no file {path}; make it with `python -m dlkd_jax.tools.convert_checkpoint`.')
@@ -292,17 +282,10 @@ def check_shapes(params: Any, like: Any, origin: str) -> None:
   """Checks that a pytree of parameters has the names and shapes of another.
 
   Raises:
-    ValueError: it does not; the message lists the differences and begins with `origin`.
+    UserError: it does not; the message lists the differences and begins with `origin`.
   """
-  found, expected = (
-    {name: x.shape for name, x in flax.traverse_util.flatten_dict(tree, sep='/').items()} for tree in (params, like)
-  )
-  lines = [
-    f'{name}: found {found.get(name, "nothing")}, expected {expected.get(name, "nothing")}'
-    for name in sorted(set(found) | set(expected))
-    if found.get(name) != expected.get(name)
-  ]
-  if lines:
+  shapes = [{n: x.shape for n, x in flax.traverse_util.flatten_dict(tree, sep='/').items()} for tree in (params, like)]
+  if lines := _differences(*shapes):
     raise UserError(
       f'{origin} does not fit the configuration and the data set:\n  ' + '\n  '.join(lines) + '\nUse the configuration '
       'that the parameters were trained with (model.hidden, data.max_frames, data.max_words, model.branches).'

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from dlkd_jax.errors import UserError
 from dlkd_jax.layout import Array, Layout, padded_layout
 from dlkd_jax.models.dldkd import Branch, DlDkdStudent
-from dlkd_jax.models.dropout import Dropout
+from dlkd_jax.models.dropout import Dropout, dropping
 from dlkd_jax.models.layers import attention_bias, dense, layer_norm
 
 # A width of 1 is a Gaussian whose standard deviation is a ninth of so many frames, as in GMMFormer v2.
@@ -180,6 +180,6 @@ class PlusStudent(DlDkdStudent):
       clips = layouts[clipped[0]]
       parts.append((clipped, clips, clip_means(frames, layout, clips, self.frames_per_clip)))
     for names, own, rows in parts:
-      with self._dropping(own, deterministic):
+      with dropping(self._dropout_key(deterministic), own):
         encoded |= {name: getattr(self, name).encode_frames(rows, own, deterministic) for name in names}
     return {name: encoded[name] for name in self.branches}

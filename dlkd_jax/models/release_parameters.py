@@ -40,11 +40,7 @@ def _branch_names(branch: str) -> Iterator[tuple[str, tuple[str, ...], bool]]:
   """Yields (name in the release, path in our pytree, whether to transpose) for one branch."""
   prefix = _PREFIXES[branch]
   for theirs, ours in (('visual_', 'frame_encoder'), ('query_', 'token_encoder')):
-    yield (
-      f'{prefix}{theirs}pos_embed.position_embeddings.weight',
-      (branch, ours, 'position_embedding'),
-      False,
-    )
+    yield f'{prefix}{theirs}pos_embed.position_embeddings.weight', (branch, ours, 'position_embedding'), False
     for module, path, leaves in _ENCODER_MODULES:
       for their_leaf, our_leaf, transposed in leaves:
         name = f'{prefix}{theirs}{module}.{their_leaf}'
@@ -54,50 +50,40 @@ def _branch_names(branch: str) -> Iterator[tuple[str, tuple[str, ...], bool]]:
 
 
 def from_release(arrays: Mapping[str, Any]) -> dict[str, Any]:
-  """Turns parameters under the release's names into the student's pytree.
+  """Turns arrays under the release's names into the student's pytree of float32 numpy arrays.
 
   A file without any `exp_` parameter becomes a single-branch student.
 
-  Args:
-    arrays: name in the release → array.
-
-  Returns:
-    The pytree of float32 numpy arrays that `Student.apply({'params': …})` takes.
-
   Raises:
-    ValueError: names are missing or unknown; the message lists them.
+    UserError: names are missing or unknown; the message lists them.
   """
   dual = any(name.startswith('exp_') for name in arrays)
-  branches = BRANCHES if dual else BRANCHES[:1]
-  names = [entry for branch in branches for entry in _branch_names(branch)]
+  names = [entry for branch in (BRANCHES if dual else BRANCHES[:1]) for entry in _branch_names(branch)]
   expected = {name for name, _, _ in names}
-  missing = sorted(expected - set(arrays))
-  unknown = sorted(set(arrays) - expected)
-  if missing or unknown:
+  if odd := expected ^ set(arrays):
+    missing, unknown = sorted(odd & expected), sorted(odd - expected)
     raise UserError(
       f'these are not the parameters of a {"dual" if dual else "single"}-branch DL-DKD++ student: '
       f'missing {missing or "none"}, unknown {unknown or "none"}. Pass the "model" state dict of the release, whole.'
     )
-  flat = {}
-  for name, path, transposed in names:
-    array = np.asarray(arrays[name], np.float32)
-    flat[path] = array.T.copy() if transposed else array
+  flat = {path: _turned(arrays[name], transposed).astype(np.float32) for name, path, transposed in names}
   return flax.traverse_util.unflatten_dict(flat)
+
+
+def _turned(array: Any, transposed: bool) -> np.ndarray:
+  array = np.asarray(array)
+  return array.T.copy() if transposed else array
 
 
 def to_release(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
   """Turns the student's pytree into numpy arrays under the release's names; the inverse of `from_release`.
 
   Raises:
-    ValueError: the pytree holds parameters that the release has no name for, or lacks some.
+    UserError: the pytree holds parameters that the release has no name for, or lacks some.
   """
   flat = flax.traverse_util.flatten_dict(dict(params))
   names = [entry for branch in params if branch in _PREFIXES for entry in _branch_names(branch)]
   odd = sorted('/'.join(path) for path in set(flat) ^ {path for _, path, _ in names})
   if odd:
     raise UserError(f'missing or unknown parameters: {odd}; expected the pytree of a Student, whole.')
-  converted = {}
-  for name, path, transposed in names:
-    array = np.asarray(flat[path])
-    converted[name] = array.T.copy() if transposed else array
-  return converted
+  return {name: _turned(flat[path], transposed) for name, path, transposed in names}

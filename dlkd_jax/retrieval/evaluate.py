@@ -13,8 +13,8 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from jax.sharding import AxisType, Mesh
 
 from dlkd_jax import sharding
 from dlkd_jax.data.batch import unit_rows
-from dlkd_jax.data.evaluation_blocks import Block
+from dlkd_jax.data.evaluation_blocks import Block, EvaluationSplit
 from dlkd_jax.errors import UserError
 from dlkd_jax.layout import padded_layout
 from dlkd_jax.models.students import Student
@@ -34,22 +34,6 @@ from dlkd_jax.retrieval.ranking import Array
 from dlkd_jax.sharding import encoding_mesh, shard_batch
 
 _IN_FLIGHT = 4  # Blocks that are being encoded at once.
-
-
-class Split(Protocol):
-  """What is evaluated; `dlkd_jax.data.evaluation_blocks.EvaluationSplit` is one.
-
-  Attributes:
-    num_videos: V, the size of the gallery, over all processes.
-  """
-
-  num_videos: int
-
-  def captions(self) -> Iterable[Block]:
-    """Returns this process's blocks of captions."""
-
-  def videos(self) -> Iterable[Block]:
-    """Returns its blocks of videos; those of few different frame sizes, each of similar videos, cost least."""
 
 
 class Encoders(NamedTuple):
@@ -93,11 +77,10 @@ class EvaluationOptions:
   Attributes:
     weights: scorer → weight in the fused score, which exists where all of these branches do; the teacher is left out
       of it where it is not scored.
-    teacher: also score the teacher alone, where the split has its features. Its scores do not depend on the
-      parameters: once a run is enough, and a call can leave it out.
+    teacher: also score the teacher alone, where the split has its features. That does not depend on the parameters:
+      once a run is enough, and a call can leave it out.
     keep_scores: keep all score matrices in the result, the fused one too; for small galleries.
-    product_bytes: what the product of a few queries and videos may take on a device, `[n, L, q]` in bytes; None: what
-      suits the platform.
+    product_bytes: what a product of queries and videos may take on a device; None: what suits the platform.
     mesh: devices that share the gallery, of one process or of all; None: this process's first device.
   """
 
@@ -155,10 +138,9 @@ class _Queries(NamedTuple):
 
 
 class Evaluator:
-  """Evaluates parameters on one split; made once a run, called after every epoch."""
+  """Evaluates parameters on one split, whose blocks every call walks; made once a run, called after every epoch."""
 
-  def __init__(self, encoders: Encoders, split: Split, options: EvaluationOptions):
-    """Takes the encoders, as `encoders_of` a student; the split, whose blocks every call walks; and how to do it."""
+  def __init__(self, encoders: Encoders, split: EvaluationSplit, options: EvaluationOptions):
     self.encoders, self._split, self._options = encoders, split, options
     first = Mesh(np.asarray(jax.local_devices()[:1]), ('data',), axis_types=(AxisType.Auto,))
     self._mesh = options.mesh or first
@@ -175,15 +157,11 @@ class Evaluator:
     Args:
       params: parameters, handed to the encoders.
       should_stop: polled between blocks; one process that is asked to stop stops all.
-      teacher: score the teacher where the options ask for it.
-
-    Returns:
-      Metrics per branch, fused, and of the teacher alone where every block has its features.
+      teacher: score the teacher where the options ask for it and every block has its features.
 
     Raises:
       Stopped: `should_stop` returned true.
-      UserError: the split cannot be evaluated, as where an id occurs twice or a score is not finite: the message names
-        it. Or another process failed.
+      UserError: an id occurs twice, a score is not finite or the like: the message names it. Or another process failed.
     """
     should_stop = should_stop or (lambda: False)
     params = self._on_this_process(params)
@@ -226,22 +204,21 @@ class Evaluator:
     found, caption_ids, video_ids, in_flight = [], [], [], collections.deque()
 
     def encode(block: Block) -> None:
-      real = np.asarray(block.real)
-      caption_ids.extend(_real_ids(block.ids, real, 'caption'))
-      video_ids.extend(_real_ids(block.video_ids, real, "caption's video"))
+      caption_ids.extend(block.ids)
+      video_ids.extend(block.video_ids)
       tokens, mask = (shard_batch(x, self._local) for x in (block.features, block.mask))
       vectors = dict(self.encoders.tokens(params, tokens, mask))
       if teacher and block.teacher is not None:
         vectors[TEACHER] = block.teacher
       if found and vectors.keys() != found[0][1].keys():
         raise ValueError(f'blocks of captions gave vectors for {sorted(found[0][1])} and for {sorted(vectors)}')
-      found.append((real, vectors))
+      found.append((len(block.ids), vectors))
       _wait_for_earlier(in_flight, vectors)
 
     progress = lambda: f'{len(caption_ids)} captions were encoded'  # noqa: E731
     self._processes.run(self._split.captions(), encode, should_stop, progress)
     found = jax.device_get(found)  # Once for all blocks: the devices wait for no block.
-    mine = {name: np.concatenate([x[name][real] for real, x in found]) for name in (found[0][1] if found else ())}
+    mine = {name: np.concatenate([x[name][:count] for count, x in found]) for name in (found[0][1] if found else ())}
     shapes = {name: [x.shape[1], str(x.dtype)] for name, x in mine.items()}
     others = self._processes.gather({'captions': caption_ids, 'videos': video_ids, 'vectors': shapes})
     caption_ids, video_ids = ([name for other in others for name in other[what]] for what in ('captions', 'videos'))
@@ -260,17 +237,15 @@ class Evaluator:
     builder, expected, in_flight = ranking.GalleryBuilder(self._mesh), self._split.num_videos, collections.deque()
 
     def encode(block: Block) -> None:
-      real = np.asarray(block.real)
-      ids = _real_ids(block.ids, real, 'video')
-      _require_frames(block.mask, real, ids, 'student')
+      _require_frames(block.mask, block.ids, 'student')
       mask = shard_batch(block.mask, self._local)
       frames = dict(self.encoders.frames(params, shard_batch(block.features, self._local), mask))
       masks = dict(self.encoders.masks(mask)) if self.encoders.masks else dict.fromkeys(frames, mask)
       if teacher and block.teacher is not None:
-        _require_frames(block.teacher_mask, real, ids, TEACHER)
+        _require_frames(block.teacher_mask, block.ids, TEACHER)
         frames[TEACHER] = shard_batch(block.teacher, self._local)
         masks[TEACHER] = shard_batch(block.teacher_mask, self._local)
-      _wait_for_earlier(in_flight, builder.add(frames, masks, ids))
+      _wait_for_earlier(in_flight, builder.add(frames, masks, block.ids))
 
     progress = lambda: f'{len(builder.video_ids)} of {expected} videos were encoded'  # noqa: E731
     self._processes.run(self._split.videos(), encode, should_stop, progress)
@@ -372,16 +347,9 @@ def _own_columns(caption_ids: Sequence[str], own_ids: Sequence[str], video_ids: 
   return np.array([column[name] for name in own_ids], np.int64)
 
 
-def _real_ids(ids: Sequence[str], mask: np.ndarray, what: str) -> list[str]:
-  """Returns the ids of a block's real rows."""
-  if len(ids) != int(mask.sum()):
-    raise ValueError(f'a block has {int(mask.sum())} real rows but {len(ids)} {what} ids')
-  return [str(name) for name in ids]
-
-
-def _require_frames(mask: np.ndarray, real: np.ndarray, ids: Sequence[str], what: str) -> None:
-  """Names the first real video `[b]` whose frame mask `[b, L]` is empty."""
-  empty = np.flatnonzero(~np.asarray(mask)[real].any(axis=1))
+def _require_frames(mask: np.ndarray, ids: Sequence[str], what: str) -> None:
+  """Names the first of a block's videos whose frame mask, of `[b, L]`, is empty."""
+  empty = np.flatnonzero(~mask[: len(ids)].any(axis=1))
   if empty.size:
     remedy = 'remove it from the split, or give its features'
     if what == TEACHER:

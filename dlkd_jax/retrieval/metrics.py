@@ -88,12 +88,9 @@ def chance_metrics(videos: int) -> RetrievalMetrics:
 
 
 def at_chance(metrics: Mapping[str, RetrievalMetrics], videos: int) -> dict[str, float]:
-  """Finds branches whose SumR is that of a random order of so many videos, or little more.
+  """Returns, for branches whose SumR is that of a random order of so many videos or little more, the SumR of chance.
 
   Little is half of chance, and a twentieth of the way from chance to 400, whichever is less.
-
-  Returns:
-    SumR of chance by the branches' names; empty where all are above.
   """
   chance = chance_metrics(videos).sum_r
   most = chance + min(0.5 * chance, 0.05 * (400.0 - chance))
@@ -127,7 +124,7 @@ def rank_fused(scores: Mapping[str, np.ndarray], weights: Mapping[str, float], o
     own_columns: `[Q]` integers, the column of each caption's own video.
 
   Returns:
-    `[Q]` int64 ranks from 1 to V, ties pessimistic (see the module's docstring).
+    `[Q]` int64 ranks from 1 to V.
 
   Raises:
     ValueError: the shapes disagree, a column is not in the gallery, or a score is not finite.

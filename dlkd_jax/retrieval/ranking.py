@@ -179,7 +179,7 @@ def join_blocks(blocks: Sequence[Mapping[str, jax.Array]], *, mesh: Mesh) -> dic
 
 
 class QueryPlan(NamedTuple):
-  """How Q queries are cut: `blocks` of `block` queries, each multiplied `tile` queries at a time."""
+  """How queries are cut: `blocks` of `block` queries, each multiplied `tile` queries at a time."""
 
   block: int
   tile: int
@@ -227,7 +227,7 @@ def score_segment(
     frames: scorer → `[n, L, H]` as `prepare_frames` leaves them, split over the devices.
     mesh: the devices.
     query_tile: queries multiplied at once.
-    most_bytes: what one product may take; the program never holds `[q, n, L]`.
+    most_bytes: what one product may take.
 
   Returns:
     scorer → `[q, n]` float32, columns split over the devices.
@@ -279,7 +279,7 @@ def rank_block(
 
   Args:
     scores: for each segment of the gallery, scorer → `[q, n]`, columns split over the devices.
-    terms: for each segment the weighted scores that the fused score is the sum of.
+    terms: the same, of the weighted scores that the fused score is the sum of.
     columns: of the gallery, see `ShardedGallery`.
     own: `[q]` int32, column of each query's own video; -2 for a padded query.
     mesh: the devices.
@@ -314,10 +314,10 @@ def rank_block(
 
 
 class Ranker:
-  """Ranks blocks of queries against a gallery.
+  """Ranks blocks of Q queries, cut as `plan` says, against a gallery.
 
-  Attributes:
-    plan: how the queries are cut into blocks.
+  `weights` are those of the terms of the fused score, in the order of summation; none where nothing is fused. With
+  `keep` scores are returned, too. `most_bytes` is what one product may take; None: what suits the platform.
   """
 
   def __init__(
@@ -329,11 +329,6 @@ class Ranker:
     keep: bool,
     most_bytes: int | None = None,
   ):
-    """Plans the blocks of Q queries.
-
-    `weights` are those of the terms of the fused score, in the order of summation; none where nothing is fused. With
-    `keep` scores are returned, too. `most_bytes` is what one product may take; None: what suits the platform.
-    """
     self._gallery, self._mesh, self._keep = gallery, mesh, keep
     self._weights = tuple(weights.items())
     self._most_bytes = most_bytes or product_bytes(mesh.devices.flat[0].platform)

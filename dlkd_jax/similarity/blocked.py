@@ -86,19 +86,10 @@ def maxima(
     Dot maxima `[B, Q]`, cosine maxima without the norm of the query `[B, Q]`, own curves without it `[L, Q]`; all
     float32. What stands in columns that are not present is unspecified, with a zero gradient.
   """
-  result = _forward(block, with_curve, queries, frames, table, rows)
-  return result.dot, result.cosine, result.curve
+  return _maxima_forward(block, with_curve, queries, frames, table, rows)[0]
 
 
 def _maxima_forward(block, with_curve, queries, frames, table, rows):
-  result = _forward(block, with_curve, queries, frames, table, rows)
-  kept = (queries, frames, table, rows, result.index, result.cosine, result.curve)
-  return (result.dot, result.cosine, result.curve), kept
-
-
-def _forward(
-  block: int, with_curve: bool, queries: jax.Array, frames: jax.Array, table: SlotTable, rows: jax.Array
-) -> _Maxima:
   """Goes over the blocks and puts each slot's results into the column that it fills."""
   (captions, _), (_, length, _), columns = queries.shape, frames.shape, table.columns
   start = _Maxima(
@@ -124,7 +115,9 @@ def _forward(
       curve = curve + jnp.sum(jnp.where(own, products * part.scale[:, :, None], 0.0), axis=0)
     return _Maxima(*fields, curve)
 
-  return _over_blocks(block, _all_rows(frames, table), step, start)
+  result = _over_blocks(block, _all_rows(frames, table), step, start)
+  kept = queries, frames, table, rows, result.index, result.cosine, result.curve
+  return (result.dot, result.cosine, result.curve), kept
 
 
 def _all_rows(frames: jax.Array, table: SlotTable) -> _Rows:
@@ -138,13 +131,10 @@ def _own_rows(part: _Rows, first: jax.Array, rows: jax.Array) -> jax.Array:
 
 
 def _reduce_running(products: jax.Array, part: _Rows) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Maxima of `[K, L, Q]` products over the frames of each slot, in one pass whatever the number of slots.
+  """Dot maxima, cosine maxima and their frames, each `[K, S, Q]`, of `[K, L, Q]` products over the frames of each slot.
 
-  The maxima run along the positions and start anew at the first frame of a slot; what they are at a slot's last frame
-  is its result. Long loops of small steps: good on a CPU only.
-
-  Returns:
-    Dot maxima, cosine maxima and their frames, each `[K, S, Q]`.
+  One pass whatever the number of slots: the maxima run along the positions and start anew at the first frame of a slot;
+  what they are at a slot's last frame is its result. Long loops of small steps: good on a CPU only.
   """
   rows, length, captions = products.shape
   real = part.slot >= 0
@@ -237,8 +227,7 @@ def _cotangent_of_products(
 ) -> tuple[jax.Array, jax.Array]:
   """Spreads cotangents of `[K, S, Q]` maxima over the frames that reached them.
 
-  Returns:
-    `[K, L, Q]`, cotangent of the products; `[K, L]`, sum over captions of cosine times its cotangent.
+  Returns the cotangent of the products `[K, L, Q]`, and `[K, L]` the sum over captions of cosine times its cotangent.
   """
   position = jnp.arange(part.slot.shape[1], dtype=jnp.int32)[None, :, None]
   slot = jnp.maximum(part.slot, 0)[:, :, None]

@@ -37,7 +37,7 @@ class FrameSimilarity:
 
   Attributes:
     cosine: `[Q, B]` float32, maximum over real frames of the cosine.
-    dot: `[Q, B]` float32, maximum over real frames of the dot product; may sit on another frame.
+    dot: `[Q, B]` float32, the same of the dot product; may sit on another frame.
     own_curve: `[Q, L]` float32, cosine with every position of the row that holds the caption's own video; `own_mask`
       names the positions of that video. 0 where the label is -1. None where no labels were given.
   """
@@ -48,15 +48,9 @@ class FrameSimilarity:
 
 
 def choose_form(form: str, platform: str | None = None) -> str:
-  """Returns the form that a setting means: 'auto' is 'pallas' on a TPU and 'blocked' elsewhere.
-
-  Raises:
-    ValueError: there is no such form.
-  """
+  """Returns the form that a setting means: 'auto' is 'pallas' on a TPU and 'blocked' elsewhere."""
   if form == 'auto':
     return 'pallas' if (platform or jax.default_backend()) == 'tpu' else 'blocked'
-  if form not in FORMS:
-    raise ValueError(f'form of the similarity is {form!r}; choose auto, {", ".join(FORMS)}')
   return form
 
 
@@ -75,23 +69,21 @@ def max_frame_similarity(
   cosine[q, v] = max_l ⟨x_q, f_vl⟩ / (‖x_q‖ ‖f_vl‖) and dot[q, v] = max_l ⟨x_q, f_vl⟩, l over the real frames of v.
   The norm of the query is divided out after the maximum, so both maxima come from the same products.
 
+  Padded videos and those without a real frame get -1e10, with a zero gradient.
+
   Args:
     queries: `[Q, H]`, float32 or bfloat16; products are summed in float32 either way.
     frames: `[R, L, H]`, of the queries' dtype.
     layout: of the videos in the rows, or `[R, L]` bool, true at real frames, for one video a row. Column b of the
       result is the video at `layout.where[b]`.
     labels: `[Q]` int32, column of each caption's own video, -1 where it has none here; gives the own-video curves.
-    form: 'plain', 'blocked' or 'pallas'. The last is compiled where the program is lowered for a TPU and interpreted
-      elsewhere, which is slow and which JAX refuses inside a `shard_map` with `check_vma`.
+    form: one of `FORMS`. Pallas is compiled where the program is lowered for a TPU and interpreted elsewhere, which is
+      slow and which JAX refuses inside a `shard_map` with `check_vma`.
     block_rows: rows of a block of the form 'blocked'; None: as many as `most_bytes` allow.
     most_bytes: what the products of a block may take; None: what suits this process's backend (`product_bytes`).
 
-  Returns:
-    The similarities; -1e10, with a zero gradient, for padded videos and those without a real frame.
-
   Raises:
-    AssertionError: sizes or dtypes disagree.
-    ValueError: there is no such form, or a row is longer than 32767.
+    UserError: a row is longer than 32767, in a form other than plain.
   """
   if form not in FORMS:
     raise ValueError(f'form of the similarity is {form!r}; choose one of {", ".join(FORMS)}')

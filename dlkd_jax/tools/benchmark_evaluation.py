@@ -94,7 +94,6 @@ class RandomSplit:
         features=tokens.take(block, size.words),
         mask=np.ones((block, size.words), bool),
         teacher=texts.take(block) if self.teacher else None,
-        real=np.arange(start, start + block) < size.captions,
         ids=[f'c{i}' for i in rows],
         video_ids=[f'v{i % size.videos}' for i in rows],
       )
@@ -110,7 +109,6 @@ class RandomSplit:
         mask=mask,
         teacher=teacher_frames.take(block, size.frames) if self.teacher else None,
         teacher_mask=mask if self.teacher else None,
-        real=np.arange(start, start + block) < size.videos,
         ids=[f'v{i}' for i in range(start, min(start + block, size.videos))],
       )
 

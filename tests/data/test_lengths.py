@@ -69,10 +69,10 @@ def write(path, **changes):
   ('changes', 'message'),
   [
     ({'tokens': None}, 'damaged .*tokens'),
-    ({'tokens': [5, 6]}, 'tokens of 2 captions'),
+    ({'tokens': [5, 6]}, "'tokens': 2"),
     ({'student': [3, -4]}, 'whole numbers from 0'),
     ({'student': [3.0, 4.0]}, 'float64'),
-    ({'teacher': [3]}, '1 with teacher frames'),
+    ({'teacher': [3]}, "'teacher': 1"),
     ({'captions': np.array([1, None])}, 'allow_pickle'),
     ({'student': [3], 'teacher': [3], 'captions': [3]}, 'describes 1 records; expected 2'),
   ],

@@ -45,7 +45,7 @@ class World:
       rows, mask = _pad(self.frames[start : start + block], block, frames, rng)
       teacher_rows, teacher_mask = _pad(self.teacher_frames[start : start + block], block, frames, rng)
       found = (teacher_rows, teacher_mask) if teacher else (None, None)
-      yield Block(rows, mask, found[0], np.arange(block) < len(ids), ids, teacher_mask=found[1])
+      yield Block(rows, mask, found[0], ids, teacher_mask=found[1])
 
   def caption_blocks(self, block: int, words: int = WORDS, teacher: bool = True):
     """Cuts the captions into blocks padded to `words` tokens."""
@@ -56,7 +56,7 @@ class World:
       text = rng.standard_normal((block, TEACHER_FEATURES)).astype(np.float32)
       text[: len(ids)] = self.teacher_text[start : start + block]
       own = self.own_ids[start : start + block]
-      yield Block(rows, mask, text if teacher else None, np.arange(block) < len(ids), ids, video_ids=own)
+      yield Block(rows, mask, text if teacher else None, ids, video_ids=own)
 
   def split(self, captions=8, videos=4, frames=6, words=WORDS, teacher=True, num_videos=None) -> Blocks:
     """Returns the world as a split, in blocks of so many captions and videos."""
