@@ -10,11 +10,12 @@ import ml_collections
 import numpy as np
 
 from dlkd_jax import files, tables
+from dlkd_jax.config import with_values
 from dlkd_jax.reporting import bootstrap
 from dlkd_jax.reporting.sweeping import Run
 from dlkd_jax.reporting.variants import RECIPE, Variant
 from dlkd_jax.retrieval.metrics import FUSED, TEACHER, chance_metrics
-from dlkd_jax.training import optimizer
+from dlkd_jax.training import recipe
 
 COLUMNS = ('R@1', 'R@5', 'R@10', 'R@100', 'SumR', 'mAP')
 
@@ -125,9 +126,10 @@ def _compared(summary: Mapping[str, Any]) -> str:
 def notes(config: ml_collections.ConfigDict, summary: Mapping[str, Any]) -> list[str]:
   """Returns what a reader of the table must know: data, length of the training, and how far w fell in it."""
   epochs = config.training.epochs
-  last = {
-    kind: float(optimizer.distillation_weight(kind, 1)(epochs - 1)) for kind in ('none', 'exp', 'linear', 'sigmoid')
-  }
+  last = {}
+  for kind in ('none', 'exp', 'linear', 'sigmoid'):
+    decayed = with_values(config, {'schedules.distillation': kind})
+    last[kind] = float(recipe.make_coefficients(decayed, 1)(epochs - 1)['distillation'])
   weights = ', '.join(f'{value:.2f} ({kind})' for kind, value in last.items())
   about = '; '.join(f'{row["variant"]}: {row["about"]}' for row in summary['rows'] if row['variant'] != RECIPE)
   return [

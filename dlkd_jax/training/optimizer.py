@@ -15,7 +15,6 @@ import optax
 from dlkd_jax.models.anchored import FROZEN
 
 _SIGMOID_K = 800.0
-_BETA_FLOOR = 0.5
 
 
 def clip_each_by_norm(max_norm: float) -> optax.GradientTransformation:
@@ -108,11 +107,6 @@ def bert_adam(
   )
 
 
-def by_epoch(curve: optax.Schedule, steps_per_epoch: int) -> optax.Schedule:
-  """Turns a schedule over epochs (0, 1, …) into one over steps, constant within an epoch."""
-  return lambda step: jnp.asarray(curve((jnp.asarray(step) // steps_per_epoch).astype(jnp.float32)), jnp.float32)
-
-
 def decay(
   kind: str, steps_per_epoch: int, start: float, end: float, epochs: int, from_epoch: int = 0
 ) -> optax.Schedule:
@@ -130,22 +124,7 @@ def decay(
   }[kind]
   if from_epoch:
     curve = optax.join_schedules([optax.constant_schedule(0.0), curve], [from_epoch])
-  return by_epoch(curve, steps_per_epoch)
-
-
-def distillation_weight(kind: str, steps_per_epoch: int) -> optax.Schedule:
-  """Schedule of w, the weight of the distillation, from 1 downwards; linear: max(1 − 0.01e, 0.05)."""
-  return decay(kind, steps_per_epoch, 1.0, *((0.05, 95) if kind == 'linear' else (0.0, 120)))
-
-
-def alpha(kind: str, steps_per_epoch: int, start: float, epochs: int) -> optax.Schedule:
-  """Schedule of alpha, the share of hard labels, from `start` down to 0."""
-  return decay(kind, steps_per_epoch, start, 0.0, epochs)
-
-
-def beta(kind: str, steps_per_epoch: int, start: float, epochs: int) -> optax.Schedule:
-  """Schedule of beta, the weight of the one-hot part of soft labels: down to 0.5, or to 0 where it starts below."""
-  return decay(kind, steps_per_epoch, start, _BETA_FLOOR if start >= _BETA_FLOOR else 0.0, epochs)
+  return lambda step: jnp.asarray(curve((jnp.asarray(step) // steps_per_epoch).astype(jnp.float32)), jnp.float32)
 
 
 def warmup_linear(peak: float, total_steps: int, warmup: float) -> optax.Schedule:

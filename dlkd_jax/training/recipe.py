@@ -5,6 +5,7 @@ The only module of the training that knows the names of configuration fields, be
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -110,15 +111,18 @@ def make_coefficients(
 ) -> Callable[[jax.Array], dict[str, jax.Array]]:
   """Makes the schedule of all loss coefficients: step → name → scalar."""
   s, hard_from = config.schedules, config.loss.hard_negative_start_epoch * steps_per_epoch
+  decay = functools.partial(optimizer_lib.decay, steps_per_epoch=steps_per_epoch)
   table = {
-    'alpha': optimizer_lib.alpha(s.alpha, steps_per_epoch, s.alpha_start, s.epochs),
-    'beta': optimizer_lib.beta(s.beta, steps_per_epoch, s.beta_start, s.epochs),
-    'distillation': optimizer_lib.distillation_weight(s.distillation, steps_per_epoch),
+    'alpha': decay(s.alpha, start=s.alpha_start, end=0.0, epochs=s.epochs),
+    # Down to 0.5, or to 0 where it starts below.
+    'beta': decay(s.beta, start=s.beta_start, end=0.5 if s.beta_start >= 0.5 else 0.0, epochs=s.epochs),
+    # Linear: max(1 − 0.01e, 0.05), whatever the length of the other curves.
+    'distillation': decay(s.distillation, start=1.0, end=0.05 if s.distillation == 'linear' else 0.0, epochs=95),
     'hard_negatives': lambda step: jnp.asarray(step >= hard_from),
   }
   for name, entry in config.loss.terms.items():
     entry = TERM | dict(entry)
-    table[name] = optimizer_lib.decay(entry['schedule'], steps_per_epoch, 1.0, 0.0, s.epochs, entry['from_epoch'])
+    table[name] = decay(entry['schedule'], start=1.0, end=0.0, epochs=s.epochs, from_epoch=entry['from_epoch'])
   return lambda step: {name: schedule(step) for name, schedule in table.items()}
 
 

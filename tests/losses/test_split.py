@@ -37,7 +37,7 @@ def test_counts_of_constant_shares_are_exact():
 def test_counts_of_the_linear_schedule_are_exact():
   """0.8·(1 − e/120) is the fraction (120 − e)/150."""
   epochs = np.arange(121)
-  alphas = jax.jit(jax.vmap(optimizer.alpha('linear', 1, 0.8, 120)))(epochs)
+  alphas = jax.jit(jax.vmap(optimizer.decay('linear', 1, 0.8, 0.0, 120)))(epochs)
   np.testing.assert_array_equal(hard_counts(alphas, COUNTS), (120 - epochs)[:, None] * COUNTS // 150)
 
 
@@ -51,7 +51,7 @@ def test_counts_of_curved_schedules_follow_float64(kind):
     'cosine': lambda e: 0.4 * (1 + math.cos(math.pi * e / 120)),
   }[kind]
   alphas = np.array([with_float64(int(e)) for e in epochs])
-  counts = np.asarray(hard_counts(jax.jit(jax.vmap(optimizer.alpha(kind, 1, 0.8, 120)))(epochs), COUNTS))
+  counts = np.asarray(hard_counts(jax.jit(jax.vmap(optimizer.decay(kind, 1, 0.8, 0.0, 120)))(epochs), COUNTS))
   product = alphas[:, None] * COUNTS
   differs = counts != np.floor(product)
   assert differs.mean() < 1e-3

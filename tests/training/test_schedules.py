@@ -1,6 +1,5 @@
 """Schedules against golden numbers of the authors' program and against plain Python."""
 
-import functools
 import math
 
 import jax
@@ -8,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlkd_jax.training import optimizer
+from dlkd_jax import config_defaults
+from dlkd_jax.training import optimizer, recipe
 from tests.paths import golden
 
 EPOCHS, STEPS = 120, 7
@@ -43,23 +43,27 @@ def beta(kind, epoch, start, epochs):
   return max(value, floor)
 
 
+def coefficient(name, kind, start=0.8, epochs=EPOCHS):
+  """The schedule of a coefficient as the recipe makes it."""
+  config = config_defaults.base('')
+  config.schedules.update({name: kind, 'epochs': epochs} | ({} if name == 'distillation' else {f'{name}_start': start}))
+  coefficients = recipe.make_coefficients(config, STEPS)
+  return lambda step: coefficients(step)[name]
+
+
 def over_epochs(schedule, epochs=EPOCHS):
-  return np.array([schedule(epoch * STEPS) for epoch in range(epochs)])
+  return np.asarray(jax.vmap(schedule)(STEPS * jnp.arange(epochs)))
 
 
 def test_every_golden_curve():
   file = np.load(golden('schedules.npz'))
-  whole = {'start': 0.8, 'epochs': EPOCHS}
-  make = {
-    'distill': optimizer.distillation_weight,
-    'alpha': functools.partial(optimizer.alpha, **whole),
-    'beta': functools.partial(optimizer.beta, **whole),
-  }
+  names = {'distill': 'distillation', 'alpha': 'alpha', 'beta': 'beta'}
   seen = 0
   for name in file.files:
     group, kind = name.split('/')
-    if group in make:
-      np.testing.assert_allclose(over_epochs(make[group](kind, STEPS)), file[name], rtol=2e-6, atol=1e-7, err_msg=name)
+    if group in names:
+      found = over_epochs(coefficient(names[group], kind))
+      np.testing.assert_allclose(found, file[name], rtol=2e-6, atol=1e-7, err_msg=name)
       seen += 1
   assert seen == 13
   multiplier = jax.vmap(optimizer.warmup_linear(1.0, 1000, 0.01))(jnp.arange(1000))
@@ -69,30 +73,30 @@ def test_every_golden_curve():
 @pytest.mark.parametrize('kind', DISTILLATION)
 def test_distillation_weight(kind):
   expected = [DISTILLATION[kind](e) for e in range(EPOCHS)]
-  np.testing.assert_allclose(over_epochs(optimizer.distillation_weight(kind, STEPS)), expected, rtol=2e-6)
+  np.testing.assert_allclose(over_epochs(coefficient('distillation', kind)), expected, rtol=2e-6)
 
 
 @pytest.mark.parametrize('kind', ALPHA)
 @pytest.mark.parametrize(('start', 'epochs'), [(0.8, 120), (0.4, 30), (1.0, 60)])
 def test_alpha_and_beta(kind, start, epochs):
-  alpha = over_epochs(optimizer.alpha(kind, STEPS, start, epochs), epochs)
+  alpha = over_epochs(coefficient('alpha', kind, start, epochs), epochs)
   np.testing.assert_allclose(alpha, [ALPHA[kind](e, start, epochs) for e in range(epochs)], rtol=3e-6, atol=1e-7)
-  curve = over_epochs(optimizer.beta(kind, STEPS, start, epochs), epochs)
+  curve = over_epochs(coefficient('beta', kind, start, epochs), epochs)
   np.testing.assert_allclose(curve, [beta(kind, e, start, epochs) for e in range(epochs)], rtol=3e-6, atol=1e-7)
   assert np.all(curve >= (0.5 if start >= 0.5 else 0.0)) and np.all((alpha >= 0) & (alpha <= start))
 
 
 @pytest.mark.parametrize('kind', ALPHA)
 def test_coefficients_stay_at_their_end(kind):
-  for make, least in ((optimizer.alpha, 0.0), (optimizer.beta, 0.5)):
-    values = over_epochs(make(kind, STEPS, 0.8, 20), 300)
+  for name, least in (('alpha', 0.0), ('beta', 0.5)):
+    values = over_epochs(coefficient(name, kind, 0.8, 20), 300)
     assert np.all((values >= least) & (values <= 1.0)) and np.all(np.diff(values) <= 0)
     if kind in ('linear', 'cosine'):
       np.testing.assert_allclose(values[20:], least, atol=1e-7)
 
 
 def test_all_steps_of_an_epoch_share_one_value():
-  schedule = jax.jit(jax.vmap(optimizer.alpha('exp', STEPS, 0.8, 120)))
+  schedule = jax.jit(jax.vmap(coefficient('alpha', 'exp')))
   values = np.asarray(schedule(jnp.arange(5 * STEPS, dtype=jnp.int32))).reshape(5, STEPS)
   np.testing.assert_array_equal(values, np.repeat(values[:, :1], STEPS, axis=1))
   assert len(np.unique(values[:, 0])) == 5 and values.dtype == np.float32

@@ -137,9 +137,9 @@ def first_parameters(student=None):
 def coefficients(step):
   """Coefficients that differ in every epoch."""
   return made.coefficients(
-    optimizer.alpha('exp', STEPS_PER_EPOCH, 0.8, 120)(step),
-    optimizer.beta('exp', STEPS_PER_EPOCH, 0.8, 120)(step),
-    optimizer.distillation_weight('exp', STEPS_PER_EPOCH)(step),
+    optimizer.decay('exp', STEPS_PER_EPOCH, 0.8, 0.0, 120)(step),
+    optimizer.decay('exp', STEPS_PER_EPOCH, 0.8, 0.5, 120)(step),
+    optimizer.decay('exp', STEPS_PER_EPOCH, 1.0, 0.0, 120)(step),
     hard_negatives=step >= 2 * STEPS_PER_EPOCH,
   )
 
