@@ -15,8 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from dlkd_jax import tables
-
 # Names of scorers that are no branch of the student.
 TEACHER = 'teacher'
 FUSED = 'fused'
@@ -196,16 +194,6 @@ def table_rows(metrics: Mapping[str, RetrievalMetrics], videos: int) -> list[tup
   rows += [_cells('teacher alone' if name == TEACHER else name, metrics[name]) for name in names]
   rows.append(_cells('chance', chance_metrics(videos)))
   return rows
-
-
-def text_table(metrics: Mapping[str, RetrievalMetrics], videos: int) -> str:
-  """Returns the table as aligned text, without a final newline. See `table_rows`."""
-  return tables.as_text(table_rows(metrics, videos))
-
-
-def markdown_table(metrics: Mapping[str, RetrievalMetrics], videos: int) -> str:
-  """Returns the table in Markdown, without a final newline. See `table_rows`."""
-  return tables.as_markdown(table_rows(metrics, videos))
 
 
 def _cells(label: str, m: RetrievalMetrics) -> tuple[str, ...]:

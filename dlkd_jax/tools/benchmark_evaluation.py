@@ -20,13 +20,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlkd_jax import files
+from dlkd_jax import files, tables
 from dlkd_jax.config_defaults import load_recipe
 from dlkd_jax.data.evaluation_blocks import Block
 from dlkd_jax.files import expand
 from dlkd_jax.models.students import init_parameters
 from dlkd_jax.retrieval.evaluate import Encoders, Evaluator, encoders_of
-from dlkd_jax.retrieval.metrics import text_table
+from dlkd_jax.retrieval.metrics import table_rows
 from dlkd_jax.sharding import make_mesh
 from dlkd_jax.tools.rates import MatmulRate, product_flops
 from dlkd_jax.training import recipe
@@ -184,7 +184,7 @@ def measure(flags: argparse.Namespace) -> dict:
   flops = work_flops(encoders_of(student), params, size, flags.hidden, flags.teacher)
   # What the encoders give for V videos; blocks that are not full add to what the devices hold.
   features = size.videos * size.frames * 4 * (2 * flags.hidden + (size.teacher_features if flags.teacher else 0))
-  print(text_table(result.metrics, size.videos))
+  print(tables.as_text(table_rows(result.metrics, size.videos)))
   return {
     'size': dataclasses.asdict(size),
     'devices': [str(device) for device in jax.devices()],

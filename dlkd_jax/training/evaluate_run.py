@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dlkd_jax import config as config_lib
-from dlkd_jax import files, multihost, sharding
+from dlkd_jax import files, multihost, sharding, tables
 from dlkd_jax.errors import UserError
 from dlkd_jax.models.parameter_files import check_shapes, read_parameters
 from dlkd_jax.models.students import Student, init_parameters
@@ -101,8 +101,8 @@ def evaluate_split(
   result = evaluator(params, should_stop)
   videos = len(result.video_ids)
   heading = f'{dataset}, {split}: {len(result.caption_ids):,} captions, {videos:,} videos'
-  text = f'{heading}\n{metrics_lib.text_table(result.metrics, videos)}'
-  return result, text, f'{heading}\n\n{metrics_lib.markdown_table(result.metrics, videos)}'
+  rows = metrics_lib.table_rows(result.metrics, videos)
+  return result, f'{heading}\n{tables.as_text(rows)}', f'{heading}\n\n{tables.as_markdown(rows)}'
 
 
 def warn_of_chance(result: EvaluationResult, epochs: int) -> bool:

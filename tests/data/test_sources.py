@@ -103,9 +103,7 @@ def test_a_version_may_be_named(built):
 
 
 def test_absent_sets_say_how_to_build_them(built, tmp_path):
-  with pytest.raises(
-    FileNotFoundError, match=r'charades_prvr.*holds nothing.*dlkd build charades --manual_dir'
-  ):
+  with pytest.raises(FileNotFoundError, match=r'charades_prvr.*holds nothing.*dlkd build charades --manual_dir'):
     open_source(tmp_path, 'charades_prvr', 'train')
   with pytest.raises(FileNotFoundError, match=r"holds \['benchmark_prvr'.*\].*build synthetic --data_dir"):
     open_source(built[0], 'synthetic_prvr', 'train')

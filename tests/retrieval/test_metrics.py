@@ -5,6 +5,7 @@ import types
 import numpy as np
 import pytest
 
+from dlkd_jax import tables
 from dlkd_jax.retrieval import metrics as m
 from tests.options import WEIGHTS
 from tests.paths import golden
@@ -137,7 +138,7 @@ def test_branches_at_chance_are_found(videos, sum_r, found):
 
 
 def test_text_is_aligned_and_complete():
-  lines = m.text_table(_METRICS, 1334).split('\n')
+  lines = tables.as_text(m.table_rows(_METRICS, 1334)).split('\n')
   assert lines[0].split() == ['R@1', 'R@5', 'R@10', 'R@100', 'SumR', 'MedR', 'MeanR', 'mAP']
   labels = ['teacher alone', 'inheritance', 'another', 'fused', 'chance']
   assert [line[:13].strip() for line in lines[2:]] == labels
@@ -147,7 +148,7 @@ def test_text_is_aligned_and_complete():
 
 
 def test_markdown_has_one_cell_a_column():
-  lines = m.markdown_table(_METRICS, 1334).split('\n')
+  lines = tables.as_markdown(m.table_rows(_METRICS, 1334)).split('\n')
   assert {line.count('|') for line in lines} == {10}
   assert lines[0].split(' | ')[1] == 'R@1'
   assert lines[-1].startswith('| chance | 0.1 | 0.4 | 0.7 | 7.5 | 8.7 | 667.5 | 667.5 |')
@@ -155,4 +156,4 @@ def test_markdown_has_one_cell_a_column():
 
 def test_an_empty_gallery_has_no_chance():
   with pytest.raises(ValueError, match='at least one video'):
-    m.text_table(_METRICS, 0)
+    m.table_rows(_METRICS, 0)
