@@ -210,6 +210,8 @@ class Evaluator:
       vectors = dict(self.encoders.tokens(params, tokens, mask))
       if teacher and block.teacher is not None:
         vectors[TEACHER] = block.teacher
+      if found and vectors.keys() != found[0][1].keys():
+        raise ValueError(f'blocks of captions gave vectors for {sorted(found[0][1])} and for {sorted(vectors)}')
       found.append((len(block.ids), vectors))
       _wait_for_earlier(in_flight, vectors)
 

@@ -73,12 +73,19 @@ class GalleryBuilder:
   def add(self, frames: Mapping[str, jax.Array], masks: Mapping[str, jax.Array], ids: list[str]) -> dict:
     """Adds one block, frames `[b, L, H]` and masks `[b, L]` of each scorer, split over the devices of `encoding_mesh`.
 
-    Its real videos, which the ids are of, come first; all blocks are of one size, with the same scorers. Returns what
-    is kept of it.
+    Its real videos, which the ids are of, come first. Returns what is kept of it.
+
+    Raises:
+      UserError: earlier blocks had other scorers, or another size.
     """
     rows, length = next(iter(frames.values())).shape[:2]
-    scorers = {name: [x.shape[-1], str(x.dtype)] for name, x in sorted(frames.items())}
-    self._shape = {'videos': rows, 'scorers': scorers}
+    shape = {'videos': rows, 'scorers': {name: [x.shape[-1], str(x.dtype)] for name, x in sorted(frames.items())}}
+    if self._shape not in (None, shape):
+      raise UserError(
+        f'earlier blocks of videos were {self._shape}, the one from {ids[:1]} is {shape}; blocks must be of one size, '
+        'and give teacher frames in all or in none'
+      )
+    self._shape = shape
     columns = np.full(rows, -1, np.int32)
     columns[: len(ids)] = len(self.video_ids) + np.arange(len(ids))
     self.video_ids += ids
