@@ -275,9 +275,9 @@ def _tools(folder):
   write_clips(folder / 'msrvtt_efficientnet')
   write_model(folder / 'model')
   (folder / 'clips').mkdir()
-  for number in range(14):
+  for number in range(24):
     films.render(folder / f'clips/{number}.mp4', films.steady(20 + number % 3, 5))
-  captions = [json.dumps({'video': f'{number}.mp4', 'text': f'film number {number}'}) for number in range(14)]
+  captions = [json.dumps({'video': f'{number}.mp4', 'text': f'film number {number}'}) for number in range(24)]
   (folder / 'clips/captions.jsonl').write_text('\n'.join(captions))
   return {}
 
@@ -302,7 +302,7 @@ def _before(line, folder):
     parameter_files.save_arrays(arrays, folder / 'efficientnet_lite0.safetensors', about)
   if 'data_split_0' in line and not (folder / 'data_split_0').exists():
     shutil.copytree(folder / 'data', folder / 'data_split_0')
-  if 'tvr.py' in line and not (folder / 'data/tvr_prvr').exists():
+  if 'tvr.py' in line and (folder / 'packs').exists() and not (folder / 'data/tvr_prvr').exists():
     _checked(forked.run('dlkd_jax', ('build', 'tvr', '--manual_dir=packs', '--data_dir=data'), environment(), folder))
   if 'student.safetensors' in line:
     convert_checkpoint.main([f'--workdir={folder / "runs/tvr"}', str(folder / 'student.safetensors')])

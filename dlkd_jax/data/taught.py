@@ -21,7 +21,8 @@ def with_teacher(record: Record) -> Record:
   """
   check_taught(record)
   frames, tokens, lengths = record['student_frames'], record['student_tokens'], np.asarray(record['token_lengths'])
-  behind = at_rows(np.asarray(record['teacher_frames']), len(frames))
+  # In the type of all records: where rows are averaged, they have another.
+  behind = at_rows(np.asarray(record['teacher_frames']), len(frames)).astype(frames.dtype)
   joined = {'student_frames': np.concatenate([frames, behind], axis=1)}
   if len(lengths):
     texts = np.repeat(np.asarray(record['teacher_text']), lengths, axis=0)
