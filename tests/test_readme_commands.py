@@ -109,7 +109,10 @@ GROUPS = {
     slow(f'{CHARADES}:uniform_negatives,seed=0,epochs=20 --workdir=runs/uniform_0', SMALL),
     slow(f'{CHARADES}:seed=0,epochs=20 --workdir=runs/soft_0', SMALL),
     slow('dlkd report --workdir=runs/soft_0 --workdir=runs/uniform_0 --output=runs/compared'),
-    slow('dlkd sweep --config=configs/charades.py --workdir=runs/sweep --seeds=3 --epochs=20', f'--seeds=1 {SMALL}'),
+    slow(
+      'dlkd sweep --config=configs/charades.py --workdir=runs/sweep --seeds=3 --epochs=20',
+      f'--seeds=1 --only=recipe,single {SMALL}',
+    ),
     slow(f'{CHARADES}:anchored,seed=0 --config.data.data_dir=data_split_0 --workdir=runs/anchored_0', SMALL),
     slow(
       f'{CHARADES}:uniform_negatives,seed=0,epochs=30 --config.data.data_dir=data_split_0 --workdir=runs/paper_0', SMALL
@@ -118,7 +121,10 @@ GROUPS = {
     slow(
       f'{CHARADES}:plus,epochs=30 --config.model.hidden=128 --config.training.patience=30 --workdir=runs/plus', SMALL
     ),
-    slow('dlkd sweep --config=configs/charades.py --workdir=runs/ladder --ladder --epochs=30', f'--seeds=1 {SMALL}'),
+    slow(
+      'dlkd sweep --config=configs/charades.py --workdir=runs/ladder --ladder --epochs=30',
+      f'--seeds=1 --only=recipe,plus_1_budget {SMALL}',
+    ),
     slow('dlkd train --config=configs/tvr.py --config.data.data_dir=data --workdir=runs/tvr', SMALL),
     slow('dlkd train --config=configs/tvr.py:hard,seed=1 --workdir=runs/tvr_hard', SMALL),
     slow('dlkd train --config=configs/tvr.py:debug --config.data.data_dir=/data --workdir=runs/debug', SMALL),
