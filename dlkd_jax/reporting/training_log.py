@@ -15,7 +15,7 @@ _TERMS = {'nce': 'contrastive'}
 
 @dataclasses.dataclass(frozen=True)
 class TrainingLog:
-  """Series of a training; x is in epochs, 1 at the end of the first.
+  """Series of a training; x is in epochs, 1 at the end of the first, 0 before it.
 
   Attributes:
     losses: label → `[n, 2]` x and value, means since the record before; without those that are 0 throughout.
@@ -43,7 +43,8 @@ def read_log(workdir: pathlib.Path) -> TrainingLog | None:
   evaluated = [record for record in records if any(name.startswith('val/') for name in record)]
   if not evaluated:
     return None
-  steps = min(record['step'] for record in evaluated)  # Of an epoch: each ends with an evaluation.
+  # Of an epoch: each ends with an evaluation, and a student that starts from anchors is evaluated before the first, too.
+  steps = min((record['step'] for record in evaluated if record['step']), default=1)
 
   def series(name: str) -> np.ndarray:
     return np.array([[record['step'] / steps, record[name]] for record in records if name in record]).reshape(-1, 2)

@@ -24,6 +24,14 @@ def test_series_are_in_epochs(tmp_path):
   assert 'distillation' not in log.losses and 'w' not in log.coefficients
 
 
+def test_anchors_are_rated_before_the_first_epoch(tmp_path):
+  rated = {'step': 0, 'val/fused/SumR': 40.0}
+  write(tmp_path, rated, step(4), {'step': 4, 'val/fused/SumR': 50.0})
+  np.testing.assert_allclose(read_log(tmp_path).validation['fused'], [[0, 40], [1, 50]])
+  write(tmp_path, rated)
+  np.testing.assert_allclose(read_log(tmp_path).validation['fused'], [[0, 40]])
+
+
 def test_a_line_that_was_cut_off_is_passed_over(tmp_path):
   write(tmp_path, step(1), {'step': 1, 'val/fused/SumR': 50.0}, tail='{"step": 2, "loss/to')
   assert len(read_log(tmp_path).losses['total']) == 1
