@@ -43,7 +43,7 @@ def read_log(workdir: pathlib.Path) -> TrainingLog | None:
   evaluated = [record for record in records if any(name.startswith('val/') for name in record)]
   if not evaluated:
     return None
-  # Of an epoch: each ends with an evaluation, and a student that starts from anchors is evaluated before the first, too.
+  # Of an epoch: each ends with an evaluation; a student that starts from anchors is evaluated before the first, too.
   steps = min((record['step'] for record in evaluated if record['step']), default=1)
 
   def series(name: str) -> np.ndarray:
