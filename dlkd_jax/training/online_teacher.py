@@ -89,46 +89,21 @@ class OnlineTeacher:
     return (pictures.astype(jnp.float32) * np.float32(self.scale) - mean) / std
 
 
-def load_clip(spec: ml_collections.ConfigDict, dtype: Any) -> OnlineTeacher:
-  """Reads the image tower of the CLIP or SigLIP at the place `spec.clip`; see `hub.find` and `clip_files.load_clip`.
-
-  Raises:
-    FileNotFoundError: there is no model.
-    UserError: it is damaged, or does not say how pictures are prepared.
-  """
-  from dlkd_jax.models import clip_files, hub  # Here, since other runs need no tower.
-
-  path = hub.find(spec.clip).path
-  model = clip_files.load_clip(path)
-  config, preprocess = model.config, model.preprocess
-  if preprocess is None:
-    raise UserError(f'{path}: does not say how pictures are prepared; add its preprocessor_config.json')
-  tower = model.image_tower(dtype)
-  return OnlineTeacher(
-    name=str(path),
-    encode=lambda params, pixels: tower.apply({'params': params}, pixels).features,
-    params=model.params['image'],
-    size=config.image.size,
-    features=config.features,
-    mean=preprocess.mean,
-    std=preprocess.std,
-    scale=preprocess.scale,
-  )
-
-
 def load_teacher(
   spec: ml_collections.ConfigDict, record: Mapping[str, Any], mesh: Mesh, dtype: Any = jnp.float32
 ) -> OnlineTeacher:
   """Loads a teacher, checks that it suits a record of the training split, and puts it onto every device.
 
-  `spec` is `config.teacher`. Its `name` is 'clip', or 'package.module:function' of a function as `load_clip`, which may
-  read `spec.options`; `dtype` is that of the tower's products.
+  `spec` is `config.teacher`. Its `name` is 'clip', or 'package.module:function' of one as `clip_teacher.load_clip`,
+  which may read `spec.options`; `dtype` is that of the tower's products.
 
   Raises:
     FileNotFoundError: there is no model.
     UserError: there is no such teacher, or it does not suit the record.
   """
-  load = plugins.find(spec.name, {'clip': load_clip}, 'config.teacher.name')
+  # Its module imports the towers, which other runs do not need.
+  clip = {'clip': 'dlkd_jax.training.clip_teacher:load_clip'}
+  load = plugins.find(spec.name, clip, 'config.teacher.name')
   teacher = load(spec, dtype)
   check_record(record, teacher.size, teacher.features, teacher.name)
   params = jax.device_put(teacher.params, sharding.replicated(mesh))
