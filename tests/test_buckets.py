@@ -114,25 +114,27 @@ def test_a_run_in_a_bucket(bucket, commands, tmp_path, monkeypatch, capsys):
   (tmp_path / 'here').mkdir()
   monkeypatch.chdir(tmp_path / 'here')
   shutil.copytree(commands.data_dir, Bucket.root / 'films' / 'data')
+  # Of the sizes of other trainings, so that what one of them compiled is found.
   config, workdir = synthetic.get_config('single,no_teacher'), bucket / 'run'
   config.update_from_flattened_dict(
     {
       'data.dataset': 'synthetic_prvr/small',
       'data.data_dir': 'gs://films/data',
-      'data.batch_videos': 32,
-      'model.hidden': 8,
-      'training.epochs': 2,
+      'data.batch_videos': 16,
+      'model.hidden': 16,
+      'training.epochs': 3,
+      'training.average': 0.8,
       'logging.every_steps': 1,
     }
   )
-  with pytest.raises(Stopped, match='at step 3;'):
-    train(config, workdir, StopAt(3))
-  assert logged_steps(Bucket.root / 'films' / 'run') == [1, 2, -2, 3]
+  with pytest.raises(Stopped, match='at step 5;'):
+    train(config, workdir, StopAt(5))
+  assert logged_steps(Bucket.root / 'films' / 'run') == [1, 2, 3, 4, -4, 5]
   results = train(config, workdir)
   output = capsys.readouterr().out
   assert output.count('copying gs://films/data/') == 1
-  assert 'resumed from the checkpoint of step 3 in gs://films/run' in output
-  assert logged_steps(Bucket.root / 'films' / 'run') == [1, 2, -2, 3, 4, -4]
+  assert 'resumed from the checkpoint of step 5 in gs://films/run' in output
+  assert logged_steps(Bucket.root / 'films' / 'run') == [*range(1, 5), -4, *range(5, 9), -8, *range(9, 13), -12]
   there = {path.name for path in files.listing(workdir)}
   assert there >= {'config.json', 'parameters.txt', 'metrics.jsonl', 'tensorboard', 'checkpoints', 'results.json'}
   assert len(files.listing(workdir / 'tensorboard')) == 2

@@ -1,6 +1,6 @@
 """Two processes train as one: the same numbers, stopped together by a signal to either, resumed by one alone.
 
-Most runs have one branch and no teacher, whose step compiles sooner: each process compiles it anew.
+Most runs have one branch and no teacher, whose step compiles sooner: each of two processes compiles it anew.
 """
 
 import json
@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from dlkd_jax.training.checkpoints import Checkpoints
-from tests.runs import Commands, logged_steps, records, shared_folder, wait_until
+from tests.runs import SINGLE, Commands, logged_steps, records, shared_folder, wait_until
 
 MEASURED = ('time/', 'memory/', 'compile/')  # Names of scalars that differ from run to run.
 
 
 @pytest.fixture(scope='module')
 def commands(tmp_path_factory):
-  return Commands(shared_folder(tmp_path_factory), 'configs/synthetic.py:single,no_teacher')
+  return Commands(shared_folder(tmp_path_factory), *SINGLE)
 
 
 @pytest.fixture(scope='module')

@@ -12,22 +12,16 @@ import pytest
 
 from dlkd_jax import files
 from dlkd_jax.training.checkpoints import Checkpoints
-from tests.runs import Commands, assert_same_end, logged_steps, records, shared_folder, wait_until
+from tests.runs import SINGLE, Commands, assert_same_end, logged_steps, records, shared_folder, wait_until
 
-# One branch without a teacher compiles sooner; blocks of two make an evaluation that lasts.
-RECIPE = 'configs/synthetic.py:single,no_teacher'
-# The parameters' mean is part of what is saved.
-BLOCKS = (
-  '--config.evaluation.block_videos=2',
-  '--config.evaluation.block_captions=2',
-  '--config.training.average=0.8',
-)
+# Blocks of two make an evaluation that lasts.
+BLOCKS = ('--config.evaluation.block_videos=2', '--config.evaluation.block_captions=2')
 KILLS = 20
 
 
 @pytest.fixture(scope='module')
 def commands(tmp_path_factory):
-  return Commands(shared_folder(tmp_path_factory), RECIPE)
+  return Commands(shared_folder(tmp_path_factory), *SINGLE)
 
 
 @pytest.fixture(scope='module')

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dlkd_jax.training.checkpoints import read_best
-from tests.runs import Commands, assert_same_end, commands, logged_steps, records, wait_until
+from tests.runs import SINGLE, Commands, assert_same_end, commands, logged_steps, records, wait_until
 
 __all__ = ['commands']  # The fixture.
 
@@ -49,7 +49,7 @@ def undisturbed(commands, tmp_path_factory):
 @pytest.fixture
 def single(commands):
   """The same with one branch and no teacher: where the program is compiled anew and the model does not matter."""
-  return Commands(commands.folder, 'configs/synthetic.py:single,no_teacher')
+  return Commands(commands.folder, *SINGLE)
 
 
 def test_neither_tensorflow_nor_torch_is_imported(undisturbed):
@@ -165,7 +165,7 @@ def test_an_evaluation_takes_its_settings_from_the_run(undisturbed, commands, tm
 
 
 def test_weights_are_found_behind_the_training(commands, tmp_path):
-  arguments = commands.training(tmp_path, '--config.evaluation.weights=()', '--config.training.epochs=1')
+  arguments = commands.training(tmp_path, '--config.evaluation.weights=()')
   output = commands.run(*arguments)
   (line,) = (line for line in output.splitlines() if 'prefer weights ' in line)
   weights = json.loads((tmp_path / 'config.json').read_text())['evaluation']['weights']
