@@ -87,8 +87,10 @@ def test_training_learns(commands, tmp_path):
     'data.data_dir': tmp_path / 'data',
     'data.dataset': f'synthetic_prvr/{name}',
     'data.batch_videos': 32,
+    'data.packing': False,
+    'data.word_sizes': (16,),  # One program to compile.
     'model.hidden': 32,
-    'training.epochs': 10,
+    'training.epochs': 12,
     'training.checkpoint_every_steps': 0,
     'optimizer.learning_rate': 1e-3,
     'logging.every_steps': 16,
@@ -96,7 +98,7 @@ def test_training_learns(commands, tmp_path):
   options = (f'--config.{name}={value}' for name, value in learning.items())
   commands.run(*commands.training(tmp_path / 'run', *options), devices=1)
   metrics = json.loads((tmp_path / 'run' / 'results.json').read_text())['metrics']
-  # 238, 180 and 238 were found. By chance it is 150 of 32 videos, with a standard deviation of 9.
+  # 254, 171 and 254 were found. By chance it is 150 of 32 videos, with a standard deviation of 9.
   for scorer, least in (('inheritance', 205), ('exploration', 165), ('fused', 205)):
     assert metrics[f'test/{scorer}/SumR'] > least, (scorer, metrics)
 

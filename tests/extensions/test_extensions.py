@@ -20,7 +20,9 @@ from tests.training import worlds
 
 __all__ = ['commands']  # The fixture.
 RECIPE = 'tests/extensions/recipe.py'
-ONE_SHAPE = ('--config.data.packing=False', '--config.data.word_sizes=(16,)')  # One program to compile.
+# One program to compile, and a smaller one.
+ONE_SHAPE = ('--config.data.packing=False', '--config.data.word_sizes=(16,)')
+ONE_SHAPE += ('--config.model.dropout=0.0', '--config.model.input_dropout=0.0')
 
 
 @pytest.fixture(scope='module')

@@ -19,9 +19,10 @@ H = 6
 
 def inputs_of(problem, queries, curve, teacher=None):
   """What the terms see of one device's branch, whose captions have these vectors and own curves."""
-  view = BranchView(None, None, None, None, curve, problem.own_mask, queries, queries)
+  pairs, own_mask, teacher = jax.tree.map(jnp.asarray, (problem.pairs, problem.own_mask, teacher))
+  view = BranchView(None, None, None, None, curve, own_mask, queries, queries)
   reference = None if teacher is None else BranchView(None, None, None, None, queries=teacher, own_queries=teacher)
-  return LossInputs({'e': view}, reference, problem.pairs, problem.pairs, {}, jax.random.key(0))
+  return LossInputs({'e': view}, reference, pairs, pairs, {}, jax.random.key(0))
 
 
 def vectors(seed=0, size=H):
@@ -50,7 +51,7 @@ def test_diverse(captions, videos):
   def loss(queries):
     return diverse(inputs_of(problem, queries, problem.curve), 'e', None, margin=0.1, sharpness=8.0)
 
-  (value, parts), gradient = jax.value_and_grad(loss, has_aux=True)(queries)
+  (value, parts), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(queries)
   np.testing.assert_allclose(value, oracle(queries), rtol=1e-5)
   np.testing.assert_allclose(gradient, problems.numerical_gradient(oracle, queries), atol=1e-5)
   cosine = unit(queries) @ unit(queries).T
@@ -87,7 +88,7 @@ def test_matching(captions, videos, taken):
   def loss(curve):
     return matching(inputs_of(problem, vectors(), curve), 'e', None, captions=taken)
 
-  (value, parts), gradient = jax.value_and_grad(loss, has_aux=True)(problem.curve)
+  (value, parts), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(problem.curve)
   np.testing.assert_allclose(value, 1 - np.mean([problem.curve[p] for p in cosines]) if cosines else 0.0, atol=1e-5)
   np.testing.assert_allclose(parts['distinct_best'], problems.mean(distinct), atol=1e-6)
   expected = np.zeros_like(problem.curve)
@@ -98,5 +99,5 @@ def test_matching(captions, videos, taken):
 
 def test_no_gradient_flows_through_the_choice():
   problem = make_problem(Q, 3)
-  second = jax.hessian(lambda c: matching(inputs_of(problem, vectors(), c), 'e', None, captions=4)[0])
+  second = jax.jit(jax.hessian(lambda c: matching(inputs_of(problem, vectors(), c), 'e', None, captions=4)[0]))
   assert not np.any(second(jnp.asarray(problem.curve)))

@@ -33,7 +33,7 @@ def test_distances(captions):
   def loss(queries):
     return text_distance(inputs_of(problem, queries, problem.curve, teacher), 'e', None)
 
-  (value, parts), gradient = jax.value_and_grad(loss, has_aux=True)(queries)
+  (value, parts), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(queries)
   np.testing.assert_allclose(value, oracle(queries), rtol=1e-4, atol=1e-7)
   np.testing.assert_allclose(gradient, problems.numerical_gradient(oracle, queries), atol=1e-4)
   if captions > 2:
@@ -59,10 +59,10 @@ def test_angles(captions):
   def loss(queries, most=Q):
     return text_angle(inputs_of(problem, queries, problem.curve, teacher), 'e', jax.random.key(0), captions=most)[0]
 
-  value, gradient = jax.value_and_grad(loss)(queries)
+  value, gradient = jax.jit(jax.value_and_grad(loss))(queries)
   np.testing.assert_allclose(value, oracle(queries), rtol=1e-4)
   np.testing.assert_allclose(gradient, problems.numerical_gradient(oracle, queries), atol=1e-4)
-  fewer = jax.grad(loss)(queries, 3)
+  fewer = jax.jit(jax.grad(loss), static_argnums=1)(queries, 3)
   assert np.isfinite(fewer).all() and (np.abs(fewer).max(axis=1) > 0).sum() == 3
 
 
@@ -74,4 +74,4 @@ def test_alike_captions_have_no_gradient_that_is_not_finite():
     inputs = inputs_of(problem, queries, problem.curve, teacher)
     return text_distance(inputs, 'e', None)[0] + text_angle(inputs, 'e', jax.random.key(0), captions=Q)[0]
 
-  assert np.isfinite(jax.grad(loss)(queries)).all()
+  assert np.isfinite(jax.jit(jax.grad(loss))(queries)).all()

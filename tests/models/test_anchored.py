@@ -1,5 +1,7 @@
 """The anchored student: at step 0 the anchors' scores, what learns and what does not, packed as padded."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,8 +67,9 @@ def padded(rows, counts):
   return array, mask
 
 
-def encode(params, method, *arguments, **more):
-  return STUDENT.apply({'params': params}, *arguments, method=method, **more)
+@functools.partial(jax.jit, static_argnames=('method', 'deterministic', 'student'))
+def encode(params, method, inputs, layout, deterministic=True, student=STUDENT, **more):
+  return student.apply({'params': params}, inputs, layout, deterministic, method=method, **more)
 
 
 def test_at_step_0_every_score_is_the_anchors(fitted, params):
@@ -121,9 +124,13 @@ def test_the_turn_alone_learns(params):
     videos = encode(params, 'encode_frames', frames, frame_mask, False, rngs=rngs)
     return sum(jnp.einsum('qh,vlh->', queries[name], videos[name]) for name in STUDENT.branches)
 
-  optimizer = bert_adam(1e-2, 0.1, 1.0)
-  updates, _ = optimizer.update(jax.grad(loss)(params), optimizer.init(params), params)
-  new = optax.apply_updates(params, updates)
+  @jax.jit
+  def learned(params):
+    optimizer = bert_adam(1e-2, 0.1, 1.0)
+    updates, _ = optimizer.update(jax.grad(loss)(params), optimizer.init(params), params)
+    return optax.apply_updates(params, updates)
+
+  new = learned(params)
   for name in STUDENT.branches:
     jax.tree.map(np.testing.assert_array_equal, new[name]['frame_anchor'], params[name]['frame_anchor'])
     jax.tree.map(np.testing.assert_array_equal, new[name]['sentence_anchor'], params[name]['sentence_anchor'])
@@ -179,7 +186,7 @@ def test_a_full_student_starts_at_the_anchors(params, full):
   frames, mask = padded(CORPUS.frames, CORPUS.counts)
   tokens, words = TOKENS.astype(np.float32), np.ones((20, 3), bool)
   for method, *inputs in (('encode_frames', frames, mask), ('encode_tokens', tokens, words)):
-    plain, found = encode(params, method, *inputs), FULL.apply({'params': full}, *inputs, method=method)
+    plain, found = encode(params, method, *inputs), encode(full, method, *inputs, student=FULL)
     for name in FULL.branches:
       np.testing.assert_allclose(found[name], plain[name], atol=1e-6)
 
@@ -217,8 +224,8 @@ def test_full_turns_follow_the_plain_loops_packed_or_not(fitted, params, full):
   slot = np.array([[0] * counts[0] + [1] * counts[1] + [-1] * 2], np.int32)
   position = np.array([[*range(counts[0]), *range(counts[1]), 0, 0]], np.int32)
   layout = Layout(slot, position, np.array([[0, 1]], np.int32), np.array([0, 1], np.int32))
-  apart = FULL.apply({'params': own}, frames, mask, method='encode_frames')
-  packed = FULL.apply({'params': own}, row, layout, method='encode_frames')
+  apart = encode(own, 'encode_frames', frames, mask, student=FULL)
+  packed = encode(own, 'encode_frames', row, layout, student=FULL)
   for name in FULL.branches:
     for video, count in enumerate(counts):
       expected = plain_frames(own[name]['frame_turn'], np.asarray(starts[name][video, :count]))
@@ -234,8 +241,8 @@ def test_branches_of_the_teacher_see_what_stands_behind():
   frames, mask = padded(joined, CORPUS.counts)
   tokens = np.asarray(unit_rows(np.concatenate([2 * TOKENS, words], axis=2)))
   params = anchoring.put(fitted, init_parameters(student, jax.random.key(0), DV + 4, DQ + 4))
-  videos = student.apply({'params': params}, unit_rows(frames), mask, method='encode_frames')
-  queries = student.apply({'params': params}, tokens, np.ones((20, 3), bool), method='encode_tokens')
+  videos = encode(params, 'encode_frames', unit_rows(frames), mask, student=student)
+  queries = encode(params, 'encode_tokens', tokens, np.ones((20, 3), bool), student=student)
   for name, anchor in found.items():
     cosines = np.where(mask, np.einsum('qh,vlh->qvl', queries[name], videos[name]), -2).max(2)
     np.testing.assert_allclose(cosines, anchors.scores(name, anchor, CORPUS), atol=1e-5)

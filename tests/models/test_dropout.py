@@ -24,6 +24,7 @@ class Model(nn.Module):
     return [Dropout(self.rate, name=name)(x, deterministic) for name in ('first', 'second')]
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def apply(rate, x, key=3):
   """What both make of `[R, T, D]`, or of `[R, heads, T, T]` of pairs, where every row is a sequence."""
   layout = padded_layout(np.ones((x.shape[0], x.shape[-2]), bool))

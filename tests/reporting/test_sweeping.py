@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -28,6 +29,14 @@ def finish(run, sum_r):
   return metrics
 
 
+@pytest.fixture(autouse=True)
+def forgotten(monkeypatch):
+  """Programs that are forgotten behind a training are those of all tests before, which takes seconds: not here."""
+  times = []
+  monkeypatch.setattr(jax, 'clear_caches', lambda: times.append(1))
+  return times
+
+
 @pytest.fixture
 def trained(monkeypatch):
   """Trainings take no time and give 100 plus the seed; one of a single branch fails."""
@@ -43,11 +52,12 @@ def trained(monkeypatch):
   return done
 
 
-def test_seeds_come_first_and_a_failure_does_not_end_the_sweep(trained, tmp_path):
+def test_seeds_come_first_and_a_failure_does_not_end_the_sweep(trained, forgotten, tmp_path):
   runs = sweeping.plan(CONFIG, CHOSEN, range(2), tmp_path)
   tables = []
   failed = sweeping.train_all(runs, multihost.StopRequest(), lambda: tables.append(1))
   assert trained == [(name, seed) for seed in (0, 1) for name in ('recipe', 'hard_labels', 'single')]
+  assert len(forgotten) == len(trained)
   assert [text.split(':')[0] for text in failed] == ['single, seed 0', 'single, seed 1'] and len(tables) == 4
 
 
