@@ -121,7 +121,8 @@ def test_single_branch(world):
   student = made.student(hidden=H, heads=HEADS, max_frames=L + 1, max_words=W + 1, branches=('inheritance',))
   assert student.branches == ('inheritance',)
   params = {'inheritance': world.params['inheritance']}
-  queries = student.apply({'params': params}, world.tokens, world.token_mask, method='encode_tokens')
+  encode = jax.jit(functools.partial(student.apply, method='encode_tokens'))
+  queries = encode({'params': params}, world.tokens, world.token_mask)
   assert set(queries) == {'inheritance'}
   np.testing.assert_allclose(queries['inheritance'], world.encoded[1]['inheritance'], rtol=1e-5, atol=1e-6)
 

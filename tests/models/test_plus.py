@@ -68,7 +68,8 @@ def test_widths_against_plain_loops():
   lengths = (7, 3, 1)
   layout = padded_layout(jnp.asarray(np.arange(7) < np.array(lengths)[:, None]))
   params = random_parameters(module, rows, layout, True)
-  found, sown = module.apply({'params': params}, rows, layout, True, mutable=['measures'])
+  apply = jax.jit(lambda params: module.apply({'params': params}, rows, layout, True, mutable=['measures']))
+  found, sown = apply(params)
   for row, length in enumerate(lengths):
     expected, entropies = widths_attention(params, rows[row, :length].astype(np.float64))
     np.testing.assert_allclose(found[row, :length], expected, rtol=1e-4, atol=1e-5)
@@ -88,8 +89,13 @@ def test_feed_forward_against_plain_formulas():
 def test_clips_hold_each_frame_once(frames, packed):
   batch = worlds.packed_batch() if packed else worlds.make_batch()
   layout = jax.tree.map(jnp.asarray, batch.frame_layout)
-  clips = clip_layout(layout, frames)
-  means = clip_means(batch.student_frames, layout, clips, frames)
+
+  @jax.jit
+  def both(rows, layout):
+    clips = clip_layout(layout, frames)
+    return clips, clip_means(rows, layout, clips, frames)
+
+  clips, means = both(batch.student_frames, layout)
   slots = clips.slots
   for video, where in enumerate(layout.where[: worlds.VIDEOS]):
     row, slot = int(where) // slots, int(where) % slots
