@@ -1,8 +1,5 @@
 """The loop on a step that is none, batches on the devices, keys of a run; whole runs are in `test_whole_path`."""
 
-import os
-import subprocess
-import sys
 import time
 import types
 
@@ -14,6 +11,7 @@ import pytest
 from configs import tvr
 from dlkd_jax import sharding
 from dlkd_jax.data.batch import pack
+from dlkd_jax.losses.pairs import random_bits
 from dlkd_jax.multihost import StopRequest
 from dlkd_jax.retrieval.evaluate import EvaluationResult
 from dlkd_jax.retrieval.metrics import chance_metrics
@@ -25,7 +23,6 @@ from dlkd_jax.training.monitoring import Compilations, Records, StepTracer
 from dlkd_jax.training.optimizer import AverageState
 from dlkd_jax.training.state import TrainState
 from dlkd_jax.training.train import PlacedBatches, compile_ahead, fit, keys_of_run
-from tests.paths import repository
 
 STEPS = 2
 
@@ -190,29 +187,26 @@ def test_what_would_be_moved_in_every_step_is_refused(tmp_path):
     run(tmp_path, 2, lambda mesh: jax.random.key(0))
 
 
-DRAWS = """
-import jax
-from dlkd_jax.losses.pairs import random_bits
-from dlkd_jax.training.train import keys_of_run
-from dlkd_jax.sharding import make_mesh
-keys = keys_of_run(7, make_mesh())
-bits = [random_bits(keys[1], jax.numpy.arange(first, 5)).tolist()[-2:] for first in (0, 3)]
-print([str(jax.random.key_impl(key)) for key in keys], [jax.random.key_data(key).tolist() for key in keys], bits)
-"""
+@pytest.fixture
+def generator():
+  """Sets what JAX_DEFAULT_PRNG_IMPL and JAX_THREEFRY_PARTITIONABLE set, as it was before afterwards."""
+  names = ('jax_default_prng_impl', 'jax_threefry_partitionable')
+  before = [getattr(jax.config, name) for name in names]
+  set_both = lambda *values: [jax.config.update(*each) for each in zip(names, values, strict=True)]  # noqa: E731
+  yield set_both
+  set_both(*before)
 
 
-def test_draws_are_those_of_one_generator_and_depend_on_no_layout():
-  printed = set()
-  for changed in ({}, {'JAX_DEFAULT_PRNG_IMPL': 'rbg'}, {'JAX_DEFAULT_PRNG_IMPL': 'unsafe_rbg'}):
-    environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_THREEFRY_PARTITIONABLE': str(int(not changed))} | changed
-    done = subprocess.run(
-      [sys.executable, '-c', DRAWS], env=environment, cwd=repository(), capture_output=True, text=True, check=True
-    )
-    printed.add(done.stdout)
-  (line,) = printed
-  assert line.count('threefry2x32') == 2 and 'rbg' not in line
-  bits = line.strip().rsplit('[[', 1)[1].rstrip(']').split('], [')
-  assert bits[0] == bits[1]
+def test_draws_are_those_of_one_generator_and_depend_on_no_layout(generator):
+  found = []
+  for implementation, partitionable in (('threefry2x32', True), ('rbg', False), ('unsafe_rbg', False)):
+    generator(implementation, partitionable)
+    keys = keys_of_run(7, sharding.make_mesh())
+    assert [str(jax.random.key_impl(key)) for key in keys] == ['threefry2x32'] * 2
+    bits = [random_bits(keys[1], jnp.arange(first, 5)).tolist()[-2:] for first in (0, 3)]
+    assert bits[0] == bits[1]
+    found.append(([jax.random.key_data(key).tolist() for key in keys], bits))
+  assert found[0] == found[1] == found[2]
 
 
 def test_seeds_give_different_keys():
