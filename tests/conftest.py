@@ -29,11 +29,12 @@ gc.set_threshold(50_000, 20, 50)
 LONG = (
   'test_whole_path.py',
   'test_reliability.py',
-  'test_readme.py',
+  'test_readme_commands.py',
   'test_sharding.py',
   'test_processes.py',
   'training/test_plus.py',
   'extensions/test_extensions.py',
+  'gallery/test_doors.py',
   'reporting/test_whole_report.py',
   'training/test_anchoring.py',
   'similarity/test_blocked.py',

@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 
 import flax.traverse_util
@@ -37,6 +38,7 @@ from tests.tools.composites.test_joining import write_clips
 from tests.video import films
 
 SMALL = '--config.model.hidden=16 --config.model.heads=2 --config.data.batch_videos=8 --config.training.epochs=1'
+SMALL += ' --config.data.packing=False --config.data.word_sizes=(30,)'  # One program of a step to compile.
 STUDENT = '--config.model.hidden=16 --config.model.heads=2'
 PLAN = f'{shlex.join(test_plan.SMALL)} --gallery_videos=256 --queries=512 --nogrow'
 
@@ -331,6 +333,7 @@ def _serve(arguments, variables, folder):
   try:
     while not (found := re.search(r'http://\S+', (page._folder / 'out').read_text())):
       assert page.poll() is None, page.communicate()
+      time.sleep(0.02)
     with urllib.request.urlopen(found[0], timeout=60) as answer:
       assert answer.status == 200
     page.send_signal(signal.SIGINT)
