@@ -291,8 +291,9 @@ def _tools(folder):
 
 
 def _demo(folder):
-  """The smallest demonstration."""
-  demonstration.demonstrate(dataclasses.replace(SIZES['tiny'], students=1), folder / 'runs/demo')
+  """The smallest demonstration, with films enough that some lack something."""
+  settings = dataclasses.replace(SIZES['tiny'], films=(8, 4, 60), students=1)
+  demonstration.demonstrate(settings, folder / 'runs/demo')
   return {}
 
 

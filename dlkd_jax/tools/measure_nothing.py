@@ -22,6 +22,7 @@ import numpy as np
 
 from dlkd_jax import doors, files
 from dlkd_jax.demo import words, world
+from dlkd_jax.errors import UserError
 from dlkd_jax.gallery import background
 from dlkd_jax.gallery.encoding import unit
 from dlkd_jax.gallery.gallery import Gallery
@@ -103,6 +104,8 @@ def measure(
         there, gone = kept.setdefault(f'{name}: {factor}', ([], []))
         there += values[own].tolist()
         gone += values[absent].tolist()
+  if not kept:
+    raise UserError(f'{len(names)} films are too few to measure what some of them lack; ./run.sh makes enough')
   found = {name: {'AUC': area(np.array(there), np.array(gone))} for name, (there, gone) in kept.items()}
   there, gone = (np.concatenate([kept[n][k] for n in kept if n.startswith('confidence')]) for k in (0, 1))
   found['threshold by the rule'] = {'confidence': highest(there)}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dlkd_jax.demo import words, world
+from dlkd_jax.errors import UserError
 from dlkd_jax.gallery import background
 from dlkd_jax.gallery.results import SearchResult
 from dlkd_jax.gallery.texts import Texts
@@ -93,3 +94,13 @@ def test_a_pack(tmp_path):
     'called nothing, and is there': 0.0,
     'not called nothing, and is absent': 0.0,
   }
+
+
+def test_too_few_films_are_said(world_index):
+  from dlkd_jax.gallery.gallery import Gallery
+
+  gallery = Gallery.open(world_index)
+  films = {name: world.film(0, 'val', number) for number, name in enumerate(gallery.videos)}
+  of = types.SimpleNamespace(gallery=gallery, films=films)
+  with pytest.raises(UserError, match='films are too few to measure what some of them lack'):
+    measure_nothing.measure(of, {'teacher': 1.0})
