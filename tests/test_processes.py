@@ -68,7 +68,8 @@ def test_two_processes_give_what_one_gives(commands, tmp_path):
   (code, output, error), (other_code, other_output, other_error) = ends(commands.start_two(together))
   assert (code, other_code) == (0, 0), error + other_error
   assert '4 cpu device(s) of 2 processes' in output and 'Final results' in output
-  assert not [line for line in other_output.splitlines() if not line.startswith('[Gloo]')]
+  # Gloo's own lines are written in parts, so that those of two threads may lie in one another.
+  assert not [line for line in other_output.splitlines() if not ('[Gloo]' in line or 'peer ranks' in line)]
   assert_close(together, alone)
 
 
