@@ -121,11 +121,14 @@ GROUPS = {
     ),
     slow('dlkd report --workdir=runs/anchored_0 --workdir=runs/paper_0'),
     slow(
-      f'{CHARADES}:plus,epochs=30 --config.model.hidden=128 --config.training.patience=30 --workdir=runs/plus', SMALL
+      f'{CHARADES}:plus,epochs=20 --config.data.data_dir=data_split_0 --config.model.hidden=128 '
+      '--config.training.patience=20 --workdir=runs/plus',
+      SMALL,
     ),
     slow(
-      'dlkd sweep --config=configs/charades.py --workdir=runs/ladder --ladder --epochs=30',
-      f'--seeds=1 --only=recipe,plus_1_budget {SMALL}',
+      'dlkd sweep --config=configs/charades.py:uniform_negatives --config.data.data_dir=data_split_0 '
+      '--config.model.hidden=128 --config.training.patience=20 --workdir=runs/ladder --ladder --epochs=20 --seeds=1',
+      f'{SMALL} --only=recipe,plus_1_budget',
     ),
     slow('dlkd train --config=configs/tvr.py --config.data.data_dir=data --workdir=runs/tvr', SMALL),
     slow('dlkd train --config=configs/tvr.py:hard,seed=1 --workdir=runs/tvr_hard', SMALL),
