@@ -7,7 +7,7 @@
 #
 # PYTHON names the interpreter to make the environment with (3.11 or newer), DLKD_VENV its folder, DLKD_EXTRAS the extras
 # of setup.py to install: test,tpu adds the compiler for TPUs, and with it the tests that compile for them.
-# DLKD_TEST_JOBS is the number of processes that share the tests, 2 by default.
+# DLKD_TEST_JOBS is the number of processes that share the tests, 3 by default: on two cores one of them often waits.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -43,7 +43,7 @@ fi
 if [ "${1:-}" = test ]; then
   shift
   say "tests"
-  exec "$python" -m pytest -n "${DLKD_TEST_JOBS:-2}" --dist loadfile --no-loadscope-reorder "$@"
+  exec "$python" -m pytest -n "${DLKD_TEST_JOBS:-3}" --dist loadfile --no-loadscope-reorder "$@"
 fi
 
 say "demonstration: $workdir"

@@ -1,7 +1,4 @@
-"""From a configuration to the objects of a run: splits of its data set, student, options, optimiser, evaluation.
-
-The only module of the training that knows the names of configuration fields, besides the loop.
-"""
+"""From a configuration to the objects of a run: splits of its data set, student, options, optimiser, evaluation."""
 
 from __future__ import annotations
 
