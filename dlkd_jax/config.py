@@ -160,8 +160,9 @@ def settle(
   validate(config)
   if not (workdir / 'config.json').exists():
     return RunConfig(resolve(config), [])
-  run, notes, _ = read_run(workdir)
-  own, saved, asked = flatten(run), config_fields.modernised(flatten(_saved(workdir))), flatten(config)
+  content = _saved(workdir)
+  run, notes, _ = restore(content, str(workdir / 'config.json'))
+  own, saved, asked = flatten(run), config_fields.modernised(flatten(content)), flatten(config)
   # Left open now, and found when the run began.
   found = [
     field for field in config_fields.FOUND if field in asked and _open(asked[field]) and not _open(own.get(field))

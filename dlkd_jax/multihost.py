@@ -52,7 +52,8 @@ def evident(environment: Mapping[str, str]) -> bool:
   """
 
   counts = ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE', 'MEGASCALE_NUM_SLICES')
-  several = any(environment.get(name, '') not in ('', '0', '1') for name in counts)
+  numbers = [environment.get(name, '') for name in counts]
+  several = any(text.isdigit() and int(text) > 1 for text in numbers)
   hosts = ('TPU_WORKER_HOSTNAMES', 'TPU_PROCESS_ADDRESSES')
   return several or any(',' in environment.get(name, '') for name in hosts) or 'JAX_COORDINATOR_ADDRESS' in environment
 

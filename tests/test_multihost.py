@@ -45,6 +45,7 @@ def notes(folder):
     ({'SLURM_JOB_ID': '5', 'SLURM_NTASKS': '4'}, False),  # A shell in an allocation, not a step of four tasks.
     ({'SLURM_JOB_ID': '5', 'SLURM_STEP_NUM_TASKS': '4'}, True),
     ({'SLURM_STEP_NUM_TASKS': '1'}, False),
+    ({'SLURM_STEP_NUM_TASKS': 'unknown'}, False),  # No number: JAX could not find its way by it.
     ({'OMPI_COMM_WORLD_SIZE': '2'}, True),
     ({'TPU_WORKER_HOSTNAMES': 'localhost'}, False),
     ({'TPU_WORKER_HOSTNAMES': 'a,b'}, True),

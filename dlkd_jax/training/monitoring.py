@@ -304,10 +304,7 @@ class StepTracer:
     return self
 
   def __exit__(self, *exception) -> None:
-    if self._staged:
-      jax.profiler.stop_trace()
-      self._staged.upload()
-      self._staged = None
+    self._stop()
 
   def before(self, step: int, records: Records) -> None:
     """Starts the trace if this step, which is dispatched next, is the first wanted one."""
@@ -321,4 +318,10 @@ class StepTracer:
     if self._staged and step + 1 not in self._range:
       jax.block_until_ready(results)
       with records.pause('time/profile'):
-        self.__exit__()
+        self._stop()
+
+  def _stop(self) -> None:
+    if self._staged:
+      jax.profiler.stop_trace()
+      self._staged.upload()
+      self._staged = None

@@ -349,6 +349,7 @@ def _restore_or_start(
   log(f'resumed from the checkpoint of step {step} in {workdir}')
   best, lost = checkpoints.best_whole(), progress.best_step if progress.best_sum_r >= 0 else None
   if lost != best:
+    # The best of the checkpoints that are left is taken for the best so far; that of the progress is lost.
     none = Progress({}, best_epoch=progress.evaluated_epochs)
     left = none if best is None else checkpoints.progress(best)
     progress = dataclasses.replace(left, iterator=progress.iterator, evaluated_epochs=progress.evaluated_epochs)
