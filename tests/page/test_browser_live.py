@@ -13,7 +13,11 @@ from tests.page.test_live import DiskGallery
 
 
 def test_films_that_come_are_found_without_a_restart(browser, wide, tmp_path):
-  one, two = DiskGallery(tmp_path), DiskGallery(tmp_path)
+  one, two, three = DiskGallery(tmp_path), DiskGallery(tmp_path), DiskGallery(tmp_path)
+  for gallery, names in ((two, 'ab'), (three, 'bcd')):
+    for name in names:
+      gallery.add(name, ['a dog'])
+  one.write()
   with serving(make_app(one, PageSettings(look=0.05))) as url:
     browser.get(url)
     until(lambda: 'no videos yet' in text(browser, '#notice'), 'the empty index')
@@ -23,19 +27,14 @@ def test_films_that_come_are_found_without_a_restart(browser, wide, tmp_path):
     (tmp_path / progress_file.NAME).write_text(json.dumps(said))
     browser.refresh()
     until(lambda: '3 of 12, about 2 min left' in text(browser, '#live'), 'the addition')
-    for name in ('a', 'b'):
-      two.add(name, ['a dog'])
-    one.later = two
-    one.write()
+    one.changes_to(two)
     until(lambda: '2 videos' in text(browser, '#foot'), 'the number of videos')
     assert not text(browser, '#notice')
     press(browser, 'a dog', '\ue007')
     rows(browser, 2)
     assert 'new' not in text(browser, '#live')
     (tmp_path / progress_file.NAME).unlink()
-    two.later = three = DiskGallery(tmp_path)
-    for name in ('b', 'c', 'd'):
-      three.add(name, ['a dog'])
+    two.changes_to(three)
     until(lambda: '2 new films in the index' in text(browser, '#live'), 'the news')
     assert 'added' not in text(browser, '#live')
     find(browser, '#live button')[0].click()

@@ -63,7 +63,6 @@ class DiskGallery(MemoryGallery):
     self.path, self.later, self.opened = path, None, 0
     self.begun, self.goes_on = threading.Event(), threading.Event()
     self.goes_on.set()
-    self.write()
 
   def search(self, *arguments, **options):
     self.begun.set()
@@ -73,6 +72,11 @@ class DiskGallery(MemoryGallery):
   def write(self):
     (self.path / 'manifest.tmp').write_text(str(time.monotonic_ns()))
     (self.path / 'manifest.tmp').replace(self.path / 'manifest.json')
+
+  def changes_to(self, later):
+    """What is opened next is whole before the file says that there is something, as in an index."""
+    self.later = later
+    self.write()
 
   def is_changed(self):
     return self.later is not None
@@ -92,6 +96,7 @@ def growing(tmp_path):
     one.add(name, ['a dog'])
   for name in ('b', 'c', 'd'):
     two.add(name, ['a dog'])
+  one.write()
   return one, two
 
 
@@ -106,8 +111,7 @@ def test_a_search_under_way_ends_on_what_it_began_with(growing):
     thread = threading.Thread(target=lambda: early.append(found()))
     thread.start()
     assert one.begun.wait(30)
-    one.later = two
-    one.write()
+    one.changes_to(two)
     end = time.monotonic() + 30
     while (info := client.get('/api/info').json())['state'] == 0:
       assert time.monotonic() < end
@@ -122,8 +126,7 @@ def test_what_cannot_be_opened_changes_nothing(growing, caplog):
   one, two = growing
   watched = Live(one, PageSettings())
   assert watched.look() and watched.look() and one.opened == 0
-  one.write()
-  one.later = OSError('half of it is gone')
+  one.changes_to(OSError('half of it is gone'))
   with caplog.at_level(logging.WARNING):
     assert not watched.look() and not watched.look()
   assert watched.now.gallery is one and [r.message for r in caplog.records].count(caplog.records[0].message) == 1
