@@ -30,7 +30,7 @@ def measure(model: str, repeats: int) -> dict[str, Any]:
   config, mesh = load_recipe(model), sharding.make_mesh()
   student, (optimizer, _) = recipe.make_student(config), recipe.make_optimizer(config, 100)
   sizes = models.SIZES[model]
-  state = create_state(lambda: init_parameters(student, jax.random.key(0), *sizes[:2]), optimizer, mesh)
+  state = create_state(lambda key: init_parameters(student, key, *sizes[:2]), optimizer, mesh, jax.random.key(0))
   jax.block_until_ready(state)
   waited, saving, restoring = [], [], []
   with tempfile.TemporaryDirectory() as folder:

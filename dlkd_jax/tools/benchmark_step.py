@@ -87,7 +87,7 @@ def make_step(model: str, form: str, videos: int) -> Step:
   batch = random_batch(model, recipe.make_pipeline_options(config, mesh.size, teacher=True))
   optimizer, rate = recipe.make_optimizer(config, 100)
   sizes = models.SIZES[model]
-  state = create_state(lambda: init_parameters(student, jax.random.key(0), *sizes[:2]), optimizer, mesh)
+  state = create_state(lambda key: init_parameters(student, key, *sizes[:2]), optimizer, mesh, jax.random.key(0))
   step = make_train_step(student, optimizer, recipe.make_coefficients(config, 100), rate, options, mesh)
   batch = sharding.shard_batch(batch, mesh)
   flops = product_flops(step, state, batch, jax.random.key(0))

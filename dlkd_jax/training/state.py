@@ -49,18 +49,25 @@ StepFunction = Callable[[TrainState, Batch | Parcel, jax.Array], tuple[TrainStat
 
 def abstract_state(make_params: Callable[[], Any], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
   """Returns the shapes, types and shardings of the state on a mesh, as a tree of `jax.ShapeDtypeStruct`."""
-  state = jax.eval_shape(lambda: _first_state(make_params, optimizer))
+  state = jax.eval_shape(lambda: _first_state(make_params(), optimizer))
   return jax.tree.map(lambda x, s: x.update(sharding=s), state, sharding.state_shardings(state, mesh))
 
 
-def create_state(make_params: Callable[[], Any], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-  """Creates the state of step 0, under jit, so that it is born where `sharding.state_shardings` lays it."""
-  shardings = jax.tree.map(lambda x: x.sharding, abstract_state(make_params, optimizer, mesh))
-  return jax.jit(lambda: _first_state(make_params, optimizer), out_shardings=shardings)()
+def create_state(
+  make_params: Callable[..., Any], optimizer: optax.GradientTransformation, mesh: Mesh, *arguments: Any
+) -> TrainState:
+  """Creates the state of step 0, under jit, so that it is born where `sharding.state_shardings` lays it.
+
+  `make_params` is given the arguments, as the key: other values of them, another seed, compile nothing.
+  """
+  abstract = abstract_state(functools.partial(make_params, *arguments), optimizer, mesh)
+  first = jax.jit(
+    lambda *own: _first_state(make_params(*own), optimizer), out_shardings=jax.tree.map(lambda x: x.sharding, abstract)
+  )
+  return first(*arguments)
 
 
-def _first_state(make_params, optimizer) -> TrainState:
-  params = make_params()
+def _first_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
   return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 

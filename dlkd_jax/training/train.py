@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
@@ -74,8 +75,10 @@ def train(config: ml_collections.ConfigDict, workdir: files.Path, stop: StopRequ
     sizes, per_epoch = recipe.feature_sizes(source), pipeline.steps_per_epoch
     init_key, step_key = keys_of_run(config.seed, mesh)
     optimizer, train_step = make_step(config, student, mesh, per_epoch, teacher)
-    make_params = lambda: anchoring.put(fitted, init_parameters(student, init_key, *sizes))  # noqa: E731
-    state = create_state(make_params, optimizer, mesh)
+    state = create_state(
+      lambda key: anchoring.put(fitted, init_parameters(student, key, *sizes)), optimizer, mesh, init_key
+    )
+    anchors = None if fitted is None else jax.tree.map(jnp.copy, state.params)  # The steps take the state's buffers.
     validator = recipe.make_evaluator(config, student, mesh, 'val', teacher=True, again=True)
     _describe(config, workdir, mesh, pipeline, state.params)
     checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir)))
@@ -111,9 +114,9 @@ def train(config: ml_collections.ConfigDict, workdir: files.Path, stop: StopRequ
     options = functools.partial(recipe.make_evaluation_options, mesh=mesh, teacher=True)
     evaluate = validator.again(options(config, keep_scores=True))
     if fitted is not None and progress.best_step > 0:
-      config, kept = anchoring.keep(config, workdir, fitted, evaluate, start=(start := make_params()), trained=best)
+      config, kept = anchoring.keep(config, workdir, fitted, evaluate, start=anchors, trained=best)
       if not kept:
-        best, progress.best_step, progress.best_epoch, progress.best_averaged = start, 0, 0, False
+        best, progress.best_step, progress.best_epoch, progress.best_averaged = anchors, 0, 0, False
         checkpoints.mark(int(state.step), progress)
     elif not len(config.evaluation.weights):
       config = anchoring.weigh(config, workdir, evaluate, best)
@@ -279,16 +282,18 @@ def make_step(
 
 
 def keys_of_run(seed: int, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
-  """Returns the keys of the first parameters and, on all devices, of the steps.
+  """Returns the keys of the first parameters and of the steps, on all devices.
 
   They are of a generator that no environment chooses: draws of another would depend on how a batch is packed and
   spread, and with them the results.
   """
   jax.config.update('jax_threefry_partitionable', True)
-  init_key, step_key = jax.random.split(jax.random.key(seed, impl='threefry2x32'))
-  # Made where it is used: one device's array cannot be put onto those of other processes.
-  words, whole = np.asarray(jax.random.key_data(step_key)), sharding.replicated(mesh)
-  return init_key, jax.jit(lambda: jax.random.wrap_key_data(words, impl='threefry2x32'), out_shardings=whole)()
+  words = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(seed, impl='threefry2x32'))))
+  # Made where they are used: one device's array cannot be put onto those of other processes.
+  keys = jax.jit(
+    lambda words: jax.random.wrap_key_data(words, impl='threefry2x32'), out_shardings=sharding.replicated(mesh)
+  )
+  return keys(words[0]), keys(words[1])
 
 
 def compile_ahead(

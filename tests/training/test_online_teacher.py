@@ -239,7 +239,7 @@ def one_step(step, teacher, batch, mesh, config):
   sizes, student = recipe.feature_sizes(recipe.open_split(config, 'train')), recipe.make_student(config)
   init_key, key = train.keys_of_run(config.seed, mesh)
   optimizer, _ = recipe.make_optimizer(config, 1)
-  state = create_state(lambda: init_parameters(student, init_key, *sizes), optimizer, mesh)
+  state = create_state(lambda key: init_parameters(student, key, *sizes), optimizer, mesh, init_key)
   state, metrics = step(state, sharding.shard_batch(batch, mesh), key)
   return state, metrics_lib.fetch(metrics)
 

@@ -6,11 +6,13 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from dlkd_jax import sharding
 from dlkd_jax.training import metrics as metrics_lib
 from dlkd_jax.training.objective import compute_objective
+from dlkd_jax.training.state import create_state
 from tests import options as made
 from tests.training import worlds
 
@@ -38,6 +40,20 @@ def test_compiles_once_per_batch_shape_while_all_coefficients_change(exact):
   donated = first.replace(opt_state=first.opt_state[1])
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves(donated))
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+def test_first_parameters_of_all_seeds_are_of_one_program():
+  drawn = []
+
+  def make(key):
+    drawn.append(key)
+    return {'kernel': jax.random.normal(key, (3,))}
+
+  keys = jax.random.split(jax.random.key(0))
+  found = [create_state(make, optax.adam(1.0), sharding.make_mesh(jax.devices()[:1]), key).params for key in keys]
+  np.testing.assert_allclose(*([each['kernel'] for each in own] for own in (found, list(map(make, keys)))), rtol=1e-6)
+  assert sum(isinstance(key, jax.core.Tracer) for key in drawn) >= 2, 'a key is a constant of its program'
+  assert not np.array_equal(*(each['kernel'] for each in found))
 
 
 def test_padding_changes_neither_loss_nor_gradients(exact):
