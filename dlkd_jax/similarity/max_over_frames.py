@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from dlkd_jax.errors import UserError
 from dlkd_jax.layout import Layout, padded_layout
-from dlkd_jax.similarity import blocked, pallas_tpu
+from dlkd_jax.similarity import blocked
 from dlkd_jax.similarity.common import (
   MOST_FRAMES,
   PADDED,
@@ -157,6 +157,8 @@ def _by_index(form, block_rows, most_bytes, queries, frames, table, rows):
   queries, frames, rows, *fields = vary_alike(queries, frames, rows, *jax.tree.leaves(table))
   table = jax.tree.unflatten(jax.tree.structure(table), fields)
   if form == 'pallas':
+    from dlkd_jax.similarity import pallas_tpu  # Pallas takes a tenth of a training's start, and is for TPUs alone.
+
     dot, cosine, curve = pallas_tpu.maxima(with_curve, queries, frames, table, rows)
   else:
     most_bytes = most_bytes or product_bytes(jax.default_backend())

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.optimize
 
 from dlkd_jax.models import anchors
 from dlkd_jax.models.anchors import TEACHER, Anchor, AnchorSettings, Corpus, groups
@@ -79,6 +78,8 @@ def _leads(ranking: Ranking, names: Sequence[str]) -> np.ndarray:
 
 def best_betas(rankings: Sequence[Ranking], names: Sequence[str]) -> np.ndarray:
   """Returns `[k]` factors β ≥ 0 of some scorers, those of the greatest likelihood; the problem is convex."""
+  import scipy.optimize  # A fifth of the time that all of a training takes to import, and few trainings need it.
+
   leads = [_leads(ranking, names) for ranking in rankings]
   count = sum(each.shape[1] for each in leads)
   # In units of the scores' deviations all factors are of one size.

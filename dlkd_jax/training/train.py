@@ -70,14 +70,12 @@ def train(config: ml_collections.ConfigDict, workdir: files.Path, stop: StopRequ
     config = anchoring.sized(config)
     student = recipe.make_student(config)
     config, source, fitted = anchoring.prepare(config, student, workdir, recipe.open_split(config, 'train'))
-    teacher = open_teacher(config, mesh, source)
-    pipeline = open_pipeline(config, mesh, source)
+    teacher, pipeline = open_teacher(config, mesh, source), open_pipeline(config, mesh, source)
     sizes, per_epoch = recipe.feature_sizes(source), pipeline.steps_per_epoch
     init_key, step_key = keys_of_run(config.seed, mesh)
     optimizer, train_step = make_step(config, student, mesh, per_epoch, teacher)
-    state = create_state(
-      lambda key: anchoring.put(fitted, init_parameters(student, key, *sizes)), optimizer, mesh, init_key
-    )
+    first = lambda key: anchoring.put(fitted, init_parameters(student, key, *sizes))  # noqa: E731
+    state = create_state(first, optimizer, mesh, init_key)
     anchors = None if fitted is None else jax.tree.map(jnp.copy, state.params)  # The steps take the state's buffers.
     validator = recipe.make_evaluator(config, student, mesh, 'val', teacher=True, again=True)
     _describe(config, workdir, mesh, pipeline, state.params)
