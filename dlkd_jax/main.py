@@ -43,6 +43,7 @@ _PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Of several processes: wh
 
 def main(names):
   """Dispatches to training or evaluation."""
+  doors.collect_seldom()
   # Imported here, so that --help answers at once.
   from dlkd_jax import multihost
   from dlkd_jax.training import evaluate_run, train

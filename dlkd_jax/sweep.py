@@ -16,8 +16,8 @@ the other, each row compared with the one before it, and all of them but one, co
 
 Every run is an ordinary training in `<workdir>/<variant>/seed_<n>`, seed after seed. The same command
 leaves finished runs alone, goes on with one that was stopped, and prints the table again; it is kept in
-`sweep.txt`, `sweep.md` and `sweep.json`, and shows all finished runs of the folder. The exit code is 1
-where a run failed.
+`sweep.txt`, `sweep.md` and `sweep.json`, and shows all finished runs of the folder. Compiled programs are
+kept in `<workdir>/compiled`, or in $JAX_COMPILATION_CACHE_DIR. The exit code is 1 where a run failed.
 """
 
 import sys
@@ -60,6 +60,7 @@ def _sweep(stop):
   if _LIST.value:
     _list(config, chosen, runs)
     return []
+  doors.keep_compiled(workdir / 'compiled')  # Runs that differ in their seeds alone share programs.
   split = recipe.names(config, ('test', 'val'))[0]
   videos = len(recipe.open_split(config, split))
 
@@ -74,6 +75,7 @@ def _sweep(stop):
 
 def main(names):
   """Dispatches."""
+  doors.collect_seldom()
   # Imported here, so that --help answers at once.
   from dlkd_jax import multihost
 

@@ -1,13 +1,13 @@
 """Set before JAX is first imported: eight CPU devices, and no silent rank promotion. Slow tests are asked for."""
 
 import atexit
-import gc
 import os
 import shutil
 import tempfile
 
 import pytest
 
+from dlkd_jax import doors
 from tests.environment import xla_flags
 from tests.paths import repository
 
@@ -22,8 +22,7 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   atexit.register(shutil.rmtree, compiled, ignore_errors=True)
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
 
-# Tracing makes objects by the million, and nearly all are freed without a search for cycles.
-gc.set_threshold(50_000, 20, 50)
+doors.collect_seldom()
 
 # Files that take longest come first, so that none of them is left for one process while the others have nothing to do.
 LONG = (

@@ -24,6 +24,7 @@ _SIZE = flags.DEFINE_enum('size', 'whole', ['whole', 'tiny'], 'tiny: a check of 
 
 def main(names):
   """Runs the stages."""
+  doors.collect_seldom()
   from dlkd_jax.demo import demonstration
   from dlkd_jax.demo.settings import SIZES
 
