@@ -9,7 +9,7 @@ back to the parameters. The result is the gradient of the whole batch, dropout i
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -47,10 +47,11 @@ class TrainState:
 StepFunction = Callable[[TrainState, Batch | Parcel, jax.Array], tuple[TrainState, StepMetrics]]
 
 
-def abstract_state(make_params: Callable[[], Any], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-  """Returns the shapes, types and shardings of the state on a mesh, as a tree of `jax.ShapeDtypeStruct`."""
-  state = jax.eval_shape(lambda: _first_state(make_params(), optimizer))
-  return jax.tree.map(lambda x, s: x.update(sharding=s), state, sharding.state_shardings(state, mesh))
+def abstract_state(
+  make_params: Callable[..., Any], optimizer: optax.GradientTransformation, mesh: Mesh, *arguments: Any
+) -> TrainState:
+  """Returns the shapes, types and shardings of `create_state` as a tree of `jax.ShapeDtypeStruct`."""
+  return _abstract(_first_state(make_params, optimizer), mesh, arguments)
 
 
 def create_state(
@@ -60,15 +61,22 @@ def create_state(
 
   `make_params` is given the arguments, as the key: other values of them, another seed, compile nothing.
   """
-  abstract = abstract_state(functools.partial(make_params, *arguments), optimizer, mesh)
-  first = jax.jit(
-    lambda *own: _first_state(make_params(*own), optimizer), out_shardings=jax.tree.map(lambda x: x.sharding, abstract)
-  )
-  return first(*arguments)
+  first = _first_state(make_params, optimizer)
+  shardings = jax.tree.map(lambda x: x.sharding, _abstract(first, mesh, arguments))
+  return jax.jit(first, out_shardings=shardings)(*arguments)
 
 
-def _first_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
-  return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+def _first_state(make_params: Callable[..., Any], optimizer: optax.GradientTransformation) -> Callable[..., TrainState]:
+  def first(*arguments: Any) -> TrainState:
+    params = make_params(*arguments)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+  return first
+
+
+def _abstract(first: Callable[..., TrainState], mesh: Mesh, arguments: Sequence[Any]) -> TrainState:
+  state = jax.eval_shape(first, *arguments)
+  return jax.tree.map(lambda x, s: x.update(sharding=s), state, sharding.state_shardings(state, mesh))
 
 
 def make_train_step(
