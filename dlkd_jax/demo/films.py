@@ -13,7 +13,7 @@ from dlkd_jax.demo import render, world
 from dlkd_jax.demo.settings import DemoSettings
 from dlkd_jax.demo.world import Film
 from dlkd_jax.progress import Progress
-from dlkd_jax.video import composites
+from dlkd_jax.video import writing
 
 
 def films_of(settings: DemoSettings) -> list[Film]:
@@ -65,7 +65,7 @@ def write_film(film: Film, path: pathlib.Path, rate: int, side: int) -> None:
     side: pixels, an even number.
   """
   images = render.film_pictures(film, rate, side)
-  composites.write_video(path, images, rate, (side, side), None, {'preset': 'ultrafast', 'crf': '22', 'threads': '1'})
+  writing.write_video(path, images, rate, (side, side), None, {'preset': 'ultrafast', 'crf': '22', 'threads': '1'})
 
 
 def caption_lines(film: Film) -> list[str]:

@@ -144,12 +144,6 @@ def walk(folder: str | os.PathLike[str]) -> Listing:
   return found
 
 
-def list_videos(folder: str | os.PathLike[str]) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
-  """Returns (videos, other files) of `walk`, which see."""
-  found = walk(folder)
-  return found.videos, found.others
-
-
 def check_file(path: pathlib.Path) -> os.stat_result:
   """Returns what the system says of a regular file that may be read; nothing else is ever opened.
 

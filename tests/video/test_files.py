@@ -10,29 +10,28 @@ from dlkd_jax.video import files
 from tests.video import films
 
 
-def test_list_videos_finds_all_and_names_the_rest(tmp_path):
+def test_walk_finds_all_and_names_the_rest(tmp_path):
   for name in ('b.mp4', 'a/c.MKV', 'a/b/d.webm', 'a/notes.txt', 'poster.jpg', '.hidden.mov'):
     path = tmp_path / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b'x')
   (tmp_path / 'a' / 'loop').symlink_to(tmp_path, target_is_directory=True)
-  videos, others = files.list_videos(tmp_path)
-  assert [str(p.relative_to(tmp_path)) for p in videos] == ['.hidden.mov', 'a/b/d.webm', 'a/c.MKV', 'b.mp4']
-  assert [str(p.relative_to(tmp_path)) for p in others] == ['a/notes.txt', 'poster.jpg']
+  found = files.walk(tmp_path)
+  assert [str(p.relative_to(tmp_path)) for p in found.videos] == ['.hidden.mov', 'a/b/d.webm', 'a/c.MKV', 'b.mp4']
+  assert [str(p.relative_to(tmp_path)) for p in found.others] == ['a/notes.txt', 'poster.jpg']
 
 
-def test_list_videos_follows_links_to_folders(tmp_path):
+def test_walk_follows_links_to_folders(tmp_path):
   (tmp_path / 'real').mkdir()
   (tmp_path / 'real' / 'a.mp4').write_bytes(b'x')
   (tmp_path / 'set').mkdir()
   (tmp_path / 'set' / 'link').symlink_to(tmp_path / 'real', target_is_directory=True)
-  videos, _ = files.list_videos(tmp_path / 'set')
-  assert videos == [tmp_path / 'set' / 'link' / 'a.mp4']
+  assert files.walk(tmp_path / 'set').videos == [tmp_path / 'set' / 'link' / 'a.mp4']
 
 
-def test_list_videos_refuses_what_is_no_folder(tmp_path):
+def test_walk_refuses_what_is_no_folder(tmp_path):
   with pytest.raises(files.VideoError, match='is not a folder'):
-    files.list_videos(tmp_path / 'nowhere')
+    files.walk(tmp_path / 'nowhere')
 
 
 def _bad_file(kind, folder):

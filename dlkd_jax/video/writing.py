@@ -1,40 +1,19 @@
-"""Untrimmed videos made of short ones end to end: every part's moment is known exactly."""
+"""Videos written from pictures."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from fractions import Fraction
 
 import av
 import numpy as np
-from PIL import Image
 
-from dlkd_jax.video import decoding, pictures
+from dlkd_jax.video import pictures
 
 # By the suffix of the file: FFmpeg's container and the codec in it.
 _KINDS = {'.mp4': ('mp4', 'libx264'), '.mkv': ('matroska', 'libx264'), '.webm': ('webm', 'libvpx-vp9')}
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-  """The seconds [start, end) of a composite in which the video of `path` is shown, whole."""
-
-  path: str
-  start: float
-  end: float
-
-
-def _fitted(image: np.ndarray, width: int, height: int) -> np.ndarray:
-  """A picture scaled into the middle of a black one, undistorted."""
-  scale = min(width / image.shape[1], height / image.shape[0])
-  size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-  whole = Image.new('RGB', (width, height))
-  scaled = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
-  whole.paste(scaled, ((width - size[0]) // 2, (height - size[1]) // 2))
-  return np.asarray(whole)
 
 
 def write_video(
@@ -95,47 +74,3 @@ def write_video(
   finally:
     temporary.unlink(missing_ok=True)
   return count
-
-
-def join_videos(
-  paths: Sequence[str | os.PathLike[str]],
-  out: str | os.PathLike[str],
-  size: tuple[int, int] = (320, 240),
-  rate: float = 10,
-) -> list[Part]:
-  """Joins videos end to end into one, encoded anew at one size and rate, without sound.
-
-  Each part is sampled at `rate` from its beginning, as `decoding.sample_frames` does, and so lasts a whole number of
-  frames: the times that are returned are those of the written file, and differ from the source's length by less than
-  a frame. Parts are read one after another, a frame at a time.
-
-  Args:
-    paths: the videos, in order; one may come again.
-    out: the file to write; .mp4, .mkv or .webm.
-    size: (width, height) in pixels, even; pictures are scaled to fit and centred on black.
-    rate: frames a second.
-
-  Raises:
-    VideoError: one of them cannot be decoded, or is damaged; nothing is written.
-    ValueError: no path; otherwise as `write_video`.
-  """
-  if not paths:
-    raise ValueError('no video to join')
-  counts = [0] * len(paths)
-
-  def images():
-    for n, path in enumerate(paths):
-      last = fitted = None
-      for sample in decoding.sample_frames(path, rate):
-        if sample.image is not last:
-          last, fitted = sample.image, _fitted(sample.image, *size)
-        counts[n] += 1
-        yield fitted
-
-  write_video(out, images(), rate, size)
-  period = 1 / Fraction(rate).limit_denominator(10**6)
-  ends = np.cumsum(counts).tolist()
-  return [
-    Part(str(path), float((end - count) * period), float(end * period))
-    for path, count, end in zip(paths, counts, ends, strict=True)
-  ]
