@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 
 import pytest
@@ -23,6 +24,8 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
 
 doors.collect_seldom()
+# A shell has its jobs in the background ignore Ctrl-C, and so would every command that is started here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Files that take longest come first, so that none of them is left for one process while the others have nothing to do.
 LONG = (
