@@ -155,7 +155,8 @@ def exit_together(message: str, code: int) -> NoReturn:
 class StopRequest:
   """Whether the run was asked to stop; a context manager that listens for signals, in the main thread.
 
-  Further signals change nothing, what is being saved is saved; only a second Ctrl-C ends the process.
+  Further signals change nothing, what is being saved is saved; only a second Ctrl-C ends the process. Who was asked is
+  about to leave, so SIGTERM changes nothing behind the context, either: the process ends with the code that it should.
 
   Attributes:
     signal: the first that came, or None.
@@ -177,7 +178,8 @@ class StopRequest:
     signal.set_wakeup_fd(self._former_fd)
     os.close(self._writing)  # Which ends the thread.
     for number, handler in self._former.items():
-      signal.signal(number, handler)
+      if number == signal.SIGINT or not self.noted():
+        signal.signal(number, handler)
 
   def _note(self, number: int, _frame) -> None:
     self.signal = self.signal or signal.Signals(number)

@@ -126,7 +126,7 @@ def test_a_checkpoint_of_two_processes_opens_in_one(tmp_path):
   ('number', 'code'), [(signal.SIGTERM, multihost.STOPPED), (signal.SIGINT, multihost.INTERRUPTED)]
 )
 def test_a_signal_is_noted(number, code):
-  before = signal.getsignal(number)
+  before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
   with multihost.StopRequest() as stop:
     assert not stop.agreed(0)
     for again in (number, signal.SIGTERM, signal.SIGTERM):
@@ -135,7 +135,13 @@ def test_a_signal_is_noted(number, code):
     assert stop.signal == number and stop.code == code
     name = signal.Signals(number).name
     assert stop.describe(multihost.Stopped('at step 3')) == f'stopped on request ({name}) at step 3'
-  assert signal.getsignal(number) is before
+  assert signal.getsignal(signal.SIGINT) is before[signal.SIGINT]
+  os.kill(os.getpid(), signal.SIGTERM)  # The process would be leaving now.
+  assert stop.signal == number
+  signal.signal(signal.SIGTERM, before[signal.SIGTERM])
+  with multihost.StopRequest():
+    pass
+  assert all(signal.getsignal(each) is handler for each, handler in before.items())
 
 
 # A lock taken twice waits where no step of Python is made, as a compilation does; ctypes lets other threads run, too.
