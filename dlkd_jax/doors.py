@@ -173,8 +173,13 @@ def stoppable(work: Callable[[], int | None], stopped: str | None) -> int:
     stopped: what to say after SIGTERM or Ctrl-C; None: the work does not let itself be stopped, or says so itself.
   """
   before = signal.getsignal(signal.SIGTERM)
+
+  def leave(*_) -> NoReturn:
+    ignore_terminations()
+    sys.exit(TERMINATED)
+
   if stopped is not None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    signal.signal(signal.SIGTERM, leave)
   try:
     return guarded(work)
   except (KeyboardInterrupt, SystemExit) as stop:
@@ -183,8 +188,13 @@ def stoppable(work: Callable[[], int | None], stopped: str | None) -> int:
       print(stopped, file=sys.stderr)
     return code if isinstance(code, int) else int(code is not None)
   finally:
-    if stopped is not None:
+    if signal.getsignal(signal.SIGTERM) is leave:
       signal.signal(signal.SIGTERM, before)
+
+
+def ignore_terminations() -> None:
+  """Lets SIGTERM change nothing more in a process that leaves: neither what it puts in order, nor its exit code."""
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)  # A handler of Python's would be gone before the process is.
 
 
 def guarded(work: Callable[[], int | None]) -> int:

@@ -62,6 +62,7 @@ def main(names):
         given = [] if config is None else config_flags.get_override_values(flags.FLAGS['config'])
         evaluate_run.evaluate(config, _WORKDIR.value, _SPLIT.value, _PARAMS.value, stop, given)
   except multihost.Stopped as stopped:
+    doors.ignore_terminations()
     multihost.exit_together(stop.describe(stopped), stop.code)
   except KeyboardInterrupt as interrupt:
     multihost.exit_alone(str(interrupt) or 'interrupted before anything was changed', multihost.INTERRUPTED)

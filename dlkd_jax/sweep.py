@@ -84,6 +84,7 @@ def main(names):
     with stop:
       failed = _sweep(stop)
   except multihost.Stopped as stopped:
+    doors.ignore_terminations()
     print(stop.describe(stopped), file=sys.stderr)
     return stop.code
   except KeyboardInterrupt:
