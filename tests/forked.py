@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 
+from dlkd_jax import doors
 from tests.paths import repository
 
 # No command's own module: a module that runs as a program was not imported before.
@@ -129,7 +130,7 @@ def _serve(address: str):
     importlib.import_module(name)
   gc.collect()
   gc.freeze()
-  gc.set_threshold(50_000, 20, 50)  # Tracing makes objects by the million.
+  doors.collect_seldom()
   listening = socket.socket(socket.AF_UNIX)
   listening.bind(address)
   listening.listen(64)

@@ -47,11 +47,9 @@ class TrainState:
 StepFunction = Callable[[TrainState, Batch | Parcel, jax.Array], tuple[TrainState, StepMetrics]]
 
 
-def abstract_state(
-  make_params: Callable[..., Any], optimizer: optax.GradientTransformation, mesh: Mesh, *arguments: Any
-) -> TrainState:
+def abstract_state(make_params: Callable[[], Any], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
   """Returns the shapes, types and shardings of `create_state` as a tree of `jax.ShapeDtypeStruct`."""
-  return _abstract(_first_state(make_params, optimizer), mesh, arguments)
+  return _abstract(_first_state(make_params, optimizer), mesh, ())
 
 
 def create_state(
