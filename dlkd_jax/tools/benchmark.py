@@ -72,7 +72,7 @@ def rows(section: str, found: Any) -> Iterator[tuple[str, str]]:
         r = result[form]
         yield (
           f'step, {name}, {form}',
-          f'{r["seconds"]:.2f} s, {r["videos_per_second"]:.1f} videos/s, {r["share_of_product_rate"]:.0%} of the '
+          f'{1e3 * r["seconds"]:,.1f} ms, {r["videos_per_second"]:.1f} videos/s, {r["share_of_product_rate"]:.0%} of the '
           f'product rate, {r["temporary_bytes"] / _MIB:,.0f} MiB temporary',
         )
         yield (

@@ -7,9 +7,9 @@
     python -m dlkd_jax.tools.benchmark_step --forms=packed,plus
 
 Features are random, lengths those of a model of a data set (`dlkd_jax.tools.lengths`; `full` has every frame and word
-real). Both forms train on the same videos with the same step, dropout on; they and a plain product of
-`[videos·frames, Dv]` by `[Dv, 768]` are timed in turn, so that other load on the machine falls on all, and medians are
-reported. The share is the rate of the step's matrix products over the rate of the plain product. The form `plus` is
+real). Both forms train on the same videos with the same step, dropout on, from a batch on the device; they and a plain
+product of `[videos·frames, Dv]` by `[Dv, 768]`, of the step's type, are timed in turn, so that other load on the machine
+falls on all, and medians are reported. On accelerators 20 calls are timed as one, as a training starts them. The share is the rate of the step's matrix products over the rate of the plain product. The form `plus` is
 packed, with all pieces of the recipe argument `plus`.
 """
 
@@ -28,12 +28,12 @@ import ml_collections
 
 from dlkd_jax import files, sharding
 from dlkd_jax.config_defaults import PLUS, load_recipe
-from dlkd_jax.data.batch import Batch
+from dlkd_jax.data.batch import Batch, Parcel, pack
 from dlkd_jax.files import expand
 from dlkd_jax.models.students import Student, init_parameters
 from dlkd_jax.tools import lengths as models
 from dlkd_jax.tools.random_data import random_batch
-from dlkd_jax.tools.rates import MatmulRate, product_flops, seconds
+from dlkd_jax.tools.rates import MatmulRate, calls_together, product_flops, seconds
 from dlkd_jax.tools.step_profile import time_by_kind
 from dlkd_jax.training import recipe
 from dlkd_jax.training.objective import Embeddings, ObjectiveOptions, contrast
@@ -50,14 +50,16 @@ class Step:
   config: ml_collections.ConfigDict
   student: Student
   options: ObjectiveOptions
-  batch: Batch
+  batch: Batch  # And as it travels to the devices:
+  parcel: Parcel
+  key: jax.Array
   state: Any
   compiled: Any
   flops: int
 
   def run(self) -> Any:
     """Trains one step; returns its metrics."""
-    self.state, metrics = self.compiled(self.state, self.batch, jax.random.key(0))
+    self.state, metrics = self.compiled(self.state, self.parcel, self.key)
     return metrics
 
   @property
@@ -89,10 +91,10 @@ def make_step(model: str, form: str, videos: int) -> Step:
   sizes = models.SIZES[model]
   state = create_state(lambda key: init_parameters(student, key, *sizes[:2]), optimizer, mesh, jax.random.key(0))
   step = make_train_step(student, optimizer, recipe.make_coefficients(config, 100), rate, options, mesh)
-  batch = sharding.shard_batch(batch, mesh)
-  flops = product_flops(step, state, batch, jax.random.key(0))
-  compiled = step.lower(state, batch, jax.random.key(0)).compile()
-  return Step(config, student, options, batch, state, compiled, flops)
+  parcel, key = sharding.shard_batch(pack(batch, mesh.size), mesh), jax.random.key(0)
+  compiled = step.lower(state, parcel, key).compile()
+  flops = product_flops(step, state, parcel, key)
+  return Step(config, student, options, sharding.shard_batch(batch, mesh), parcel, key, state, compiled, flops)
 
 
 def contrast_bytes(step: Step) -> int:
@@ -126,14 +128,14 @@ def measure(model: str, forms: tuple[str, ...], videos: int, repeats: int) -> di
     similarities and losses alone, share of padding among frames and tokens; and the product's rate.
   """
   steps = {form: make_step(model, form, videos) for form in forms}
-  rate = MatmulRate(videos * 128, models.SIZES[model][0], 768)
+  rate = MatmulRate(videos * 128, models.SIZES[model][0], 768, steps[forms[0]].student.dtype)
   times, rates = {form: [] for form in forms}, []
   for step in steps.values():
     seconds(step.run)
   for _ in range(repeats):
     for form, step in steps.items():
       rates.append(rate.measure())
-      times[form].append(seconds(step.run))
+      times[form].append(seconds(step.run, calls=calls_together()))
   result: dict[str, Any] = {'model': model, 'videos': videos, 'product_rate': statistics.median(rates)}
   for form, step in steps.items():
     middle = statistics.median(times[form])
@@ -156,7 +158,7 @@ def table(result: dict[str, Any]) -> str:
   for form in (f for f in FORMS if f in result):
     r = result[form]
     lines.append(
-      f'  {form:9s} {r["seconds"]:8.3f} s a step  {r["videos_per_second"]:7.1f} videos/s  '
+      f'  {form:9s} {1e3 * r["seconds"]:9.2f} ms a step  {r["videos_per_second"]:7.1f} videos/s  '
       f'{r["flops"] / 1e9:7.0f} GFLOP '
       f'({r["share_of_product_rate"]:.0%} of the product)  temporary {r["temporary_bytes"] / 2**20:7.0f} MiB  '
       f'similarity and losses {r["contrast_temporary_bytes"] / 2**20:7.1f} MiB  '

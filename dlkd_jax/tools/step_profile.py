@@ -49,9 +49,10 @@ def time_by_kind(trace: pathlib.Path, hlo: str) -> dict[str, float]:
   for event in events:
     if event.get('ph') != 'X' or 'hlo_op' not in event.get('args', {}):
       continue
-    if re.match(r'(while|call|conditional)[.\d]*$', event['name']):
+    operation = event['args']['hlo_op']  # On a GPU events are named by kernels.
+    if re.match(r'(while|call|conditional)[.\d]*$', operation):
       continue  # It spans the operations inside, which are counted themselves.
-    name = names.get(event['name'], '')
+    name = names.get(operation, '')
     spent[next(kind for kind, pattern in KINDS if re.search(pattern, name))] += event['dur']
   total = sum(spent.values())
   return {kind: duration / total for kind, duration in sorted(spent.items(), key=lambda item: -item[1])}
