@@ -5,9 +5,12 @@ from __future__ import annotations
 import ctypes
 import pathlib
 
+import numpy as np
+
 # Of the memory that the machine or its container has left, what is kept of a split of a data set, by all processes
 # together, may take this share.
 KEPT_SHARE = 0.25
+_ALIGNMENT = 64  # Bytes.
 # Of glibc's <malloc.h>.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
@@ -23,6 +26,12 @@ def available_bytes() -> int:
   except (OSError, KeyError, ValueError):
     pass  # Another system, or no limit ('max').
   return max(0, min(left, default=0))
+
+
+def aligned_bytes(size: int) -> np.ndarray:
+  """Allocates so many bytes, uint8, without clearing them, where JAX takes an array on the CPU as it lies."""
+  fresh = np.empty(size + _ALIGNMENT, np.uint8)
+  return fresh[-fresh.ctypes.data % _ALIGNMENT :][:size]
 
 
 def give_back_large_blocks() -> bool:

@@ -82,6 +82,7 @@ FIELDS: dict[str, tuple[Any, Rule, str]] = {
   'data.max_videos': (int, _whole(1), 'use only the first so many videos of each split'),
   'data.read_threads': (4, _whole(1, 4096), 'threads that read one batch'),
   'data.prefetch_batches': (2, _whole(0, 4096), 'batches made ahead'),
+  'data.on_device': (True, _FLAG, 'features of the training split stay on the devices, where they fit'),
   'model.name': ('dldkd', _TEXT, "dldkd, anchored, plus, or 'package.module:Class' of a student of your own"),
   'model.hidden': (384, _whole(1), 'size of the space in which queries and frames meet'),
   'model.heads': (4, _whole(1), 'attention heads'),
@@ -164,7 +165,17 @@ def base(dataset: str) -> ml_collections.ConfigDict:
 
 # Fields that change the results of a training by rounding at most: where data lies, what is reported, how arrays are
 # laid out and summed. A name that ends with a dot stands for a group.
-_DATA = ('data_dir', 'read_threads', 'prefetch_batches', 'packing', 'row_words', 'slots', 'frame_sizes', 'word_sizes')
+_DATA = (
+  'data_dir',
+  'read_threads',
+  'prefetch_batches',
+  'on_device',
+  'packing',
+  'row_words',
+  'slots',
+  'frame_sizes',
+  'word_sizes',
+)
 _TRAINING = 'teacher.micro_batch', 'training.micro_batches', 'training.checkpoint_every_steps'
 ROUNDING_ALONE = (
   *(f'data.{name}' for name in _DATA),

@@ -114,6 +114,15 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
   return jax.device_put(batch, placement)
 
 
+def replicate(tree: Any, mesh: Mesh) -> Any:
+  """Puts arrays, which every process has whole, onto every device of a mesh."""
+  placement = replicated(mesh)
+  if mesh.is_multi_process:
+    with jax.transfer_guard('allow'):  # As above.
+      return jax.tree.map(lambda array: jax.make_array_from_process_local_data(placement, array), tree)
+  return jax.device_put(tree, placement)
+
+
 def local_mesh(mesh: Mesh) -> Mesh:
   """Returns the mesh of this process's devices, in their order in the whole mesh, along one axis."""
   devices = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]

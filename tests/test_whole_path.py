@@ -116,6 +116,13 @@ def test_killed_and_resumed_gives_the_same_bits(undisturbed, commands, tmp_path,
   assert_same_end(tmp_path, undisturbed[0])
 
 
+@pytest.mark.slow
+def test_features_that_travel_with_each_batch_give_the_same_bits(undisturbed, commands, tmp_path):
+  assert 'stay on the device(s): ' in undisturbed[1]
+  assert 'stay on the device' not in commands.run(*commands.training(tmp_path, '--config.data.on_device=False'))
+  assert_same_end(tmp_path, undisturbed[0])
+
+
 def test_run_again_reports_the_same(undisturbed, commands):
   workdir, _ = undisturbed
   before = (workdir / 'results.json').read_text()

@@ -266,10 +266,13 @@ class Lengths:
 
   def words(self, records: np.ndarray, options: PipelineOptions) -> np.ndarray:
     """Returns the tokens that each caption of these records takes up in a batch, record after record."""
+    return np.minimum(self.tokens[self.captions_of(records)], options.max_words)
+
+  def captions_of(self, records: np.ndarray) -> np.ndarray:
+    """Returns the numbers of the captions of these records, record after record, among those of all."""
     captions = self.captions[records]
     ends = np.cumsum(captions)
-    index = np.repeat(self.starts[records] - (ends - captions), captions) + np.arange(ends[-1] if len(ends) else 0)
-    return np.minimum(self.tokens[index], options.max_words)
+    return np.repeat(self.starts[records] - (ends - captions), captions) + np.arange(ends[-1] if len(ends) else 0)
 
 
 def open_lengths(data_dir: str | os.PathLike[str], name: str, split: str) -> Lengths | None:

@@ -4,26 +4,29 @@ Everything follows from the seed and the number of batches taken: batch number n
 whatever the number of threads, processes or devices, so resuming is starting at n. How the videos of a batch are shared
 among devices and packed into rows follows from their lengths; it changes where they lie, not which they are.
 
-A batch at the sizes of TVR is 60 MB, so each video is copied once, from its record to its place, by several threads
-(numpy lets go of the interpreter meanwhile), into memory that earlier batches no longer need.
+Where the features of the whole split fit onto the devices, a batch is but the numbers of their rows
+(`dlkd_jax.data.resident`). Where they do not, a batch at the sizes of TVR is 60 MB, so each video is copied once, from
+its record to its place, by several threads (numpy lets go of the interpreter meanwhile), into memory that earlier
+batches no longer need.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import math
-import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import grain
 import numpy as np
 
-from dlkd_jax.allocation import KEPT_SHARE, available_bytes, keep_large_blocks
-from dlkd_jax.data import sources, transforms
-from dlkd_jax.data.batch import Batch, Feature, PipelineOptions, ShardShape, batch_shapes
+from dlkd_jax.allocation import KEPT_SHARE, aligned_bytes, available_bytes, keep_large_blocks
+from dlkd_jax.data import sources
+from dlkd_jax.data.batch import Batch, PipelineOptions, ShardShape, batch_shapes
 from dlkd_jax.data.packing import Plan, Shard, arrange, make_layout, make_plan
+from dlkd_jax.data.prepared import Prepared
+from dlkd_jax.data.resident import Resident
 from dlkd_jax.data.sources import Lengths, Source, scan_lengths
 from dlkd_jax.errors import UserError
 
@@ -31,8 +34,6 @@ from dlkd_jax.errors import UserError
 _PLANNED_BATCHES = 200
 _PLANNED_EPOCHS = 5
 _PLANNED_VIDEOS = 50_000
-_ALIGNMENT = 64  # Bytes; from there JAX takes an array on the CPU as it lies.
-_BLOCK_BYTES = 64 << 20
 
 
 class TrainPipeline:
@@ -44,11 +45,12 @@ class TrainPipeline:
   Attributes, the same on every process:
     steps_per_epoch: batches in an epoch.
     num_videos: videos in the source.
-    plan, features: those of the `Collator`.
+    plan, features, resident: those of the `Collator`.
   """
 
   def __init__(self, collator: Collator, videos: int, seed: int):
     self.plan, self.features, self.num_videos = collator.plan, collator.features, videos
+    self.resident = collator.resident
     batches = _drawn(videos, self.plan.options, seed)
     self.steps_per_epoch = len(batches)
     self._dataset = batches.map(collator).repeat()
@@ -119,6 +121,7 @@ def train_pipeline(
   process_count: int = 1,
   *,
   lengths: Lengths | None = None,
+  room: float = 0,
 ) -> TrainPipeline:
   """Makes the stream of training batches of a source; `iter` of it can be stopped and resumed.
 
@@ -129,6 +132,8 @@ def train_pipeline(
     process_index: this process, from 0.
     process_count: processes that share each batch; each reads and gives the shards of its own devices.
     lengths: of the records of the source, from `open_lengths`; None: every record is read once to find them.
+    room: bytes that the features of the whole source may take on a device. Where they fit, batches are numbers of their
+      rows (`dlkd_jax.data.resident`), which the step turns into features.
 
   Raises:
     UserError: the source is empty, a record of it cannot be trained on, the lengths are of another number of records,
@@ -144,7 +149,12 @@ def train_pipeline(
     raise UserError(f'there are lengths of {len(lengths)} records and {len(source)} records; cut both alike')
   keep_large_blocks()
   sources.check_lengths(source, lengths, options)
-  collator = Collator(source, lengths, plan_of_run(lengths, options, seed), process_index, process_count)
+  records = Prepared(source, lengths, options)
+  resident = None if options.pixels else Resident(records)
+  if resident is None or resident.nbytes > room:
+    resident = None
+    records.keep(available_bytes() * KEPT_SHARE / process_count)
+  collator = Collator(records, plan_of_run(lengths, options, seed), process_index, process_count, resident)
   return TrainPipeline(collator, len(source), seed)
 
 
@@ -166,17 +176,25 @@ def _drawn(videos: int, options: PipelineOptions, seed: int) -> grain.MapDataset
 
 
 class Collator:
-  """Makes batches out of the records of a source; arguments and errors are those of `train_pipeline`.
+  """Makes batches out of records; errors are those of `train_pipeline`.
 
   D shards go to P processes in order, D / P each, and a process reads the records of its own alone. A shard may have no
   video at all in the short last batch of an epoch; it then holds padding, of the same shape as the others.
 
   Attributes:
     plan: the shapes of the batches, and the options.
+    resident: where the features lie that batches name the rows of; None: batches hold the features.
     features: width and type of each array of features.
   """
 
-  def __init__(self, source: Source, lengths: Lengths, plan: Plan, process_index: int = 0, process_count: int = 1):
+  def __init__(
+    self,
+    records: Prepared,
+    plan: Plan,
+    process_index: int = 0,
+    process_count: int = 1,
+    resident: Resident | None = None,
+  ):
     options = plan.options
     if options.shards % process_count:
       raise UserError(
@@ -184,89 +202,36 @@ class Collator:
         'number of devices of all processes'
       )
     local = options.shards // process_count
-    self.plan, self.features = plan, _features(source[0], lengths, options)
+    self.plan, self.resident, self._records = plan, resident, records
+    self.features = resident.features if resident else records.features
     self._mine = slice(process_index * local, (process_index + 1) * local)
-    self._source, self._lengths, self._options = source, lengths, options
-    self._checked = np.zeros(len(source), bool)  # Records that are known to be as they should.
-    self._kept: dict[int, sources.Record] = {}
-    self._block, self._lock = np.empty(0, np.uint8), threading.Lock()
-    self._room = int(available_bytes() * KEPT_SHARE / process_count)
     self._pool = concurrent.futures.ThreadPoolExecutor(options.read_threads, thread_name_prefix='collate')
-    self._memory = _Memory(batch_shapes(plan.levels[-1], local, self.features))
+    self._memory = _Memory(batch_shapes(plan.levels[-1], local, records.features))
 
   def __call__(self, records: np.ndarray) -> Batch:
-    """Reads these records of the source, a global batch, and returns this process's part of it.
-
-    Raises:
-      UserError: a record lacks what training needs, holds NaN or infinities, or has other lengths than were listed.
-      DamagedFileError: a record cannot be read.
-    """
-    shards = arrange(np.asarray(records), self._lengths, self._options, self.plan.slots)
+    """Returns this process's part of the global batch of these records; errors are those of `Prepared`."""
+    shards = arrange(np.asarray(records), self._records.lengths, self.plan.options, self.plan.slots)
     shape = self.plan.shape_for(shards)
     mine = shards[self._mine]
-    batch = self._empty_batch(mine, shape)
+    batch = self._layouts(mine, shape)
+    if self.resident:
+      return batch.replace(**self.resident.numbers(batch, mine))
+    batch = self._with_memory(batch, shape)
     videos = [each for number, shard in enumerate(mine) for each in _places(number, shard, shape)]
+    threads = self.plan.options.read_threads
 
     def write(thread: int) -> None:
-      for index, frames, captions, tokens in videos[thread :: self._options.read_threads]:
-        record = self._read(index)
-        _write_frames(batch, frames, record, self._options)
+      for index, frames, captions, tokens in videos[thread::threads]:
+        record = self._records[index]
+        _write_frames(batch, frames, record)
         _write_captions(batch, captions, tokens, record)
 
     # The list makes the errors of the threads surface here.
-    list(self._pool.map(write, range(self._options.read_threads)))
+    list(self._pool.map(write, range(threads)))
     return batch
 
-  def _read(self, index: int) -> sources.Record:
-    """Returns what a batch takes of a record, which is kept where there is room."""
-    if (kept := self._kept.get(index)) is not None:
-      return kept
-    record = self._source[index]
-    if not self._checked[index]:
-      self._check(record, index)
-    names = {*self.features, 'token_lengths', *(['teacher_frames'] if self._options.teacher else [])}
-    used = {name: record[name] for name in names}
-    size = sum(array.nbytes for array in used.values())
-    if size <= self._room:
-      self._room -= size
-      self._kept[index] = used = {name: self._copied(array) for name, array in used.items()}
-    return used
-
-  def _copied(self, array: np.ndarray) -> np.ndarray:
-    """Copies an array to an aligned place in a large block, whose pages are large: it is read a quarter faster."""
-    size = -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
-    with self._lock:
-      if size > len(self._block):
-        self._block = _aligned(max(_BLOCK_BYTES, size))
-      piece, self._block = self._block[:size], self._block[size:]
-    copy = piece[: array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
-
-  def _check(self, record: sources.Record, index: int) -> None:
-    """Checks that training can use a record and that it is as long as listed."""
-    sources.check_trainable(record, self._options)
-    found, listed = sources.record_lengths(record), self._lengths.of(index)
-    if found[::2] != listed[::2] or (self._options.teacher and found[1] != listed[1]):
-      raise UserError(
-        f'video {sources.text(record["video_id"])!r} has {found[0]} student and {found[1]} teacher frames and captions '
-        f'of {found[2]} tokens; listed are {listed[0]}, {listed[1]} and {listed[2]}: the lengths are of other records; '
-        'build the data set again, or remove its lengths-*.npz files'
-      )
-    for name, expected in self.features.items():
-      width, dtype = math.prod(record[name].shape[1:]), record[name].dtype
-      if width != expected.width or expected.dtype not in (dtype, np.float32):
-        raise UserError(
-          f'video {sources.text(record["video_id"])!r} has {name} of {width} features; expected {expected.width}, as '
-          f'the others have, and {expected.dtype} (these are {dtype}); build the data set again'
-        )
-    with sources.naming_bad_rows(record):
-      for name in self.features:
-        transforms.check_finite(record[name])
-    self._checked[index] = True
-
-  def _empty_batch(self, mine: list[Shard], shape: ShardShape) -> Batch:
-    """Allocates this process's shards of a batch, complete but for the features of real positions."""
+  def _layouts(self, mine: list[Shard], shape: ShardShape) -> Batch:
+    """Returns this process's shards of a batch without their features."""
     frame_layout, videos = make_layout([shard.frames for shard in mine], shape.frames)
     token_layout, captions = make_layout([shard.tokens for shard in mine], shape.tokens)
     labels = np.zeros((len(mine), shape.tokens.sequences), np.int32)
@@ -274,14 +239,9 @@ class Collator:
       first = (self._mine.start + number) * shape.frames.sequences
       owners = np.repeat(np.arange(len(shard.records)), shard.captions)
       labels[number, : len(owners)] = first + owners
-    real = {'student_tokens': token_layout.mask, 'teacher_text': captions >= 0}
-    real['query_anchors'] = token_layout.ordinals >= 0
-    abstract = batch_shapes(shape, len(mine), self.features)
-    features = {
-      name: self._memory.padded(name, getattr(abstract, name), real.get(name, frame_layout.mask))
-      for name in self.features
-    }
     return Batch(
+      student_frames=None,
+      student_tokens=None,
       frame_layout=frame_layout,
       token_layout=token_layout,
       labels=labels.reshape(-1),
@@ -289,7 +249,18 @@ class Collator:
       caption_mask=captions >= 0,
       video_ordinals=videos,
       caption_ordinals=captions,
-      **features,
+    )
+
+  def _with_memory(self, batch: Batch, shape: ShardShape) -> Batch:
+    """Returns a batch with memory for its features, 0 at padding."""
+    real = {'student_tokens': batch.token_layout.mask, 'teacher_text': batch.caption_mask}
+    real['query_anchors'] = batch.token_layout.ordinals >= 0
+    abstract = batch_shapes(shape, self._mine.stop - self._mine.start, self.features)
+    return batch.replace(
+      **{
+        name: self._memory.padded(name, getattr(abstract, name), real.get(name, batch.frame_layout.mask))
+        for name in self.features
+      }
     )
 
 
@@ -310,35 +281,13 @@ class _Memory:
     free = self._free.setdefault(name, [])
     piece = free.pop() if free else None
     if piece is None or len(piece) < count * dtype.itemsize:
-      piece = memoryview(_aligned(size))
+      piece = memoryview(aligned_bytes(size))
     array = np.frombuffer(piece, dtype, count)
     # All views of the array hold it, those within JAX as well; none of them holds `piece` alone.
     weakref.finalize(array, free.append, piece).atexit = False
     array = array.reshape(like.shape)
     array[~real] = 0
     return array
-
-
-def _aligned(size: int) -> np.ndarray:
-  """Allocates so many bytes, without clearing them."""
-  fresh = np.empty(size + _ALIGNMENT, np.uint8)
-  return fresh[-fresh.ctypes.data % _ALIGNMENT :][:size]
-
-
-def _features(record: sources.Record, lengths: Lengths, options: PipelineOptions) -> dict[str, Feature]:
-  """Returns width and type of each array of features of a batch; a picture is so many numbers."""
-  sources.check_trainable(record, options)
-  teacher = ('teacher_pixels' if options.pixels else 'teacher_frames', 'teacher_text') if options.teacher else ()
-  averaged = lengths.averages(options)
-
-  def dtype(name: str) -> np.dtype:
-    stored = record[name].dtype
-    exact = stored in (np.float16, np.uint8) and not averaged.get(name)
-    return stored if exact else np.dtype(np.float32)
-
-  anchors = ('query_anchors',) if 'query_anchors' in record else ()
-  names = ('student_frames', 'student_tokens', *anchors, *teacher)
-  return {name: Feature(math.prod(record[name].shape[1:]), dtype(name)) for name in names}
 
 
 def _places(number: int, shard: Shard, shape: ShardShape) -> Iterator[tuple[int, tuple, slice, list]]:
@@ -354,27 +303,22 @@ def _places(number: int, shard: Shard, shape: ShardShape) -> Iterator[tuple[int,
     first += captions
 
 
-def _write_frames(batch: Batch, place: tuple[int, int, int], record: sources.Record, options: PipelineOptions) -> None:
-  """Writes student frames, and what the teacher sees of them, to a row, from a position, so many."""
+def _write_frames(batch: Batch, place: tuple[int, int, int], record: Mapping[str, np.ndarray]) -> None:
+  """Writes the frames of a video, and what the teacher sees of them, to a row, from a position, so many."""
   row, start, count = place
-  own, student = slice(start, start + count), record['student_frames']
-  if options.teacher:
-    student, teacher = transforms.at_common_length(student, record['teacher_frames'])
-    if options.pixels:
-      chosen = transforms.middle_rows(len(record['teacher_frames']), len(teacher))
-      chosen = chosen[transforms.middle_rows(len(chosen), options.max_frames)]
-      batch.teacher_pixels[row, own] = record['teacher_pixels'][chosen].reshape(len(chosen), -1)
-    else:
-      transforms.resample_frames(teacher, options.max_frames, batch.teacher_frames[row, own])
-  transforms.resample_frames(student, options.max_frames, batch.student_frames[row, own])
+  for name in ('student_frames', 'teacher_frames', 'teacher_pixels'):
+    if name in record:
+      getattr(batch, name)[row, start : start + count] = record[name]
 
 
-def _write_captions(batch: Batch, own: slice, places: list[tuple[int, int, int]], record: sources.Record) -> None:
+def _write_captions(
+  batch: Batch, own: slice, places: list[tuple[int, int, int]], record: Mapping[str, np.ndarray]
+) -> None:
   """Writes the teacher's text, the anchors and the tokens of captions, each to a row, from a position, so many."""
   tokens, at = record['student_tokens'], 0
-  for length, (row, start, kept) in zip(record['token_lengths'].tolist(), places, strict=True):
-    batch.student_tokens[row, start : start + kept] = tokens[at : at + kept]
-    at += length
+  for row, start, count in places:
+    batch.student_tokens[row, start : start + count] = tokens[at : at + count]
+    at += count
   if batch.query_anchors is not None:
     for anchor, (row, start, _) in zip(record['query_anchors'], places, strict=True):
       batch.query_anchors[row, batch.token_layout.slot[row, start]] = anchor

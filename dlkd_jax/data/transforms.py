@@ -63,6 +63,11 @@ def resample_frames(rows: np.ndarray, count: int, out: np.ndarray | None = None)
   return out
 
 
+def at_most(rows: np.ndarray, count: int) -> np.ndarray:
+  """Returns a video's rows `[N, D]` themselves, or where there are more than `count` their means, float32."""
+  return rows if len(rows) <= count else resample_frames(rows, count)
+
+
 def at_common_length(student: np.ndarray, teacher: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Brings the longer of two sequences of frames of one video to the length of the other, by averaging."""
   if len(student) > len(teacher):

@@ -72,8 +72,8 @@ def rows(section: str, found: Any) -> Iterator[tuple[str, str]]:
         r = result[form]
         yield (
           f'step, {name}, {form}',
-          f'{1e3 * r["seconds"]:,.1f} ms, {r["videos_per_second"]:.1f} videos/s, {r["share_of_product_rate"]:.0%} of the '
-          f'product rate, {r["temporary_bytes"] / _MIB:,.0f} MiB temporary',
+          f'{1e3 * r["seconds"]:,.1f} ms, {r["videos_per_second"]:.1f} videos/s, {r["share_of_product_rate"]:.0%} of '
+          f'the product rate, {r["temporary_bytes"] / _MIB:,.0f} MiB temporary',
         )
         yield (
           f'similarity and losses, {name}, {form}',

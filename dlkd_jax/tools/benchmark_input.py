@@ -10,7 +10,8 @@ measured in turn. Printed are, for each form, the plan of its shapes; padding sh
 of the whole model (or of the data set), from lengths alone; the rate of the pipeline alone; and for each step time
 asked for the wait per step of a consumer that sleeps that long (an accelerator works, this machine's cores are free) or
 multiplies matrices (`--busy`: it works on the same cores); and what else the training's own thread does a step, as CPU
-time: placing the batch on the devices, and gathering metrics, with a record every 20 steps.
+time: placing the batch on the devices, and gathering metrics, with a record every 20 steps. Features of the set lie on
+the devices, as where they fit; with `--streamed` each batch holds its own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import io
+import math
 import pathlib
 import statistics
 import tempfile
@@ -147,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
   )
   add('--videos', type=int, default=512, help='videos of random features to write (default %(default)s)')
   add('--form', nargs='*', default=['packed', 'padded'], choices=['packed', 'padded'], help='(default: both)')
+  add('--streamed', action='store_true', help='batches hold features, as where those of the set do not fit')
   add('--shards', type=int, default=1, help='devices that share a batch (default %(default)s)')
   add('--no_teacher', action='store_true', help='read no teacher features')
   add('--batches', type=int, default=8, help='batches to time (default %(default)s)')
@@ -221,7 +225,7 @@ def host_work(pipeline: TrainPipeline, steps: int) -> dict[str, float]:
   )
   records = Records(None, Compilations(), Progress({}), pathlib.Path(), every=20, per_epoch=steps, epochs=2)
   spent = {'place_ms': 0.0, 'metrics_ms': 0.0}
-  with PlacedBatches(iter(pipeline), mesh) as batches, contextlib.redirect_stdout(io.StringIO()):
+  with PlacedBatches(pipeline, mesh) as batches, contextlib.redirect_stdout(io.StringIO()):
     for step in range(1, 2 * steps + 1):  # The first half compiles, and fills what is made ahead.
       start = time.thread_time()
       batches.place_next()
@@ -238,7 +242,16 @@ def _speed(
 ) -> dict[str, float]:
   """Measures and prints the pipeline alone and what a step waits."""
   result = {}
-  pipeline = train_pipeline(source, options, seed=0, lengths=lengths)
+  pipeline = train_pipeline(source, options, seed=0, lengths=lengths, room=0 if flags.streamed else math.inf)
+  if pipeline.resident is not None:
+    start = time.perf_counter()
+    mesh = sharding.make_mesh(jax.devices()[: options.shards])
+    pipeline.resident.place(functools.partial(sharding.replicate, mesh=mesh))
+    result |= {'load_s': time.perf_counter() - start, 'resident_megabytes': pipeline.resident.nbytes / 1e6}
+    print(
+      f'{form}: {result["resident_megabytes"]:,.0f} MB of features were read and put onto the device(s) in '
+      f'{result["load_s"]:.1f} s, {result["load_s"] / len(source) * 1e3:.2f} ms a video'
+    )
   for step in (0.0, *flags.steps):
     batches = iter(pipeline)
     timing = consume(batches, flags.batches, step, flags.busy)
@@ -248,7 +261,7 @@ def _speed(
       cpu = timing.cpu / len(timing.waits) * 1e3
       result |= {'batch_ms': timing.per_batch * 1e3, 'cpu_ms': cpu, 'batch_megabytes': megabytes}
       print(
-        f'{form}: pipeline alone {timing.per_batch * 1e3:.0f} ms a batch of {options.batch_videos} ({megabytes:.0f} MB)'
+        f'{form}: pipeline alone {timing.per_batch * 1e3:.0f} ms a batch of {options.batch_videos} ({megabytes:.2f} MB)'
         f', {1 / timing.per_batch:.2f} batches/s, {megabytes / timing.per_batch:.0f} MB/s; {cpu:.0f} ms of CPU a batch'
       )
       continue

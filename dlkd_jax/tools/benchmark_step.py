@@ -8,9 +8,10 @@
 
 Features are random, lengths those of a model of a data set (`dlkd_jax.tools.lengths`; `full` has every frame and word
 real). Both forms train on the same videos with the same step, dropout on, from a batch on the device; they and a plain
-product of `[videos·frames, Dv]` by `[Dv, 768]`, of the step's type, are timed in turn, so that other load on the machine
-falls on all, and medians are reported. On accelerators 20 calls are timed as one, as a training starts them. The share is the rate of the step's matrix products over the rate of the plain product. The form `plus` is
-packed, with all pieces of the recipe argument `plus`.
+product of `[videos·frames, Dv]` by `[Dv, 768]`, of the step's type, are timed in turn, so that other load on the
+machine falls on all, and medians are reported. On accelerators 20 calls are timed as one, as a training starts them.
+The share is the rate of the step's matrix products over the rate of the plain product. The form `plus` is packed, with
+all pieces of the recipe argument `plus`.
 """
 
 from __future__ import annotations

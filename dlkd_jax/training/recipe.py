@@ -85,7 +85,7 @@ def make_pipeline_options(
 
   `pixels` asks for the pictures that the teacher sees, in place of its features of them; evaluation never does.
   """
-  fields = {name: x for name, x in config.data.items() if name not in ('dataset', 'data_dir', 'max_videos')}
+  fields = {name: x for name, x in config.data.items() if name in PipelineOptions.__dataclass_fields__}
   parts = config.training.micro_batches
   return PipelineOptions(**fields, teacher=teacher, pixels=pixels, shards=devices, row_multiple=parts)
 

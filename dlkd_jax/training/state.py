@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import flax.struct
 import jax
@@ -32,7 +32,6 @@ from dlkd_jax.training.objective import (
   encode_frames,
   encode_tokens,
 )
-from dlkd_jax.training.online_teacher import OnlineTeacher
 
 
 @flax.struct.dataclass
@@ -42,6 +41,14 @@ class TrainState:
   step: jax.Array  # int32 scalar, updates made. A Python int would compile the step twice.
   params: Any
   opt_state: Any
+
+
+class Filler(Protocol):
+  """What puts into a batch, within the step, what it travels without; its parameters are an argument of the step."""
+
+  params: Any
+
+  def fill(self, params: Any, batch: Batch, mesh: Mesh | None) -> Batch: ...
 
 
 StepFunction = Callable[[TrainState, Batch | Parcel, jax.Array], tuple[TrainState, StepMetrics]]
@@ -84,13 +91,13 @@ def make_train_step(
   learning_rate: optax.Schedule,
   options: ObjectiveOptions,
   mesh: Mesh,
-  teacher: OnlineTeacher | None = None,
+  filler: Filler | None = None,
 ) -> StepFunction:
   """Builds the jitted step `(state, batch, key) → (state, metrics)`; the old state is donated.
 
   Coefficients are step → scheduled scalars of the losses, functions of `state.step` inside the step, so that their
   change compiles nothing. The key is that of the run; the step folds its number in. The batch is split over the mesh;
-  where it has pictures, the teacher encodes them. Metrics are every part of the loss, the norms of gradient and
+  what it lacks, the filler puts in. Metrics are every part of the loss, the norms of gradient and
   parameters, and all scheduled scalars.
   """
 
@@ -124,16 +131,17 @@ def make_train_step(
 
   whole, split = sharding.replicated(mesh), sharding.rows(mesh)
   # The state's own sharding is taken as it comes; the constraint above gives it back the same.
-  if teacher is None:
+  if filler is None:
     return jax.jit(step, in_shardings=(None, split, whole), donate_argnums=0)
 
-  def step_from_pixels(teacher_params: Any, state: TrainState, batch: Batch | Parcel, key: jax.Array):
+  def filled_step(params: Any, state: TrainState, batch: Batch | Parcel, key: jax.Array):
     batch = batch.unpack() if isinstance(batch, Parcel) else batch
-    return step(state, teacher.fill(teacher_params, batch, mesh), key)
+    return step(state, filler.fill(params, batch, mesh), key)
 
-  compiled = jax.jit(step_from_pixels, in_shardings=(whole, None, split, whole), donate_argnums=1)
-  run = functools.partial(compiled, teacher.params)
-  run.lower = functools.partial(compiled.lower, teacher.params)
+  compiled = jax.jit(filled_step, in_shardings=(whole, None, split, whole), donate_argnums=1)
+  # The filler's parameters may be shapes alone until the first step.
+  run = lambda *arguments: compiled(filler.params, *arguments)  # noqa: E731
+  run.lower, run.compiled = (lambda *arguments: compiled.lower(filler.params, *arguments)), compiled
   return run
 
 

@@ -28,8 +28,9 @@ from jax.sharding import Mesh
 
 from dlkd_jax import config as config_lib
 from dlkd_jax import files, multihost, sharding
+from dlkd_jax.allocation import KEPT_SHARE, available_bytes
 from dlkd_jax.data.batch import Batch, Parcel, pack
-from dlkd_jax.data.train_pipeline import TrainIterator, TrainPipeline, train_pipeline
+from dlkd_jax.data.train_pipeline import TrainPipeline, train_pipeline
 from dlkd_jax.models.students import Student, init_parameters
 from dlkd_jax.multihost import Stopped, StopRequest, log
 from dlkd_jax.retrieval.evaluate import EvaluationResult, Evaluator
@@ -40,7 +41,10 @@ from dlkd_jax.training.evaluate_run import final_report, warn_of_chance
 from dlkd_jax.training.monitoring import Compilations, MetricWriter, Records, StepTracer
 from dlkd_jax.training.online_teacher import OnlineTeacher, load_teacher
 from dlkd_jax.training.optimizer import averaged
-from dlkd_jax.training.state import StepFunction, TrainState, create_state, make_train_step
+from dlkd_jax.training.state import Filler, StepFunction, TrainState, create_state, make_train_step
+
+# Of what a device has free, the part that features of the training split may take; the step needs the rest.
+DEVICE_SHARE = 0.6
 
 
 def train(config: ml_collections.ConfigDict, workdir: files.Path, stop: StopRequest | None = None) -> dict[str, float]:
@@ -73,14 +77,14 @@ def train(config: ml_collections.ConfigDict, workdir: files.Path, stop: StopRequ
     teacher, pipeline = open_teacher(config, mesh, source), open_pipeline(config, mesh, source)
     sizes, per_epoch = recipe.feature_sizes(source), pipeline.steps_per_epoch
     init_key, step_key = keys_of_run(config.seed, mesh)
-    optimizer, train_step = make_step(config, student, mesh, per_epoch, teacher)
+    optimizer, train_step = make_step(config, student, mesh, per_epoch, teacher or pipeline.resident)
     first = lambda key: anchoring.put(fitted, init_parameters(student, key, *sizes))  # noqa: E731
     state = create_state(first, optimizer, mesh, init_key)
     anchors = None if fitted is None else jax.tree.map(jnp.copy, state.params)  # The steps take the state's buffers.
     validator = recipe.make_evaluator(config, student, mesh, 'val', teacher=True, again=True)
     _describe(config, workdir, mesh, pipeline, state.params)
     checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir)))
-    batches = stack.enter_context(PlacedBatches(iter(pipeline), mesh))
+    batches = stack.enter_context(PlacedBatches(pipeline, mesh))
     state, progress = _restore_or_start(checkpoints, state, batches, workdir)
     writer = None
     if multihost.is_main():
@@ -217,10 +221,10 @@ def _rate(state: TrainState, step: int, validator: Callable, progress: Progress)
 class PlacedBatches:
   """The batches of a run on the devices; the next one is placed while the step at hand is computed."""
 
-  def __init__(self, iterator: TrainIterator, mesh: Mesh):
+  def __init__(self, pipeline: TrainPipeline, mesh: Mesh):
     """Takes the stream of this process's batches, and the devices of all."""
-    self._iterator, self._mesh, self._ahead = iterator, mesh, None
-    self.place = iterator.get_state()  # Behind the batches that were taken, not those that are placed ahead.
+    self._iterator, self._resident, self._mesh, self._ahead = iter(pipeline), pipeline.resident, mesh, None
+    self.place = self._iterator.get_state()  # Behind the batches that were taken, not those that are placed ahead.
     self.waited = 0.0  # Seconds, for the stream.
 
   def __enter__(self) -> PlacedBatches:
@@ -235,7 +239,9 @@ class PlacedBatches:
     self.place, self._ahead = place, None
 
   def place_next(self) -> None:
-    """Waits for the next batch and starts to move it to the devices."""
+    """Waits for the next batch and starts to move it to the devices; what stays there is put there before the first."""
+    if self._resident is not None:
+      self._resident.place(functools.partial(sharding.replicate, mesh=self._mesh))
     start = time.perf_counter()
     batch = next(self._iterator)
     self.waited += time.perf_counter() - start
@@ -262,8 +268,21 @@ def open_teacher(config: ml_collections.ConfigDict, mesh: Mesh, source) -> Onlin
 def open_pipeline(config: ml_collections.ConfigDict, mesh: Mesh, source) -> TrainPipeline:
   """Opens the stream of training batches, this process's share of each."""
   options = recipe.make_pipeline_options(config, mesh.size, config.loss.teacher, pixels=config.teacher.online)
-  lengths = recipe.lengths_of(config, 'train', source)
-  return train_pipeline(source, options, config.seed, jax.process_index(), jax.process_count(), lengths=lengths)
+  lengths, room = recipe.lengths_of(config, 'train', source), room_for_features(mesh) if config.data.on_device else 0
+  process = jax.process_index(), jax.process_count()
+  return train_pipeline(source, options, config.seed, *process, lengths=lengths, room=room)
+
+
+def room_for_features(mesh: Mesh) -> float:
+  """Returns how many bytes of features may stay on each device: what all processes have room for."""
+  devices, processes = mesh.local_mesh.devices.flat, jax.process_count()
+  here = available_bytes() * KEPT_SHARE / processes
+  if devices[0].platform == 'cpu':
+    return -multihost.all_reduce_max(-here / len(devices))[0]
+  found = [device.memory_stats() or {} for device in devices]
+  free = min(stats.get('bytes_limit', 0) - stats.get('bytes_in_use', 0) for stats in found)
+  # They pass through the memory of the process.
+  return -multihost.all_reduce_max(-min(DEVICE_SHARE * free, 2 * here))[0]
 
 
 def make_step(
@@ -271,12 +290,12 @@ def make_step(
   student: Student,
   mesh: Mesh,
   per_epoch: int,
-  teacher: OnlineTeacher | None = None,
+  filler: Filler | None = None,
 ) -> tuple[optax.GradientTransformation, StepFunction]:
   """Makes the optimiser and the jitted step of a configuration, for epochs of so many steps."""
   optimizer, learning_rate = recipe.make_optimizer(config, per_epoch)
   coefficients, options = recipe.make_coefficients(config, per_epoch), recipe.make_objective_options(config)
-  return optimizer, make_train_step(student, optimizer, coefficients, learning_rate, options, mesh, teacher)
+  return optimizer, make_train_step(student, optimizer, coefficients, learning_rate, options, mesh, filler)
 
 
 def keys_of_run(seed: int, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
@@ -330,6 +349,8 @@ def _describe(
     + several
   )
   log(repr(pipeline.plan))
+  if pipeline.resident is not None:
+    log(f'all features of the split stay on the device(s): {pipeline.resident.nbytes / 1e6:,.0f} MB each')
 
   def write() -> None:
     if not (workdir / 'config.json').exists():

@@ -10,6 +10,7 @@ import numpy as np
 
 from dlkd_jax.data.batch import Batch, PipelineOptions
 from dlkd_jax.data.packing import make_plan
+from dlkd_jax.data.prepared import Prepared
 from dlkd_jax.data.sources import Lengths, check_lengths, scan_lengths
 from dlkd_jax.data.train_pipeline import Collator
 from tests import options as made
@@ -98,7 +99,7 @@ def collate(records: list[dict], opts: PipelineOptions, process_index: int = 0, 
   found, rows = scan_lengths(records), np.arange(len(records))
   check_lengths(records, found, opts)
   plan = make_plan([rows], found, opts)
-  return Collator(records, found, plan, process_index, process_count)(rows).check()
+  return Collator(Prepared(records, found, opts), plan, process_index, process_count)(rows).check()
 
 
 def contents(batch: Batch, shards: int, first_shard: int = 0) -> dict[int, dict]:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import strategies as st
 
 from dlkd_jax.data.packing import make_plan
+from dlkd_jax.data.prepared import Prepared
 from dlkd_jax.data.sources import scan_lengths
 from dlkd_jax.data.train_pipeline import Collator
 from tests.data import fakes
@@ -161,7 +162,7 @@ def test_a_process_reads_its_own_records_only():
 
   plan = make_plan([rows], found, opts)
   for process in range(2):
-    collator = Collator(Noting(records), found, plan, process, 2)
+    collator = Collator(Prepared(Noting(records), found, opts), plan, process, 2)
     read.clear()  # One record was looked at for the widths of the features.
     batch = collator(rows)
     assert len(read) == len(set(read)) == batch.video_mask.sum() == 4

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from dlkd_jax.data.prepared import Prepared
 from dlkd_jax.data.sources import Lengths, open_lengths, open_source, read_lengths, scan_lengths
 from tests.data import fakes
 from tfds_builders import build
@@ -117,4 +118,4 @@ def test_lengths_of_other_records_are_found_when_these_are_read():
     Lengths(found.student, found.teacher, found.captions[::-1], found.tokens),
   ):
     with pytest.raises(ValueError, match=r"video 'v00.'.*lengths are of other records"):
-      Collator(records, other, make_plan([rows], other, opts))(rows)
+      Collator(Prepared(records, other, opts), make_plan([rows], other, opts))(rows)

@@ -104,7 +104,7 @@ def test_online_is_frozen():
   batch = sharding.shard_batch(both_batches(worlds.packed_batch())[1], world.mesh)
   assert_same(world.run(batch, LATE), expected(0.0))
   # Compiled once, and the tower is an argument of what is compiled, not a part of it.
-  compiled = world.step.func
+  compiled = world.step.compiled
   metrics = compiled(jax.tree.map(np.zeros_like, PARAMS), world.state(LATE + 1), batch, jax.random.key(5))[1]
   assert compiled._cache_size() == 1
   assert (
@@ -220,8 +220,12 @@ def clip_config(folder, model, **fields):
 def set_up(config):
   """Mesh, teacher and first batch of a run, put together as `train` does."""
   mesh, source = sharding.make_mesh(), recipe.open_split(config, 'train')
-  teacher = train.open_teacher(config, mesh, source)
-  return mesh, teacher, next(iter(train.open_pipeline(config, mesh, source))).check()
+  teacher, pipeline = train.open_teacher(config, mesh, source), train.open_pipeline(config, mesh, source)
+  batch = next(iter(pipeline)).check()
+  if pipeline.resident is not None:
+    pipeline.resident.place(lambda tables: jax.tree.map(jnp.asarray, tables))
+    batch = jax.device_get(pipeline.resident.fill(pipeline.resident.params, batch)).check()
+  return mesh, teacher, batch
 
 
 def two_runs(folder, model):
@@ -245,12 +249,12 @@ def one_step(step, teacher, batch, mesh, config):
 
 
 def test_a_run_from_pixels_sees_the_frozen_features(world_folder, model_folder):
-  (step, _, pixels, mesh, _), (_, _, frozen, _, _) = two_runs(world_folder, model_folder)
+  (_, own, pixels, mesh, _), (_, _, frozen, _, _) = two_runs(world_folder, model_folder)
   assert pixels.teacher_frames is None and frozen.teacher_pixels is None
   record = sources.open_source(world_folder, pixel_sets.NAME, 'train')[0]
   teacher = load_teacher(spec(model_folder, 8), record, mesh)
-  jax.tree.map(np.testing.assert_array_equal, step.args[0], teacher.params)
-  assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(step.args[0]))
+  jax.tree.map(np.testing.assert_array_equal, own.params, teacher.params)
+  assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(own.params))
   filled = jax.jit(functools.partial(teacher.fill, mesh=mesh))(teacher.params, sharding.shard_batch(pixels, mesh))
   np.testing.assert_allclose(filled.teacher_frames, frozen.teacher_frames, atol=1e-5)
   assert np.abs(frozen.teacher_frames).max() > 0.5

@@ -28,10 +28,15 @@ STEPS = 2
 
 
 class Stream:
-  """Batches of ones, as `TrainIterator` gives them."""
+  """Batches of ones, as `TrainPipeline` and its iterator give them."""
+
+  resident = None
 
   def __init__(self, rows):
     self.rows, self.taken = rows, 0
+
+  def __iter__(self):
+    return self
 
   def __next__(self):
     self.taken += 1
