@@ -140,8 +140,9 @@ def make_train_step(
 
   compiled = jax.jit(filled_step, in_shardings=(whole, None, split, whole), donate_argnums=1)
   # The filler's parameters may be shapes alone until the first step.
+  abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), filler.params)
   run = lambda *arguments: compiled(filler.params, *arguments)  # noqa: E731
-  run.lower, run.compiled = (lambda *arguments: compiled.lower(filler.params, *arguments)), compiled
+  run.lower, run.compiled = functools.partial(compiled.lower, abstract), compiled
   return run
 
 
