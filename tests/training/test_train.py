@@ -11,18 +11,23 @@ import pytest
 from configs import tvr
 from dlkd_jax import sharding
 from dlkd_jax.data.batch import pack
+from dlkd_jax.data.train_pipeline import train_pipeline
 from dlkd_jax.losses.pairs import random_bits
+from dlkd_jax.models.students import init_parameters
 from dlkd_jax.multihost import StopRequest
 from dlkd_jax.retrieval.evaluate import EvaluationResult
 from dlkd_jax.retrieval.metrics import chance_metrics
 from dlkd_jax.training import metrics as metrics_lib
-from dlkd_jax.training import recipe
+from dlkd_jax.training import optimizer, recipe
 from dlkd_jax.training.checkpoints import Progress
 from dlkd_jax.training.evaluate_run import final_report
 from dlkd_jax.training.monitoring import Compilations, Records, StepTracer
 from dlkd_jax.training.optimizer import AverageState
-from dlkd_jax.training.state import TrainState
+from dlkd_jax.training.state import TrainState, create_state, make_train_step
 from dlkd_jax.training.train import PlacedBatches, compile_ahead, fit, keys_of_run
+from tests import options as made
+from tests.data import fakes
+from tests.training import worlds
 
 STEPS = 2
 
@@ -185,6 +190,29 @@ def test_the_step_finds_what_was_compiled_ahead():
     for batch in batches:
       step(state, sharding.shard_batch(pack(batch, mesh.size), mesh), key)
     assert compilations.count == 2
+
+
+def test_features_that_stay_on_the_devices_compile_nothing_more():
+  mesh = sharding.make_mesh(jax.devices()[:2])
+  key, rate = replicated_key(mesh), optimizer.warmup_linear(1e-2, 100, 0.01)
+  pipeline = train_pipeline(fakes.source(9), fakes.options(shards=2), 0, room=1e9)
+  student, adam = worlds.make_student().clone(max_frames=12), optimizer.bert_adam(rate, 0.01, 1.0)
+  options = made.objective_options(worlds.DRAWN)
+  state = create_state(lambda key: init_parameters(student, key, fakes.STUDENT, fakes.TOKEN), adam, mesh, key)
+  step = make_train_step(student, adam, worlds.coefficients, rate, options, mesh, pipeline.resident)
+  with Compilations() as compilations, PlacedBatches(pipeline, mesh) as batches:
+    for program in compile_ahead(step, state, pipeline.shapes(), key, mesh):
+      program.result()
+    batches.place_next()
+    before = compilations.count
+    with jax.transfer_guard('disallow'):
+      for _ in range(4):
+        batch = next(batches)
+        assert not batch.features and batch.numbers.dtype == np.int32  # Numbers of rows, and nothing else.
+        state, metrics = step(state, batch, key)
+        batches.place_next()
+    assert compilations.count == before
+  assert np.isfinite(metrics_lib.fetch(metrics)['loss/total'])
 
 
 def test_what_would_be_moved_in_every_step_is_refused(tmp_path):
