@@ -13,8 +13,8 @@ from jax.experimental.pallas import triton
 
 from dlkd_jax.similarity.common import vary_alike
 
-# Sizes of a program: with them no GPU since Ampere lacks registers or shared memory. All are powers of two, as Triton asks, and 16 is the
-# least of a product.
+# Sizes of a program, for which GPUs since Ampere have registers and shared memory; powers of two, as Triton asks, and
+# 16 at least.
 _QUERIES, _FRAMES, _HIDDEN, _LEAST = 128, 128, 64, 16
 _WARPS, _STAGES = 4, 3
 
