@@ -23,7 +23,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from dlkd_jax import sharding
-from dlkd_jax.allocation import KEPT_SHARE
+from dlkd_jax.allocation import room_on_devices
 from dlkd_jax.data.batch import unit_rows
 from dlkd_jax.data.evaluation_blocks import Block, EvaluationSplit
 from dlkd_jax.errors import UserError
@@ -134,7 +134,7 @@ class EvaluationResult:
 
 
 class _Queries(NamedTuple):
-  vectors: dict[str, np.ndarray]  # scorer → [Q, H]
+  vectors: dict[str, Array]  # scorer → [Q, H]
   caption_ids: list[str]
   video_ids: list[str]  # of each caption's own video
 
@@ -215,23 +215,26 @@ class Evaluator:
 
   def _encode_captions(self, params, teacher: bool, should_stop) -> _Queries:
     """First pass: one vector a caption for each branch, and the teacher's."""
-    found, caption_ids, video_ids, in_flight = [], [], [], collections.deque()
+    found, counts, caption_ids, video_ids, in_flight = [], [], [], [], collections.deque()
 
     def encode(block: Block) -> None:
+      counts.append(len(block.ids))
       caption_ids.extend(block.ids)
       video_ids.extend(block.video_ids)
       vectors = dict(self.encoders.tokens(params, *self._place(block, 'features', 'mask')))
       if teacher and block.teacher is not None:
         vectors[TEACHER] = block.teacher
-      if found and vectors.keys() != found[0][1].keys():
-        raise ValueError(f'blocks of captions gave vectors for {sorted(found[0][1])} and for {sorted(vectors)}')
-      found.append((len(block.ids), vectors))
+      if found and vectors.keys() != found[0].keys():
+        raise ValueError(f'blocks of captions gave vectors for {sorted(found[0])} and for {sorted(vectors)}')
+      found.append(vectors)
       _wait_for_earlier(in_flight, vectors)
 
     progress = lambda: f'{len(caption_ids)} captions were encoded'  # noqa: E731
     self._processes.run(self._split.captions(), encode, should_stop, progress)
-    found = jax.device_get(found)  # Once for all blocks: the devices wait for no block.
-    mine = {name: np.concatenate([x[name][:count] for count, x in found]) for name in (found[0][1] if found else ())}
+    if found and self._room and not self._processes.several:
+      mine = _join_on_devices(found, tuple(counts))
+    else:
+      mine = _join(np.concatenate, jax.device_get(found), counts)  # Once for all blocks: the devices wait for no block.
     shapes = {name: [x.shape[1], str(x.dtype)] for name, x in mine.items()}
     others = self._processes.gather({'captions': caption_ids, 'videos': video_ids, 'vectors': shapes})
     caption_ids, video_ids = ([name for other in others for name in other[what]] for what in ('captions', 'videos'))
@@ -333,6 +336,15 @@ def _wait_for_earlier(in_flight: collections.deque, block: Any) -> None:
     jax.block_until_ready(in_flight.popleft())
 
 
+def _join(concatenate: Callable, blocks: list[dict[str, Array]], counts: Sequence[int]) -> dict[str, Array]:
+  """Joins the first `counts` rows of the arrays of blocks."""
+  names = blocks[0] if blocks else ()
+  return {name: concatenate([x[name][:count] for x, count in zip(blocks, counts, strict=True)]) for name in names}
+
+
+_join_on_devices = jax.jit(functools.partial(_join, jnp.concatenate), static_argnums=1)
+
+
 @functools.lru_cache(maxsize=8)
 def _gather(mesh: Mesh) -> Callable[[Any], Any]:
   """Returns what makes arrays whole on every device of a mesh; one function a mesh, so that it compiles once."""
@@ -357,17 +369,6 @@ def _own_columns(caption_ids: Sequence[str], own_ids: Sequence[str], video_ids: 
       'take captions and videos of the same split'
     )
   return np.array([column[name] for name in own_ids], np.int64)
-
-
-def room_on_devices(mesh: Mesh) -> int:
-  """Returns how many bytes a split may take that stays on the devices of a mesh, split over them.
-
-  It is the share that it may take of a host's memory, of what the fullest device had left at all times. A CPU does not
-  tell: there, blocks stay in the memory that they are in.
-  """
-  stats = [device.memory_stats() or {} for device in mesh.devices.flat]
-  least = min(each.get('bytes_limit', 0) - each.get('peak_bytes_in_use', 0) for each in stats)
-  return int(max(0, least) * KEPT_SHARE) * mesh.size
 
 
 def _require_frames(mask: Array, ids: Sequence[str], what: str) -> None:

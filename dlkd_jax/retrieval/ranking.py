@@ -360,7 +360,7 @@ class Ranker:
       score_segment, mesh=mesh, query_tile=self.plan.tile, most_bytes=most_bytes, in_registers=in_registers
     )
 
-  def __call__(self, vectors: Mapping[str, np.ndarray], own: np.ndarray):
+  def __call__(self, vectors: Mapping[str, Array], own: np.ndarray):
     """Starts to rank one block: vectors `[n, H]` by scorer, and the column of each query's own video, `[n]`.
 
     n is at most `plan.block`. Returns what `rank_block` does, padded to it.
@@ -372,10 +372,11 @@ class Ranker:
     own = self._place(own.astype(np.int32), -2)
     return rank_block(scores, terms, self._gallery.columns, own, mesh=self._mesh, fused=fused, keep=self._keep)
 
-  def _place(self, rows: np.ndarray, filler: int) -> jax.Array:
+  def _place(self, rows: Array, filler: int) -> jax.Array:
     """Pads rows to a block and gives them to every device."""
-    padded = np.full((self.plan.block, *rows.shape[1:]), filler, rows.dtype)
-    padded[: len(rows)] = rows
+    padding = [(0, self.plan.block - len(rows)), *[(0, 0)] * (rows.ndim - 1)]
+    pad = jnp.pad if isinstance(rows, jax.Array) else np.pad
+    padded = pad(rows, padding, constant_values=filler)
     placement = sharding.replicated(self._mesh)
     if self._mesh.is_multi_process:
       return jax.make_array_from_process_local_data(placement, padded)

@@ -276,6 +276,8 @@ def test_blocks_that_are_kept_travel_to_the_devices_once_where_they_fit(monkeypa
   monkeypatch.setattr(evaluate, 'room_on_devices', lambda mesh: room)
   split = worlds.Blocks(21, *(lambda blocks=blocks: iter(blocks) for blocks in kept))
   evaluator = Evaluator(worlds.linear_encoders(), split, options)
+  if room:
+    monkeypatch.setattr(jax, 'device_get', None)  # Vectors of captions stay there, too.
   for _ in range(2):
     travelled.append(0)
     found = evaluator(worlds.linear_parameters())
@@ -283,14 +285,6 @@ def test_blocks_that_are_kept_travel_to_the_devices_once_where_they_fit(monkeypa
       np.testing.assert_array_equal(found.scores[name], expected.scores[name])
   first, second = travelled
   assert max(0, first - room) <= second <= (first if room == 0 else first - 1 if room < first else 0)
-
-
-def test_blocks_take_a_share_of_what_the_fullest_device_had_left_at_all_times():
-  stats = {'bytes_limit': 1000, 'bytes_in_use': 100, 'peak_bytes_in_use': 200}, {'bytes_limit': 1000}, None
-  devices = [types.SimpleNamespace(memory_stats=lambda found=found: found) for found in stats]
-  mesh = lambda *some: types.SimpleNamespace(devices=np.array(some), size=len(some))  # noqa: E731
-  assert evaluate.room_on_devices(mesh(*devices[:2])) == 2 * 200
-  assert evaluate.room_on_devices(mesh(*devices)) == evaluate.room_on_devices(make_mesh()) == 0
 
 
 def test_split_parameters_are_gathered_by_one_program():
