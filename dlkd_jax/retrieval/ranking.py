@@ -376,8 +376,4 @@ class Ranker:
     """Pads rows to a block and gives them to every device."""
     padding = [(0, self.plan.block - len(rows)), *[(0, 0)] * (rows.ndim - 1)]
     pad = jnp.pad if isinstance(rows, jax.Array) else np.pad
-    padded = pad(rows, padding, constant_values=filler)
-    placement = sharding.replicated(self._mesh)
-    if self._mesh.is_multi_process:
-      return jax.make_array_from_process_local_data(placement, padded)
-    return jax.device_put(padded, placement)
+    return sharding.replicate(pad(rows, padding, constant_values=filler), self._mesh)
