@@ -49,7 +49,7 @@ def objective_options(loss: tuple[Term, ...] | None = None, **changes) -> Object
 
 def pipeline_options(**changes) -> PipelineOptions:
   """The pipeline of the default recipe, on one device and with the teacher's features."""
-  given = _group('data', 'dataset', 'data_dir', 'max_videos')
+  given = _group('data', 'dataset', 'data_dir', 'max_videos', 'on_device')
   given |= {'teacher': True, 'pixels': False, 'shards': 1, 'row_multiple': 1, 'word_sizes': (30,)}
   return PipelineOptions(**(given | changes))
 
