@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import pathlib
+from typing import Any
 
 import numpy as np
 
 # Of the memory that the machine or its container has left, what is kept of a split of a data set, by all processes
-# together, may take this share.
+# together, may take this share; and as much of a device's.
 KEPT_SHARE = 0.25
 _ALIGNMENT = 64  # Bytes.
 # Of glibc's <malloc.h>.
@@ -32,6 +33,16 @@ def aligned_bytes(size: int) -> np.ndarray:
   """Allocates so many bytes, uint8, without clearing them, where JAX takes an array on the CPU as it lies."""
   fresh = np.empty(size + _ALIGNMENT, np.uint8)
   return fresh[-fresh.ctypes.data % _ALIGNMENT :][:size]
+
+
+def room_on_devices(mesh: Any) -> int:
+  """Returns how many bytes of a split may stay on the devices of a `jax.sharding.Mesh`, split over them.
+
+  It is a share of what the fullest of them had left at all times; 0 where one does not tell, as a CPU.
+  """
+  stats = [device.memory_stats() or {} for device in mesh.devices.flat]
+  least = min(each.get('bytes_limit', 0) - each.get('peak_bytes_in_use', 0) for each in stats)
+  return int(max(0, least) * KEPT_SHARE) * mesh.size
 
 
 def give_back_large_blocks() -> bool:

@@ -28,9 +28,11 @@ from dlkd_jax.errors import UserError
 _T = TypeVar('_T')
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Block:
   """n videos with their frames, or n captions with their tokens, all padded alike; a video's captions may be in two.
+
+  Arrays are NumPy's, until an evaluator leaves them on its devices.
 
   Attributes:
     features: `[n, T, D]` the student's, not normalised, in the type that they are stored in, but float32 where a video
@@ -44,11 +46,11 @@ class Block:
     video_ids: of captions: the id of each real one's own video.
   """
 
-  features: np.ndarray
-  mask: np.ndarray
-  teacher: np.ndarray | None
+  features: Any
+  mask: Any
+  teacher: Any
   ids: list[str]
-  teacher_mask: np.ndarray | None = None
+  teacher_mask: Any = None
   video_ids: list[str] | None = None
 
 

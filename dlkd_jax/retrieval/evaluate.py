@@ -5,7 +5,8 @@ block, and keeps the frames on the devices, each its share. The third scores the
 of captions at a time, and ranks them where the scores are: neither the query × frame × video array nor the matrix of
 scores ever exists. What grows with the split is the encoded gallery, and one vector a caption.
 
-Each process encodes only the blocks that it is given. Ids and caption vectors are exchanged, since they are small.
+Each process encodes only the blocks that it is given. Ids and caption vectors are exchanged, since they are small. The
+blocks of a split that is kept stay on the devices, where they fit: each travels there once, and not at every call.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from dlkd_jax import sharding
+from dlkd_jax.allocation import room_on_devices
 from dlkd_jax.data.batch import unit_rows
 from dlkd_jax.data.evaluation_blocks import Block, EvaluationSplit
 from dlkd_jax.errors import UserError
@@ -132,7 +134,7 @@ class EvaluationResult:
 
 
 class _Queries(NamedTuple):
-  vectors: dict[str, np.ndarray]  # scorer → [Q, H]
+  vectors: dict[str, Array]  # scorer → [Q, H]
   caption_ids: list[str]
   video_ids: list[str]  # of each caption's own video
 
@@ -145,6 +147,7 @@ class Evaluator:
     first = Mesh(np.asarray(jax.local_devices()[:1]), ('data',), axis_types=(AxisType.Auto,))
     self._mesh = options.mesh or first
     self._local, self._processes = encoding_mesh(self._mesh), Processes(self._mesh)
+    self._room: int | None = None  # Bytes of the devices that blocks may still stay in.
 
   def __call__(
     self, params: Any, should_stop: Callable[[], bool] | None = None, teacher: bool = True
@@ -164,6 +167,8 @@ class Evaluator:
       UserError: an id occurs twice, a score is not finite or the like: the message names it. Or another process failed.
     """
     should_stop = should_stop or (lambda: False)
+    # Asked here and not before, so that a training has shown what its steps take.
+    self._room = room_on_devices(self._local) if self._room is None else self._room
     params = self._on_this_process(params)
     queries = self._encode_captions(params, teacher and self._options.teacher, should_stop)
     gallery = self._encode_videos(params, TEACHER in queries.vectors, should_stop)
@@ -199,26 +204,37 @@ class Evaluator:
 
     return jax.tree.map(place, params)
 
+  def _place(self, block: Block, *fields: str) -> list[jax.Array]:
+    """Puts arrays of a block on the devices, where they stay as long as the block, as far as there is room."""
+    placed = shard_batch([getattr(block, name) for name in fields], self._local)
+    for name, array in zip(fields, placed, strict=True):
+      if isinstance(getattr(block, name), np.ndarray) and array.nbytes <= self._room:
+        self._room -= array.nbytes
+        setattr(block, name, array)
+    return placed
+
   def _encode_captions(self, params, teacher: bool, should_stop) -> _Queries:
     """First pass: one vector a caption for each branch, and the teacher's."""
-    found, caption_ids, video_ids, in_flight = [], [], [], collections.deque()
+    found, counts, caption_ids, video_ids, in_flight = [], [], [], [], collections.deque()
 
     def encode(block: Block) -> None:
+      counts.append(len(block.ids))
       caption_ids.extend(block.ids)
       video_ids.extend(block.video_ids)
-      tokens, mask = (shard_batch(x, self._local) for x in (block.features, block.mask))
-      vectors = dict(self.encoders.tokens(params, tokens, mask))
+      vectors = dict(self.encoders.tokens(params, *self._place(block, 'features', 'mask')))
       if teacher and block.teacher is not None:
         vectors[TEACHER] = block.teacher
-      if found and vectors.keys() != found[0][1].keys():
-        raise ValueError(f'blocks of captions gave vectors for {sorted(found[0][1])} and for {sorted(vectors)}')
-      found.append((len(block.ids), vectors))
+      if found and vectors.keys() != found[0].keys():
+        raise ValueError(f'blocks of captions gave vectors for {sorted(found[0])} and for {sorted(vectors)}')
+      found.append(vectors)
       _wait_for_earlier(in_flight, vectors)
 
     progress = lambda: f'{len(caption_ids)} captions were encoded'  # noqa: E731
     self._processes.run(self._split.captions(), encode, should_stop, progress)
-    found = jax.device_get(found)  # Once for all blocks: the devices wait for no block.
-    mine = {name: np.concatenate([x[name][:count] for count, x in found]) for name in (found[0][1] if found else ())}
+    if found and self._room and not self._processes.several:
+      mine = _join_on_devices(found, tuple(counts))
+    else:
+      mine = _join(np.concatenate, jax.device_get(found), counts)  # Once for all blocks: the devices wait for no block.
     shapes = {name: [x.shape[1], str(x.dtype)] for name, x in mine.items()}
     others = self._processes.gather({'captions': caption_ids, 'videos': video_ids, 'vectors': shapes})
     caption_ids, video_ids = ([name for other in others for name in other[what]] for what in ('captions', 'videos'))
@@ -238,13 +254,12 @@ class Evaluator:
 
     def encode(block: Block) -> None:
       _require_frames(block.mask, block.ids, 'student')
-      mask = shard_batch(block.mask, self._local)
-      frames = dict(self.encoders.frames(params, shard_batch(block.features, self._local), mask))
+      features, mask = self._place(block, 'features', 'mask')
+      frames = dict(self.encoders.frames(params, features, mask))
       masks = dict(self.encoders.masks(mask)) if self.encoders.masks else dict.fromkeys(frames, mask)
       if teacher and block.teacher is not None:
         _require_frames(block.teacher_mask, block.ids, TEACHER)
-        frames[TEACHER] = shard_batch(block.teacher, self._local)
-        masks[TEACHER] = shard_batch(block.teacher_mask, self._local)
+        frames[TEACHER], masks[TEACHER] = self._place(block, 'teacher', 'teacher_mask')
       _wait_for_earlier(in_flight, builder.add(frames, masks, block.ids))
 
     progress = lambda: f'{len(builder.video_ids)} of {expected} videos were encoded'  # noqa: E731
@@ -321,6 +336,15 @@ def _wait_for_earlier(in_flight: collections.deque, block: Any) -> None:
     jax.block_until_ready(in_flight.popleft())
 
 
+def _join(concatenate: Callable, blocks: list[dict[str, Array]], counts: Sequence[int]) -> dict[str, Array]:
+  """Joins the first `counts` rows of the arrays of blocks."""
+  names = blocks[0] if blocks else ()
+  return {name: concatenate([x[name][:count] for x, count in zip(blocks, counts, strict=True)]) for name in names}
+
+
+_join_on_devices = jax.jit(functools.partial(_join, jnp.concatenate), static_argnums=1)
+
+
 @functools.lru_cache(maxsize=8)
 def _gather(mesh: Mesh) -> Callable[[Any], Any]:
   """Returns what makes arrays whole on every device of a mesh; one function a mesh, so that it compiles once."""
@@ -347,8 +371,10 @@ def _own_columns(caption_ids: Sequence[str], own_ids: Sequence[str], video_ids: 
   return np.array([column[name] for name in own_ids], np.int64)
 
 
-def _require_frames(mask: np.ndarray, ids: Sequence[str], what: str) -> None:
+def _require_frames(mask: Array, ids: Sequence[str], what: str) -> None:
   """Names the first of a block's videos whose frame mask, of `[b, L]`, is empty."""
+  if isinstance(mask, jax.Array):
+    return  # It was looked at before it was placed.
   empty = np.flatnonzero(~mask[: len(ids)].any(axis=1))
   if empty.size:
     remedy = 'remove it from the split, or give its features'

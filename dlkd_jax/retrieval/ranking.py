@@ -29,8 +29,9 @@ from dlkd_jax.similarity.common import product_bytes, unit
 
 Array = Any  # numpy on the host, jax.Array on the device.
 
-# Queries ranked at once, and what their scores may take on a device, for one scorer.
-_QUERY_BLOCK = 1024
+# Queries ranked at once, and what their scores may take on a device, for one scorer. Where no products lie in memory,
+# that is all that limits a block; more queries would only leave the host less to do meanwhile.
+_QUERY_BLOCK, _QUERY_BLOCK_IN_REGISTERS = 1024, 4096
 _SCORE_BYTES = 128 << 20
 _QUERY_MULTIPLE = 8
 # Bytes of a segment on one device. Joining takes as much again for a moment; scoring is one dispatch a segment.
@@ -157,13 +158,16 @@ def prepare_frames(
 ) -> dict[str, jax.Array]:
   """Makes encoded frames, scorer → `[n, L, H]`, ready for scoring: of unit norm, and without their masks `[n, L]`.
 
-  A padded frame becomes a copy of its video's first real frame, which leaves the maximum over frames as it is. Both are
-  split over the mesh, of devices of this process.
+  A padded frame becomes a copy of its video's first real frame, which leaves the maximum over frames as it is. One that
+  is not finite makes its whole video NaN, as the maximum of a GPU passes over NaN. Both are split over the mesh, of
+  devices of this process.
   """
 
   def prepare(array, mask):
     first = jnp.take_along_axis(array, jnp.argmax(mask, axis=1)[:, None, None], axis=1)
-    return unit(jnp.where(mask[..., None], array, first)).astype(array.dtype)
+    vectors = unit(jnp.where(mask[..., None], array, first))
+    finite = jnp.isfinite(vectors.sum(axis=(1, 2), keepdims=True))
+    return jnp.where(finite, vectors, jnp.nan).astype(array.dtype)
 
   split = over_devices(mesh)
   apply = lambda arrays, masks: {name: prepare(arrays[name], masks[name]) for name in arrays}  # noqa: E731
@@ -186,7 +190,9 @@ class QueryPlan(NamedTuple):
   blocks: int
 
 
-def plan_queries(queries: int, videos: int, frames: int, most_bytes: int) -> QueryPlan:
+def plan_queries(
+  queries: int, videos: int, frames: int, most_bytes: int, most_queries: int = _QUERY_BLOCK
+) -> QueryPlan:
   """Cuts Q queries into equal blocks, and those into equal tiles, so that few padded queries are scored.
 
   The videos are those of one device, the frames the most of a video. The float32 product of a tile of queries with a
@@ -196,7 +202,7 @@ def plan_queries(queries: int, videos: int, frames: int, most_bytes: int) -> Que
   # Between a product of few queries and one of few frames, both slower than one in between.
   wanted = min(math.isqrt(elements) // 2, elements // max(1, frames))
   wanted = max(_QUERY_MULTIPLE, 1 << max(0, wanted.bit_length() - 1))
-  largest = min(_QUERY_BLOCK, _SCORE_BYTES // (4 * max(1, videos))) // _QUERY_MULTIPLE * _QUERY_MULTIPLE
+  largest = min(most_queries, _SCORE_BYTES // (4 * max(1, videos))) // _QUERY_MULTIPLE * _QUERY_MULTIPLE
   largest = max(_QUERY_MULTIPLE, largest)
   blocks = -(-queries // largest)
   block = -(-queries // blocks)
@@ -211,7 +217,13 @@ def video_tile(videos: int, frames: int, query_tile: int, most_bytes: int) -> in
   return next(tile for tile in range(min(most, videos), 0, -1) if videos % tile == 0)
 
 
-@functools.partial(jax.jit, static_argnames=('mesh', 'query_tile', 'most_bytes'))
+def takes_maxima_in_registers(mesh: Mesh) -> bool:
+  """Whether the devices of a mesh run the kernel of `similarity.pallas_gpu`: NVIDIA GPUs since Ampere."""
+  device = mesh.devices.flat[0]
+  return device.device_kind.startswith('NVIDIA') and float(device.compute_capability) >= 8
+
+
+@functools.partial(jax.jit, static_argnames=('mesh', 'query_tile', 'most_bytes', 'in_registers'))
 def score_segment(
   queries: Mapping[str, jax.Array],
   frames: Mapping[str, jax.Array],
@@ -219,6 +231,7 @@ def score_segment(
   mesh: Mesh,
   query_tile: int,
   most_bytes: int,
+  in_registers: bool = False,
 ) -> dict[str, jax.Array]:
   """Maximum over the frames of the cosine, for every query of a block and every video of a segment.
 
@@ -228,6 +241,8 @@ def score_segment(
     mesh: the devices.
     query_tile: queries multiplied at once.
     most_bytes: what one product may take.
+    in_registers: no product of bfloat16 takes anything; for devices that `takes_maxima_in_registers` names. float32
+      means float32, which a GPU's fast products do not give.
 
   Returns:
     scorer → `[q, n]` float32, columns split over the devices.
@@ -235,8 +250,13 @@ def score_segment(
 
   def score(rows, videos):
     (block, hidden), (count, length, _) = rows.shape, videos.shape
+    vectors = unit(rows).astype(videos.dtype)
+    if in_registers and videos.dtype == jnp.bfloat16:
+      from dlkd_jax.similarity import pallas_gpu  # Pallas takes long to import, and few need it.
+
+      return pallas_gpu.max_products(vectors, videos).T
     tile = video_tile(count, length, query_tile, most_bytes)
-    tiles = unit(rows).astype(videos.dtype).reshape(block // query_tile, query_tile, hidden)
+    tiles = vectors.reshape(block // query_tile, query_tile, hidden)
 
     def product(some, vectors):
       # Queries come last, so that the maximum runs over whole vectors of queries.
@@ -331,28 +351,29 @@ class Ranker:
   ):
     self._gallery, self._mesh, self._keep = gallery, mesh, keep
     self._weights = tuple(weights.items())
-    self._most_bytes = most_bytes or product_bytes(mesh.devices.flat[0].platform)
+    most_bytes = most_bytes or product_bytes(mesh.devices.flat[0].platform)
     longest = max(frames.shape[1] for segment in gallery.segments for frames in segment.values())
-    self.plan = plan_queries(queries, gallery.columns.shape[0] // mesh.size, longest, self._most_bytes)
+    in_registers = takes_maxima_in_registers(mesh)
+    most_queries = _QUERY_BLOCK_IN_REGISTERS if in_registers else _QUERY_BLOCK
+    self.plan = plan_queries(queries, gallery.columns.shape[0] // mesh.size, longest, most_bytes, most_queries)
+    self._score = functools.partial(
+      score_segment, mesh=mesh, query_tile=self.plan.tile, most_bytes=most_bytes, in_registers=in_registers
+    )
 
-  def __call__(self, vectors: Mapping[str, np.ndarray], own: np.ndarray):
+  def __call__(self, vectors: Mapping[str, Array], own: np.ndarray):
     """Starts to rank one block: vectors `[n, H]` by scorer, and the column of each query's own video, `[n]`.
 
     n is at most `plan.block`. Returns what `rank_block` does, padded to it.
     """
     queries = {name: self._place(rows, 0) for name, rows in vectors.items()}
-    score = functools.partial(score_segment, query_tile=self.plan.tile, most_bytes=self._most_bytes, mesh=self._mesh)
-    scores = [score(queries, {name: segment[name] for name in queries}) for segment in self._gallery.segments]
+    scores = [self._score(queries, {name: segment[name] for name in queries}) for segment in self._gallery.segments]
     terms = weigh(scores, weights=self._weights)
     fused = tuple(name for name, _ in self._weights)
     own = self._place(own.astype(np.int32), -2)
     return rank_block(scores, terms, self._gallery.columns, own, mesh=self._mesh, fused=fused, keep=self._keep)
 
-  def _place(self, rows: np.ndarray, filler: int) -> jax.Array:
+  def _place(self, rows: Array, filler: int) -> jax.Array:
     """Pads rows to a block and gives them to every device."""
-    padded = np.full((self.plan.block, *rows.shape[1:]), filler, rows.dtype)
-    padded[: len(rows)] = rows
-    placement = sharding.replicated(self._mesh)
-    if self._mesh.is_multi_process:
-      return jax.make_array_from_process_local_data(placement, padded)
-    return jax.device_put(padded, placement)
+    padding = [(0, self.plan.block - len(rows)), *[(0, 0)] * (rows.ndim - 1)]
+    pad = jnp.pad if isinstance(rows, jax.Array) else np.pad
+    return sharding.replicate(pad(rows, padding, constant_values=filler), self._mesh)

@@ -86,7 +86,7 @@ def rows(section: str, found: Any) -> Iterator[tuple[str, str]]:
     size = found['size']
     yield (
       f'evaluation, {size["captions"]:,} x {size["videos"]:,} x {size["frames"]}',
-      f'{min(found["seconds"]):.1f} s, {found["share_of_matmul_rate"]:.0%} of the product rate, '
+      f'{min(found["seconds"]):.3g} s, {found["share_of_matmul_rate"]:.0%} of the product rate, '
       f'{found["peak_beyond_features"] / _MIB:,.0f} MiB beyond the gallery of {found["gallery_bytes"] / _MIB:,.0f} MiB',
     )
   elif section == 'input':

@@ -15,7 +15,8 @@ def test_it_runs(capsys, tmp_path):
   printed = capsys.readouterr().out
   assert 'queries/s' in printed and 'peak memory' in printed and 'share of the rate' in printed
   found = json.loads(path.read_text())
-  assert len(found['seconds']) == 2 and found['share_of_matmul_rate'] > 0
+  assert len(found['seconds']) == 2 and found['share_of_matmul_rate'] > 0 and found['dtype'] == 'float32'
+  assert all(0 < some < whole for some, whole in zip(found['ranking_seconds'], found['seconds'], strict=True))
   assert found['gallery_bytes'] == 64 * 16 * 16 * 4 * 2  # Blocks of 32 videos, 40 of them real.
   assert found['feature_bytes'] == 40 * 16 * 16 * 4 * 2
 

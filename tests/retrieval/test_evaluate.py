@@ -14,7 +14,7 @@ from dlkd_jax import sharding
 from dlkd_jax.errors import UserError
 from dlkd_jax.models.students import init_parameters
 from dlkd_jax.multihost import Stopped
-from dlkd_jax.retrieval import metrics
+from dlkd_jax.retrieval import evaluate, metrics
 from dlkd_jax.retrieval.evaluate import Evaluator, encoders_of
 from dlkd_jax.sharding import encoding_mesh, make_mesh
 from dlkd_jax.training.monitoring import Compilations
@@ -259,6 +259,32 @@ def test_new_parameters_do_not_compile_anew():
   assert evaluator.encoders.frames._cache_size() == evaluator.encoders.tokens._cache_size() == 1
   assert not np.allclose(scores[0]['fused'], scores[1]['fused'])
   np.testing.assert_array_equal(scores[0]['teacher'], scores[2]['teacher'])
+
+
+@pytest.mark.parametrize(('room', 'devices'), [(0, 'one'), (700, 'one'), (1 << 20, 'one'), (1 << 20, 'eight')])
+def test_blocks_that_are_kept_travel_to_the_devices_once_where_they_fit(monkeypatch, room, devices):
+  world, travelled = worlds.make_world(videos=21), []
+  options, captions, videos = dataclasses.replace(KEEP, mesh=_meshes()[devices]), 8, 8
+  expected = _run(world, options, captions=captions, videos=videos)
+  kept = [*world.caption_blocks(captions)], [*world.video_blocks(videos, 6)]
+
+  def counting(arrays, mesh):
+    travelled[-1] += sum(x.nbytes for x in arrays if isinstance(x, np.ndarray))
+    return sharding.shard_batch(arrays, mesh)
+
+  monkeypatch.setattr(evaluate, 'shard_batch', counting)
+  monkeypatch.setattr(evaluate, 'room_on_devices', lambda mesh: room)
+  split = worlds.Blocks(21, *(lambda blocks=blocks: iter(blocks) for blocks in kept))
+  evaluator = Evaluator(worlds.linear_encoders(), split, options)
+  if room:
+    monkeypatch.setattr(jax, 'device_get', None)  # Vectors of captions stay there, too.
+  for _ in range(2):
+    travelled.append(0)
+    found = evaluator(worlds.linear_parameters())
+    for name in ALL:
+      np.testing.assert_array_equal(found.scores[name], expected.scores[name])
+  first, second = travelled
+  assert max(0, first - room) <= second <= (first if room == 0 else first - 1 if room < first else 0)
 
 
 def test_split_parameters_are_gathered_by_one_program():

@@ -1,5 +1,7 @@
 """Scores and ranks on the devices: tiles, masks, memory, ties."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,8 +23,10 @@ def test_queries_are_cut_with_little_padding(queries, product_bytes):
   assert plan.tile * 128 * 4 <= max(product_bytes, 8 * 128 * 4) * 1.1 or plan.tile == 8
 
 
-def test_a_large_gallery_takes_fewer_queries_at_once():
-  plan = ranking.plan_queries(5000, 1_000_000, 32, 256 << 20)
+@pytest.mark.parametrize('most', [1024, 4096])
+def test_a_large_gallery_takes_fewer_queries_at_once(most):
+  assert ranking.plan_queries(5000, 2179, 32, 256 << 20, most)[::2] == ((1000, 5) if most == 1024 else (2504, 2))
+  plan = ranking.plan_queries(5000, 1_000_000, 32, 256 << 20, most)
   assert plan.block * 1_000_000 * 4 <= 128 << 20
 
 
@@ -61,6 +65,15 @@ def test_zero_vectors_score_zero():
   ready = ranking.prepare_frames(zeros, {'a': np.ones((2, 3), bool)}, mesh=mesh)
   found = ranking.score_segment({'a': np.ones((8, 4))}, ready, mesh=mesh, query_tile=8, most_bytes=1 << 20)
   np.testing.assert_array_equal(found['a'], np.zeros((8, 2)))
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+def test_a_frame_that_is_not_finite_makes_all_of_its_video_nan(bad):
+  frames, mask = np.ones((3, 4, 5), np.float32), np.ones((3, 4), bool)
+  frames[0, 3, 1] = frames[1, 2, 4] = bad
+  mask[0, 3] = False  # This one does not count.
+  ready = ranking.prepare_frames({'a': frames}, {'a': mask}, mesh=make_mesh(jax.devices()[:1]))['a']
+  np.testing.assert_array_equal(np.isnan(ready), np.broadcast_to([[[False]], [[True]], [[False]]], ready.shape))
 
 
 @pytest.mark.parametrize('devices', [1, 2, 8])
@@ -127,3 +140,45 @@ def test_scoring_lowers_for_cuda_in_the_precision_asked_for(dtype):
   (product,) = (line for line in lines if 'stablehlo.dot_general' in line)
   assert ('HIGHEST' in product) is (dtype == jnp.float32)
   assert f'tensor<{plan.tile}x' in product and plan.tile == queries  # All queries of a block at once.
+
+
+@pytest.mark.parametrize('devices', [1, 8])
+def test_nvidia_gpus_take_the_maxima_of_bfloat16_in_registers(devices):
+  mesh, shape = make_mesh(jax.devices()[:devices]), jax.ShapeDtypeStruct
+  traced = ranking.score_segment.trace(
+    {name: shape((1000, 100), jnp.float32) for name in ('a', 'teacher')},
+    {'a': shape((64, 40, 100), jnp.bfloat16), 'teacher': shape((64, 40, 100), jnp.float32)},
+    mesh=mesh,
+    query_tile=1000,
+    most_bytes=product_bytes('gpu'),
+    in_registers=True,
+  )
+  assert [x.shape for x in jax.tree.leaves(traced.out_info)] == [(1000, 64)] * 2
+  try:
+    text = traced.lower(lowering_platforms=('cuda',)).as_text()
+  except RuntimeError as error:
+    # JAX 0.11 asks the GPU what it is before it lowers a kernel; that it is traced is all that can be seen without one.
+    assert 'No supported GPU devices found' in str(error)
+    return
+  (product,) = (line for line in text.splitlines() if 'stablehlo.dot_general' in line)
+  assert 'HIGHEST' in product and 'bf16' not in product  # That of the teacher, in float32.
+  (kernel,) = (line for line in text.splitlines() if 'gpu.triton' in line)
+  assert 'tensor<1024x128xbf16>' in kernel  # Whole tiles of queries, whole parts of H.
+
+
+@pytest.mark.parametrize(
+  ('kind', 'capability', 'expected'),
+  [
+    ('NVIDIA H100 80GB HBM3', '9.0', True),
+    ('NVIDIA A100-SXM4-40GB', '8.0', True),
+    ('NVIDIA GeForce RTX 5090', '12.0', True),
+    ('NVIDIA TITAN V', '7.0', False),
+    ('Tesla T4', '7.5', False),
+    ('AMD Instinct MI300X', 'gfx942', False),
+    ('TPU v6 lite', None, False),
+    ('cpu', None, False),
+  ],
+)
+def test_which_devices_take_maxima_in_registers(kind, capability, expected):
+  device = types.SimpleNamespace(device_kind=kind, compute_capability=capability)
+  assert ranking.takes_maxima_in_registers(types.SimpleNamespace(devices=np.array([device]))) is expected
