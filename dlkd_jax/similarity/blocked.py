@@ -34,15 +34,6 @@ class _Rows(NamedTuple):
   column: jax.Array  # [K, S].
 
 
-class _Maxima(NamedTuple):
-  """Results, columns first."""
-
-  dot: jax.Array  # [B, Q].
-  cosine: jax.Array  # [B, Q], without the norm of the query.
-  index: jax.Array  # [B, Q] int32, frames of both maxima; L where there is none.
-  curve: jax.Array  # [L, Q], without the norm of the query.
-
-
 def block_size(rows: int, row_bytes: int, block_rows: int | None, most_bytes: int) -> int:
   """Returns K: no larger than asked for or than the bytes allow, and such that all blocks are about of one size."""
   most = min(block_rows or max(1, most_bytes // row_bytes), rows)
@@ -90,34 +81,28 @@ def maxima(
 
 
 def _maxima_forward(block, with_curve, queries, frames, table, rows):
-  """Goes over the blocks and puts each slot's results into the column that it fills."""
-  (captions, _), (_, length, _), columns = queries.shape, frames.shape, table.columns
-  start = _Maxima(
-    jnp.full((columns, captions), PADDED, jnp.float32),
-    jnp.full((columns, captions), PADDED, jnp.float32),
-    jnp.full((columns, captions), (length << 16) | length, jnp.int32),
-    jnp.zeros((length, captions), jnp.float32),
-  )
-  start = _Maxima(*vary_alike(queries, *start)[1:])
+  """Goes over the blocks, lays the results of their slots side by side, and looks up each column's at the end."""
+  (captions, _), (count, length, _), slots = queries.shape, frames.shape, table.first.shape[1]
+  results = [jnp.zeros((count, slots, captions), x) for x in (jnp.float32, jnp.float32, jnp.int32)]
+  start = vary_alike(queries, *results, jnp.zeros((captions, length), jnp.float32))[1:]
 
-  def step(done: _Maxima, part: _Rows, first: jax.Array) -> _Maxima:
+  def step(done: tuple[jax.Array, ...], part: _Rows, first: jax.Array) -> tuple[jax.Array, ...]:
     products = jax.lax.dot_general(
       part.frames, queries, (((2,), (1,)), ((), ())), preferred_element_type=jnp.float32
     )  # [K, L, Q]
     reduced = jax.lax.platform_dependent(products, part, cpu=_reduce_running, default=_reduce_slots)
-    column = part.column.reshape(-1)
-    fields = [
-      old.at[column].set(new.reshape(-1, captions), mode='drop') for old, new in zip(done[:3], reduced, strict=True)
-    ]
-    curve = done.curve
+    *results, curve = done  # [R, S, Q] of all slots; [Q, L].
+    results = [jax.lax.dynamic_update_slice_in_dim(x, new, first, 0) for x, new in zip(results, reduced, strict=True)]
     if with_curve:
-      own = _own_rows(part, first, rows)
-      curve = curve + jnp.sum(jnp.where(own, products * part.scale[:, :, None], 0.0), axis=0)
-    return _Maxima(*fields, curve)
+      here = (rows >= first) & (rows < first + len(products))
+      own = jnp.where(here, rows - first, 0)
+      own_curve = products[own, :, jnp.arange(captions)] * part.scale[own]
+      curve = jnp.where(here[:, None], own_curve, curve)
+    return *results, curve
 
-  result = _over_blocks(block, _all_rows(frames, table), step, start)
-  kept = queries, frames, table, rows, result.index, result.cosine, result.curve
-  return (result.dot, result.cosine, result.curve), kept
+  *results, curve = _over_blocks(block, _all_rows(frames, table), step, start)
+  dot, cosine, index = (x.reshape(-1, captions)[table.slot_of] for x in results)
+  return (dot, cosine, curve.T), (queries, frames, table, rows, index, cosine, curve.T)
 
 
 def _all_rows(frames: jax.Array, table: SlotTable) -> _Rows:
@@ -169,18 +154,26 @@ def _reduce_running(products: jax.Array, part: _Rows) -> tuple[jax.Array, jax.Ar
 
 
 def _reduce_slots(products: jax.Array, part: _Rows) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """The same as `_reduce_running`, by one masked reduction a slot: what suits wide processors."""
+  """The same as `_reduce_running`, by one masked reduction over both values and all slots: for wide processors.
+
+  Values and positions are reduced together, and what they are reduced from is written nowhere.
+  """
   length = products.shape[1]
-  position = jnp.arange(length, dtype=jnp.int32)[None, :, None]
-  results = []
-  for slot in range(part.first.shape[1]):
-    mask = (part.slot == slot)[:, :, None]
-    best, index = [], []
-    for values in (products, products * part.scale[:, :, None]):
-      best.append(jnp.max(jnp.where(mask, values, PADDED), axis=1))
-      index.append(jnp.min(jnp.where(mask & (values == best[-1][:, None]), position, length), axis=1))
-    results.append((*best, (index[0] << 16) | index[1]))
-  return tuple(jnp.stack(x, axis=1) for x in zip(*results, strict=True))
+  slots = jnp.arange(part.first.shape[1], dtype=jnp.int32)
+  mask = part.slot[None, :, None, :, None] == slots[None, None, :, None, None]  # [1, K, S, L, 1]
+  scale = jnp.stack([jnp.ones_like(part.scale), part.scale])[:, :, None, :, None]  # Of dot product and cosine.
+  values = jnp.where(mask, products[None, :, None] * scale, PADDED)  # [2, K, S, L, Q]
+  position = jnp.where(mask, jax.lax.broadcasted_iota(jnp.int32, mask.shape, 3), length)
+
+  def first_greatest(one, other):
+    # A value that is not a number is kept, as `max` keeps it.
+    greater = (one[0] > other[0]) | jnp.isnan(one[0])
+    earlier = greater | ((one[0] == other[0]) & (one[1] < other[1]))
+    return jnp.where(greater, one[0], other[0]), jnp.where(earlier, one[1], other[1])
+
+  operands = values, jnp.broadcast_to(position, values.shape)
+  best, index = jax.lax.reduce(operands, (jnp.float32(PADDED), jnp.int32(length)), first_greatest, (3,))
+  return best[0], best[1], (index[0] << 16) | index[1]
 
 
 def _maxima_backward(block, with_curve, kept, cotangents):
@@ -196,12 +189,7 @@ def _maxima_backward(block, with_curve, kept, cotangents):
 
   def step(cotangents: tuple[jax.Array, jax.Array], part: _Rows, first: jax.Array) -> tuple[jax.Array, jax.Array]:
     query_cotangent, frame_cotangents = cotangents
-    kept_slots = [
-      # Slots that fill no column get frame L, which no position matches.
-      x.at[part.column].get(mode='fill', fill_value=f)
-      for x, f in ((index, -1), (dot_cotangent, 0), (cosine_cotangent, 0), (through_norm, 0))
-    ]
-    products, norms = _cotangent_of_products(part, *kept_slots)
+    products, norms = _cotangent_of_products(part, index, dot_cotangent, cosine_cotangent, through_norm)
     if with_curve:
       own = _own_rows(part, first, rows)
       products += jnp.where(own, (curve_cotangent[None] * part.scale[:, :, None]), 0.0)
@@ -225,16 +213,14 @@ def _maxima_backward(block, with_curve, kept, cotangents):
 def _cotangent_of_products(
   part: _Rows, index: jax.Array, dot: jax.Array, cosine: jax.Array, through_norm: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Spreads cotangents of `[K, S, Q]` maxima over the frames that reached them.
+  """Spreads cotangents of `[B, Q]` maxima over the frames that reached them.
 
   Returns the cotangent of the products `[K, L, Q]`, and `[K, L]` the sum over captions of cosine times its cotangent.
   """
   position = jnp.arange(part.slot.shape[1], dtype=jnp.int32)[None, :, None]
-  slot = jnp.maximum(part.slot, 0)[:, :, None]
-  index, dot, cosine, through_norm = (
-    jnp.take_along_axis(x, slot, axis=1, mode='clip') for x in (index, dot, cosine, through_norm)
-  )
-  real = (part.slot >= 0)[:, :, None]
+  column = jnp.take_along_axis(part.column, jnp.maximum(part.slot, 0), axis=1)
+  real = ((part.slot >= 0) & (column < len(index)))[:, :, None]
+  index, dot, cosine, through_norm = (x.at[column].get(mode='clip') for x in (index, dot, cosine, through_norm))
   at_dot = real & ((index >> 16) == position)
   at_cosine = real & ((index & LOWER) == position)
   products = jnp.where(at_dot, dot, 0.0) + jnp.where(at_cosine, cosine * part.scale[:, :, None], 0.0)

@@ -17,10 +17,42 @@ from dlkd_jax.models.anchored import FROZEN
 _SIGMOID_K = 800.0
 
 
+def _sums_of_squares(tree: chex.ArrayTree) -> chex.ArrayTree:
+  """Returns the sum of squares of each tensor.
+
+  A GPU takes longer to start a program for a small tensor than to run it: there, one serves all tensors of a shape.
+  """
+  leaves, structure = jax.tree.flatten(tree)
+
+  def one_by_one(*leaves):
+    return [jnp.sum(jnp.square(x)) for x in leaves]
+
+  def by_shape(*leaves):
+    sums = {}
+    for shape in {x.shape for x in leaves}:
+      alike = [number for number, x in enumerate(leaves) if x.shape == shape]
+      squares = jnp.square(jnp.stack([leaves[number] for number in alike]))
+      sums |= zip(alike, jnp.sum(squares, axis=range(1, squares.ndim)), strict=True)
+    return [sums[number] for number in range(len(leaves))]
+
+  sums = jax.lax.platform_dependent(*leaves, cpu=one_by_one, tpu=one_by_one, default=by_shape)
+  return jax.tree.unflatten(structure, sums)
+
+
+def norm(tree: chex.ArrayTree) -> jax.Array:
+  """Returns the norm of all tensors together."""
+  return jnp.sqrt(sum(jax.tree.leaves(_sums_of_squares(tree))))
+
+
 def clip_each_by_norm(max_norm: float) -> optax.GradientTransformation:
   """Scales each tensor's gradient by min(1, max_norm / (‖g‖ + 1e-6)), each tensor on its own."""
-  clip = lambda g, _: g * jnp.minimum(1.0, max_norm / (jnp.sqrt(jnp.sum(jnp.square(g))) + 1e-6))  # noqa: E731
-  return optax.stateless_with_tree_map(clip)
+
+  def clip(updates, params=None):
+    del params
+    factor = lambda squares: jnp.minimum(1.0, max_norm / (jnp.sqrt(squares) + 1e-6))  # noqa: E731
+    return jax.tree.map(lambda g, squares: g * factor(squares), updates, _sums_of_squares(updates))
+
+  return optax.stateless(clip)
 
 
 class UncorrectedAdamState(NamedTuple):

@@ -32,6 +32,7 @@ from dlkd_jax.training.objective import (
   encode_frames,
   encode_tokens,
 )
+from dlkd_jax.training.optimizer import norm
 
 
 @flax.struct.dataclass
@@ -118,7 +119,7 @@ def make_train_step(
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     scalars = {f'loss/{name}': value for name, value in parts.items()}
-    scalars |= {'norm/gradient': optax.tree.norm(gradients), 'norm/parameters': optax.tree.norm(params)}
+    scalars |= {'norm/gradient': norm(gradients), 'norm/parameters': norm(params)}
     scalars |= {f'schedule/{name}': value for name, value in scheduled.items()}
     scalars |= {
       'schedule/learning_rate': learning_rate(state.step),
