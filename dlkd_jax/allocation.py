@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -35,14 +36,10 @@ def aligned_bytes(size: int) -> np.ndarray:
   return fresh[-fresh.ctypes.data % _ALIGNMENT :][:size]
 
 
-def room_on_devices(mesh: Any) -> int:
-  """Returns how many bytes of a split may stay on the devices of a `jax.sharding.Mesh`, split over them.
-
-  It is a share of what the fullest of them had left at all times; 0 where one does not tell, as a CPU.
-  """
-  stats = [device.memory_stats() or {} for device in mesh.devices.flat]
-  least = min(each.get('bytes_limit', 0) - each.get('peak_bytes_in_use', 0) for each in stats)
-  return int(max(0, least) * KEPT_SHARE) * mesh.size
+def free_on_devices(devices: Iterable[Any]) -> int:
+  """Returns how many bytes the fullest of `jax.Device`s had left at all times; 0 where one does not tell, as a CPU."""
+  stats = [device.memory_stats() or {} for device in devices]
+  return max(0, min(each.get('bytes_limit', 0) - each.get('peak_bytes_in_use', 0) for each in stats))
 
 
 def give_back_large_blocks() -> bool:

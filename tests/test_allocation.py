@@ -5,11 +5,9 @@ import subprocess
 import sys
 import types
 
-import numpy as np
 import pytest
 
 from dlkd_jax import allocation
-from dlkd_jax.sharding import make_mesh
 from tests.paths import repository
 
 # Frees a large block, so that the C library would keep blocks of that size, then takes and frees twenty. Each is pinned
@@ -84,9 +82,8 @@ def test_blocks_are_kept_for_the_next_ones():
     pytest.skip('this C library keeps the blocks without being told')
 
 
-def test_what_stays_on_devices_takes_a_share_of_what_the_fullest_had_left_at_all_times():
+def test_what_the_fullest_device_had_left_at_all_times():
   stats = {'bytes_limit': 1000, 'bytes_in_use': 100, 'peak_bytes_in_use': 200}, {'bytes_limit': 1000}, None
   devices = [types.SimpleNamespace(memory_stats=lambda found=found: found) for found in stats]
-  mesh = lambda *some: types.SimpleNamespace(devices=np.array(some), size=len(some))  # noqa: E731
-  assert allocation.room_on_devices(mesh(*devices[:2])) == 2 * 200
-  assert allocation.room_on_devices(mesh(*devices)) == allocation.room_on_devices(make_mesh()) == 0
+  assert allocation.free_on_devices(devices[:2]) == 800
+  assert allocation.free_on_devices(devices) == allocation.free_on_devices(jax.devices()) == 0

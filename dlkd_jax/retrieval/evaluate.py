@@ -23,7 +23,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from dlkd_jax import sharding
-from dlkd_jax.allocation import room_on_devices
+from dlkd_jax.allocation import KEPT_SHARE, free_on_devices
 from dlkd_jax.data.batch import unit_rows
 from dlkd_jax.data.evaluation_blocks import Block, EvaluationSplit
 from dlkd_jax.errors import UserError
@@ -168,7 +168,8 @@ class Evaluator:
     """
     should_stop = should_stop or (lambda: False)
     # Asked here and not before, so that a training has shown what its steps take.
-    self._room = room_on_devices(self._local) if self._room is None else self._room
+    if self._room is None:
+      self._room = int(KEPT_SHARE * free_on_devices(self._local.devices.flat)) * self._local.size
     params = self._on_this_process(params)
     queries = self._encode_captions(params, teacher and self._options.teacher, should_stop)
     gallery = self._encode_videos(params, TEACHER in queries.vectors, should_stop)

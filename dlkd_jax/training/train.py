@@ -28,7 +28,7 @@ from jax.sharding import Mesh
 
 from dlkd_jax import config as config_lib
 from dlkd_jax import files, multihost, sharding
-from dlkd_jax.allocation import KEPT_SHARE, available_bytes
+from dlkd_jax.allocation import KEPT_SHARE, available_bytes, free_on_devices
 from dlkd_jax.data.batch import Batch, Parcel, pack
 from dlkd_jax.data.train_pipeline import TrainPipeline, train_pipeline
 from dlkd_jax.models.students import Student, init_parameters
@@ -275,14 +275,13 @@ def open_pipeline(config: ml_collections.ConfigDict, mesh: Mesh, source) -> Trai
 
 def room_for_features(mesh: Mesh) -> float:
   """Returns how many bytes of features may stay on each device: what all processes have room for."""
-  devices, processes = mesh.local_mesh.devices.flat, jax.process_count()
-  here = available_bytes() * KEPT_SHARE / processes
+  devices = list(mesh.local_mesh.devices.flat)
+  room = available_bytes() * KEPT_SHARE / jax.process_count()
   if devices[0].platform == 'cpu':
-    return -multihost.all_reduce_max(-here / len(devices))[0]
-  found = [device.memory_stats() or {} for device in devices]
-  free = min(stats.get('bytes_limit', 0) - stats.get('bytes_in_use', 0) for stats in found)
-  # They pass through the memory of the process.
-  return -multihost.all_reduce_max(-min(DEVICE_SHARE * free, 2 * here))[0]
+    room /= len(devices)
+  else:  # They pass through the memory of the process.
+    room = min(2 * room, DEVICE_SHARE * free_on_devices(devices))
+  return -multihost.all_reduce_max(-room)[0]
 
 
 def make_step(

@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dlkd_jax import sharding
+from dlkd_jax.allocation import KEPT_SHARE
 from dlkd_jax.errors import UserError
 from dlkd_jax.models.students import init_parameters
 from dlkd_jax.multihost import Stopped
@@ -261,7 +262,7 @@ def test_new_parameters_do_not_compile_anew():
   np.testing.assert_array_equal(scores[0]['teacher'], scores[2]['teacher'])
 
 
-@pytest.mark.parametrize(('room', 'devices'), [(0, 'one'), (700, 'one'), (1 << 20, 'one'), (1 << 20, 'eight')])
+@pytest.mark.parametrize(('room', 'devices'), [(0, 'one'), (704, 'one'), (1 << 20, 'one'), (1 << 20, 'eight')])
 def test_blocks_that_are_kept_travel_to_the_devices_once_where_they_fit(monkeypatch, room, devices):
   world, travelled = worlds.make_world(videos=21), []
   options, captions, videos = dataclasses.replace(KEEP, mesh=_meshes()[devices]), 8, 8
@@ -273,7 +274,7 @@ def test_blocks_that_are_kept_travel_to_the_devices_once_where_they_fit(monkeypa
     return sharding.shard_batch(arrays, mesh)
 
   monkeypatch.setattr(evaluate, 'shard_batch', counting)
-  monkeypatch.setattr(evaluate, 'room_on_devices', lambda mesh: room)
+  monkeypatch.setattr(evaluate, 'free_on_devices', lambda devices: room / KEPT_SHARE / len(list(devices)))
   split = worlds.Blocks(21, *(lambda blocks=blocks: iter(blocks) for blocks in kept))
   evaluator = Evaluator(worlds.linear_encoders(), split, options)
   if room:
