@@ -36,6 +36,7 @@ from dlkd_jax.retrieval.ranking import Array
 from dlkd_jax.sharding import encoding_mesh, shard_batch
 
 _IN_FLIGHT = 4  # Blocks that are being encoded at once.
+_JOINED = 64  # Arrays that are joined at once on devices.
 
 
 class Encoders(NamedTuple):
@@ -216,10 +217,9 @@ class Evaluator:
 
   def _encode_captions(self, params, teacher: bool, should_stop) -> _Queries:
     """First pass: one vector a caption for each branch, and the teacher's."""
-    found, counts, caption_ids, video_ids, in_flight = [], [], [], [], collections.deque()
+    found, caption_ids, video_ids, in_flight = [], [], [], collections.deque()
 
     def encode(block: Block) -> None:
-      counts.append(len(block.ids))
       caption_ids.extend(block.ids)
       video_ids.extend(block.video_ids)
       vectors = dict(self.encoders.tokens(params, *self._place(block, 'features', 'mask')))
@@ -227,15 +227,16 @@ class Evaluator:
         vectors[TEACHER] = block.teacher
       if found and vectors.keys() != found[0].keys():
         raise ValueError(f'blocks of captions gave vectors for {sorted(found[0])} and for {sorted(vectors)}')
-      found.append(vectors)
+      count = len(block.ids)
+      found.append(vectors if count == len(block.mask) else {name: rows[:count] for name, rows in vectors.items()})
       _wait_for_earlier(in_flight, vectors)
 
     progress = lambda: f'{len(caption_ids)} captions were encoded'  # noqa: E731
     self._processes.run(self._split.captions(), encode, should_stop, progress)
-    if found and self._room and not self._processes.several:
-      mine = _join_on_devices(found, tuple(counts))
-    else:
-      mine = _join(np.concatenate, jax.device_get(found), counts)  # Once for all blocks: the devices wait for no block.
+    join = _concatenate_few
+    if not self._room or self._processes.several:
+      found, join = jax.device_get(found), np.concatenate  # Once for all blocks: the devices wait for no block.
+    mine = {name: join([vectors[name] for vectors in found]) for name in (found[0] if found else ())}
     shapes = {name: [x.shape[1], str(x.dtype)] for name, x in mine.items()}
     others = self._processes.gather({'captions': caption_ids, 'videos': video_ids, 'vectors': shapes})
     caption_ids, video_ids = ([name for other in others for name in other[what]] for what in ('captions', 'videos'))
@@ -337,13 +338,11 @@ def _wait_for_earlier(in_flight: collections.deque, block: Any) -> None:
     jax.block_until_ready(in_flight.popleft())
 
 
-def _join(concatenate: Callable, blocks: list[dict[str, Array]], counts: Sequence[int]) -> dict[str, Array]:
-  """Joins the first `counts` rows of the arrays of blocks."""
-  names = blocks[0] if blocks else ()
-  return {name: concatenate([x[name][:count] for x, count in zip(blocks, counts, strict=True)]) for name in names}
-
-
-_join_on_devices = jax.jit(functools.partial(_join, jnp.concatenate), static_argnums=1)
+def _concatenate_few(arrays: list[Array]) -> Array:
+  """Joins arrays on their devices, a few at once: no program has hundreds of arguments."""
+  while len(arrays) > 1:
+    arrays = [jnp.concatenate(arrays[start : start + _JOINED]) for start in range(0, len(arrays), _JOINED)]
+  return jnp.asarray(arrays[0])
 
 
 @functools.lru_cache(maxsize=8)

@@ -266,6 +266,7 @@ def test_new_parameters_do_not_compile_anew():
 def test_blocks_that_are_kept_travel_to_the_devices_once_where_they_fit(monkeypatch, room, devices):
   world, travelled = worlds.make_world(videos=21), []
   options, captions, videos = dataclasses.replace(KEEP, mesh=_meshes()[devices]), 8, 8
+  monkeypatch.setattr(evaluate, '_JOINED', 2)
   expected = _run(world, options, captions=captions, videos=videos)
   kept = [*world.caption_blocks(captions)], [*world.video_blocks(videos, 6)]
 
