@@ -6,22 +6,19 @@ among devices and packed into rows follows from their lengths; it changes where 
 
 Where the features of the whole split fit onto the devices, a batch is but the numbers of their rows
 (`dlkd_jax.data.resident`). Where they do not, a batch at the sizes of TVR is 60 MB, so each video is copied once, from
-its record to its place, by several threads (numpy lets go of the interpreter meanwhile), into memory that earlier
-batches no longer need.
+its record to its place, by several threads (numpy lets go of the interpreter meanwhile).
 """
 
 from __future__ import annotations
 
 import concurrent.futures
-import math
-import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import grain
 import numpy as np
 
-from dlkd_jax.allocation import KEPT_SHARE, aligned_bytes, available_bytes, keep_large_blocks
+from dlkd_jax.allocation import KEPT_SHARE, available_bytes, keep_large_blocks
 from dlkd_jax.data import sources
 from dlkd_jax.data.batch import Batch, PipelineOptions, ShardShape, batch_shapes
 from dlkd_jax.data.packing import Plan, Shard, arrange, make_layout, make_plan
@@ -206,7 +203,6 @@ class Collator:
     self.features = resident.features if resident else records.features
     self._mine = slice(process_index * local, (process_index + 1) * local)
     self._pool = concurrent.futures.ThreadPoolExecutor(options.read_threads, thread_name_prefix='collate')
-    self._memory = _Memory(batch_shapes(plan.levels[-1], local, records.features))
 
   def __call__(self, records: np.ndarray) -> Batch:
     """Returns this process's part of the global batch of these records; errors are those of `Prepared`."""
@@ -216,7 +212,8 @@ class Collator:
     batch = self._layouts(mine, shape)
     if self.resident:
       return batch.replace(**self.resident.numbers(batch, mine))
-    batch = self._with_memory(batch, shape)
+    shapes = batch_shapes(shape, len(mine), self.features)
+    batch = batch.replace(**{name: np.zeros((x := getattr(shapes, name)).shape, x.dtype) for name in self.features})
     videos = [each for number, shard in enumerate(mine) for each in _places(number, shard, shape)]
     threads = self.plan.options.read_threads
 
@@ -250,44 +247,6 @@ class Collator:
       video_ordinals=videos,
       caption_ordinals=captions,
     )
-
-  def _with_memory(self, batch: Batch, shape: ShardShape) -> Batch:
-    """Returns a batch with memory for its features, 0 at padding."""
-    real = {'student_tokens': batch.token_layout.mask, 'teacher_text': batch.caption_mask}
-    real['query_anchors'] = batch.token_layout.ordinals >= 0
-    abstract = batch_shapes(shape, self._mine.stop - self._mine.start, self.features)
-    return batch.replace(
-      **{
-        name: self._memory.padded(name, getattr(abstract, name), real.get(name, batch.frame_layout.mask))
-        for name in self.features
-      }
-    )
-
-
-class _Memory:
-  """Memory for the features of batches, used again once nobody holds them.
-
-  Of fresh memory the system clears every page when it is first written to, which takes longer than filling it.
-  """
-
-  def __init__(self, largest: Batch):
-    """Takes the shapes of the largest batch; a larger one finds memory as well."""
-    self._largest, self._free = largest, {}
-
-  def padded(self, name: str, like: Any, real: np.ndarray) -> np.ndarray:
-    """Returns an array for features of such a shape and type, 0 where they are not real and anything elsewhere."""
-    count, dtype = math.prod(like.shape), np.dtype(like.dtype)
-    size = max(count, math.prod(getattr(self._largest, name).shape)) * dtype.itemsize
-    free = self._free.setdefault(name, [])
-    piece = free.pop() if free else None
-    if piece is None or len(piece) < count * dtype.itemsize:
-      piece = memoryview(aligned_bytes(size))
-    array = np.frombuffer(piece, dtype, count)
-    # All views of the array hold it, those within JAX as well; none of them holds `piece` alone.
-    weakref.finalize(array, free.append, piece).atexit = False
-    array = array.reshape(like.shape)
-    array[~real] = 0
-    return array
 
 
 def _places(number: int, shard: Shard, shape: ShardShape) -> Iterator[tuple[int, tuple, slice, list]]:
