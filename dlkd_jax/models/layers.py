@@ -80,6 +80,23 @@ def attention_bias(layout: Layout) -> jax.Array:
   return jnp.where(same & layout.mask[:, None, :], 0.0, _PADDED_KEY_BIAS)[:, None]
 
 
+@jax.custom_vjp
+def attention_scores(query: jax.Array, key: jax.Array) -> jax.Array:
+  """Returns products `[R, heads, T, T]` float32 of `[R, T, heads, D]`; their cotangent is rounded to the type of these.
+
+  So the products of the backward pass, too, are of the student's type.
+  """
+  return jnp.einsum('rqhd,rkhd->rhqk', query, key, preferred_element_type=jnp.float32)
+
+
+def _attention_scores_backward(kept, cotangent):
+  (query, key), cotangent = kept, cotangent.astype(kept[0].dtype)
+  return jnp.einsum('rhqk,rkhd->rqhd', cotangent, key), jnp.einsum('rhqk,rqhd->rkhd', cotangent, query)
+
+
+attention_scores.defvjp(lambda query, key: (attention_scores(query, key), (query, key)), _attention_scores_backward)
+
+
 class SelfAttention(nn.Module):
   """One BERT attention block without a feed-forward part: LayerNorm(x + Dense(attention(x)))."""
 
@@ -97,7 +114,7 @@ class SelfAttention(nn.Module):
     query, key, value = (
       dense(self.hidden, name, dtype=self.dtype)(inputs).reshape(split) for name in ('query', 'key', 'value')
     )
-    scores = jnp.einsum('rqhd,rkhd->rhqk', query, key, preferred_element_type=jnp.float32)
+    scores = attention_scores(query, key)
     probabilities = nn.softmax(scores / jnp.sqrt(float(size)) + attention_bias(layout), axis=-1)
     probabilities = Dropout(self.dropout, name='probability_dropout')(probabilities, deterministic)
     context = jnp.einsum('rhqk,rkhd->rqhd', probabilities.astype(self.dtype), value).reshape(inputs.shape)
