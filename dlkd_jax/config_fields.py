@@ -74,7 +74,7 @@ FIELDS: dict[str, tuple[Any, Rule, str]] = {
   'data.max_frames': (128, _whole(1), 'longer videos are resampled to this many frames'),
   'data.max_words': (30, _whole(1), 'longer captions are cut to this many tokens'),
   'data.packing': (True, _FLAG, 'several videos share a row of max_frames frames, several captions a row of tokens'),
-  'data.row_words': (60, _whole(1), 'tokens of such a row'),
+  'data.row_words': (64, _whole(1), 'tokens of such a row'),
   'data.slots': (8, _whole(1), 'most videos, or captions, that share a row'),
   'data.frame_sizes': ((32, 64, 96, 128), _SIZES, 'lengths that videos are padded to in evaluation'),
   'data.word_sizes': ((16, 30), _SIZES, 'lengths that captions are padded to in evaluation'),

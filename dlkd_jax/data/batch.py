@@ -257,5 +257,6 @@ _NORM_EPSILON = 1e-5
 def unit_rows(features: Array) -> jax.Array:
   """Returns `[…, D]` student features of any float type as float32, each row divided by its L2 norm + 1e-5."""
   features = jnp.asarray(features, jnp.float32)
-  norms = jnp.sqrt(jnp.sum(features * features, axis=-1, keepdims=True))
+  # Behind the barrier XLA computes rows anew from what is stored in each program that reads them, and writes none.
+  norms = jax.lax.optimization_barrier(jnp.sqrt(jnp.sum(features * features, axis=-1, keepdims=True)))
   return features / (norms + _NORM_EPSILON)

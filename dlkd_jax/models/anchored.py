@@ -22,7 +22,7 @@ from dlkd_jax.errors import UserError
 from dlkd_jax.layout import Array, Layout, padded_layout
 from dlkd_jax.models.anchors import BRANCHES, TEACHER, time_weights
 from dlkd_jax.models.dropout import Dropout, dropping
-from dlkd_jax.models.layers import attention_bias
+from dlkd_jax.models.layers import attention_bias, attention_scores
 
 _SENTENCE_LENGTH = 5.0  # Mean length of what D sees: about a quarter in each of 384 features.
 _EPSILON = 1e-12
@@ -107,7 +107,7 @@ class FrameTurn(nn.Module):
 
   def _attention(self, x: jax.Array, layout: Layout) -> jax.Array:
     query, key, value = (part(x).reshape(*x.shape[:2], _HEADS, -1) for part in (self.query, self.key, self.value))
-    scores = jnp.einsum('rqhd,rkhd->rhqk', query, key, preferred_element_type=jnp.float32)
+    scores = attention_scores(query, key)
     position = jnp.asarray(layout.position)
     apart = jnp.clip(position[:, None, :] - position[:, :, None], -_FAR, _FAR) + _FAR
     near = jnp.moveaxis(jnp.take(self.distance, apart, axis=0, mode='clip'), 3, 1)

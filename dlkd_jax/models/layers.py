@@ -27,15 +27,74 @@ def dense(features: int, name: str | None = None, use_bias: bool = True, dtype: 
   return nn.Dense(features, use_bias=use_bias, kernel_init=_INIT, dtype=dtype, name=name)
 
 
-def layer_norm(name: str, dtype: Any = jnp.float32) -> nn.LayerNorm:
-  """Returns a layer normalisation with the two-pass variance; `dtype` is that of its output."""
-  return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, dtype=dtype, name=name)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, dtype: Any) -> jax.Array:
+  return _layer_norm_forward(x, scale, bias, dtype)[0]
+
+
+def _layer_norm_forward(x, scale, bias, dtype):
+  wide = x.astype(jnp.float32)
+  mean = jnp.mean(wide, axis=-1, keepdims=True)
+  spread = jax.lax.rsqrt(jnp.mean(jnp.square(wide - mean), axis=-1, keepdims=True) + LAYER_NORM_EPSILON)
+  return ((wide - mean) * (spread * scale) + bias).astype(dtype), (x, scale, mean, spread)
+
+
+def _layer_norm_backward(dtype, kept, cotangent):
+  x, scale, *statistics = kept
+  # Behind the barrier XLA computes x anew in each program; else some write it in float32 for others to read.
+  mean, spread = jax.lax.optimization_barrier(statistics)
+  normal = (x.astype(jnp.float32) - mean) * spread
+  cotangent = cotangent.astype(jnp.float32)
+  scale_cotangent, bias_cotangent = (
+    jnp.sum(y, axis=tuple(range(x.ndim - 1)), keepdims=True) for y in (cotangent * normal, cotangent)
+  )
+  g = cotangent * scale
+  g -= jnp.mean(g, axis=-1, keepdims=True) + normal * jnp.mean(g * normal, axis=-1, keepdims=True)
+  return (spread * g).astype(x.dtype), scale_cotangent, bias_cotangent
+
+
+_layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+
+
+class LayerNorm(nn.Module):
+  """Layer normalisation over the last axis, in float32 with the two-pass variance; `dtype` is that of its output.
+
+  Values and parameters are those of `flax.linen.LayerNorm`. The backward pass keeps the inputs, and means and variances
+  alone beside them, and sums the gradients of scale and bias together: these take most of it where features are wide.
+  """
+
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, inputs: jax.Array) -> jax.Array:
+    """Normalises `[…, D]`."""
+    size = inputs.shape[-1:]
+    scale, bias = self.param('scale', nn.initializers.ones, size), self.param('bias', nn.initializers.zeros, size)
+    scale, bias = (x.reshape((1,) * (inputs.ndim - 1) + size) for x in (scale, bias))
+    return _layer_norm(inputs, scale, bias, self.dtype)
 
 
 def attention_bias(layout: Layout) -> jax.Array:
   """Returns `[R, 1, T, T]` to add to attention scores: 0 where a position may attend, at those of its own sequence."""
   same = layout.slot[:, :, None] == layout.slot[:, None, :]
   return jnp.where(same & layout.mask[:, None, :], 0.0, _PADDED_KEY_BIAS)[:, None]
+
+
+@jax.custom_vjp
+def attention_scores(query: jax.Array, key: jax.Array) -> jax.Array:
+  """Returns products `[R, heads, T, T]` float32 of `[R, T, heads, D]`; their cotangent is rounded to the type of these.
+
+  So the products of the backward pass, too, are of the student's type.
+  """
+  return jnp.einsum('rqhd,rkhd->rhqk', query, key, preferred_element_type=jnp.float32)
+
+
+def _attention_scores_backward(kept, cotangent):
+  (query, key), cotangent = kept, cotangent.astype(kept[0].dtype)
+  return jnp.einsum('rhqk,rkhd->rqhd', cotangent, key), jnp.einsum('rhqk,rqhd->rkhd', cotangent, query)
+
+
+attention_scores.defvjp(lambda query, key: (attention_scores(query, key), (query, key)), _attention_scores_backward)
 
 
 class SelfAttention(nn.Module):
@@ -55,14 +114,14 @@ class SelfAttention(nn.Module):
     query, key, value = (
       dense(self.hidden, name, dtype=self.dtype)(inputs).reshape(split) for name in ('query', 'key', 'value')
     )
-    scores = jnp.einsum('rqhd,rkhd->rhqk', query, key, preferred_element_type=jnp.float32)
+    scores = attention_scores(query, key)
     probabilities = nn.softmax(scores / jnp.sqrt(float(size)) + attention_bias(layout), axis=-1)
     probabilities = Dropout(self.dropout, name='probability_dropout')(probabilities, deterministic)
     context = jnp.einsum('rhqk,rkhd->rqhd', probabilities.astype(self.dtype), value).reshape(inputs.shape)
 
     outputs = dense(self.hidden, 'output', dtype=self.dtype)(context)
     outputs = Dropout(self.dropout, name='output_dropout')(outputs, deterministic)
-    return layer_norm('norm', self.dtype)(inputs + outputs)
+    return LayerNorm(self.dtype, name='norm')(inputs + outputs)
 
 
 class FeedForward(nn.Module):
@@ -78,7 +137,7 @@ class FeedForward(nn.Module):
     """Maps `[R, T, H]` to `[R, T, H]`."""
     x = nn.relu(dense(self.factor * self.hidden, 'inner', dtype=self.dtype)(inputs))
     x = Dropout(self.dropout, name='output_dropout')(dense(self.hidden, 'outer', dtype=self.dtype)(x), deterministic)
-    return layer_norm('norm', self.dtype)(inputs + x)
+    return LayerNorm(self.dtype, name='norm')(inputs + x)
 
 
 class SequenceEncoder(nn.Module):
@@ -115,11 +174,11 @@ class SequenceEncoder(nn.Module):
         f'{self.name}: sequences of {length} positions, but the position embedding has {self.positions}; '
         f'cut or resample the inputs, or build the model with more positions.'
       )
-    x = layer_norm('input_norm', self.dtype)(inputs)
+    x = LayerNorm(self.dtype, name='input_norm')(inputs)
     x = Dropout(self.input_dropout, name='input_dropout')(x, deterministic)
     x = nn.relu(dense(self.hidden, 'input_projection', dtype=self.dtype)(x))
     positions = self.param('position_embedding', _INIT, (self.positions, self.hidden))
-    x = layer_norm('position_norm', self.dtype)(x + jnp.take(positions, layout.position, axis=0, mode='clip'))
+    x = LayerNorm(self.dtype, name='position_norm')(x + jnp.take(positions, layout.position, axis=0, mode='clip'))
     x = Dropout(self.dropout, name='position_dropout')(x, deterministic)
     own = functools.partial(SelfAttention, self.hidden, self.heads, self.dropout, self.dtype)
     x = (self.attention or own)(name='attention')(x, layout, deterministic)

@@ -21,7 +21,7 @@ from dlkd_jax.errors import UserError
 from dlkd_jax.layout import Array, Layout, padded_layout
 from dlkd_jax.models.dldkd import Branch, DlDkdStudent
 from dlkd_jax.models.dropout import Dropout, dropping
-from dlkd_jax.models.layers import attention_bias, dense, layer_norm
+from dlkd_jax.models.layers import LayerNorm, attention_bias, attention_scores, dense
 
 # A width of 1 is a Gaussian whose standard deviation is a ninth of so many frames, as in GMMFormer v2.
 _WIDTH_FRAMES = 128
@@ -54,12 +54,12 @@ class WidthsAttention(nn.Module):
     query, key, value = (
       dense(self.hidden, name, dtype=self.dtype)(inputs).reshape(split) for name in ('query', 'key', 'value')
     )
-    scores = jnp.einsum('rqhd,rkhd->rhqk', query, key, preferred_element_type=jnp.float32) / jnp.sqrt(float(split[3]))
+    scores = attention_scores(query, key) / jnp.sqrt(float(split[3]))
     apart = (layout.position[:, :, None] - layout.position[:, None, :]) * (self.frames / _WIDTH_FRAMES)
     bias = attention_bias(layout)
     # One mask for all widths.
     drop = Dropout(self.dropout, name='probability_dropout'), Dropout(self.dropout, name='output_dropout')
-    norm, found = layer_norm('norm', self.dtype), []
+    norm, found = LayerNorm(self.dtype, name='norm'), []
     for width in self.widths:
       damped = scores * jnp.exp(-0.5 * (9.0 * apart / width) ** 2)[:, None] if width else scores
       probabilities = drop[0](nn.softmax(damped + bias, axis=-1), deterministic)

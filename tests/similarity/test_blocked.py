@@ -65,8 +65,8 @@ def test_reductions_of_wide_processors_and_of_a_cpu_agree():
   world = random_world(3, rows=5, slots=4)
   table = slot_table(jax.tree.map(jnp.asarray, world.layout))
   part = blocked._all_rows(jnp.asarray(world.frames), table)
-  found = jnp.einsum('rlh,qh->rlq', world.frames, world.queries)
-  for products in (found, jnp.round(found), found.at[1, 2].set(jnp.nan)):
+  made = jnp.einsum('rlh,qh->rlq', world.frames, world.queries)
+  for products in (made, jnp.round(made), made.at[1, 2].set(jnp.nan)):
     one, other = blocked._reduce_running(products, part), blocked._reduce_slots(products, part)
     for x, y in zip(one, other, strict=True):
       np.testing.assert_array_equal(x, y)
