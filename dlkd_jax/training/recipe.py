@@ -31,6 +31,9 @@ from dlkd_jax.similarity.max_over_frames import choose_form
 from dlkd_jax.training import optimizer as optimizer_lib
 from dlkd_jax.training.objective import ObjectiveOptions
 
+# Fields of `config.data` that the pipeline does not take.
+_ELSEWHERE = 'dataset', 'data_dir', 'max_videos', 'on_device'
+
 
 def resolved(config: ml_collections.ConfigDict, platform: str | None = None) -> ml_collections.ConfigDict:
   """Returns a configuration with values in place of 'auto', for a platform, by default the one at hand.
@@ -85,7 +88,7 @@ def make_pipeline_options(
 
   `pixels` asks for the pictures that the teacher sees, in place of its features of them; evaluation never does.
   """
-  fields = {name: x for name, x in config.data.items() if name in PipelineOptions.__dataclass_fields__}
+  fields = {name: x for name, x in config.data.items() if name not in _ELSEWHERE}
   parts = config.training.micro_batches
   return PipelineOptions(**fields, teacher=teacher, pixels=pixels, shards=devices, row_multiple=parts)
 
