@@ -101,7 +101,8 @@ def _maxima_forward(block, with_curve, queries, frames, table, rows):
     return *results, curve
 
   *results, curve = _over_blocks(block, _all_rows(frames, table), step, start)
-  dot, cosine, index = (x.reshape(-1, captions)[table.slot_of] for x in results)
+  # Behind the barrier GPUs look each value up once, not in every loss that reads it, where few threads would wait.
+  dot, cosine, index = jax.lax.optimization_barrier([x.reshape(-1, captions)[table.slot_of] for x in results])
   return (dot, cosine, curve.T), (queries, frames, table, rows, index, cosine, curve.T)
 
 
