@@ -55,7 +55,8 @@ class TrainPipeline:
 
   def __iter__(self) -> TrainIterator:
     """Starts at the first batch of the first epoch."""
-    return TrainIterator(self._dataset, self._order, self.plan.options.prefetch_batches)
+    # Numbers of rows are made in less time than threads would take from the one that starts the steps.
+    return TrainIterator(self._dataset, self._order, 0 if self.resident else self.plan.options.prefetch_batches)
 
   def shapes(self) -> list[Batch]:
     """Returns the batches that the step will see, of all processes together, as `jax.ShapeDtypeStruct`."""

@@ -19,6 +19,13 @@ from tests.losses.test_golden_losses import FILES, TERMS
 from tests.paths import golden
 
 
+@pytest.fixture(autouse=True)
+def exact():
+  """On accelerators, products of float32 are less than that by default; the train step asks for all of it itself."""
+  with jax.default_matmul_precision('highest'):
+    yield
+
+
 def section(file, prefix):
   return {k.removeprefix(prefix): file[k] for k in file.files if k.startswith(prefix)}
 
