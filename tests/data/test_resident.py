@@ -43,7 +43,7 @@ def assert_same(ours, theirs):
   st.booleans(),
   st.sampled_from([(1, 1), (1, 4), (2, 4), (3, 3)]),
 )
-@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.settings(max_examples=12, deadline=None)
 def test_numbers_become_the_features_to_the_bit(videos, seed, packing, teacher, anchors, sharing):
   processes, shards = sharing
   records = fakes.source(videos, seed, teacher=teacher)

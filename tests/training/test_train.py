@@ -193,11 +193,11 @@ def test_the_step_finds_what_was_compiled_ahead():
 
 
 def test_features_that_stay_on_the_devices_compile_nothing_more():
-  mesh = sharding.make_mesh(jax.devices()[:2])
-  key, rate = replicated_key(mesh), optimizer.warmup_linear(1e-2, 100, 0.01)
-  pipeline = train_pipeline(fakes.source(9), fakes.options(shards=2), 0, room=1e9)
-  student, adam = worlds.make_student().clone(max_frames=12), optimizer.bert_adam(rate, 0.01, 1.0)
-  options = made.objective_options(worlds.DRAWN)
+  mesh, rate = sharding.make_mesh(jax.devices()[:2]), optimizer.warmup_linear(1e-2, 100, 0.01)
+  key, branch = replicated_key(mesh), ('inheritance',)
+  pipeline = train_pipeline(fakes.source(8), fakes.options(shards=2), 0, room=1e9)  # Of one shape.
+  student, adam = worlds.make_student().clone(max_frames=12, branches=branch), optimizer.bert_adam(rate, 0.01, 1.0)
+  options = made.objective_options(made.terms(branch, distilled=(), triplet_weight=0.0))
   state = create_state(lambda key: init_parameters(student, key, fakes.STUDENT, fakes.TOKEN), adam, mesh, key)
   step = make_train_step(student, adam, worlds.coefficients, rate, options, mesh, pipeline.resident)
   with Compilations() as compilations, PlacedBatches(pipeline, mesh) as batches:
