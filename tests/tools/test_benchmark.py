@@ -3,7 +3,6 @@
 import functools
 import importlib
 import json
-import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -95,8 +94,11 @@ def test_step_benchmark_measures_both_forms(monkeypatch):
 
 
 def test_one_table_and_json_of_the_sections_asked_for(tmp_path, capfd, monkeypatch):
-  here = lambda command, check: importlib.import_module(command[2]).main(command[3:])  # noqa: E731
-  monkeypatch.setattr(subprocess, 'run', here)  # A process of its own is for a user's measurements.
+  def here(command):
+    importlib.import_module(f'dlkd_jax.tools.{command[0]}').main([*command[1:], f'--json={tmp_path / "one.json"}'])
+    return json.loads((tmp_path / 'one.json').read_text())
+
+  monkeypatch.setattr(benchmark, 'run', here)  # A process of its own is for a user's measurements.
   benchmark.main(['--sections=checkpoint', '--quick', f'--json={tmp_path / "found.json"}'])
   assert '| checkpoint, tvr,' in capfd.readouterr().out
   (found,) = json.loads((tmp_path / 'found.json').read_text())['checkpoint']
