@@ -94,7 +94,7 @@ def rows(section: str, found: Any) -> Iterator[tuple[str, str]]:
       waits = [f'{v:.1f} ms wait {k[8:].replace("_", " ")}' for k, v in result.items() if k.startswith('wait_ms_')]
       yield (
         f'input pipeline, {result["form"]}',
-        f'{result["batch_ms"]:.0f} ms a batch of {result["batch_megabytes"]:.0f} MB, {", ".join(waits)}, padding '
+        f'{result["batch_ms"]:.0f} ms a batch of {result["batch_megabytes"]:.1f} MB, {", ".join(waits)}, padding '
         f'{result["padding_frames"]:.1%} of frames, {result["padding_tokens"]:.1%} of tokens, {result["shapes"]} '
         'shapes',
       )
