@@ -68,6 +68,9 @@ class Batch:
   video. On each device real videos come before padded ones, real captions before padded ones, and the captions of a
   video are adjacent.
 
+  Where features stay on the devices (`dlkd_jax.data.resident`), int32 numbers of their rows, with a last axis of 1, are
+  in their places until the step; those of the teacher's frames are the student's.
+
   Attributes:
     student_frames: `[R, L, Dv]` as extracted, not normalised; padded ones are 0. Like all features in the type that
       they are stored in, float16 or float32; but float32 where a video of the set has more frames than a batch takes,

@@ -1,6 +1,6 @@
 """The features of a training split on the devices: a batch is then no more than the numbers of their rows.
 
-A batch at TVR's sizes is 57 MB of features and 0.1 MB of numbers. Where the features of the whole split fit onto every
+A batch at TVR's sizes is 62 MB of features, or 0.2 MB of numbers. Where the features of the whole split fit onto every
 device (TVR's are 8 GB as float16), they are put there once, before the first step; each step takes its rows from there.
 Where they do not, batches hold the features themselves. What a step computes is the same to the bit.
 """
