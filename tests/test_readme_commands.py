@@ -158,7 +158,9 @@ GROUPS = {
     slow('python -m dlkd_jax.tools.benchmark_checkpoint', '--repeats=1'),
     slow('python -m dlkd_jax.tools.benchmark_search', '--rows=2000 --queries=4 --repeats=1'),
     slow('python -m dlkd_jax.tools.benchmark_index', '--frames=2000 --queries=2 --additions=1'),
-    slow('python -m dlkd_jax.tools.benchmark_input --videos=2048', '--videos=16 --batches=1 --batch_videos=8 --steps 0'),
+    slow(
+      'python -m dlkd_jax.tools.benchmark_input --videos=2048', '--videos=16 --batches=1 --batch_videos=8 --steps 0'
+    ),
     slow(
       'python -m dlkd_jax.tools.benchmark_evaluation --size=activitynet --repeat=2',
       '--videos=16 --captions=32 --hidden=16',
