@@ -26,6 +26,7 @@ SMALL = (
   '--config.training.epochs=3',
   '--config.training.checkpoint_every_steps=3',
   '--config.logging.every_steps=1',
+  '--config.data.row_words=60',  # One shape of batches, so one program of the step.
 )
 
 
