@@ -101,24 +101,25 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
   Raises:
     UserError: a first axis does not divide by the number of this process's devices.
   """
-  local, placement = mesh.local_mesh.size, rows(mesh)
+  local = mesh.local_mesh.size
   for array in jax.tree.leaves(batch):
     if array.shape[0] % local:
       raise UserError(
         f'{array.shape[0]} rows of a batch do not divide over {local} devices; choose a number (batch_videos, '
         f'block_videos, block_captions) that is a multiple of {local}.'
       )
-  if mesh.is_multi_process:
-    with jax.transfer_guard('allow'):  # To the guard this is no transfer by name, as `jax.device_put` is.
-      return jax.tree.map(lambda array: jax.make_array_from_process_local_data(placement, array), batch)
-  return jax.device_put(batch, placement)
+  return _put(batch, rows(mesh))
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
   """Puts arrays, which every process has whole, onto every device of a mesh."""
-  placement = replicated(mesh)
-  if mesh.is_multi_process:
-    with jax.transfer_guard('allow'):  # As above.
+  return _put(tree, replicated(mesh))
+
+
+def _put(tree: Any, placement: NamedSharding) -> Any:
+  """Puts what this process has of arrays onto its devices."""
+  if placement.mesh.is_multi_process:
+    with jax.transfer_guard('allow'):  # To the guard this is no transfer by name, as `jax.device_put` is.
       return jax.tree.map(lambda array: jax.make_array_from_process_local_data(placement, array), tree)
   return jax.device_put(tree, placement)
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from dlkd_jax.data.batch import Grid, PipelineOptions, ShardShape, Sides
 from dlkd_jax.data.sources import Lengths
+from dlkd_jax.data.transforms import places_within
 from dlkd_jax.layout import Layout
 
 # Room of the largest shape above the largest batch seen, for those not seen: one part in so many.
@@ -192,7 +193,7 @@ def make_layout(shards: Sequence[Sequences], grid: Grid) -> tuple[Layout, np.nda
   position, where = np.zeros_like(slot), np.zeros((count, sequences), np.int32)
   by_sequence = np.full_like(where, -1)
   for shard, own in enumerate(shards):
-    within = np.arange(own.lengths.sum()) - np.repeat(np.cumsum(own.lengths) - own.lengths, own.lengths)
+    within = places_within(own.lengths)
     at = np.repeat(own.rows * positions + own.starts, own.lengths) + within
     slot[shard].reshape(-1)[at] = np.repeat(own.slots, own.lengths)
     position[shard].reshape(-1)[at] = within

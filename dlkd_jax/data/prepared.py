@@ -68,8 +68,7 @@ class Prepared(Sequence):
         found['teacher_pixels'] = record['teacher_pixels'][chosen].reshape(len(chosen), -1)
       else:
         found['teacher_frames'] = transforms.at_most(teacher, options.max_frames)
-    lengths = np.asarray(record['token_lengths'])
-    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    within = transforms.places_within(np.asarray(record['token_lengths']))
     found['student_tokens'] = record['student_tokens'][within < options.max_words]
     found['student_frames'] = transforms.at_most(student, options.max_frames)
     return found | {name: record[name] for name in self.features if name == 'query_anchors'}

@@ -271,8 +271,7 @@ class Lengths:
   def captions_of(self, records: np.ndarray) -> np.ndarray:
     """Returns the numbers of the captions of these records, record after record, among those of all."""
     captions = self.captions[records]
-    ends = np.cumsum(captions)
-    return np.repeat(self.starts[records] - (ends - captions), captions) + np.arange(ends[-1] if len(ends) else 0)
+    return np.repeat(self.starts[records], captions) + transforms.places_within(captions)
 
 
 def open_lengths(data_dir: str | os.PathLike[str], name: str, split: str) -> Lengths | None:

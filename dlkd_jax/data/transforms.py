@@ -16,6 +16,11 @@ from dlkd_jax.errors import UserError
 NORM_EPSILON = np.float32(1e-5)
 
 
+def places_within(lengths: np.ndarray) -> np.ndarray:
+  """Returns of the elements of sequences that follow each other, `[n]` lengths, the place of each in its sequence."""
+  return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+
+
 def widen(rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
   """Converts features `[N, D]` of any float type to float32, in a new array or in `out`."""
   if out is None:
